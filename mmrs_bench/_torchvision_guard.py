@@ -1,0 +1,71 @@
+"""Lets a CUDA build of torchvision be imported beside a CPU build of torch.
+
+PyPI's torchvision is built for CUDA. Beside a CPU-only torch its import raises ``operator torchvision::nms does
+not exist``, and with it the import of lightning, torchmetrics, open_clip, diffusers and peft fails. Declaring the
+schemas of the two operators it looks up unguarded is enough; the suite never calls them. The finder below does so at the moment
+torchvision is first imported, so that commands which need no torch do not pay for importing it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_keep_alive: list[Any] = []  # a torch.library.Library takes its schemas back when it is collected
+
+
+def _version_text(package: str) -> str:
+    """The text of an installed package's ``version.py``, without importing it; empty where there is none."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return ""
+    path = Path(spec.origin).with_name("version.py")
+    return path.read_text() if path.is_file() else ""
+
+
+def needed(torch_version: str, torchvision_version: str) -> bool:
+    """Whether torch is a CPU build and torchvision a CUDA one, judged by the texts of their ``version.py``."""
+    torch_is_cpu = re.search(r"^cuda\b[^=\n]*=\s*None", torch_version, re.MULTILINE) is not None
+    return torch_is_cpu and "+cu" in torchvision_version
+
+
+def declare_schemas() -> None:
+    """Declare the operators torchvision looks up on import; does nothing if they exist already."""
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
+            library.define(schema)
+    _keep_alive.append(library)
+
+
+class _Finder(MetaPathFinder):
+    """Declares the schemas the first time anything imports torchvision, then steps aside."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            declare_schemas()
+        return None
+
+
+def install() -> bool:
+    """Install the guard if it is needed; return whether it was."""
+    if "torchvision" in sys.modules or not needed(_version_text("torch"), _version_text("torchvision")):
+        return False
+    sys.meta_path.insert(0, _Finder())
+    return True

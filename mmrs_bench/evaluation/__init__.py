@@ -1,0 +1,1 @@
+"""Metrics, records, runner, leaderboard. Reaches methods only through the registry."""

@@ -1,0 +1,109 @@
+"""The interface between the runner and every method.
+
+A cell's life: ``Method(config, context)`` -> ``pretrain(data)`` -> ``fit(data)`` -> ``predict(data, pixels)``.
+The runner times each step, scores the predictions and writes the record; a method never sees a query label.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.scene import IntArray
+
+
+class ParameterCounts(NamedTuple):
+    """Learned numbers of a method; both 0 for methods without a parameter vector (forests, say)."""
+
+    total: int
+    trainable: int
+
+
+class MethodConfig(BaseModel):
+    """Base of a method's settings: typed, closed, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _silent(stage: str, done: float) -> None:
+    """Progress for callers that show none."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the runner lends to a method.
+
+    Attributes:
+        seed: Initialisation and training seed; derive every stream with `mmrs_bench.randomness` from
+            ``(purpose, draw, seed)``.
+        draw: Index of the support sample.
+        execution: Device, precision, batch size of inference.
+        work_dir: This cell's own folder for logs and checkpoints.
+        progress: Called with a stage's name and the share done, in [0, 1].
+    """
+
+    seed: int
+    draw: int
+    work_dir: Path
+    execution: ExecutionConfig = ExecutionConfig()
+    progress: Callable[[str, float], None] = _silent
+
+
+class Method(ABC):
+    """A classifier of pixels that learns from few labels.
+
+    Subclasses set ``Config``. All predictions are deterministic given config, context and data.
+
+    Args:
+        config: The settings, as a mapping that ``Config`` validates.
+        context: What the runner lends.
+
+    Raises:
+        ConfigError: If a setting is unknown or has a wrong value.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def __init__(self, config: Mapping[str, Any], context: RunContext) -> None:
+        try:
+            self.config: Any = self.Config.model_validate(dict(config))
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, f['loc']))}: {f['msg']} (found {f['input']!r})" for f in error.errors()
+            )
+            known = ", ".join(self.Config.model_fields) or "none"
+            raise ConfigError(
+                f"settings of {type(self).__name__}: {faults}. Known settings: {known}."
+            ) from error
+        self.context = context
+
+    def pretrain(self, data: SceneDataModule) -> None:
+        """Learn from ``data.unlabelled`` without labels; does nothing unless the method pretrains."""
+
+    @abstractmethod
+    def fit(self, data: SceneDataModule) -> None:
+        """Learn from ``data.support`` and ``data.support_targets``."""
+
+    @abstractmethod
+    def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
+        """Targets (n,) in 0..K-1 of the pixels with these flat indices (n,); identical on every call."""
+
+    def parameter_counts(self) -> ParameterCounts:
+        """Counts after `fit`."""
+        return ParameterCounts(0, 0)
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the fitted state to a folder, without pickles (safetensors, npz, JSON)."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Take the state that `save` wrote; predictions then equal those before saving."""

@@ -1,0 +1,1 @@
+"""Networks. Know no label, split or file."""

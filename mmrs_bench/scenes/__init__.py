@@ -1,0 +1,1 @@
+"""Scenes: manifests, files, splits, normalisation, windows. Knows no model."""

@@ -1,0 +1,358 @@
+"""Manifests: what a scene is, which files hold it, and what those files must contain.
+
+A manifest is data, not code. It is validated on load, and every fault is reported with file, field and fix.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from mmrs_bench.errors import ManifestError, unknown_name
+from mmrs_bench.io import content_hash
+from mmrs_bench.paths import MANIFEST_DIR
+
+SIMULATED_PREFIX = "sim-"
+MODALITY_NAMES = ("hsi", "lidar", "sar", "dsm")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def check_member(path: str) -> str:
+    """Return a member's path if it stays inside its archive, else raise ``ValueError``."""
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path:
+        raise ValueError(f"{path!r} must be a relative path without '..'")
+    return path
+
+
+Member = Annotated[str, Field(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ArrayRef(_Part):
+    """Where an array lies: a file of the scene and, in containers, the key inside it.
+
+    ``key`` is a variable name (``.mat``, ``.npz``); struct fields and list items are reached by dots and brackets
+    (``hsi.Data``, ``hsi.Lidar[0].z``). ``channels`` picks channels after reading; ``axes`` names the axes as the
+    reader of this format returns them (MATLAB v7.3 comes back in MATLAB's own order).
+    """
+
+    file: Member
+    key: str | None = None
+    axes: Literal["hwc", "chw", "whc", "cwh", "hw", "wh"] = "hwc"
+
+    _file = field_validator("file")(check_member)
+
+
+class Modality(_Part):
+    """One co-registered image of the scene.
+
+    ``wavelengths_nm`` is given only where the band centres are truly known: either one value per band or the two
+    ends of an evenly spaced range with ``evenly_spaced: true``.
+    """
+
+    name: Literal["hsi", "lidar", "sar", "dsm"]
+    sensor: str
+    bands: int = Field(gt=0)
+    channel_names: tuple[str, ...] = ()
+    wavelengths_nm: tuple[float, ...] | None = None
+    wavelengths_note: str = ""
+    parts: tuple[ArrayRef, ...] = Field(default=(), description="arrays stacked along the channel axis")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Modality:
+        if self.wavelengths_nm is not None and len(self.wavelengths_nm) != self.bands:
+            raise ValueError(
+                f"wavelengths_nm has {len(self.wavelengths_nm)} values for {self.bands} bands; give one per band "
+                "or leave the field out where the centres are not known"
+            )
+        if self.channel_names and len(self.channel_names) != self.bands:
+            raise ValueError(f"channel_names has {len(self.channel_names)} names for {self.bands} bands")
+        return self
+
+
+class GroundTruth(_Part):
+    """The label raster, or several whose labelled pixels are joined; 0 becomes unlabelled, 1..K the classes.
+
+    ``unlabelled`` is the value that stands for "no label" in the file (MUUFL uses -1).
+    """
+
+    parts: tuple[ArrayRef, ...] = ()
+    unlabelled: int = 0
+
+
+class OfficialSplit(_Part):
+    """The train and test pixels that the data set's publishers fixed.
+
+    As rasters (``train``/``test``, non-zero where a pixel belongs), or as lists of pixel positions
+    (``index_file`` with keys, ``index_base`` 0 or 1, rows of (row, column)).
+    """
+
+    train: ArrayRef
+    test: ArrayRef
+    kind: Literal["raster", "index"] = "raster"
+    index_base: Literal[0, 1] = 0
+    train_counts: tuple[int, ...] | None = None
+    test_counts: tuple[int, ...] | None = None
+
+
+class SceneClass(_Part):
+    """One land-cover class; ``count`` is the number of labelled pixels expected in the file."""
+
+    id: int = Field(ge=1)
+    name: str = Field(min_length=1)
+    color: Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+    count: int | None = Field(default=None, ge=1)
+
+
+class SourceMember(_Part):
+    """A file inside a source's archive (or the file itself), with its hash where one is known."""
+
+    path: Member
+    sha256: Sha256 | None = None
+
+    _path = field_validator("path")(check_member)
+
+
+class Source(_Part):
+    """One downloadable file. An archive lists the members to extract; a plain file lists none.
+
+    ``urls`` holds the address first and mirrors after it; empty means that the file has to be placed by hand,
+    for which ``manual`` says how to get it.
+    """
+
+    file: Member
+    urls: tuple[str, ...] = ()
+    sha256: Sha256 | None = None
+    bytes: int | None = Field(default=None, gt=0)
+    members: tuple[SourceMember, ...] = ()
+    manual: str = ""
+
+    _file = field_validator("file")(check_member)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether members have to be extracted."""
+        return bool(self.members)
+
+    @property
+    def files(self) -> tuple[SourceMember, ...]:
+        """The files that end up in the scene's folder, with their hashes."""
+        return self.members or (SourceMember(path=self.file, sha256=self.sha256),)
+
+
+class Generator(_Part):
+    """Settings of the embedded simulator (see `mmrs_bench.scenes.simulated`); ``layout`` names its scene type."""
+
+    layout: str
+    seed: int = 0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(_Part):
+    """A scene's description. ``classes`` are numbered 1..K without gaps.
+
+    A scene has either ``sources`` (real files) or a ``generator`` (simulated), never both.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    revision: Annotated[str, Field(pattern=r"^r[0-9]+$")]
+    title: str
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    gsd_m: float | None = Field(default=None, gt=0)
+    modalities: tuple[Modality, ...] = Field(min_length=1)
+    ground_truth: GroundTruth = GroundTruth()
+    official_split: OfficialSplit | None = None
+    classes: tuple[SceneClass, ...] = Field(min_length=2)
+    sources: tuple[Source, ...] = ()
+    generator: Generator | None = None
+    data_dir: str | None = Field(default=None, description="folder of the files, relative to the manifest")
+    terms: str = Field(min_length=1)
+    citation: str = Field(min_length=1)
+    notes: str = ""
+    variants: tuple[str, ...] = Field(default=(), description="known other versions of the files, in words")
+    _path: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        ids = [c.id for c in self.classes]
+        if ids != list(range(1, len(ids) + 1)):
+            raise ValueError(f"classes are numbered {ids}; number them 1..{len(ids)} in order")
+        for what, values in (
+            ("class names", [c.name for c in self.classes]),
+            ("modality names", [m.name for m in self.modalities]),
+        ):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{what} repeat: {values}; each must be unique")
+        if (self.generator is None) == (not self.sources):
+            raise ValueError(
+                "give either sources (real files) or generator (simulated), not both and not neither"
+            )
+        if self.generator is None:
+            self._check_files()
+        return self
+
+    def _check_files(self) -> None:
+        if not self.ground_truth.parts:
+            raise ValueError("ground_truth.parts is empty; name the file that holds the labels")
+        known = {f.path for source in self.sources for f in source.files}
+        for ref in self.array_refs:
+            if ref.file not in known:
+                raise ValueError(
+                    f"file {ref.file!r} is used but no source provides it; sources provide {sorted(known)}"
+                )
+        for modality in self.modalities:
+            if not modality.parts:
+                raise ValueError(f"modality {modality.name!r} has no parts; name the file that holds it")
+
+    @property
+    def array_refs(self) -> list[ArrayRef]:
+        """Every array the manifest names."""
+        refs = [ref for modality in self.modalities for ref in modality.parts]
+        refs += self.ground_truth.parts
+        if self.official_split:
+            refs += [self.official_split.train, self.official_split.test]
+        return refs
+
+    @property
+    def path(self) -> Path:
+        """The file this manifest was read from."""
+        return self._path
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the scene comes out of the simulator; results on it are labelled so everywhere."""
+        return self.generator is not None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in the order of their ids."""
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """Modality names in the manifest's order."""
+        return tuple(m.name for m in self.modalities)
+
+    @property
+    def tag(self) -> str:
+        """``id-revision``, as in folder names and signatures."""
+        return f"{self.id}-{self.revision}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that can change a number: sizes, files and their hashes, classes, generator.
+
+        Terms, citation, titles and notes may be edited without a new fingerprint.
+        """
+        fields = self.model_dump(
+            mode="json", exclude={"title", "terms", "citation", "notes", "variants", "sources", "data_dir"}
+        )
+        fields["files"] = [f.model_dump(mode="json") for source in self.sources for f in source.files]
+        return content_hash(fields)
+
+
+def _validation_message(path: Path, error: ValidationError) -> str:
+    faults = []
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"]) or "(whole manifest)"
+        text = re.sub(r"^Value error, ", "", fault["msg"])
+        if fault["type"] == "extra_forbidden":
+            text = "is not a field of a manifest; remove it or correct its spelling"
+        elif fault["type"] == "missing":
+            text = "is missing; add it"
+        elif "ctx" not in fault or "error" not in fault["ctx"]:
+            text = f"{text} (found {fault['input']!r})"
+        faults.append(f"{field}: {text}")
+    return f"{path}: " + "; ".join(faults)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and validate one manifest file.
+
+    Raises:
+        ManifestError: If the file is absent, is not YAML, or a field is wrong; file, field and fix are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"{path}: cannot be read ({error}); give the path of a manifest (.yaml)"
+        ) from error
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise ManifestError(f"{path}: holds {type(fields).__name__}, expected a mapping of fields")
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        raise ManifestError(_validation_message(path, error)) from error
+    manifest._path = path
+    return manifest
+
+
+def shipped_names() -> list[str]:
+    """Names of all scenes that need no path: the shipped manifests and a simulated twin of each real one."""
+    stems = sorted(p.stem for p in MANIFEST_DIR.glob("*.yaml") if p.stem != "weights")
+    return stems + [SIMULATED_PREFIX + stem for stem in stems if stem != "simulated"]
+
+
+def load_manifest(dataset: str) -> Manifest:
+    """The manifest of a shipped scene, of its simulated twin (``sim-trento``), or at a path.
+
+    Args:
+        dataset: A name of `shipped_names`, or the path of a manifest file (recognised by ``.yaml`` / ``.yml``).
+
+    Raises:
+        ConfigError: If the name is unknown; the nearest names are suggested.
+        ManifestError: If the manifest is faulty.
+    """
+    if dataset.endswith((".yaml", ".yml")):
+        return read_manifest(Path(dataset))
+    if dataset not in shipped_names():
+        raise unknown_name("dataset", dataset, [*shipped_names(), "path/to/manifest.yaml"])
+    if dataset.startswith(SIMULATED_PREFIX):
+        return simulated_twin(read_manifest(MANIFEST_DIR / f"{dataset.removeprefix(SIMULATED_PREFIX)}.yaml"))
+    return read_manifest(MANIFEST_DIR / f"{dataset}.yaml")
+
+
+def simulated_twin(real: Manifest) -> Manifest:
+    """A simulated scene with the raster size, bands, classes, class counts and modalities of a real one."""
+    twin = real.model_copy(
+        update={
+            "id": SIMULATED_PREFIX + real.id,
+            "title": f"Simulated twin of {real.title}",
+            "sources": (),
+            "ground_truth": GroundTruth(),
+            "official_split": None,
+            "generator": Generator(layout=real.id),
+            "terms": "Simulated; no terms.",
+            "citation": "Simulated data; cite the suite.",
+            "notes": "Simulated: sizes, classes and class counts of the real scene, contents of the simulator.",
+            "variants": (),
+            "modalities": tuple(m.model_copy(update={"parts": ()}) for m in real.modalities),
+        }
+    )
+    twin._path = real.path
+    return twin

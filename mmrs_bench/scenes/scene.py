@@ -1,0 +1,108 @@
+"""Scenes: co-registered images with ground truth, checked against their manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmrs_bench.scenes.manifest import Manifest, load_manifest
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PixelBound:
+    """Accuracy that the best possible classifier of single pixels reaches on a simulated scene.
+
+    Attributes:
+        modalities: What the classifier sees, e.g. ``("hsi",)``.
+        accuracy: Bayes-optimal overall accuracy over the labelled pixels, in [0, 1].
+        standard_error: Monte Carlo error of ``accuracy`` (0 for a closed form).
+    """
+
+    modalities: tuple[str, ...]
+    accuracy: float
+    standard_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One scene in memory.
+
+    A pixel is named by its flat index ``row * width + column`` everywhere in the suite.
+
+    Attributes:
+        manifest: The description that the arrays were checked against.
+        images: Raw float32 images (height, width, channels) by modality, in the manifest's order.
+        ground_truth: int64 raster (height, width); 0 is unlabelled, 1..K are classes.
+        official: Flat indices of the publishers' ``(train, test)`` pixels, where there is an official split.
+        pixel_bounds: For simulated scenes, what single pixels can tell (empty for real scenes).
+    """
+
+    manifest: Manifest
+    images: Mapping[str, FloatArray]
+    ground_truth: IntArray
+    official: tuple[IntArray, IntArray] | None = None
+    pixel_bounds: tuple[PixelBound, ...] = ()
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.manifest.height
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.manifest.width
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.manifest.classes)
+
+    @cached_property
+    def labels(self) -> IntArray:
+        """Flat ground truth (height * width,)."""
+        return self.ground_truth.reshape(-1)
+
+    @cached_property
+    def labelled_pixels(self) -> IntArray:
+        """Flat indices of all labelled pixels, ascending."""
+        return np.flatnonzero(self.labels)
+
+    @cached_property
+    def ground_truth_sha256(self) -> str:
+        """SHA-256 of size and labels; splits are bound to it."""
+        head = f"{self.height}x{self.width}:".encode()
+        return sha256(head + np.ascontiguousarray(self.ground_truth, dtype="<i8").tobytes()).hexdigest()
+
+
+def load_scene(dataset: str | Manifest, *, progress: Callable[[str], Any] | None = None) -> Scene:
+    """Load a scene: simulate it if its manifest has a generator, else fetch, verify and read its files.
+
+    Args:
+        dataset: A shipped name, the path of a manifest, or a manifest.
+        progress: Called with one line per step (fetching, reading); None is silent.
+
+    Raises:
+        ConfigError: If the name is unknown.
+        ManifestError: If the manifest is faulty.
+        DataError: If files are missing and cannot be fetched, or disagree with the manifest. A real scene is never
+            replaced by a simulated one.
+    """
+    manifest = dataset if isinstance(dataset, Manifest) else load_manifest(dataset)
+    if manifest.generator is not None:
+        from mmrs_bench.scenes.simulated import simulate
+
+        return simulate(manifest)
+    from mmrs_bench.scenes.fetch import ensure_files
+    from mmrs_bench.scenes.readers import read_scene
+
+    return read_scene(manifest, ensure_files(manifest, progress=progress))

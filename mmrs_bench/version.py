@@ -1,0 +1,3 @@
+"""The version of the suite; part of every cell's key."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,24 @@
+"""Fixtures that several parts of the suite share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real measurements beside the checkout; tests that need it skip where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real data beside the checkout (../shared/data) is absent")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test out of the user's data and cache folders."""
+    monkeypatch.setenv("MMRS_BENCH_DATA", str(tmp_path / "data-root"))
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "cache-root"))
