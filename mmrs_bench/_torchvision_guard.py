@@ -2,8 +2,8 @@
 
 PyPI's torchvision is built for CUDA. Beside a CPU-only torch its import raises ``operator torchvision::nms does
 not exist``, and with it the import of lightning, torchmetrics, open_clip, diffusers and peft fails. Declaring the
-schemas of the two operators it looks up unguarded is enough; the suite never calls them. The finder below does so at the moment
-torchvision is first imported, so that commands which need no torch do not pay for importing it.
+schemas of the two operators it looks up unguarded is enough; the suite never calls them. The finder below does so
+at the moment torchvision is first imported, so that commands which need no torch do not pay for importing it.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def declare_schemas() -> None:
     """Declare the operators torchvision looks up on import; does nothing if they exist already."""
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
     _keep_alive.append(library)
 
 

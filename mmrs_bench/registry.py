@@ -36,9 +36,7 @@ def read_method_card(path: Path) -> MethodSpec:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         return MethodSpec.model_validate(fields)
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as a method card: {' '.join(str(error).split())}"
-        ) from error
+        raise ConfigError(f"{path}: cannot be read as a method card: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
         raise ConfigError(f"{path}: {faults}") from error

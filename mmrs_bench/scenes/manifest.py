@@ -204,9 +204,7 @@ class Manifest(_Part):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} repeat: {values}; each must be unique")
         if (self.generator is None) == (not self.sources):
-            raise ValueError(
-                "give either sources (real files) or generator (simulated), not both and not neither"
-            )
+            raise ValueError("give either sources (real files) or generator (simulated), not both and not neither")
         if self.generator is None:
             self._check_files()
         return self
@@ -295,9 +293,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(
-            f"{path}: cannot be read ({error}); give the path of a manifest (.yaml)"
-        ) from error
+        raise ManifestError(f"{path}: cannot be read ({error}); give the path of a manifest (.yaml)") from error
     try:
         fields = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -1,0 +1,77 @@
+"""The guard lets a CUDA torchvision be imported beside a CPU torch, and does nothing where they match."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmrs_bench import _torchvision_guard as guard
+
+CPU_TORCH = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n"
+CUDA_TORCH = "__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\n"
+CUDA_VISION = "__version__ = '0.28.0+cu130'\n"
+CPU_VISION = "__version__ = '0.28.0+cpu'\n"
+
+
+@pytest.mark.parametrize(
+    ("torch_text", "vision_text", "expected"),
+    [
+        (CPU_TORCH, CUDA_VISION, True),
+        (CPU_TORCH, CPU_VISION, False),
+        (CUDA_TORCH, CUDA_VISION, False),
+        (CPU_TORCH, "", False),
+        ("", CUDA_VISION, False),
+    ],
+)
+def test_needed_only_for_a_cpu_torch_beside_a_cuda_torchvision(
+    torch_text: str, vision_text: str, expected: bool
+) -> None:
+    assert guard.needed(torch_text, vision_text) is expected
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+
+
+def _mismatch_is_installed() -> bool:
+    if importlib.util.find_spec("torchvision") is None:
+        return False
+    return guard.needed(guard._version_text("torch"), guard._version_text("torchvision"))
+
+
+def test_the_real_mismatch_fails_without_the_guard_and_works_with_it() -> None:
+    if not _mismatch_is_installed():
+        pytest.skip("torch and torchvision match in this environment, so there is nothing to guard")
+    assert "torchvision::nms does not exist" in run("import torchvision").stderr
+    guarded = run("import mmrs_bench, torchvision, lightning; print(torchvision.__name__)")
+    assert guarded.stdout.strip() == "torchvision", guarded.stderr
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    assert run("import sys, mmrs_bench; print('torch' in sys.modules)").stdout.strip() == "False"
+
+
+def test_nothing_is_installed_where_the_versions_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(guard, "_version_text", {"torch": CPU_TORCH, "torchvision": CPU_VISION}.__getitem__)
+    before = list(sys.meta_path)
+    assert guard.install() is False
+    assert sys.meta_path == before
+
+
+def test_the_finder_declares_the_schemas_once_and_steps_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(guard, "declare_schemas", lambda: calls.append(1))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(guard, "_version_text", {"torch": CPU_TORCH, "torchvision": CUDA_VISION}.__getitem__)
+    assert guard.install() is True
+    finder = sys.meta_path[0]
+    assert finder.find_spec("something_else", None) is None
+    assert calls == []
+    assert finder.find_spec("torchvision", None) is None
+    assert calls == [1]
+    assert finder not in sys.meta_path
