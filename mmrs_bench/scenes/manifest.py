@@ -50,8 +50,9 @@ class ArrayRef(_Part):
     """Where an array lies: a file of the scene and, in containers, the key inside it.
 
     ``key`` is a variable name (``.mat``, ``.npz``); struct fields and list items are reached by dots and brackets
-    (``hsi.Data``, ``hsi.Lidar[0].z``). ``channels`` picks channels after reading; ``axes`` names the axes as the
-    reader of this format returns them (MATLAB v7.3 comes back in MATLAB's own order).
+    (``hsi.Data``, ``hsi.Lidar[0].z``, counted from 0). ``axes`` names the axes as the reader of this format returns
+    them: MATLAB's own order for ``.mat`` (v7.3 too), ``chw`` for GeoTIFF, ``hw`` for ENVI ROI text. Lists of pixel
+    positions have rows (row, column) and ignore ``axes``.
     """
 
     file: Member
@@ -64,15 +65,15 @@ class ArrayRef(_Part):
 class Modality(_Part):
     """One co-registered image of the scene.
 
-    ``wavelengths_nm`` is given only where the band centres are truly known: either one value per band or the two
-    ends of an evenly spaced range with ``evenly_spaced: true``.
+    ``wavelengths_nm`` (band centres, one per band) is given only where they are truly known; ``wavelengths_note``
+    says in words what is known otherwise.
     """
 
     name: Literal["hsi", "lidar", "sar", "dsm"]
     sensor: str
     bands: int = Field(gt=0)
     channel_names: tuple[str, ...] = ()
-    wavelengths_nm: tuple[float, ...] | None = None
+    wavelengths_nm: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
     wavelengths_note: str = ""
     parts: tuple[ArrayRef, ...] = Field(default=(), description="arrays stacked along the channel axis")
 
@@ -84,7 +85,9 @@ class Modality(_Part):
                 "or leave the field out where the centres are not known"
             )
         if self.channel_names and len(self.channel_names) != self.bands:
-            raise ValueError(f"channel_names has {len(self.channel_names)} names for {self.bands} bands")
+            raise ValueError(
+                f"channel_names has {len(self.channel_names)} names for {self.bands} bands; give one per band or none"
+            )
         return self
 
 
@@ -101,8 +104,9 @@ class GroundTruth(_Part):
 class OfficialSplit(_Part):
     """The train and test pixels that the data set's publishers fixed.
 
-    As rasters (``train``/``test``, non-zero where a pixel belongs), or as lists of pixel positions
-    (``index_file`` with keys, ``index_base`` 0 or 1, rows of (row, column)).
+    ``kind: raster``: ``train`` and ``test`` are non-zero where a pixel belongs (1, or its class).
+    ``kind: index``: they are lists of pixel positions, one row (row, column) each, counted from ``index_base``.
+    ``train_counts`` and ``test_counts`` are the expected pixels per class.
     """
 
     train: ArrayRef
@@ -135,7 +139,8 @@ class Source(_Part):
     """One downloadable file. An archive lists the members to extract; a plain file lists none.
 
     ``urls`` holds the address first and mirrors after it; empty means that the file has to be placed by hand,
-    for which ``manual`` says how to get it.
+    for which ``manual`` says how to get it. An ``optional`` source may stay absent: the scene loads without it, and
+    only ``official-v1`` asks for it.
     """
 
     file: Member
@@ -144,8 +149,21 @@ class Source(_Part):
     bytes: int | None = Field(default=None, gt=0)
     members: tuple[SourceMember, ...] = ()
     manual: str = ""
+    optional: bool = False
 
     _file = field_validator("file")(check_member)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Source:
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"address {url!r} must begin with https:// or http://")
+        if self.members and not self.file.endswith(".zip"):
+            raise ValueError(
+                f"{self.file!r} lists members but is not a .zip; unpack other archives by hand and list their files "
+                "as sources of their own"
+            )
+        return self
 
     @property
     def is_archive(self) -> bool:
@@ -197,39 +215,63 @@ class Manifest(_Part):
         ids = [c.id for c in self.classes]
         if ids != list(range(1, len(ids) + 1)):
             raise ValueError(f"classes are numbered {ids}; number them 1..{len(ids)} in order")
-        for what, values in (
+        unique: tuple[tuple[str, list[str]], ...] = (
             ("class names", [c.name for c in self.classes]),
-            ("modality names", [m.name for m in self.modalities]),
-        ):
+            ("class colors", [c.color.lower() for c in self.classes]),
+            ("modality names", [str(m.name) for m in self.modalities]),
+            ("files of the sources", [f.path for source in self.sources for f in source.files]),
+        )
+        for what, values in unique:
             if len(set(values)) != len(values):
-                raise ValueError(f"{what} repeat: {values}; each must be unique")
+                repeated = sorted({value for value in values if values.count(value) > 1})
+                raise ValueError(f"{what} repeat: {', '.join(repeated)}; each must be unique")
         if (self.generator is None) == (not self.sources):
             raise ValueError("give either sources (real files) or generator (simulated), not both and not neither")
         if self.generator is None:
             self._check_files()
+            self._check_official()
         return self
+
+    def _check_official(self) -> None:
+        if self.official_split is None:
+            return
+        for name in ("train_counts", "test_counts"):
+            counts = getattr(self.official_split, name)
+            if counts is not None and len(counts) != len(self.classes):
+                raise ValueError(
+                    f"official_split.{name} has {len(counts)} values for {len(self.classes)} classes; "
+                    "give one per class"
+                )
 
     def _check_files(self) -> None:
         if not self.ground_truth.parts:
             raise ValueError("ground_truth.parts is empty; name the file that holds the labels")
         known = {f.path for source in self.sources for f in source.files}
-        for ref in self.array_refs:
+        optional = {f.path for source in self.sources if source.optional for f in source.files}
+        for ref in self.scene_refs + self.official_refs:
             if ref.file not in known:
                 raise ValueError(
                     f"file {ref.file!r} is used but no source provides it; sources provide {sorted(known)}"
+                )
+        for ref in self.scene_refs:
+            if ref.file in optional:
+                raise ValueError(
+                    f"file {ref.file!r} holds an image or the ground truth but its source is optional; "
+                    "remove optional: true"
                 )
         for modality in self.modalities:
             if not modality.parts:
                 raise ValueError(f"modality {modality.name!r} has no parts; name the file that holds it")
 
     @property
-    def array_refs(self) -> list[ArrayRef]:
-        """Every array the manifest names."""
-        refs = [ref for modality in self.modalities for ref in modality.parts]
-        refs += self.ground_truth.parts
-        if self.official_split:
-            refs += [self.official_split.train, self.official_split.test]
-        return refs
+    def scene_refs(self) -> list[ArrayRef]:
+        """The arrays that a scene cannot do without: images and ground truth."""
+        return [ref for modality in self.modalities for ref in modality.parts] + list(self.ground_truth.parts)
+
+    @property
+    def official_refs(self) -> list[ArrayRef]:
+        """The two arrays of the official split; empty without one."""
+        return [self.official_split.train, self.official_split.test] if self.official_split else []
 
     @property
     def path(self) -> Path:
@@ -284,6 +326,21 @@ def _validation_message(path: Path, error: ValidationError) -> str:
     return f"{path}: " + "; ".join(faults)
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys, of which the standard loader silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} is given twice; keep one", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file.
 
@@ -295,7 +352,7 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read ({error}); give the path of a manifest (.yaml)") from error
     try:
-        fields = yaml.safe_load(text)
+        fields = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise ManifestError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
@@ -311,7 +368,8 @@ def read_manifest(path: Path) -> Manifest:
 def shipped_names() -> list[str]:
     """Names of all scenes that need no path: the shipped manifests and a simulated twin of each real one."""
     stems = sorted(p.stem for p in MANIFEST_DIR.glob("*.yaml") if p.stem != "weights")
-    return stems + [SIMULATED_PREFIX + stem for stem in stems if stem != "simulated"]
+    # A dash marks another release of a scene (houston2013-original), which has the same twin.
+    return stems + [SIMULATED_PREFIX + stem for stem in stems if stem != "simulated" and "-" not in stem]
 
 
 def load_manifest(dataset: str) -> Manifest:

@@ -1,0 +1,184 @@
+"""A small scene in the forms real releases come in, and a web server on the loopback that serves it, badly if asked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mmrs_bench.scenes.manifest import Manifest, read_manifest
+
+HEIGHT, WIDTH, BANDS = 6, 9, 4
+CLASS_COUNTS = (12, 9, 6)
+TRAIN_COUNTS = (3, 2, 1)
+
+Answer = bytes | Callable[[BaseHTTPRequestHandler], None]
+
+
+def small_arrays() -> dict[str, np.ndarray]:
+    """Images and labels of the small scene: ``hsi lidar gt train test``; no two axes have the same length."""
+    rng = np.random.default_rng(5)
+    gt = np.zeros(HEIGHT * WIDTH, dtype=np.uint8)
+    train = np.zeros_like(gt)
+    start = 2
+    for k, (count, taken) in enumerate(zip(CLASS_COUNTS, TRAIN_COUNTS, strict=True), start=1):
+        gt[start : start + count] = k
+        train[start : start + taken] = k
+        start += count + 1
+    gt, train = gt.reshape(HEIGHT, WIDTH), train.reshape(HEIGHT, WIDTH)
+    return {
+        "hsi": rng.normal(size=(HEIGHT, WIDTH, BANDS)).astype(np.float32),
+        "lidar": rng.normal(size=(HEIGHT, WIDTH, 2)).astype(np.float32),
+        "gt": gt,
+        "train": train,
+        "test": np.where(train == 0, gt, 0).astype(np.uint8),
+    }
+
+
+def npz_bytes(**arrays: np.ndarray) -> bytes:
+    """An .npz file in memory."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def zip_bytes(members: dict[str, bytes]) -> bytes:
+    """A .zip file in memory."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def sha256(content: bytes) -> str:
+    """Hash in hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def plain_source(content: bytes, *urls: str, file: str = "scene.npz", **more: Any) -> dict[str, Any]:
+    """A source that is one plain file."""
+    return {"file": file, "urls": list(urls), "sha256": sha256(content), "bytes": len(content), **more}
+
+
+def manifest_fields(**changes: Any) -> dict[str, Any]:
+    """A valid manifest of the small scene in one .npz file, as a mapping that tests may spoil."""
+    fields: dict[str, Any] = {
+        "schema": 1,
+        "id": "small",
+        "revision": "r1",
+        "title": "Small scene",
+        "height": HEIGHT,
+        "width": WIDTH,
+        "modalities": [
+            {"name": "hsi", "sensor": "none", "bands": BANDS, "parts": [{"file": "scene.npz", "key": "hsi"}]},
+            {"name": "lidar", "sensor": "none", "bands": 2, "parts": [{"file": "scene.npz", "key": "lidar"}]},
+        ],
+        "ground_truth": {"parts": [{"file": "scene.npz", "key": "gt", "axes": "hw"}]},
+        "classes": [
+            {"id": k, "name": name, "color": color, "count": count}
+            for k, name, color, count in zip(
+                (1, 2, 3), ("Grass", "Road", "Water"), ("#00ff00", "#808080", "#0000ff"), CLASS_COUNTS, strict=True
+            )
+        ],
+        "sources": [{"file": "scene.npz"}],
+        "terms": "none",
+        "citation": "none",
+    }
+    return fields | changes
+
+
+def official_fields(**changes: Any) -> dict[str, Any]:
+    """The official split of the small scene's .npz file."""
+    fields: dict[str, Any] = {
+        "train": {"file": "scene.npz", "key": "train", "axes": "hw"},
+        "test": {"file": "scene.npz", "key": "test", "axes": "hw"},
+        "train_counts": list(TRAIN_COUNTS),
+        "test_counts": [a - b for a, b in zip(CLASS_COUNTS, TRAIN_COUNTS, strict=True)],
+    }
+    return fields | changes
+
+
+def write_manifest(folder: Path, fields: dict[str, Any]) -> Path:
+    """Write a manifest file and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def small_manifest(folder: Path, **changes: Any) -> Manifest:
+    """Write and read a manifest of the small scene with changed fields."""
+    return read_manifest(write_manifest(folder, manifest_fields(**changes)))
+
+
+class LocalServer:
+    """A web server on 127.0.0.1 with one answer per path; ``requests`` lists the paths asked for."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[str] = []
+        self.closing = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests.append(self.path)
+                answer = outer.answers.get(self.path)
+                if answer is None:
+                    self.send_error(404)
+                elif callable(answer):
+                    answer(self)
+                else:
+                    send(self, answer)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def url(self, path: str) -> str:
+        """The address of a path."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}{path}"
+
+    def serve(self, path: str, answer: Answer) -> str:
+        """Answer a path with bytes or a function of the handler; returns the address."""
+        self.answers[path] = answer
+        return self.url(path)
+
+    def close(self) -> None:
+        """Let hanging answers go and stop."""
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def send(handler: BaseHTTPRequestHandler, content: bytes, *, announced: int | None = None) -> None:
+    """Answer 200 with a body; ``announced`` is the length the header claims."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content) if announced is None else announced))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+@contextmanager
+def local_server() -> Iterator[LocalServer]:
+    """A running `LocalServer`."""
+    server = LocalServer()
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,140 @@
+"""The readers and manifests against real bytes; everything here skips where the data beside the checkout is absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmrs_bench.io import file_sha256
+from mmrs_bench.paths import REPOSITORY
+from mmrs_bench.scenes.fetch import fetch, verify
+from mmrs_bench.scenes.formats import read_array
+from mmrs_bench.scenes.manifest import Manifest, load_manifest
+from mmrs_bench.scenes.scene import load_scene
+
+TRENTO = (166, 600)
+MUUFL = (325, 220)
+
+#: Shared file, and the path that the trento manifest gives it.
+TRENTO_FILES = {
+    "trento/Italy_lidar.mat": "Trento-b4afc449ce5d6936ddc04fe267d86f9f35536afd/Italy_lidar.mat",
+    "trento/allgrd.mat": "Trento-b4afc449ce5d6936ddc04fe267d86f9f35536afd/allgrd.mat",
+    "trento/TRLabel.mat": "TRLabel.mat",
+    "trento/TSLabel.mat": "TSLabel.mat",
+}
+
+
+@pytest.mark.parametrize("name", TRENTO_FILES)
+def test_trento_hashes_in_the_manifest_are_those_of_the_files(shared_data: Path, name: str) -> None:
+    members = {m.path: m.sha256 for source in load_manifest("trento").sources for m in source.files}
+    assert members[TRENTO_FILES[name]] == file_sha256(shared_data / name)
+
+
+def test_trento_sizes_in_the_manifest_are_those_of_the_files(shared_data: Path) -> None:
+    sources = {source.file: source.bytes for source in load_manifest("trento").sources}
+    for name in ("TRLabel.mat", "TSLabel.mat"):
+        assert sources[name] == (shared_data / "trento" / name).stat().st_size
+
+
+def test_trento_lidar(shared_data: Path) -> None:
+    lidar = read_array(shared_data / "trento/Italy_lidar.mat", "data", TRENTO)
+    assert lidar.shape == (*TRENTO, 2)
+    assert float(lidar[:, :, 0].max()) == pytest.approx(20.15, abs=0.01)
+    assert float(lidar[:, :, 1].max()) == 2901
+
+
+def without_hsi(folder: Path) -> Manifest:
+    """The trento manifest as it is, less the one modality whose file is not here; its files lie in ``folder``."""
+    real = load_manifest("trento")
+    archive, *masks = real.sources
+    archive = archive.model_copy(update={"members": tuple(m for m in archive.members if "hsi" not in m.path)})
+    lidar = tuple(m for m in real.modalities if m.name == "lidar")
+    update = {"modalities": lidar, "sources": (archive, *masks), "data_dir": str(folder)}
+    return real.model_copy(update=update)
+
+
+def test_trento_ground_truth_and_official_split(shared_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "trento"
+    for there, here in TRENTO_FILES.items():
+        (folder / here).parent.mkdir(parents=True, exist_ok=True)
+        (folder / here).symlink_to(shared_data / there)
+    scene = load_scene(without_hsi(folder))
+    assert np.bincount(scene.labels)[1:].tolist() == [4034, 2903, 479, 9123, 10501, 3174]
+    assert scene.official is not None
+    train, test = scene.official
+    assert (len(train), len(test)) == (819, 29_395)
+    assert np.intersect1d(train, test).size == 0
+    np.testing.assert_array_equal(np.union1d(train, test), scene.labelled_pixels)
+    assert all(row.ok for row in verify(without_hsi(folder)))
+
+
+def test_trento_files_are_found_by_hash_in_a_flat_folder(shared_data: Path) -> None:
+    manifest = without_hsi(Path()).model_copy(update={"data_dir": None})
+    folder = fetch(manifest, source_dir=shared_data / "trento")
+    for there, here in TRENTO_FILES.items():
+        assert (folder / here).read_bytes() == (shared_data / there).read_bytes()
+
+
+def test_muufl_labels_and_lidar(shared_data: Path) -> None:
+    labels = read_array(shared_data / "muufl/labels.mat", "labels", MUUFL)
+    assert labels.shape == MUUFL
+    assert labels.min() == -1
+    counts = np.bincount(labels[labels > 0])[1:].tolist()
+    assert counts == [c.count for c in load_manifest("muufl").classes]
+    lidar = read_array(shared_data / "muufl/lidar_data.mat", "lidar_data", MUUFL)
+    assert (lidar.shape, lidar.dtype) == ((*MUUFL, 2), np.float32)
+
+
+def test_muufl_labels_through_a_manifest(shared_data: Path) -> None:
+    """-1 becomes 0 and the eleven classes keep their pixels."""
+    real = load_manifest("muufl")
+    fields = real.model_dump(by_alias=True)
+    fields["modalities"] = [fields["modalities"][1]]
+    fields["modalities"][0]["parts"] = [{"file": "lidar_data.mat", "key": "lidar_data"}]
+    fields["ground_truth"]["parts"] = [{"file": "labels.mat", "key": "labels", "axes": "hw"}]
+    fields["sources"] = [{"file": "lidar_data.mat"}, {"file": "labels.mat"}]
+    fields["data_dir"] = str(shared_data / "muufl")
+    scene = load_scene(Manifest.model_validate(fields))
+    assert scene.labelled_pixels.size == 53_687
+    assert scene.ground_truth.min() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "size", "wavelengths"),
+    [
+        ("hsi_crop_51x88x72_beach.mat", "hsi_img_sub", (51, 88), "wavelengths"),
+        ("hsi_crop_36x36x72_targets.mat", "hsi_sub", (36, 36), "wavelengths"),
+        ("hsi_crop_31x20x72_cloths.mat", "hsi_sub", (31, 20), "wavlength"),
+    ],
+)
+def test_muufl_hsi_crops(shared_data: Path, name: str, key: str, size: tuple[int, int], wavelengths: str) -> None:
+    path = shared_data / "muufl" / name
+    crop = read_array(path, key, size)
+    assert (crop.shape, crop.dtype) == ((*size, 72), np.float32)
+    assert np.isfinite(crop).all()
+    centres = read_array(path, wavelengths, size).ravel()
+    assert (centres[0], centres[-1]) == (pytest.approx(367.7), pytest.approx(1043.4))
+
+
+def test_real_struct_array(shared_data: Path) -> None:
+    """A struct array of the wild: five training spectra beside the crop."""
+    path = shared_data / "muufl/hsi_crop_31x20x72_cloths.mat"
+    spectra = read_array(path, "train_data[4].Spectra", (31, 20))
+    assert 72 in spectra.shape
+
+
+@pytest.mark.parametrize(("name", "official"), [("trento-lite", (819, 29_395)), ("muufl-lite", None)])
+def test_lite_scene_through_its_example_manifest(
+    shared_data: Path, name: str, official: tuple[int, int] | None
+) -> None:
+    manifest = load_manifest(str(REPOSITORY / "docs" / "examples" / f"{name}.yaml"))
+    fetch(manifest, source_dir=shared_data)
+    scene = load_scene(manifest)
+    with np.load(shared_data / f"{name.replace('-', '_')}.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(scene.images["hsi"], arrays["rgb"].astype(np.float32))
+        np.testing.assert_array_equal(scene.images["lidar"], arrays["lidar"])
+        np.testing.assert_array_equal(scene.ground_truth, arrays["gt"])
+    assert (scene.official and tuple(map(len, scene.official))) == official
+    assert all(row.ok for row in verify(manifest))
