@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -27,27 +27,22 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         BenchError: If the folder cannot be written or the disk is full; the temporary file is removed.
     """
+    part = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with part.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(
-            f"cannot write {path}: {error.strerror}. Choose a folder you may write to, or free some space."
+            f"cannot write {path}: {error.strerror}. The old content, if any, is untouched; free some space or choose "
+            "a folder you may write to, and run the command again."
         ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError as error:
-        raise BenchError(
-            f"cannot write {path}: {error.strerror}. Nothing was left behind; free some space or choose "
-            "another folder, and run the command again."
-        ) from error
-    finally:
-        if os.path.exists(name):
-            os.unlink(name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,193 @@
+"""Regression against baselines: losses, gains, gaps, and how baselines come about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import stdev
+
+import pytest
+from git_checkout import git, make_checkout
+from synthetic_records import make_record
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.records import Record
+from mmrs_bench.evaluation.regression import (
+    BASELINES,
+    FLOOR,
+    Baseline,
+    load_baselines,
+    regress,
+    update_baselines,
+)
+from mmrs_bench.evaluation.render import render
+
+DRAWS = range(3)
+
+
+def runs(method: str = "rf", hits: int = 150, *, seeds: int = 1, noise: int = 0, **changes: object) -> list[Record]:
+    """Records of a method over three draws; ``noise`` is by how many pixels neighbouring seeds differ."""
+    return [
+        make_record(method, (hits + noise * seed, hits, hits), draw=draw, seed=seed, **changes)  # type: ignore[arg-type]
+        for draw in DRAWS
+        for seed in range(seeds)
+    ]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "baselines.json"
+    file.write_text('{"schema": 1, "rows": []}')
+    return file
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return make_checkout(tmp_path)
+
+
+@pytest.fixture
+def baselines(path: Path, checkout: Path) -> list[Baseline]:
+    update_baselines(runs(seeds=5) + runs("svm", 120, seeds=5), path, repository=checkout)
+    return load_baselines(path)
+
+
+def test_the_same_code_passes(baselines: list[Baseline]) -> None:
+    report = regress(runs() + runs("svm", 120), baselines)
+    assert len(report.checks) == 6
+    assert {check.status for check in report.checks} == {"ok"}
+    assert (report.passed, report.exit_code) == (True, 0)
+    assert report.summary() == "no loss: all 6 metrics are within their tolerance"
+
+
+def test_a_loss_beyond_the_tolerance_fails(baselines: list[Baseline]) -> None:
+    # One pixel of 200 in every class is 0.5 points, the tolerance; two are 1.
+    at_the_edge = regress(runs(hits=149) + runs("svm", 120), baselines)
+    assert [c.status for c in at_the_edge.checks if c.metric == "oa"] == ["ok", "ok"]
+    lost = regress(runs(hits=148) + runs("svm", 120), baselines)
+    by_metric = {(c.baseline.method, c.metric): c.status for c in lost.checks}
+    assert by_metric["rf", "oa"] == by_metric["rf", "aa"] == by_metric["rf", "kappa"] == "loss"
+    assert by_metric["svm", "oa"] == "ok"
+    assert (lost.passed, lost.exit_code) == (False, 1)
+    text = render([lost.table()], "terminal", width=120)
+    assert "LOSS" in text
+    assert "3 metrics lost more than their tolerance" in text
+
+
+def test_a_gain_asks_for_new_baselines_but_passes(baselines: list[Baseline]) -> None:
+    report = regress(runs(hits=160) + runs("svm", 120), baselines)
+    assert {c.status for c in report.checks if c.baseline.method == "rf"} == {"gain"}
+    assert report.exit_code == 0
+    assert "update the baselines" in report.summary()
+
+
+def test_missing_methods_and_draws_fail(baselines: list[Baseline]) -> None:
+    report = regress(runs()[:2], baselines)
+    notes = {c.baseline.method: (c.status, c.note, c.current) for c in report.checks}
+    assert notes == {"rf": ("missing", "draws 2 are absent", None), "svm": ("missing", "no records", None)}
+    assert report.exit_code == 1
+
+
+def test_more_draws_than_the_baseline_are_ignored(baselines: list[Baseline]) -> None:
+    extra = make_record("rf", (0, 0, 0), draw=7)
+    assert regress([*runs(), *runs("svm", 120), extra], baselines).passed
+
+
+@pytest.mark.parametrize("change", [{"shots": 5}, {"fingerprint": "12" * 32}, {"split": "block-v1"}, {"window": 9}])
+def test_another_protocol_is_not_taken_for_the_baseline(baselines: list[Baseline], change: dict[str, object]) -> None:
+    report = regress(runs(**change), baselines)
+    assert {c.status for c in report.checks} == {"missing"}
+
+
+def test_baselines_outlive_versions_of_suite_and_method(baselines: list[Baseline]) -> None:
+    newer = runs(code_version="0.9.0", method_version=4) + runs("svm", 120, code_version="0.9.0")
+    assert regress(newer, baselines).passed
+
+
+def test_several_versions_at_once_are_refused(baselines: list[Baseline]) -> None:
+    with pytest.raises(ConfigError, match="several versions or settings of rf"):
+        regress(runs() + runs(method_version=2), baselines)
+
+
+def test_no_baselines_do_not_pass_silently() -> None:
+    with pytest.raises(ConfigError, match="no baselines to check against"):
+        regress(runs(), [])
+
+
+def test_the_tolerance_follows_from_the_spread_between_seeds(path: Path, checkout: Path) -> None:
+    update_baselines(runs(seeds=5, noise=6), path, repository=checkout)
+    (row,) = load_baselines(path)
+    # Seeds differ by 6 of 600 pixels each, in every draw alike.
+    sd = stdev(0.75 + 0.01 * seed for seed in range(5))
+    golden = row.metrics["oa"]
+    assert golden.sd == pytest.approx(sd, abs=1e-6)
+    assert golden.tolerance == pytest.approx(3 * sd, abs=1e-5)
+    assert golden.mean == pytest.approx(0.77)
+    assert (row.repeats, row.draws) == (5, (0, 1, 2))
+
+
+def test_a_method_without_chance_gets_the_floor(baselines: list[Baseline]) -> None:
+    assert {golden.tolerance for row in baselines for golden in row.metrics.values()} == {FLOOR}
+
+
+def test_update_prints_old_and_new_and_leaves_others_alone(
+    path: Path, checkout: Path, baselines: list[Baseline]
+) -> None:
+    lines = update_baselines(runs(hits=160, seeds=5), path, repository=checkout)
+    assert lines[0] == "town-r1 random-v1 2-shot paper rf OA: 75.00 ± 0.50 -> 80.00 ± 0.50"
+    assert len(lines) == 3
+    by_method = {row.method: row for row in load_baselines(path)}
+    assert by_method["svm"] == next(row for row in baselines if row.method == "svm")
+    assert by_method["rf"].metrics["oa"].mean == 0.8
+    first = update_baselines(runs("cnn", seeds=5), path, repository=checkout)
+    assert first[0].endswith("cnn OA: none -> 75.00 ± 0.50")
+
+
+def test_update_refuses_a_dirty_tree_and_no_tree(path: Path, checkout: Path, tmp_path: Path) -> None:
+    before = path.read_text()
+    (checkout / "code.py").write_text("changed")
+    with pytest.raises(ConfigError, match="has uncommitted changes; commit or stash"):
+        update_baselines(runs(seeds=5), path, repository=checkout)
+    git(checkout, "checkout", "code.py")
+    with pytest.raises(ConfigError, match="is not a git checkout"):
+        update_baselines(runs(seeds=5), path, repository=tmp_path)
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([], "no records"),
+        (runs(seeds=4), "rf has 4 seeds; a tolerance needs at least 5: run it with --seeds 0 1 2 3 4"),
+        (runs(seeds=5)[:-1], "do not have the same draws"),
+        (runs(seeds=5, dirty=True), "do not come from one clean commit"),
+        (runs(seeds=5, commit=None, dirty=None), "do not come from one clean commit"),
+        (runs(seeds=5)[:-1] + runs(seeds=5, commit="f" * 40)[-1:], "do not come from one clean commit"),
+    ],
+)
+def test_update_refuses_records_that_prove_nothing(
+    path: Path, checkout: Path, records: list[Record], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        update_baselines(records, path, repository=checkout)
+
+
+def test_an_undefined_kappa_is_left_out(path: Path, checkout: Path) -> None:
+    records = [make_record(confusion=[[5, 0], [0, 0]], draw=d, seed=s) for d in DRAWS for s in range(5)]
+    update_baselines(records, path, repository=checkout)
+    (row,) = load_baselines(path)
+    assert set(row.metrics) == {"oa", "aa"}
+    assert regress(records, [row]).passed
+
+
+def test_a_faulty_file_is_named(path: Path) -> None:
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="restore the committed file"):
+        load_baselines(path)
+    path.write_text(json.dumps({"schema": 1, "rows": [{"scene": "x"}]}))
+    with pytest.raises(ConfigError, match=r"rows\.0\.split: Field required"):
+        load_baselines(path)
+
+
+def test_the_committed_file_is_valid() -> None:
+    load_baselines(BASELINES)
