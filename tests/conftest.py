@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import mmrs_bench  # noqa: F401 - before lightning, see mmrs_bench/_torchvision_guard.py
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

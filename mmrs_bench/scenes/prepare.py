@@ -1,0 +1,115 @@
+"""From a scene and a data protocol to what a method is served: split, pixel scopes, normalised canvas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmrs_bench.config import DataConfig, PixelScope
+from mmrs_bench.errors import ConfigError, unknown_name
+from mmrs_bench.scenes.normalise import Normaliser, principal_components
+from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
+from mmrs_bench.scenes.split import Split, make_split
+from mmrs_bench.scenes.subsample import limit_query, paper_validation
+from mmrs_bench.scenes.windows import empty_canvas, interior, reflect_borders
+
+NO_PIXELS: IntArray = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A scene under a data protocol.
+
+    Attributes:
+        scene: The scene, raw.
+        split: Its split.
+        window: Side of the window in pixels.
+        channels: Channels by modality after PCA, in the manifest's order.
+        canvas: Normalised images side by side, with reflected borders (see `mmrs_bench.scenes.windows`).
+        query: Query pixels that are scored.
+        unlabelled: Pixels that pretraining may see.
+        validation: Query pixels that ``paper-val`` selects on; empty otherwise.
+    """
+
+    scene: Scene
+    split: Split
+    window: int
+    channels: dict[str, int]
+    canvas: FloatArray
+    query: IntArray
+    unlabelled: IntArray
+    validation: IntArray
+
+    def images(self) -> dict[str, FloatArray]:
+        """Normalised images (height, width, channels) by modality, as read-only views into the canvas."""
+        views = _by_modality(interior(self.canvas, self.window), self.channels)
+        for view in views.values():
+            view.flags.writeable = False
+        return views
+
+
+def prepare(scene: Scene, config: DataConfig) -> Prepared:
+    """Split and normalise a scene.
+
+    Beside the raw scene only the canvas and chunks of it are held in memory (with PCA, a float64 copy of the scope's
+    spectra during the fit).
+
+    Raises:
+        ConfigError: If the configuration does not fit the scene.
+        SplitError: If there is no such split.
+    """
+    modalities = _chosen_modalities(scene, config)
+    split = make_split(scene, config.split, shots=config.shots, draw=config.draw, window=config.window)
+    unlabelled = _pixels_of(scene, split, config.unlabelled, "unlabelled")
+    scope = _pixels_of(scene, split, config.normalisation_scope, "normalisation_scope")
+    raw = {name: scene.images[name] for name in modalities}
+    if config.pca is not None:
+        raw["hsi"] = principal_components(raw["hsi"], scope, config.pca)
+    channels = {name: image.shape[2] for name, image in raw.items()}
+    canvas = empty_canvas(scene.height, scene.width, sum(channels.values()), config.window)
+    for name, view in _by_modality(interior(canvas, config.window), channels).items():
+        Normaliser.fit(raw[name], scope, config.normalisation).apply(raw[name], out=view)
+    reflect_borders(canvas, config.window)
+    return Prepared(
+        scene=scene,
+        split=split,
+        window=config.window,
+        channels=channels,
+        canvas=canvas,
+        query=limit_query(scene, split, config.query_limit),
+        unlabelled=unlabelled,
+        validation=paper_validation(scene, split) if config.selection == "paper-val" else NO_PIXELS,
+    )
+
+
+def _by_modality(image: FloatArray, channels: dict[str, int]) -> dict[str, FloatArray]:
+    """Views (height, width, channels) of an image's modalities."""
+    ends = np.cumsum(list(channels.values()))
+    return {name: image[..., end - channels[name] : end] for name, end in zip(channels, ends, strict=True)}
+
+
+def _chosen_modalities(scene: Scene, config: DataConfig) -> tuple[str, ...]:
+    available = scene.manifest.modality_names
+    for name in config.modalities:
+        if name not in available:
+            raise unknown_name(f"modality of scene {scene.manifest.id}", name, available)
+    chosen = tuple(name for name in available if name in config.modalities or not config.modalities)
+    if config.pca is not None and "hsi" not in chosen:
+        raise ConfigError(
+            f"pca {config.pca} needs modality hsi, but the method sees {', '.join(chosen)}; set pca to none."
+        )
+    return chosen
+
+
+def _pixels_of(scene: Scene, split: Split, scope: PixelScope, setting: str) -> IntArray:
+    if scope == "scene":
+        return np.arange(scene.labels.size, dtype=np.int64)
+    if scope == "support":
+        return np.sort(split.support)
+    if split.train_area is None:
+        raise ConfigError(
+            f"{setting} train-blocks needs the split block-v1, the split is {split.name}; use block-v1, or the scope "
+            "scene or support."
+        )
+    return split.train_area

@@ -1,0 +1,118 @@
+"""Windows of pixels, gathered on the device from one padded canvas that holds every modality.
+
+The canvas is a channels-last float32 array (height + 2r, width + 2r, channels) with the modalities side by side and
+borders of r = (window - 1) / 2 pixels reflected about the edge pixel. The windows of a batch come out of a single
+``index_select`` over its rows of channels; no array of all windows ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.scenes.scene import FloatArray
+
+#: The symmetries of the square: 4 rotations, each without and with a left-right flip before it. 0 changes nothing.
+SYMMETRIES = 8
+
+
+def empty_canvas(height: int, width: int, channels: int, window: int) -> FloatArray:
+    """An uninitialised canvas (height + 2r, width + 2r, channels) for images of this size.
+
+    Raises:
+        ConfigError: If the window is even or larger than the image.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ConfigError(f"window {window} has no centre pixel; use an odd number of at least 1.")
+    if window > min(height, width):
+        raise ConfigError(
+            f"window {window} is larger than the scene ({height} x {width} pixels), so its border cannot be reflected; "
+            "use a smaller odd window."
+        )
+    radius = window // 2
+    return np.empty((height + 2 * radius, width + 2 * radius, channels), dtype=np.float32)
+
+
+def interior(canvas: FloatArray, window: int) -> FloatArray:
+    """The image part (height, width, channels) of a canvas, as a view."""
+    radius = window // 2
+    return canvas[radius : canvas.shape[0] - radius, radius : canvas.shape[1] - radius]
+
+
+def reflect_borders(canvas: FloatArray, window: int) -> None:
+    """Fill the borders of a canvas from its interior, as ``np.pad(..., mode="reflect")`` does."""
+    radius = window // 2
+    if radius == 0:
+        return
+    canvas[radius:-radius, :radius] = canvas[radius:-radius, 2 * radius : radius : -1]
+    canvas[radius:-radius, -radius:] = canvas[radius:-radius, -radius - 2 : -2 * radius - 2 : -1]
+    canvas[:radius] = canvas[2 * radius : radius : -1]
+    canvas[-radius:] = canvas[-radius - 2 : -2 * radius - 2 : -1]
+
+
+def build_canvas(images: Mapping[str, FloatArray], window: int) -> FloatArray:
+    """A canvas of images (height, width, channels) of equal size, stacked along the channels in their order.
+
+    Raises:
+        ConfigError: If the window is even or larger than the images.
+    """
+    height, width, _ = next(iter(images.values())).shape
+    canvas = empty_canvas(height, width, sum(image.shape[2] for image in images.values()), window)
+    np.concatenate(list(images.values()), axis=2, out=interior(canvas, window))
+    reflect_borders(canvas, window)
+    return canvas
+
+
+class WindowGatherer:
+    """Gathers windows from a canvas that lives on a device.
+
+    Args:
+        canvas: (height + 2r, width + 2r, channels) float32; on the CPU its memory is shared, not copied.
+        channels: Channels by modality, in the canvas's order.
+        window: Side of the window in pixels, odd.
+        device: Where the canvas is kept and windows come out.
+    """
+
+    def __init__(
+        self, canvas: FloatArray, channels: Mapping[str, int], window: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.channels = dict(channels)
+        self.window = window
+        self.canvas_width = canvas.shape[1]
+        self.width = canvas.shape[1] - 2 * (window // 2)
+        self.rows = torch.from_numpy(canvas).reshape(-1, canvas.shape[2]).to(device)
+        self.offsets = _offsets(window, self.canvas_width).to(device)
+
+    def gather(self, pixels: torch.Tensor, symmetry: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Windows centred on pixels.
+
+        Args:
+            pixels: (b,) int64 flat indices of the unpadded image, on the gatherer's device.
+            symmetry: (b,) int64 in 0..7, the symmetry of the square applied to each window, alike in all
+                modalities; None leaves windows as they are.
+
+        Returns:
+            Per modality (b, channels, window, window) float32: views into one gathered tensor, so use ``reshape``
+            rather than ``view`` on them.
+        """
+        corners = (pixels // self.width) * self.canvas_width + pixels % self.width
+        offsets = self.offsets[0] if symmetry is None else self.offsets[symmetry]
+        index = (corners[:, None] + offsets).reshape(-1)
+        windows = self.rows.index_select(0, index)
+        windows = windows.view(pixels.shape[0], self.window, self.window, -1).permute(0, 3, 1, 2)  # (b, c, w, w)
+        parts, start = {}, 0
+        for name, count in self.channels.items():
+            parts[name] = windows[:, start : start + count]
+            start += count
+        return parts
+
+
+def _offsets(window: int, canvas_width: int) -> torch.Tensor:
+    """Row offsets (8, window * window) of a window's pixels from its upper left one, under each symmetry."""
+    steps = torch.arange(window)
+    square = steps[:, None] * canvas_width + steps
+    turned = [torch.rot90(side, turns) for side in (square, square.flip(1)) for turns in range(4)]
+    return torch.stack([offsets.reshape(-1) for offsets in turned])

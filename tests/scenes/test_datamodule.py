@@ -1,0 +1,403 @@
+"""Data modules: what they serve, that order and augmentation are addressed, and that a plain Trainer takes them."""
+
+from __future__ import annotations
+
+import mmrs_bench  # noqa: F401 - its torchvision guard comes before lightning
+
+# isort: split
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L  # noqa: N812
+import numpy as np
+import pytest
+import torch
+from tiny import striped_map, tiny_scene
+
+from mmrs_bench.config import DataConfig
+from mmrs_bench.errors import ConfigError, SplitError
+from mmrs_bench.scenes import datamodule
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.scene import IntArray, Scene
+from mmrs_bench.scenes.split import make_split
+
+# Lightning's own use of torch's pytrees, with torch 2.9 and later.
+pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return tiny_scene(striped_map(96, 112), bands={"hsi": 5, "lidar": 2})
+
+
+def make(scene: Scene, *, seed: int = 0, **config: object) -> SceneDataModule:
+    return SceneDataModule(scene, DataConfig.model_validate({"window": 5, **config}), seed=seed, batch_size=16)
+
+
+def drained(loader: datamodule.PixelLoader, field: str = "pixel") -> IntArray:
+    return np.concatenate([batch[field].numpy() for batch in loader])
+
+
+# Pixels, images, features
+
+
+def test_pixels_and_targets(scene: Scene) -> None:
+    data = make(scene, shots=3, draw=4)
+    split = make_split(scene, "random-v1", shots=3, draw=4, window=5)
+    assert data.split.sha256 == split.sha256
+    np.testing.assert_array_equal(data.support, split.support)
+    np.testing.assert_array_equal(data.support_targets, np.repeat(np.arange(4), 3))
+    np.testing.assert_array_equal(data.query, split.query)
+    np.testing.assert_array_equal(data.query_targets, scene.labels[split.query] - 1)
+    assert data.labels_used == 12
+    assert data.num_classes == 4
+    assert data.class_names == ("class 1", "class 2", "class 3", "class 4")
+    assert data.validation.size == data.validation_targets.size == 0
+
+
+def test_images_features_and_windows_agree(scene: Scene) -> None:
+    data = make(scene)
+    assert data.modalities == ("hsi", "lidar")
+    assert data.channels == {"hsi": 5, "lidar": 2}
+    for name, image in data.images.items():
+        raw = scene.images[name].reshape(-1, image.shape[2]).astype(np.float64)
+        expected = ((raw - raw.mean(axis=0)) / raw.std(axis=0)).reshape(image.shape)
+        np.testing.assert_allclose(image, expected, atol=1e-5)
+    features = data.features(data.support)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features[:, :5], data.images["hsi"].reshape(-1, 5)[data.support])
+    np.testing.assert_array_equal(features[:, 5:], data.images["lidar"].reshape(-1, 2)[data.support])
+    np.testing.assert_array_equal(data.features(data.support, ["lidar"]), features[:, 5:])
+    windows = data.add_windows({"pixel": torch.from_numpy(data.support)})["windows"]
+    centres = torch.cat([windows["hsi"], windows["lidar"]], dim=1)[:, :, 2, 2]
+    np.testing.assert_array_equal(centres.numpy(), features)
+
+
+def test_images_are_views_that_refuse_writes(scene: Scene) -> None:
+    data = make(scene)
+    image = data.images["hsi"]
+    assert np.shares_memory(image, data.images["lidar"].base)
+    with pytest.raises(ValueError, match="read-only"):
+        image[0, 0] = 0
+    data.setup()
+    assert np.shares_memory(image, data.images["hsi"])  # a second setup does nothing
+
+
+def test_chosen_modalities_keep_the_manifest_order(scene: Scene) -> None:
+    assert make(scene, modalities=("lidar", "hsi")).modalities == ("hsi", "lidar")
+    only = make(scene, modalities=("lidar",))
+    assert only.channels == {"lidar": 2}
+    assert only.features(only.support).shape == (8, 2)
+    with pytest.raises(ConfigError, match="unknown modality 'hsi': Known: lidar"):
+        only.features(only.support, ["hsi"])
+    with pytest.raises(ConfigError, match="unknown modality of scene tiny 'lidr': did you mean lidar"):
+        make(scene, modalities=("lidr",)).setup()
+
+
+def test_principal_components_replace_the_bands(scene: Scene) -> None:
+    data = make(scene, pca=3)
+    assert data.channels == {"hsi": 3, "lidar": 2}
+    components = data.images["hsi"].reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(np.cov(components.T), np.eye(3), atol=1e-3)
+    np.testing.assert_array_equal(data.images["lidar"], make(scene).images["lidar"])
+    with pytest.raises(ConfigError, match="pca 6: the image has 5 bands"):
+        make(scene, pca=6).setup()
+    with pytest.raises(ConfigError, match="pca 2 needs modality hsi"):
+        make(scene, pca=2, modalities=("lidar",)).setup()
+    with pytest.raises(ConfigError, match="pca 4: its scope holds 4 pixels"):
+        make(scene, pca=4, shots=1, normalisation_scope="support").setup()
+
+
+@pytest.mark.parametrize("scope", ["scene", "train-blocks", "support"])
+def test_normalisation_is_fitted_on_its_scope(scene: Scene, scope: str) -> None:
+    data = make(scene, split="block-v1", normalisation_scope=scope, shots=5)
+    pixels = {
+        "scene": np.arange(96 * 112),
+        "train-blocks": data.split.train_area,
+        "support": data.support,
+    }[scope]
+    inside = data.features(pixels).astype(np.float64)
+    np.testing.assert_allclose(inside.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(inside.std(axis=0), 1, atol=1e-5)
+
+
+def test_unlabelled_scopes(scene: Scene) -> None:
+    np.testing.assert_array_equal(make(scene).unlabelled, np.arange(96 * 112))
+    support = make(scene, unlabelled="support")
+    np.testing.assert_array_equal(support.unlabelled, np.sort(support.support))
+    blocks = make(scene, split="block-v1", unlabelled="train-blocks")
+    np.testing.assert_array_equal(blocks.unlabelled, blocks.split.train_area)
+    assert (scene.labels[blocks.unlabelled] == 0).any()
+
+
+@pytest.mark.parametrize("setting", ["unlabelled", "normalisation_scope"])
+def test_train_blocks_need_the_block_split(scene: Scene, setting: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{setting} train-blocks needs the split block-v1, the split is random-v1"):
+        make(scene, **{setting: "train-blocks"}).setup()
+
+
+def test_windows_larger_than_the_scene_are_an_error() -> None:
+    with pytest.raises(SplitError, match="window 13 is larger than scene tiny"):
+        make(tiny_scene(striped_map(12, 40, field=4)), window=13).setup()
+
+
+@pytest.mark.parametrize("name", ["batch_size", "inference_batch"])
+def test_batches_need_a_pixel(scene: Scene, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is 0; use at least 1"):
+        SceneDataModule(scene, **{name: 0})
+
+
+# Subsamples of the query
+
+
+def test_limited_query_keeps_every_class_and_the_proportions() -> None:
+    truth = striped_map(96, 112, 3)
+    truth[truth == 3] = 1
+    truth.flat[np.flatnonzero(truth == 1)[:15]] = 3  # a class of 15 pixels
+    scene = tiny_scene(truth)
+    full = np.bincount(make(scene).query_targets)
+    for limit in (300, 1000):
+        data = make(scene, query_limit=limit)
+        counts = np.bincount(data.query_targets, minlength=3)
+        assert counts.sum() == limit
+        assert counts[2] == 10
+        assert counts[0] / counts[1] == pytest.approx(full[0] / full[1], rel=0.05)
+        assert np.isin(data.query, data.split.query).all()
+        assert (np.diff(data.query) > 0).all()
+        np.testing.assert_array_equal(data.query, make(scene, query_limit=limit, seed=9, modalities=("hsi",)).query)
+        assert not np.array_equal(data.query, make(scene, query_limit=limit, draw=1).query)
+    assert np.bincount(make(scene, query_limit=3).query_targets).tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(make(scene, query_limit=10**6).query, make(scene).query)
+    with pytest.raises(ConfigError, match="query_limit 2 cannot hold a pixel of each of 3 classes"):
+        make(scene, query_limit=2).setup()
+
+
+def test_paper_validation_is_200_query_pixels_that_stay_in_the_query(scene: Scene) -> None:
+    data = make(scene, selection="paper-val", shots=3)
+    assert data.validation.size == np.unique(data.validation).size == 200
+    assert np.isin(data.validation, data.query).all()
+    np.testing.assert_array_equal(data.query, make(scene, shots=3).query)
+    np.testing.assert_array_equal(data.validation_targets, scene.labels[data.validation] - 1)
+    assert data.labels_used == 12 + 200
+    np.testing.assert_array_equal(drained(data.val_dataloader()), data.validation)
+    np.testing.assert_array_equal(data.validation, make(scene, selection="paper-val", shots=3, seed=5).validation)
+    assert len(make(scene).val_dataloader()) == 0
+
+
+def test_paper_validation_uses_a_small_pool_whole() -> None:
+    data = make(tiny_scene(striped_map(24, 24, 2, field=6)), selection="paper-val", shots=2)
+    counts = np.bincount(data.scene.labels)[1:]
+    assert data.validation.size == sum(int(0.2 * count) for count in counts) < 200
+    assert data.labels_used == 4 + data.validation.size
+
+
+# Loaders
+
+
+def test_loaders_serve_every_pixel_once(scene: Scene) -> None:
+    data = make(scene, shots=7)
+    np.testing.assert_array_equal(drained(data.predict_dataloader()), data.query)
+    np.testing.assert_array_equal(drained(data.scene_dataloader()), np.arange(96 * 112))
+    np.testing.assert_array_equal(np.sort(drained(data.unlabelled_dataloader())), np.arange(96 * 112))
+    asked = np.array([5, 3, 900, 3])
+    np.testing.assert_array_equal(drained(data.pixel_dataloader(asked)), asked)
+    np.testing.assert_array_equal(np.sort(drained(data.train_dataloader())), np.sort(data.support))
+    for batch in data.train_dataloader():
+        np.testing.assert_array_equal(batch["target"].numpy(), scene.labels[batch["pixel"].numpy()] - 1)
+    assert all("target" not in batch for batch in data.predict_dataloader())
+    assert all("target" not in batch for batch in data.unlabelled_dataloader())
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (16, [16]), (17, [9, 8]), (40, [14, 13, 13])])
+def test_batches_are_few_and_even(count: int, sizes: list[int]) -> None:
+    loader = datamodule.PixelLoader(np.arange(count), batch_size=16)
+    assert len(loader) == len(sizes)
+    assert [len(batch["pixel"]) for batch in loader] == sizes
+
+
+def test_order_is_addressed_by_draw_seed_and_epoch(scene: Scene) -> None:
+    def epochs(**change: int) -> list[tuple[int, ...]]:
+        loader = make(scene, shots=10, **change).train_dataloader()
+        return [tuple(drained(loader)) for _ in range(3)]
+
+    first = epochs()
+    assert first == epochs()
+    assert len(set(first)) == 3
+    assert len({tuple(sorted(epoch)) for epoch in first}) == 1
+    assert not set(first) & set(epochs(seed=1))
+    loader = make(scene, shots=10).train_dataloader()
+    loader.set_epoch(2)
+    assert tuple(drained(loader)) == first[2]
+    assert make(scene).unlabelled_dataloader().shuffle != make(scene).train_dataloader().shuffle
+
+
+def test_symmetries_are_drawn_only_while_training(scene: Scene) -> None:
+    data = make(scene, shots=10)
+    batch = next(iter(data.train_dataloader()))
+    plain = data.on_after_batch_transfer(batch, 0)
+    assert set(plain) == {"pixel", "target", "windows"}
+    torch.testing.assert_close(plain["windows"]["hsi"], data.add_windows(batch)["windows"]["hsi"], rtol=0, atol=0)
+    turned = data.add_windows(batch, augment=True)["windows"]
+    assert not torch.equal(turned["hsi"], plain["windows"]["hsi"])
+    torch.testing.assert_close(turned["hsi"][..., 2, 2], plain["windows"]["hsi"][..., 2, 2], rtol=0, atol=0)
+    assert set(drained(data.unlabelled_dataloader(), "symmetry")) == set(range(8))
+    still = SceneDataModule(scene, DataConfig(window=5), augment=False)
+    assert all("symmetry" not in batch for batch in still.train_dataloader())
+
+
+# Lightning
+
+
+class Plain(L.LightningModule):
+    """What a user writes who wants nothing else of the suite."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.head = torch.nn.LazyLinear(classes) if channels == 0 else torch.nn.Conv2d(channels, classes, 5)
+        self.seen: list[tuple[bool, torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, batch: dict) -> torch.Tensor:
+        self.seen.append((self.training, batch["pixel"], batch["windows"]["lidar"]))
+        return self.head(torch.cat(list(batch["windows"].values()), dim=1)).flatten(1)
+
+    def training_step(self, batch: dict, _index: int) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self(batch), batch["target"])
+
+    def predict_step(self, batch: dict, _index: int) -> torch.Tensor:
+        return self(batch).argmax(1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.05)
+
+
+class WithValidation(Plain):
+    def validation_step(self, batch: dict, _index: int) -> None:
+        self.log("accuracy", (self(batch).argmax(1) == batch["target"]).float().mean())
+
+
+def trainer(epochs: int, **options: object) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def test_plain_trainer_learns_and_predicts_in_order(scene: Scene) -> None:
+    data = make(scene, shots=10)
+    L.seed_everything(0, verbose=False)
+    model = Plain(7, 4)
+    own = trainer(25)
+    own.fit(model, datamodule=data)
+    predicted = torch.cat(own.predict(model, datamodule=data)).numpy()
+    assert predicted.shape == data.query_targets.shape
+    assert (predicted == data.query_targets).mean() > 0.8
+
+
+def test_trainer_moves_through_addressed_epochs_with_augmentation(scene: Scene) -> None:
+    data, model = make(scene, shots=10), Plain(7, 4)
+    own = trainer(2)
+    own.fit(model, datamodule=data)
+    own.predict(model, datamodule=data)
+    batches = len(data.train_dataloader())
+    loader = make(scene, shots=10).train_dataloader()
+    expected = [batch for _ in range(2) for batch in loader]
+    for (training, pixels, windows), batch in zip(model.seen[: 2 * batches], expected, strict=True):
+        assert training
+        assert torch.equal(pixels, batch["pixel"])
+        assert torch.equal(windows, data.add_windows(batch, augment=True)["windows"]["lidar"])
+    for training, pixels, windows in model.seen[2 * batches :]:
+        assert not training
+        assert torch.equal(windows, data.add_windows({"pixel": pixels})["windows"]["lidar"])
+
+
+@pytest.mark.parametrize("selection", ["last", "paper-val"])
+def test_trainer_takes_modules_with_validation(scene: Scene, selection: str) -> None:
+    own = trainer(1)
+    own.fit(WithValidation(7, 4), datamodule=make(scene, selection=selection))
+    assert ("accuracy" in own.callback_metrics) == (selection == "paper-val")
+
+
+def test_other_loaders_are_served_with_windows(scene: Scene) -> None:
+    class Pretraining(Plain):
+        def training_step(self, batch: dict, _index: int) -> torch.Tensor:
+            assert "target" not in batch
+            return self(batch).square().mean()
+
+    data, model = make(scene, unlabelled="support", shots=10), Pretraining(7, 4)
+    trainer(1).fit(model, datamodule=data.serving(train=data.unlabelled_dataloader()))
+    batch = next(iter(data.unlabelled_dataloader()))
+    assert torch.equal(model.seen[0][2], data.add_windows(batch, augment=True)["windows"]["lidar"])
+    with pytest.raises(ConfigError, match="no training loader was given"):
+        trainer(1).fit(model, datamodule=data.serving())
+    asked = np.array([9, 2, 77])
+    outputs = trainer(1).predict(model, datamodule=data.serving(predict=data.pixel_dataloader(asked)))
+    assert [len(output) for output in outputs] == [3]
+    assert torch.equal(model.seen[-1][1], torch.from_numpy(asked))
+
+
+# Shipped scenes and memory
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [
+        ("Houston2013DataModule", "houston2013"),
+        ("TrentoDataModule", "trento"),
+        ("MUUFLDataModule", "muufl"),
+        ("AugsburgDataModule", "augsburg"),
+        ("BerlinDataModule", "berlin"),
+    ],
+)
+def test_named_modules_load_their_scene(scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str, dataset: str) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(datamodule, "load_scene", lambda dataset: asked.append(dataset) or scene)
+    data = getattr(datamodule, name)(DataConfig(window=7, shots=4), seed=3, batch_size=8)
+    assert asked == []  # nothing is loaded before it is needed
+    assert (data.support.size, data.seed, data.batch_size) == (16, 3, 8)
+    assert asked == [dataset]
+
+
+MEMORY_SCRIPT = """
+import re
+from pathlib import Path
+import numpy as np
+from tiny import striped_map, tiny_scene
+from mmrs_bench.config import DataConfig
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.scene import Scene
+
+def peak_bytes():  # of this program; ru_maxrss would start from the peak of the process that started it
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+scene = tiny_scene(striped_map(349, 360, 15), bands={"hsi": 1, "lidar": 1})
+cube = np.random.default_rng(0).standard_normal((349, 360, 144), dtype=np.float32)
+scene = Scene(scene.manifest, {"hsi": cube, "lidar": scene.images["lidar"]}, scene.ground_truth)
+data = SceneDataModule(scene, DataConfig(window=11), inference_batch=256)
+before = peak_bytes()
+data.setup()
+for index, batch in enumerate(data.scene_dataloader()):
+    windows = data.on_after_batch_transfer(batch)["windows"]
+    if index == 20:
+        break
+print((peak_bytes() - before) / cube.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_peak_memory_is_the_scene_and_one_canvas() -> None:
+    """All windows would be 121 times the cube; beside the raw cube a run may need one canvas and some chunks."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0.9 < float(result.stdout) < 2.5

@@ -1,0 +1,106 @@
+"""Windows against padding and slicing, pixel by pixel, and the joint symmetries of all modalities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.scenes.scene import FloatArray
+from mmrs_bench.scenes.windows import SYMMETRIES, WindowGatherer, build_canvas
+
+
+def random_images(height: int, width: int, seed: int = 0) -> dict[str, FloatArray]:
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.normal(size=(height, width, channels)).astype(np.float32)
+        for name, channels in (("hsi", 4), ("lidar", 1), ("sar", 2))
+    }
+
+
+def make_gatherer(images: dict[str, FloatArray], window: int) -> WindowGatherer:
+    channels = {name: image.shape[2] for name, image in images.items()}
+    return WindowGatherer(build_canvas(images, window), channels, window)
+
+
+def sliced_window(image: FloatArray, window: int, pixel: int) -> FloatArray:
+    """The window (channels, w, w) cut out of a padded copy."""
+    radius = window // 2
+    padded = np.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    row, column = divmod(pixel, image.shape[1])
+    return padded[row : row + window, column : column + window].transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 7, 9])
+def test_every_window_equals_padding_and_slicing(window: int) -> None:
+    images = random_images(9, 12)
+    windows = make_gatherer(images, window).gather(torch.arange(9 * 12))
+    for name, image in images.items():
+        assert windows[name].shape == (9 * 12, image.shape[2], window, window)
+        for pixel in range(9 * 12):
+            np.testing.assert_array_equal(windows[name][pixel].numpy(), sliced_window(image, window, pixel))
+
+
+@given(st.integers(1, 14), st.integers(1, 14), st.integers(0, 6), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_any_batch_of_any_raster(height: int, width: int, radius: int, seed: int) -> None:
+    window = 2 * radius + 1
+    images = random_images(height, width, seed)
+    if window > min(height, width):
+        with pytest.raises(
+            ConfigError, match=rf"window {window} is larger than the scene \({height} x {width} pixels\)"
+        ):
+            build_canvas(images, window)
+        return
+    pixels = np.random.default_rng(seed).integers(0, height * width, size=5)
+    windows = make_gatherer(images, window).gather(torch.from_numpy(pixels))
+    for name, image in images.items():
+        expected = np.stack([sliced_window(image, window, pixel) for pixel in pixels])
+        np.testing.assert_array_equal(windows[name].numpy(), expected)
+
+
+@pytest.mark.parametrize("window", [0, 2, -1])
+def test_window_without_centre_is_an_error(window: int) -> None:
+    with pytest.raises(ConfigError, match="no centre pixel"):
+        build_canvas(random_images(9, 12), window)
+
+
+def test_canvas_on_the_cpu_is_shared_not_copied() -> None:
+    canvas = build_canvas(random_images(9, 12), 3)
+    gatherer = WindowGatherer(canvas, {"hsi": 4, "lidar": 1, "sar": 2}, 3)
+    canvas[4, 5] = 42
+    centre = gatherer.gather(torch.tensor([3 * 12 + 4]))["hsi"][0, :, 1, 1]
+    assert (centre == 42).all()
+
+
+def square_symmetries(window: FloatArray) -> set[bytes]:
+    """All 8 images of a window (channels, w, w) under rotations and transpositions, as bytes."""
+    turned = [np.rot90(w, k, axes=(1, 2)) for w in (window, window.transpose(0, 2, 1)) for k in range(4)]
+    return {np.ascontiguousarray(w).tobytes() for w in turned}
+
+
+def test_symmetries_are_the_eight_of_the_square() -> None:
+    images = random_images(9, 12)
+    gatherer = make_gatherer(images, 5)
+    pixel = torch.full((SYMMETRIES,), 40)
+    turned = gatherer.gather(pixel, torch.arange(SYMMETRIES))["hsi"]
+    plain = gatherer.gather(pixel[:1])["hsi"][0]
+    found = {np.ascontiguousarray(w.numpy()).tobytes() for w in turned}
+    assert found == square_symmetries(plain.numpy())
+    torch.testing.assert_close(turned[0], plain, rtol=0, atol=0)
+    torch.testing.assert_close(turned[:, :, 2, 2], plain[:, 2, 2].expand(SYMMETRIES, -1), rtol=0, atol=0)
+
+
+def test_modalities_stay_registered_under_symmetries() -> None:
+    image = np.random.default_rng(0).normal(size=(15, 15, 1)).astype(np.float32)
+    gatherer = make_gatherer({"hsi": image, "lidar": 2 * image, "sar": image + 1}, 7)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(15 * 15, (64,), generator=generator)
+    symmetry = torch.randint(SYMMETRIES, (64,), generator=generator)
+    windows = gatherer.gather(pixels, symmetry)
+    torch.testing.assert_close(windows["lidar"], 2 * windows["hsi"], rtol=0, atol=0)
+    torch.testing.assert_close(windows["sar"], windows["hsi"] + 1, rtol=0, atol=0)
+    assert not torch.equal(windows["hsi"], gatherer.gather(pixels)["hsi"])
