@@ -1,0 +1,89 @@
+# One-liners over the console script: everything here can be called without make.
+#
+#   make bench DATASET=houston2013 SHOTS="2 5 10" METHODS="rf-spatial cnn" DRAWS=10 BUDGET=paper
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev
+
+DATASET ?= simulated
+SPLIT ?= random-v1
+SHOTS ?= 2
+METHODS ?= all
+DRAWS ?= 5
+BUDGET ?= quick
+RESULTS ?= results
+# Further options of the command, e.g. RUN="--workers 4 --keep-going".
+RUN ?=
+
+# Read when libraries are loaded: spinning OpenMP threads and returned pages cost factors on busy CPUs.
+export OMP_WAIT_POLICY ?= PASSIVE
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
+
+BIN := $(VENV)/bin
+BENCH := $(BIN)/mmrs-bench
+SUITE = --datasets $(DATASET) --splits $(SPLIT) --shots $(SHOTS) --methods $(METHODS) --draws $(DRAWS) \
+	--budget $(BUDGET) --results $(RESULTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench plan leaderboard compare map regress update-baselines data test lint speed
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
+
+# uv does not read pip's settings; without them it would fetch a CUDA build of torch (several GB) on a machine whose
+# pip is set up to offer a CPU build. So it is given them, and pip's rule that all indexes count the same.
+pip_setting = $$($(BIN)/python -m pip config get global.$(1) 2>/dev/null | xargs)
+
+setup: ## environment in .venv, once; EXTRAS="dev,fast" adds extras
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null; then \
+		links="$${PIP_FIND_LINKS:-$(call pip_setting,find-links)}"; \
+		more="$${PIP_EXTRA_INDEX_URL:-$(call pip_setting,extra-index-url)}"; \
+		index="$${PIP_INDEX_URL:-$(call pip_setting,index-url)}"; \
+		test -z "$$links" || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $$links | tr ' ' ',')}"; \
+		test -z "$$more" || export UV_EXTRA_INDEX_URL="$${UV_EXTRA_INDEX_URL:-$$more}"; \
+		test -z "$$index" || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
+		export UV_INDEX_STRATEGY="$${UV_INDEX_STRATEGY:-unsafe-best-match}"; \
+		uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	else \
+		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	fi
+	@$(BENCH) version
+
+bench: ## compute what is missing, then show the leaderboard
+	@$(BENCH) run $(SUITE) $(RUN)
+
+plan: ## every cell, its state, and how long the rest will take
+	@$(BENCH) plan $(SUITE)
+
+leaderboard: ## all tables of RESULTS, to the terminal and to files
+	@$(BENCH) leaderboard --results $(RESULTS)
+
+compare: ## two methods draw by draw: METHODS="rf-spatial cnn"
+	@$(BENCH) compare $(METHODS) --results $(RESULTS)
+
+map: ## class map of a whole scene: METHODS=rf-spatial
+	@$(BENCH) map --datasets $(DATASET) --splits $(SPLIT) --shots $(SHOTS) --methods $(METHODS) --budget $(BUDGET) \
+		--results $(RESULTS) $(RUN)
+
+regress: ## OA, AA and kappa against the committed baselines; exit 1 on a loss
+	@$(BENCH) regress $(RUN)
+
+update-baselines: ## measure new baselines (clean checkout only), print old -> new
+	@$(BENCH) regress --update-baselines $(RUN)
+
+data: ## scenes and which of them are here; `mmrs-bench data fetch NAME` gets one
+	@$(BENCH) data list
+
+test: ## the tests
+	@$(BIN)/python -m pytest $(RUN)
+
+lint: ## format, lint and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+speed: ## the performance suite
+	@$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only $(RUN)

@@ -1,0 +1,59 @@
+"""``list`` and ``version``."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from mmrs_bench.commands.output import say, say_columns
+from mmrs_bench.config import QUERY_LIMITS, SplitName
+from mmrs_bench.registry import method_cards
+from mmrs_bench.scenes.manifest import load_manifest, shipped_names
+from mmrs_bench.version import __version__
+
+_SPLITS: dict[SplitName, str] = {
+    "random-v1": "support drawn from all labelled pixels; comparable with papers, windows overlap",
+    "block-v1": "support and query in spatially disjoint blocks with a buffer of one window",
+    "official-v1": "the publishers' train and test pixels, where a scene has them",
+}
+
+
+def list_names(*, what: str) -> int:
+    """Print what can be named on the command line."""
+    {"methods": _methods, "datasets": _datasets, "splits": _splits, "budgets": _budgets}[what]()
+    return 0
+
+
+def show_version() -> int:
+    """Print the version."""
+    say(__version__)
+    return 0
+
+
+def _methods() -> None:
+    rows = [("method", "variants", "selection", "weights", "title")]
+    for card in method_cards().values():
+        variants = ", ".join(name for name in card.variants if name != "default") or "-"
+        weights = ", ".join(card.needs_weights) or "-"
+        rows.append((card.name, variants, ", ".join(card.selections), weights, card.title))
+    say_columns(rows)
+
+
+def _datasets() -> None:
+    rows = [("dataset", "size", "classes", "modalities", "official split", "title")]
+    for name in shipped_names():
+        manifest = load_manifest(name)
+        modalities = " + ".join(f"{m.name} {m.bands}" for m in manifest.modalities)
+        official = "yes" if manifest.official_split else "-"
+        size = f"{manifest.height} x {manifest.width}"
+        rows.append((name, size, str(len(manifest.classes)), modalities, official, manifest.title))
+    say_columns(rows)
+
+
+def _splits() -> None:
+    say_columns((name, _SPLITS[name]) for name in get_args(SplitName))
+
+
+def _budgets() -> None:
+    rows = [("budget", "query pixels", "training lengths are in benchmarks/methods/*.yaml")]
+    rows += [(name, "all" if limit is None else f"at most {limit}", "") for name, limit in QUERY_LIMITS.items()]
+    say_columns(rows)

@@ -1,0 +1,20 @@
+"""``check``: the conformance tests of a method, for those who write one."""
+
+from __future__ import annotations
+
+from mmrs_bench.commands.output import say
+from mmrs_bench.methods.conformance import check as run_checks
+from mmrs_bench.registry import method_card
+
+EXIT_FAILED = 1
+
+
+def check(*, method: str) -> int:
+    """Print one line per promise of a method; exit status 1 if one is broken."""
+    findings = run_checks(method_card(method))
+    for finding in findings:
+        fault = " ".join(finding.fault.split())
+        say(f"{'FAILED' if fault else 'ok':8}{finding.check}{': ' + fault if fault else ''}")
+    faults = sum(bool(finding.fault) for finding in findings)
+    say(f"{method}: {f'{faults} of {len(findings)} checks failed' if faults else 'conforms'}")
+    return EXIT_FAILED if faults else 0

@@ -1,0 +1,62 @@
+"""``data list | fetch | verify | where``."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+from mmrs_bench.commands.output import say, say_columns
+from mmrs_bench.paths import data_root
+from mmrs_bench.scenes.fetch import fetch as fetch_files
+from mmrs_bench.scenes.fetch import scene_folder, status
+from mmrs_bench.scenes.fetch import verify as verify_files
+from mmrs_bench.scenes.manifest import load_manifest, shipped_names
+
+EXIT_FAILED = 1
+#: Characters of the terms of use in the list; the manifest has them in full.
+TERMS_WIDTH = 80
+
+
+def list_scenes() -> int:
+    """Print every scene, whether its files are here, and how its terms of use begin."""
+    rows = [("dataset", "size", "classes", "files", "terms of use")]
+    for name in shipped_names():
+        manifest = load_manifest(name)
+        size = f"{manifest.height} x {manifest.width}"
+        terms = textwrap.shorten(manifest.terms, TERMS_WIDTH, placeholder="...")
+        rows.append((name, size, str(len(manifest.classes)), status(manifest).state, terms))
+    say_columns(rows)
+    say(f"files lie in {data_root()}")
+    return 0
+
+
+def fetch(*, name: str, source: str | None) -> int:
+    """Fetch and verify a scene's files."""
+    folder = fetch_files(load_manifest(name), source_dir=Path(source).expanduser() if source else None, progress=_step)
+    say(str(folder))
+    return 0
+
+
+def verify(*, name: str) -> int:
+    """Check a scene's files against its manifest; exit status 1 if anything is wrong."""
+    manifest = load_manifest(name)
+    rows = verify_files(manifest)
+    for row in rows:
+        say(f"{'ok' if row.ok else 'WRONG':7}{row.file}: {row.found}{'' if row.ok else f', expected {row.expected}'}")
+    wrong = sum(not row.ok for row in rows)
+    if manifest.simulated:
+        say(f"{name} is simulated: there are no files to verify")
+    elif wrong:
+        say(f"{wrong} of {len(rows)} checks failed in {scene_folder(manifest)}; mmrs-bench data fetch {name} mends it")
+    return EXIT_FAILED if wrong else 0
+
+
+def where(*, name: str | None) -> int:
+    """Print the folder of a scene's files, or of all of them."""
+    say(str(scene_folder(load_manifest(name)) if name else data_root()))
+    return 0
+
+
+def _step(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,64 @@
+"""``map``: a class map of a whole scene."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrs_bench.commands.output import say
+from mmrs_bench.commands.run import make_suite
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.cells import Cell, build_cells
+from mmrs_bench.evaluation.maps import write_map
+from mmrs_bench.evaluation.runner import fit_cell, resolve_device
+
+
+def draw_map(
+    *, results: str, device: str, precision: str, draw: int, out: str | None, tif: bool, **suite_options: Any
+) -> int:
+    """Compute one cell again, which gives the same method state, and classify every pixel of the raster."""
+    cell = _one_cell(suite_options, draw)
+    folder = Path(results).expanduser()
+    execution = resolve_device(ExecutionConfig.model_validate({"device": device, "precision": precision}))
+    method, data, _ = fit_cell(cell, execution, folder, _show_stage)
+    _show_stage("predict the whole scene", 0.0)
+    targets = method.predict(data, np.arange(data.scene.labels.size))
+    protocol = cell.protocol
+    name = "-".join(
+        (
+            protocol.scene,
+            cell.method_label.replace(":", "-"),
+            protocol.data.split,
+            f"{protocol.data.shots}shot",
+            f"draw{draw:02d}",
+            protocol.key,
+        )
+    )
+    target_folder = Path(out).expanduser() if out else folder / "maps"
+    for suffix in (".png", ".tif") if tif else (".png",):
+        path = target_folder / f"{name}{suffix}"
+        write_map(path, data.scene, targets, support=data.support, title=cell.title)
+        say(str(path))
+    return 0
+
+
+def _one_cell(suite_options: dict[str, Any], draw: int) -> Cell:
+    if draw < 0:
+        raise ConfigError(f"draw {draw}: draws count from 0")
+    cells = build_cells(make_suite({**suite_options, "draws": draw + 1}))
+    chosen = [cell for cell in cells if cell.protocol.data.draw == draw]
+    if len(chosen) != 1:
+        raise ConfigError(
+            f"a map shows one cell, and these options describe {len(chosen)}; give one --dataset, --split, --shots, "
+            "--method and --seed"
+        )
+    return chosen[0]
+
+
+def _show_stage(stage: str, done: float) -> None:
+    if done == 0.0:
+        sys.stderr.write(f"{stage}\n")

@@ -1,0 +1,30 @@
+"""Writing to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+
+#: Width of tables that go to a file or a pipe, where there is no terminal to fit into.
+FILE_WIDTH = 120
+
+
+def table_console() -> Console:
+    """Where tables are printed: the terminal in its width, or a file in a width that cuts nothing."""
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
+
+
+def say(text: str = "") -> None:
+    """Write one line to standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+def say_columns(rows: Iterable[Sequence[str]]) -> None:
+    """Write rows as left-aligned columns, without cutting anything."""
+    table = [list(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    for row in table:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

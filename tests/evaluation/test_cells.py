@@ -1,0 +1,238 @@
+"""Cells of a suite, their order, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fake_cells import fake_record, make_cells
+
+from mmrs_bench import registry
+from mmrs_bench.errors import BenchError, ConfigError, SplitError
+from mmrs_bench.evaluation.cells import Suite, build_cells, weightless_methods
+from mmrs_bench.evaluation.jobs import cell_lock
+from mmrs_bench.evaluation.planning import State, expected_queries, make_plan, remaining_seconds, state_of
+from mmrs_bench.evaluation.progress import duration_text
+from mmrs_bench.evaluation.records import save_failure, save_record
+
+CARDS: list[dict[str, Any]] = [
+    {"name": "alpha", "variants": {"big": {"config": {"size": 9}}}, "budgets": {"paper": {"size": 5}}},
+    {"name": "beta", "selections": ["support-cv", "last"]},
+    {"name": "gamma", "needs_weights": ["clip"]},
+]
+COUNTS = (60, 20, 90)
+
+
+@pytest.fixture(autouse=True)
+def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three method cards instead of the shipped ones."""
+    folder = tmp_path / "benchmarks" / "methods"
+    folder.mkdir(parents=True)
+    for card in CARDS:
+        fields = {
+            "version": 1,
+            "class_path": "nowhere:Nothing",
+            "title": "a fake",
+            "reference": "none",
+            "config": {"size": 1},
+            **card,
+        }
+        (folder / f"{card['name']}.yaml").write_text(yaml.safe_dump(fields))
+    monkeypatch.setattr(registry, "BENCHMARK_DIR", tmp_path / "benchmarks")
+    monkeypatch.setattr(registry, "entry_point_paths", lambda group: [])
+    registry.method_cards.cache_clear()
+    yield
+    registry.method_cards.cache_clear()
+
+
+def write_manifest(folder: Path, scene_id: str = "tiny", **changes: Any) -> str:
+    colors = ("#112233", "#445566", "#778899")
+    fields = {
+        "schema": 1,
+        "id": scene_id,
+        "revision": "r1",
+        "title": "Tiny",
+        "height": 15,
+        "width": 30,
+        "modalities": [{"name": "hsi", "sensor": "s", "bands": 4}, {"name": "lidar", "sensor": "s", "bands": 1}],
+        "classes": [
+            {"id": k, "name": f"c{k}", "color": color, "count": count}
+            for k, (color, count) in enumerate(zip(colors, COUNTS, strict=True), 1)
+        ],
+        "generator": {"layout": "tiny"},
+        "terms": "none",
+        "citation": "none",
+        **changes,
+    }
+    path = folder / f"{scene_id}.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return str(path)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return Suite(datasets=(write_manifest(tmp_path),), draws=2, methods=("alpha",))
+
+
+def test_draws_are_outermost_within_scene_split_and_shots(suite: Suite) -> None:
+    cells = build_cells(replace(suite, methods=("alpha", "beta"), shots=(2, 5), splits=("random-v1", "block-v1")))
+    order = [(c.protocol.data.split, c.protocol.data.shots, c.protocol.data.draw, c.protocol.method) for c in cells]
+    expected = [
+        (split, shots, draw, method)
+        for split in ("random-v1", "block-v1")
+        for shots in (2, 5)
+        for draw in (0, 1)
+        for method in ("alpha", "beta")
+    ]
+    assert order == expected
+
+
+def test_repeated_cells_are_dropped(suite: Suite) -> None:
+    repeated = replace(
+        suite, datasets=suite.datasets * 2, shots=(2, 2), methods=("alpha", "alpha:default", "all"), seeds=(0, 0)
+    )
+    assert [c.key for c in build_cells(repeated)] == [c.key for c in build_cells(replace(suite, methods=("all",)))]
+
+
+def test_all_means_every_method_without_weights(suite: Suite) -> None:
+    assert weightless_methods() == ["alpha", "beta"]
+    assert {c.protocol.method for c in build_cells(replace(suite, methods=("all",)))} == {"alpha", "beta"}
+    assert {c.protocol.method for c in build_cells(replace(suite, methods=("gamma",)))} == {"gamma"}
+
+
+def test_budget_and_variant_reach_the_protocol(suite: Suite) -> None:
+    (cell,) = build_cells(replace(suite, draws=1, budget="paper"))
+    assert cell.protocol.method_config == {"size": 5}
+    assert cell.protocol.data.query_limit is None
+    (cell,) = build_cells(replace(suite, draws=1, budget="smoke", methods=("alpha:big",)))
+    assert cell.protocol.method_config == {"size": 9}
+    assert cell.protocol.data.query_limit == 2000
+    assert cell.method_label == "alpha:big"
+    assert cell.title == "alpha:big tiny-r1 random-v1 2-shot draw 0"
+
+
+def test_selection_defaults_to_the_card_and_is_checked_against_it(suite: Suite) -> None:
+    cells = build_cells(replace(suite, draws=1, methods=("alpha", "beta")))
+    assert [c.protocol.data.selection for c in cells] == ["last", "support-cv"]
+    cells = build_cells(replace(suite, draws=1, methods=("alpha", "beta"), selection="last"))
+    assert [c.protocol.data.selection for c in cells] == ["last", "last"]
+    with pytest.raises(ConfigError, match="'alpha' does not know the selection rule 'support-cv'"):
+        build_cells(replace(suite, methods=("alpha", "beta"), selection="support-cv"))
+
+
+def test_all_modalities_by_name_are_the_same_cell_as_none(suite: Suite) -> None:
+    (one,) = build_cells(replace(suite, draws=1))
+    (other,) = build_cells(replace(suite, draws=1, modalities=("lidar", "hsi")))
+    (part,) = build_cells(replace(suite, draws=1, modalities=("lidar",)))
+    assert one.key == other.key != part.key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shots": (0,)}, "shots 0: "),
+        ({"shots": ()}, "--shots is empty"),
+        ({"shots": (2, 20)}, r"class 2 \(c2\) .* has only 20 .* give --shots 19 or fewer"),
+        ({"draws": 0}, "draws 0: "),
+        ({"window": 8}, "window 8 is even: .* use --window 7 or 9"),
+        ({"window": 0}, "window 0: "),
+        ({"window": -3}, "window -3: "),
+        ({"window": 17}, "window 17 is larger .* 15 x 30 pixels; .* at most 15"),
+        ({"methods": ("alhpa",)}, "unknown method 'alhpa': did you mean alpha"),
+        ({"methods": ("alpha:bgi",)}, "unknown variant of alpha 'bgi': did you mean big"),
+        ({"methods": ()}, "--methods is empty"),
+        ({"modalities": ("ldar",)}, "unknown modality of .* 'ldar': did you mean lidar"),
+        ({"pca": 0}, "pca 0: "),
+        ({"pca": 5}, "pca 5: the HSI of .* has 4 bands"),
+        ({"seeds": (-1,)}, "seed -1: "),
+        ({"splits": ("official-v1",)}, "has no official split; use --split random-v1 or block-v1"),
+        ({"datasets": ("simulatd",)}, "unknown dataset 'simulatd': did you mean simulated"),
+        ({"datasets": ("nowhere.yaml",)}, r"nowhere\.yaml: cannot be read"),
+    ],
+)
+def test_absurd_suites_are_refused_in_one_line(suite: Suite, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchError, match=message) as caught:
+        build_cells(replace(suite, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_largest_window_and_shots_that_fit_are_accepted(suite: Suite) -> None:
+    assert build_cells(replace(suite, window=15, shots=(19,)))
+
+
+def test_official_counts_bound_the_shots(tmp_path: Path, suite: Suite) -> None:
+    member = {"file": "a.npy"}
+    official = write_manifest(
+        tmp_path,
+        "official",
+        generator=None,
+        sources=[{"file": "a.npy"}],
+        ground_truth={"parts": [member]},
+        modalities=[{"name": "hsi", "sensor": "s", "bands": 4, "parts": [member]}],
+        official_split={"train": member, "test": member, "train_counts": [9, 5, 9]},
+    )
+    asked = replace(suite, datasets=(official,), splits=("official-v1",))
+    assert build_cells(replace(asked, shots=(5,)))
+    with pytest.raises(SplitError, match=r"class 2 \(c2\) .* has only 5 .* give --shots 5 or fewer"):
+        build_cells(replace(asked, shots=(6,)))
+
+
+def test_states_of_cells(tmp_path: Path) -> None:
+    done, failed, running, todo = make_cells(4)
+    save_record(tmp_path, fake_record(done))
+    save_failure(tmp_path, failed.protocol, ConfigError("no"))
+    with cell_lock(tmp_path / "locks", running.key):
+        states = [planned.state for planned in make_plan(tmp_path, [done, failed, running, todo], [])]
+    assert states == [State.DONE, State.FAILED, State.RUNNING, State.TO_DO]
+    assert state_of(tmp_path, running) is State.TO_DO
+    assert not (tmp_path / "locks" / f"{todo.key}.lock").exists()
+
+
+def test_estimates_come_from_the_most_similar_records(tmp_path: Path, suite: Suite) -> None:
+    here = write_manifest(tmp_path, "here")
+    there = write_manifest(tmp_path, "there", height=16)
+    cells = build_cells(replace(suite, datasets=(here, there), shots=(2, 5), draws=2))
+    measured = fake_record(cells[0], seconds=10.0)  # of "here", 2 shots
+    estimates = {
+        (c.protocol.scene, c.protocol.data.shots): seconds for c, _, seconds in make_plan(tmp_path, cells, [measured])
+    }
+    assert estimates["here-r1", 2] == 10.0
+    assert estimates["here-r1", 5] == 10.0
+    assert estimates["there-r1", 2] == pytest.approx(10.0 * (sum(COUNTS) - 6) / measured.n_query)
+    other_method = build_cells(replace(suite, methods=("beta",)))
+    assert [seconds for _, _, seconds in make_plan(tmp_path, other_method, [measured])] == [None, None]
+
+
+def test_remaining_time_counts_what_is_not_done(tmp_path: Path) -> None:
+    cells = make_cells(4)
+    record = fake_record(cells[0], seconds=8.0)
+    save_record(tmp_path, record)
+    plan = make_plan(tmp_path, [*cells, *make_cells(1, method="other")], [record])
+    assert remaining_seconds(plan, workers=2) == (12.0, 1)
+
+
+def test_expected_queries_respect_the_budget(suite: Suite, tmp_path: Path) -> None:
+    (cell,) = build_cells(replace(suite, draws=1))
+    assert expected_queries(cell) == sum(COUNTS) - 6
+    large = write_manifest(
+        tmp_path,
+        "large",
+        classes=[{"id": k, "name": f"c{k}", "color": f"#00000{k}", "count": 9000} for k in (1, 2, 3)],
+    )
+    counts = [
+        expected_queries(cell)
+        for budget in ("smoke", "quick", "paper")
+        for cell in build_cells(replace(suite, draws=1, datasets=(large,), budget=budget))  # type: ignore[arg-type]
+    ]
+    assert counts == [2000, 20000, 26994]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
