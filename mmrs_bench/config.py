@@ -137,7 +137,7 @@ class MethodSpec(_Frozen):
     external_data: str = "none"
     needs_weights: tuple[str, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict)
-    variants: dict[str, VariantSpec] = Field(default_factory=dict)
+    variants: dict[str, VariantSpec] = Field(default_factory=dict, validate_default=True)
     budgets: dict[BudgetName, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("variants")

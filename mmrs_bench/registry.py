@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,11 @@ from pydantic import ValidationError
 from mmrs_bench.config import BudgetName, MethodSpec
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.paths import BENCHMARK_DIR
+from mmrs_bench.plugins import entry_point_paths
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from mmrs_bench.methods.base import Method
 
 METHOD_GROUP = "mmrs_bench.methods"
@@ -35,11 +37,20 @@ def read_method_card(path: Path) -> MethodSpec:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         return MethodSpec.model_validate(fields)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as a method card: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
-        raise ConfigError(f"{path}: {faults}") from error
+        raise ConfigError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from error
+
+
+def _describe(fault: ErrorDetails) -> str:
+    field = ".".join(map(str, fault["loc"])) or "(whole card)"
+    known = {
+        "missing": "is missing; add it",
+        "extra_forbidden": f"is not a field of a method card; the fields are {', '.join(MethodSpec.model_fields)}",
+    }
+    other = f"{fault['msg']} (found {fault['input']!r})"
+    return f"{field}: {known.get(fault['type'], other)}"
 
 
 @cache
@@ -47,10 +58,10 @@ def method_cards() -> dict[str, MethodSpec]:
     """All known methods by name.
 
     Raises:
-        ConfigError: If a card is faulty or two cards share a name.
+        ConfigError: If a card is faulty, two cards share a name, or an entry point does not give a card's path.
     """
     paths = sorted((BENCHMARK_DIR / "methods").glob("*.yaml"))
-    paths += [Path(entry.load()) for entry in entry_points(group=METHOD_GROUP)]
+    paths += [path for _, path in entry_point_paths(METHOD_GROUP)]
     cards: dict[str, MethodSpec] = {}
     for path in paths:
         card = read_method_card(path)
@@ -96,10 +107,17 @@ def method_class(card: MethodSpec) -> type[Method]:
     """Import a method's class.
 
     Raises:
-        ConfigError: If the card's ``class_path`` cannot be imported.
+        ConfigError: If the card's ``class_path`` cannot be imported or is not a `Method`.
     """
     module, _, name = card.class_path.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"method {card.name!r}: {card.class_path} cannot be imported: {error}") from error
+    from mmrs_bench.methods.base import Method
+
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError(
+            f"method {card.name!r}: {card.class_path} is not a subclass of mmrs_bench.methods.base.Method; derive it"
+        )
+    return found

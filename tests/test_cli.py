@@ -17,7 +17,7 @@ from mmrs_bench.evaluation.cells import build_cells
 from mmrs_bench.evaluation.records import load_records
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 from mmrs_bench.registry import method_cards
-from mmrs_bench.scenes.manifest import shipped_names
+from mmrs_bench.scenes.catalogue import shipped_names
 
 HEAVY = ("torch", "lightning", "sklearn", "scipy", "skimage", "matplotlib", "torchmetrics")
 RUN = [sys.executable, "-c", "import sys; from mmrs_bench.cli import main; sys.exit(main())"]

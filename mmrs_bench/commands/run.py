@@ -18,7 +18,7 @@ from mmrs_bench.evaluation.planning import State, make_plan, remaining_seconds
 from mmrs_bench.evaluation.progress import RunDisplay, duration_text
 from mmrs_bench.evaluation.records import load_failures, load_records, record_path
 from mmrs_bench.io import write_text
-from mmrs_bench.scenes.manifest import load_manifest
+from mmrs_bench.scenes.catalogue import load_manifest
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -19,7 +19,8 @@ from mmrs_bench.config import (
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
 from mmrs_bench.registry import method_card, method_cards, resolve_config
-from mmrs_bench.scenes.manifest import Manifest, load_manifest
+from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.manifest import Manifest
 
 ALL_METHODS = "all"
 
@@ -29,7 +30,7 @@ class Suite:
     """A matrix of cells: the product of its tuples under one budget and one set of data settings.
 
     Attributes:
-        datasets: Names or manifest paths (see `mmrs_bench.scenes.manifest.load_manifest`).
+        datasets: Names or manifest paths (see `mmrs_bench.scenes.catalogue.load_manifest`).
         splits: Split protocols.
         shots: Labels per class.
         draws: Number of support samples; draws 0..draws-1 are run.

@@ -123,7 +123,7 @@ def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = No
     palette = np.array([_UNLABELLED, *(to_rgb(entry.color) for entry in entries)])
     picture, words = pseudo_colour(scene)
     errors, share = _errors(scene, classes, support)
-    panels = (
+    panels: tuple[tuple[str, NDArray[np.floating]], ...] = (
         (f"image ({words})", picture),
         ("ground truth", palette[scene.ground_truth]),
         ("class map", palette[classes]),

@@ -13,7 +13,7 @@ from mmrs_bench.config import QUERY_LIMITS
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.jobs import cell_lock
 from mmrs_bench.evaluation.records import Record, failure_path, record_path
-from mmrs_bench.scenes.manifest import load_manifest
+from mmrs_bench.scenes.catalogue import load_manifest
 
 
 class State(StrEnum):

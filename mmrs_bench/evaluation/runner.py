@@ -22,8 +22,8 @@ from mmrs_bench.evaluation.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.methods.base import Method, RunContext
 from mmrs_bench.registry import method_card, method_class
 from mmrs_bench.scenes.audit import audit
+from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.manifest import load_manifest
 from mmrs_bench.scenes.scene import Scene, load_scene
 
 #: Told a stage's name and the share of it that is done, in [0, 1].

@@ -1,31 +1,25 @@
 """Manifests: what a scene is, which files hold it, and what those files must contain.
 
-A manifest is data, not code. It is validated on load, and every fault is reported with file, field and fix.
+A manifest is data, not code; `mmrs_bench.scenes.catalogue` reads it and reports faults with file, field and fix.
 """
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from mmrs_bench.errors import ManifestError, unknown_name
 from mmrs_bench.io import content_hash
-from mmrs_bench.paths import MANIFEST_DIR
 
-SIMULATED_PREFIX = "sim-"
 MODALITY_NAMES = ("hsi", "lidar", "sar", "dsm")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -278,6 +272,12 @@ class Manifest(_Part):
         """The file this manifest was read from."""
         return self._path
 
+    def at(self, path: Path) -> Manifest:
+        """A copy that says it was read from this file."""
+        copy = self.model_copy()
+        copy._path = path
+        return copy
+
     @property
     def simulated(self) -> bool:
         """Whether the scene comes out of the simulator; results on it are labelled so everywhere."""
@@ -309,104 +309,3 @@ class Manifest(_Part):
         )
         fields["files"] = [f.model_dump(mode="json") for source in self.sources for f in source.files]
         return content_hash(fields)
-
-
-def _validation_message(path: Path, error: ValidationError) -> str:
-    faults = []
-    for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"]) or "(whole manifest)"
-        text = re.sub(r"^Value error, ", "", fault["msg"])
-        if fault["type"] == "extra_forbidden":
-            text = "is not a field of a manifest; remove it or correct its spelling"
-        elif fault["type"] == "missing":
-            text = "is missing; add it"
-        elif "ctx" not in fault or "error" not in fault["ctx"]:
-            text = f"{text} (found {fault['input']!r})"
-        faults.append(f"{field}: {text}")
-    return f"{path}: " + "; ".join(faults)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys, of which the standard loader silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} is given twice; keep one", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read and validate one manifest file.
-
-    Raises:
-        ManifestError: If the file is absent, is not YAML, or a field is wrong; file, field and fix are named.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); give the path of a manifest (.yaml)") from error
-    try:
-        fields = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(fields, dict):
-        raise ManifestError(f"{path}: holds {type(fields).__name__}, expected a mapping of fields")
-    try:
-        manifest = Manifest.model_validate(fields)
-    except ValidationError as error:
-        raise ManifestError(_validation_message(path, error)) from error
-    manifest._path = path
-    return manifest
-
-
-def shipped_names() -> list[str]:
-    """Names of all scenes that need no path: the shipped manifests and a simulated twin of each real one."""
-    stems = sorted(p.stem for p in MANIFEST_DIR.glob("*.yaml") if p.stem != "weights")
-    # A dash marks another release of a scene (houston2013-original), which has the same twin.
-    return stems + [SIMULATED_PREFIX + stem for stem in stems if stem != "simulated" and "-" not in stem]
-
-
-def load_manifest(dataset: str) -> Manifest:
-    """The manifest of a shipped scene, of its simulated twin (``sim-trento``), or at a path.
-
-    Args:
-        dataset: A name of `shipped_names`, or the path of a manifest file (recognised by ``.yaml`` / ``.yml``).
-
-    Raises:
-        ConfigError: If the name is unknown; the nearest names are suggested.
-        ManifestError: If the manifest is faulty.
-    """
-    if dataset.endswith((".yaml", ".yml")):
-        return read_manifest(Path(dataset))
-    if dataset not in shipped_names():
-        raise unknown_name("dataset", dataset, [*shipped_names(), "path/to/manifest.yaml"])
-    if dataset.startswith(SIMULATED_PREFIX):
-        return simulated_twin(read_manifest(MANIFEST_DIR / f"{dataset.removeprefix(SIMULATED_PREFIX)}.yaml"))
-    return read_manifest(MANIFEST_DIR / f"{dataset}.yaml")
-
-
-def simulated_twin(real: Manifest) -> Manifest:
-    """A simulated scene with the raster size, bands, classes, class counts and modalities of a real one."""
-    twin = real.model_copy(
-        update={
-            "id": SIMULATED_PREFIX + real.id,
-            "title": f"Simulated twin of {real.title}",
-            "sources": (),
-            "ground_truth": GroundTruth(),
-            "official_split": None,
-            "generator": Generator(layout=real.id),
-            "terms": "Simulated; no terms.",
-            "citation": "Simulated data; cite the suite.",
-            "notes": "Simulated: sizes, classes and class counts of the real scene, contents of the simulator.",
-            "variants": (),
-            "modalities": tuple(m.model_copy(update={"parts": ()}) for m in real.modalities),
-        }
-    )
-    twin._path = real.path
-    return twin

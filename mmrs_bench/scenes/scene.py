@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmrs_bench.scenes.manifest import Manifest, load_manifest
+from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.manifest import Manifest
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

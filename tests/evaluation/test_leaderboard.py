@@ -21,7 +21,7 @@ from mmrs_bench.evaluation.records import Record, save_failure, save_record
 from mmrs_bench.evaluation.render import FORMATS, render
 from mmrs_bench.evaluation.reported import REPORTED, Reported, load_reported
 from mmrs_bench.evaluation.tables import Column, Estimate, Section, Table, cell_text
-from mmrs_bench.scenes.manifest import shipped_names
+from mmrs_bench.scenes.catalogue import shipped_names
 
 GOLD = Path(__file__).parent / "gold"
 #: Set this variable to write the gold files anew; the tests then fail once, so that nobody forgets to look.

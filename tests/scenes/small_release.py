@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmrs_bench.scenes.manifest import Manifest, read_manifest
+from mmrs_bench.scenes.catalogue import read_manifest
+from mmrs_bench.scenes.manifest import Manifest
 
 HEIGHT, WIDTH, BANDS = 6, 9, 4
 CLASS_COUNTS = (12, 9, 6)

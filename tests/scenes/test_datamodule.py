@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lightning as L  # noqa: N812
+import lightning as L
 import numpy as np
 import pytest
 import torch

@@ -31,6 +31,7 @@ from small_release import (
 
 from mmrs_bench.errors import ConfigError, DataError, FetchError
 from mmrs_bench.scenes import stamps, transfer
+from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.fetch import (
     ensure_files,
     fetch,
@@ -39,7 +40,7 @@ from mmrs_bench.scenes.fetch import (
     status,
     verify,
 )
-from mmrs_bench.scenes.manifest import Manifest, load_manifest
+from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.scene import load_scene
 
 GOOD = npz_bytes(**{name: array for name, array in small_arrays().items() if name not in ("train", "test")})
@@ -271,7 +272,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from mmrs_bench.scenes.fetch import fetch
-from mmrs_bench.scenes.manifest import read_manifest
+from mmrs_bench.scenes.catalogue import read_manifest
 fetch(read_manifest(Path(sys.argv[1])), progress=lambda line: print(line, flush=True))
 """
 

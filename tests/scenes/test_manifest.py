@@ -13,7 +13,9 @@ from small_release import manifest_fields, official_fields, write_manifest
 
 from mmrs_bench.errors import ConfigError, ManifestError
 from mmrs_bench.paths import REPOSITORY
-from mmrs_bench.scenes.manifest import Manifest, load_manifest, read_manifest, shipped_names
+from mmrs_bench.scenes import catalogue
+from mmrs_bench.scenes.catalogue import load_manifest, read_manifest, shipped_names
+from mmrs_bench.scenes.manifest import Manifest
 
 REAL = ("trento", "houston2013", "houston2013-original", "muufl", "augsburg", "berlin")
 EXAMPLES = ("docs/examples/trento-lite.yaml", "docs/examples/muufl-lite.yaml")
@@ -266,3 +268,19 @@ def test_the_manifest_in_the_documentation_is_valid(tmp_path: Path) -> None:
     assert example is not None
     (tmp_path / "town.yaml").write_text(example[1])
     assert read_manifest(tmp_path / "town.yaml").tag == "my-town-r1"
+
+
+def test_an_installed_scene_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_manifest(tmp_path, manifest_fields())
+    monkeypatch.setattr(catalogue, "entry_point_scenes", lambda: {"my-town": path})
+    assert "my-town" in shipped_names()
+    assert load_manifest("my-town").path == path
+    with pytest.raises(ConfigError, match="did you mean my-town"):
+        load_manifest("my-tow")
+
+
+def test_an_installed_scene_may_not_take_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_manifest(tmp_path, manifest_fields())
+    monkeypatch.setattr(catalogue, "entry_point_scenes", lambda: {"trento": path})
+    with pytest.raises(ManifestError, match="registers 'trento', a shipped scene; rename it"):
+        load_manifest("trento")

@@ -14,8 +14,9 @@ import pytest
 from scipy import stats
 
 from mmrs_bench.errors import ConfigError
+from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.scenes.landscape import Ground, build_ground
-from mmrs_bench.scenes.manifest import Manifest, load_manifest, shipped_names
+from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.painter import LAYOUTS
 from mmrs_bench.scenes.pixel_bayes import pixel_bounds
 from mmrs_bench.scenes.profiles import class_profiles

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.landscape import build_ground
-from mmrs_bench.scenes.manifest import load_manifest
 from mmrs_bench.scenes.pixel_bayes import class_log_likelihoods, pixel_bounds, sample_components
 from mmrs_bench.scenes.profiles import class_profiles
 from mmrs_bench.scenes.radiometry import build_context, make_sensor

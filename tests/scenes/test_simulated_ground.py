@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from mmrs_bench.errors import ManifestError
+from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.landscape import Ground, build_ground, label_counts
-from mmrs_bench.scenes.manifest import Manifest, load_manifest
+from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.painter import smooth_field
 from mmrs_bench.scenes.profiles import class_profiles
 

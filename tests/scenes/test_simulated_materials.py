@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.scenes.manifest import load_manifest, shipped_names
+from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.scenes.materials import MATERIALS, random_material, reflectance, transmission
 from mmrs_bench.scenes.profiles import class_profiles
 

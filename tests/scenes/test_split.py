@@ -191,7 +191,7 @@ def test_official_split_keeps_to_the_published_pixels() -> None:
 
 
 def test_scene_without_official_split_says_so() -> None:
-    with pytest.raises(SplitError, match="no official split. Use random-v1 or block-v1"):
+    with pytest.raises(SplitError, match=r"no official split\. Use random-v1 or block-v1"):
         make_split(tiny_scene(striped_map(40, 40)), "official-v1", shots=2, draw=0, window=5)
 
 

@@ -1,0 +1,128 @@
+"""Scenes by name or path: reads manifests, knows the shipped ones, makes the simulated twins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mmrs_bench.errors import ManifestError, unknown_name
+from mmrs_bench.paths import MANIFEST_DIR
+from mmrs_bench.scenes.manifest import Generator, GroundTruth, Manifest
+from mmrs_bench.scenes.plugins import entry_point_scenes
+
+SIMULATED_PREFIX = "sim-"
+
+
+def _validation_message(path: Path, error: ValidationError) -> str:
+    faults = []
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"]) or "(whole manifest)"
+        text = re.sub(r"^Value error, ", "", fault["msg"])
+        if fault["type"] == "extra_forbidden":
+            text = "is not a field of a manifest; remove it or correct its spelling"
+        elif fault["type"] == "missing":
+            text = "is missing; add it"
+        elif "ctx" not in fault or "error" not in fault["ctx"]:
+            text = f"{text} (found {fault['input']!r})"
+        faults.append(f"{field}: {text}")
+    return f"{path}: " + "; ".join(faults)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys, of which the standard loader silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} is given twice; keep one", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and validate one manifest file.
+
+    Raises:
+        ManifestError: If the file is absent, is not YAML, or a field is wrong; file, field and fix are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); give the path of a manifest (.yaml)") from error
+    try:
+        fields = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise ManifestError(f"{path}: holds {type(fields).__name__}, expected a mapping of fields")
+    try:
+        return Manifest.model_validate(fields).at(path)
+    except ValidationError as error:
+        raise ManifestError(_validation_message(path, error)) from error
+
+
+def _manifest_paths() -> dict[str, Path]:
+    shipped = {p.stem: p for p in sorted(MANIFEST_DIR.glob("*.yaml")) if p.stem != "weights"}
+    added = entry_point_scenes()
+    for name in sorted(added.keys() & shipped.keys()):
+        raise ManifestError(f"{added[name]}: an installed package registers {name!r}, a shipped scene; rename it")
+    return {**shipped, **added}
+
+
+def shipped_names() -> list[str]:
+    """Names of all scenes that need no path: shipped ones, a simulated twin of each real one, installed ones.
+
+    Raises:
+        ManifestError: If an installed package registers a shipped name.
+    """
+    stems = sorted(p.stem for p in MANIFEST_DIR.glob("*.yaml") if p.stem != "weights")
+    # A dash marks another release of a scene (houston2013-original), which has the same twin.
+    twins = [SIMULATED_PREFIX + stem for stem in stems if stem != "simulated" and "-" not in stem]
+    return [*stems, *twins, *sorted(_manifest_paths().keys() - set(stems))]
+
+
+def load_manifest(dataset: str) -> Manifest:
+    """The manifest of a shipped scene, of its simulated twin (``sim-trento``), or at a path.
+
+    Args:
+        dataset: A name of `shipped_names`, or the path of a manifest file (recognised by ``.yaml`` / ``.yml``).
+
+    Raises:
+        ConfigError: If the name is unknown; the nearest names are suggested.
+        ManifestError: If the manifest is faulty.
+    """
+    if dataset.endswith((".yaml", ".yml")):
+        return read_manifest(Path(dataset))
+    paths = _manifest_paths()
+    if dataset in paths:
+        return read_manifest(paths[dataset])
+    if dataset in shipped_names():
+        return simulated_twin(read_manifest(paths[dataset.removeprefix(SIMULATED_PREFIX)]))
+    raise unknown_name("dataset", dataset, [*shipped_names(), "path/to/manifest.yaml"])
+
+
+def simulated_twin(real: Manifest) -> Manifest:
+    """A simulated scene with the raster size, bands, classes, class counts and modalities of a real one."""
+    return real.model_copy(
+        update={
+            "id": SIMULATED_PREFIX + real.id,
+            "title": f"Simulated twin of {real.title}",
+            "sources": (),
+            "ground_truth": GroundTruth(),
+            "official_split": None,
+            "generator": Generator(layout=real.id),
+            "terms": "Simulated; no terms.",
+            "citation": "Simulated data; cite the suite.",
+            "notes": "Simulated: sizes, classes and class counts of the real scene, contents of the simulator.",
+            "variants": (),
+            "modalities": tuple(m.model_copy(update={"parts": ()}) for m in real.modalities),
+        }
+    ).at(real.path)
