@@ -205,8 +205,8 @@ class LocalPool:
         process = context.Process(target=_serve, args=(self._job, sender, number), name=f"worker-{number}", daemon=True)
         with environment(worker_environment(self._job.execution.threads)), _interrupt_blocked():
             process.start()
-        sender.close()
-        self._workers[number] = _Worker(process, receiver)
+            sender.close()
+            self._workers[number] = _Worker(process, receiver)
 
     def _close(self, worker: _Worker) -> None:
         log = _log_file(self._job, worker.process.pid)
@@ -306,9 +306,21 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _interrupt_blocked() -> Iterator[None]:
-    """Processes started within never see Ctrl-C: their owner ends them in order. Ours is delivered afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Processes started within never see Ctrl-C: their owner ends them in order. Ours is delivered afterwards.
+
+    The mask is what the processes inherit. It does not protect this one: the kernel may hand the signal to another
+    thread (the progress display's), and Python would still raise it here, in the middle of a start. So the handler is
+    put off as well.
+    """
+    seen: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number)) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if seen:
+        raise KeyboardInterrupt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -53,7 +53,7 @@ class RunContext:
     seed: int
     draw: int
     work_dir: Path
-    execution: ExecutionConfig = ExecutionConfig()
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     progress: Callable[[str, float], None] = _silent
 
 
@@ -80,12 +80,10 @@ class Method(ABC):
                 f"{'.'.join(map(str, f['loc']))}: {f['msg']} (found {f['input']!r})" for f in error.errors()
             )
             known = ", ".join(self.Config.model_fields) or "none"
-            raise ConfigError(
-                f"settings of {type(self).__name__}: {faults}. Known settings: {known}."
-            ) from error
+            raise ConfigError(f"settings of {type(self).__name__}: {faults}. Known settings: {known}.") from error
         self.context = context
 
-    def pretrain(self, data: SceneDataModule) -> None:
+    def pretrain(self, data: SceneDataModule) -> None:  # noqa: B027 - most methods have nothing to do here
         """Learn from ``data.unlabelled`` without labels; does nothing unless the method pretrains."""
 
     @abstractmethod
