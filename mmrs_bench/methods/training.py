@@ -1,0 +1,257 @@
+"""One way to train: how every method of the suite runs Lightning.
+
+`initialised` builds a module under an addressed seed, `fit` trains it, `predict` classifies pixels with it. Inside,
+runs are deterministic, log to the cell's folder as CSV and TensorBoard, report progress, and stop at a loss that is
+not a number. Nothing leaks out: random state, threads, deterministic mode, log level and signal handlers of the
+process are as before afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from mmrs_bench.errors import TrainingError
+from mmrs_bench.methods.base import RunContext
+from mmrs_bench.randomness import derive_seed
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.scene import IntArray
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
+
+#: Warnings that say nothing about a run, as regular expressions of their beginnings.
+HARMLESS = (
+    r"GPU available but not used",  # the device is a setting, not an oversight
+    r"Checkpoint directory .* exists and is not empty",  # it does when a training is resumed
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+)
+
+
+def initialised(build: Callable[[], ModuleT], context: RunContext, purpose: str) -> ModuleT:
+    """Build a module whose random initial values depend on the cell's seed, the draw and ``purpose`` only.
+
+    Args:
+        build: Makes the module, on the CPU.
+        context: Gives seed and draw.
+        purpose: Names the module within its method (``cnn``, ``decoder``).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed("initialise", purpose, context.draw, context.seed))
+        return build()
+
+
+def fit(
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    context: RunContext,
+    *,
+    stage: str,
+    epochs: int,
+    clip: float | None = None,
+    maximise: str | None = None,
+    checkpoint_every: int | None = None,
+) -> None:
+    """Train a module in place; its parameters end on the CPU, in evaluation mode.
+
+    With ``checkpoint_every`` a training that was interrupted goes on from its last checkpoint in the cell's folder,
+    and ends with the same parameters as an undisturbed one: all randomness of an epoch is addressed by its number.
+
+    Args:
+        module: The module; its ``training_step`` returns the loss.
+        data: Gives ``train_dataloader`` (``SceneDataModule``, or its ``serving`` view).
+        context: Device, precision, threads, seed, folder and progress.
+        stage: Names the stage in progress, logs, checkpoints and errors (``pretraining``, ``training``).
+        epochs: Passes over the training loader.
+        clip: Largest norm of the gradient; None does not clip.
+        maximise: Name of a logged validation metric; the parameters of the first epoch with its largest value are
+            kept. None keeps the last epoch's.
+        checkpoint_every: Epochs between checkpoints; None writes none and never resumes.
+
+    Raises:
+        TrainingError: If a loss is NaN or infinite; stage and step are named.
+        KeyboardInterrupt: If the user interrupts.
+    """
+    watch = _Watch(context, stage)
+    callbacks: list[Callback] = [watch]
+    resume_from = None
+    if maximise is not None:
+        callbacks.append(_KeepBest(maximise))
+    if checkpoint_every is not None:
+        folder = context.work_dir / "checkpoints" / stage
+        callbacks.append(
+            ModelCheckpoint(
+                folder, filename="last", every_n_epochs=checkpoint_every, save_top_k=1, enable_version_counter=False
+            )
+        )
+        resume_from = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else None
+    with _isolated(context):
+        trainer = _trainer(
+            context,
+            max_epochs=epochs,
+            callbacks=callbacks,
+            logger=_loggers(context.work_dir, stage),
+            enable_checkpointing=checkpoint_every is not None,
+            gradient_clip_val=clip,
+            log_every_n_steps=1,
+            limit_val_batches=0 if maximise is None else 1.0,
+        )
+        # Our own checkpoint holds only tensors and plain values, so it loads without unpickling code.
+        options = {"ckpt_path": resume_from, "weights_only": True} if resume_from else {}
+        _run(lambda: trainer.fit(module, datamodule=data, **cast(Any, options)))
+    module.cpu().eval()
+    context.progress(stage, 1.0)
+
+
+def predict(module: L.LightningModule, data: SceneDataModule, pixels: IntArray, context: RunContext) -> IntArray:
+    """Classify pixels.
+
+    Args:
+        module: Its ``predict_step`` returns the targets (b,) of a batch with windows.
+        data: The scene.
+        pixels: Flat indices (n,).
+        context: Device, precision, threads and progress.
+
+    Returns:
+        Targets (n,) int64, in the order of ``pixels``.
+    """
+    if len(pixels) == 0:
+        return pixels.astype("int64")
+    with _isolated(context):
+        trainer = _trainer(context, logger=False, enable_checkpointing=False, callbacks=[_Watch(context, "prediction")])
+        view = data.serving(predict=data.pixel_dataloader(pixels))
+        batches = _run(lambda: trainer.predict(module, datamodule=view))
+    module.cpu()
+    targets: IntArray = torch.cat(batches).cpu().numpy().astype("int64", copy=False)
+    return targets
+
+
+def _trainer(context: RunContext, **options: Any) -> L.Trainer:
+    accelerator = {"auto": "gpu" if torch.cuda.is_available() else "cpu", "cuda": "gpu"}
+    return L.Trainer(
+        accelerator=accelerator.get(context.execution.device, "cpu"),
+        devices=1,
+        precision=context.execution.precision,
+        deterministic=True,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=context.work_dir,
+        # One process a cell, also inside a Slurm job, whose variables Lightning would otherwise act on.
+        plugins=[LightningEnvironment()],
+        **options,
+    )
+
+
+def _loggers(work_dir: Path, stage: str) -> list[Logger]:
+    """CSV and TensorBoard in ``logs/<stage>``, or ``logs/<stage>-2`` and so on: older curves are never overwritten."""
+    version, attempt = stage, 1
+    while (work_dir / "logs" / version).exists():
+        attempt += 1
+        version = f"{stage}-{attempt}"
+    return [CSVLogger(work_dir, "logs", version), TensorBoardLogger(work_dir, "logs", version)]
+
+
+def _run(run: Callable[[], Any]) -> Any:
+    # Lightning answers Ctrl-C by ignoring further ones and ending the process; the runner has records to finish.
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return run()
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _isolated(context: RunContext) -> Iterator[None]:
+    """Set threads, quietness and deterministic mode for one run, and put everything back."""
+    log = logging.getLogger("lightning.pytorch")
+    level, threads = log.level, torch.get_num_threads()
+    deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    log.setLevel(logging.WARNING)
+    torch.set_num_threads(context.execution.threads)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
+            for message in HARMLESS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_num_threads(threads)
+        log.setLevel(level)
+
+
+class _Watch(Callback):
+    """Seeds every epoch, reports progress, and stops at a loss that is not a number."""
+
+    def __init__(self, context: RunContext, stage: str) -> None:
+        self._context, self._stage = context, stage
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Seeding by epoch rather than once makes a resumed training draw the numbers of an undisturbed one.
+        torch.manual_seed(
+            derive_seed("train", self._stage, trainer.current_epoch, self._context.draw, self._context.seed)
+        )
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        if not torch.isfinite(loss).all():
+            raise TrainingError(
+                f"{self._stage}: the loss is {float(loss.detach())} at step {trainer.global_step}; lower the learning "
+                "rate, or check the images for values far outside the range of the rest"
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = trainer.current_epoch + (batch_idx + 1) / int(trainer.num_training_batches)
+        self._context.progress(self._stage, done / cast(int, trainer.max_epochs))
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._context.progress(self._stage, (batch_idx + 1) / int(trainer.num_predict_batches[0]))
+
+
+class _KeepBest(Callback):
+    """Keeps the parameters of the first epoch with the largest value of a validation metric."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._value = -float("inf")
+        self._parameters: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        value = float(trainer.callback_metrics[self._metric])
+        if value > self._value:
+            self._value = value
+            self._parameters = {name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.load_state_dict(self._parameters)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self._value, "parameters": self._parameters}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._value, self._parameters = state_dict["value"], dict(state_dict["parameters"])
