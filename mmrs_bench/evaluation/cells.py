@@ -230,13 +230,16 @@ def _check_split(suite: Suite, split: SplitName, dataset: str, manifest: Manifes
         counts = manifest.official_split.train_counts or ()
     spare = 0 if split == "official-v1" else 1
     shots = max(suite.shots)
-    for scene_class, count in zip(manifest.classes, counts, strict=False):
-        if count is not None and shots > count - spare:
-            raise SplitError(
-                f"shots {shots}: class {scene_class.id} ({scene_class.name}) of {dataset} has only {count} labelled "
-                f"pixels under {split}{' and one must remain to be scored' if spare else ''}; "
-                f"give --shots {count - spare} or fewer"
-            )
+    known = [(count, c) for count, c in zip(counts, manifest.classes, strict=False) if count is not None]
+    if not known:
+        return
+    count, smallest = min(known, key=lambda entry: entry[0])
+    if shots > count - spare:
+        raise SplitError(
+            f"shots {shots}: class {smallest.id} ({smallest.name}) of {dataset} has only {count} labelled "
+            f"pixels under {split}{' and one must remain to be scored' if spare else ''}; "
+            f"give --shots {count - spare} or fewer"
+        )
 
 
 def _unique(names: Iterable[str]) -> list[str]:
