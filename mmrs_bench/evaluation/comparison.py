@@ -87,9 +87,8 @@ def _table(group: Group, one: Entry, other: Entry) -> Table | None:
         )
     if not rows:
         return None
-    simulated = "SIMULATED: " if group.records[0].simulated else ""
     return Table(
-        title=f"{simulated}{group.scene_id}: A = {one.label}, B = {other.label}",
+        title=f"{group.scene_label}: A = {one.label}, B = {other.label}",
         columns=COLUMNS,
         sections=(Section("", tuple(rows)),),
         card=(("signature", group.signature([one, other])),),

@@ -120,11 +120,9 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("shots (labels per class)")
     axes.set_ylabel("overall accuracy, %")
-    simulated = any(record.simulated for group in groups for record in group.records)
     fields = groups[0].fields
     axes.set_title(
-        f"{'SIMULATED ' if simulated else ''}{groups[0].scene_id}, {fields['split']}, budget {fields['budget']}\n"
-        "mean and 95 % t-interval over draws",
+        f"{groups[0].scene_label}\n{fields['split']}, budget {fields['budget']}; mean and 95 % t-interval over draws",
         fontsize=10,
     )
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)

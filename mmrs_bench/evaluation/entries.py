@@ -122,6 +122,13 @@ class Group:
         return [record for entry in self.entries for record in entry.records]
 
     @property
+    def scene_label(self) -> str:
+        """How every table and figure names the scene: title and id, after ``SIMULATED:`` where it is simulated."""
+        titles = " / ".join(sorted({record.scene_title for record in self.records}))
+        simulated = any(record.simulated for record in self.records)
+        return ("SIMULATED: " if simulated else "") + (f"{titles} ({self.scene_id})" if titles else self.scene_id)
+
+    @property
     def scene_id(self) -> str:
         """The manifest's id, e.g. ``trento``."""
         return self.fields["scene"].partition("@")[0].rpartition("-")[0]

@@ -102,13 +102,6 @@ def write_leaderboard(results: Path) -> list[Path]:
     return [folder / name for name in texts] + write_curves(group_records(records), folder)
 
 
-def _title(group: Group, what: str) -> str:
-    simulated = any(record.simulated for record in group.records)
-    titles = sorted({record.scene_title for record in group.records})
-    name = f"{' / '.join(titles)} ({group.scene_id})" if titles else group.scene_id
-    return f"{'SIMULATED: ' if simulated else ''}{name}, {what}"
-
-
 def _ranking(group: Group) -> Table:
     ranked = sorted((e for e in group.entries if not e.unranked), key=_by_oa)
     groups = tie_groups([entry.by_draw("oa") for entry in ranked])
@@ -118,7 +111,7 @@ def _ranking(group: Group) -> Table:
         sections.append(Section(f"unranked: {reason}", tuple(_row(group, entry, None) for entry in of_reason)))
     shots = "shot" if group.shots == 1 else "shots"
     return Table(
-        title=_title(group, f"{group.fields['split']}, {group.shots} {shots}, budget {group.fields['budget']}"),
+        title=f"{group.scene_label}, {group.fields['split']}, {group.shots} {shots}, budget {group.fields['budget']}",
         columns=COLUMNS,
         sections=tuple(sections),
         card=protocol_card(group, ranked or unranked) if group.entries else (),
@@ -226,8 +219,9 @@ def _overview(groups: Sequence[Group]) -> Table:
         return [-value.mean if isinstance(value, Estimate) else 0.0 for value in found], label
 
     rows: list[dict[str, Value]] = [{"label": label, **values[label]} for label in sorted(values, key=order)]
+    scene, fields = groups[0].scene_label, groups[0].fields
     return Table(
-        title=_title(groups[0], f"{groups[0].fields['split']}, budget {groups[0].fields['budget']}, OA over shots"),
+        title=f"{scene}, {fields['split']}, budget {fields['budget']}, OA over shots",
         columns=(Column("label", "Method", fixed=True), *columns),
         sections=(Section("", tuple(rows)),),
         notes=("Draws are nested over shots; leakage grows with shots, so part of a curve is leakage.",),
