@@ -1,0 +1,66 @@
+"""Noising of pixels and the loss of masked diffusion.
+
+Letters: b batch, n tokens of a window, v visible tokens, c channels, t timestep.
+
+Reference: DDPM (Ho et al. 2020), equation 4, for the noising; MaskDiT (Zheng et al. 2023) for a loss that is split into
+visible and masked tokens; DiffCLIP (AAAI 2025) for the weights, the schedule and the prediction of clean pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+TIMESTEPS = 1000
+BETA_FIRST, BETA_LAST = 1e-4, 0.02
+
+
+def linear_schedule() -> DDPMScheduler:
+    """The linear schedule of 1000 steps from beta 1e-4 to 0.02, for models that predict clean pixels."""
+    return DDPMScheduler(  # type: ignore[no-untyped-call]
+        num_train_timesteps=TIMESTEPS,
+        beta_start=BETA_FIRST,
+        beta_end=BETA_LAST,
+        beta_schedule="linear",
+        prediction_type="sample",
+    )
+
+
+def add_noise(schedule: DDPMScheduler, clean: Tensor, timesteps: Tensor, generator: torch.Generator) -> Tensor:
+    """Noised pixels: sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal.
+
+    Args:
+        schedule: Gives abar.
+        clean: Clean pixels (b, v, c).
+        timesteps: A timestep per window (b,), 0 the least noise.
+        generator: Where the noise comes from, on the device of ``clean``.
+
+    Returns:
+        (b, v, c).
+    """
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
+    return schedule.add_noise(clean, noise, timesteps)  # type: ignore[attr-defined,no-any-return]
+
+
+class TokenErrors(NamedTuple):
+    """Mean squared errors (scalars) over visible and over masked tokens."""
+
+    visible: Tensor
+    masked: Tensor
+
+
+def split_error(clean: Tensor, predicted: Tensor, visible: Tensor) -> TokenErrors:
+    """Squared error of predicted clean pixels, averaged over channels and then over each part of the tokens.
+
+    Args:
+        clean: Clean pixels (b, n, c).
+        predicted: Their prediction (b, n, c).
+        visible: Places of the visible tokens (b, v), 0 < v < n.
+    """
+    error = (predicted.float() - clean).square().mean(dim=2)
+    seen = error.gather(1, visible).sum()
+    count = visible.numel()
+    return TokenErrors(seen / count, (error.sum() - seen) / (error.numel() - count))

@@ -1,0 +1,56 @@
+"""Pretrained checkpoints that methods may ask for: where they come from, what they have seen, how to fetch them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmrs_bench.paths import MANIFEST_DIR
+
+WEIGHTS_FILE = MANIFEST_DIR / "weights.yaml"
+
+
+class Weights(BaseModel):
+    """One entry of ``data_manifests/weights.yaml``.
+
+    Attributes:
+        name: Name in method cards (``needs_weights``).
+        title: One line for lists.
+        tower: How methods name it (``open_clip:<model>/<tag>``).
+        file: Name of the checkpoint file.
+        url: Its address.
+        sha256: Of the file; None where its publisher states none.
+        original: Address of the authors' own file with the same weights, if that is another one.
+        original_sha256: Its stated hash.
+        licence: Terms of use.
+        trained_on: Data that the weights have seen.
+        fetch: Shell command that fetches the file to where methods look for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    tower: str
+    file: str
+    url: str
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    original: str | None = None
+    original_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    licence: str
+    trained_on: str
+    fetch: str
+
+    def describe(self) -> str:
+        """Address and hash, for messages."""
+        stated = f"{self.url}, sha256 {self.sha256 or 'not stated by its publisher'}"
+        return stated + (f"; made from {self.original}, sha256 {self.original_sha256}" if self.original else "")
+
+
+@cache
+def known_weights() -> dict[str, Weights]:
+    """All entries of ``data_manifests/weights.yaml``, by tower."""
+    entries = yaml.safe_load(WEIGHTS_FILE.read_text(encoding="utf-8"))["weights"]
+    return {entry.tower: entry for entry in map(Weights.model_validate, entries)}
