@@ -260,8 +260,8 @@ def block_size(d: int, ratio: float) -> int:
 
 
 @pytest.mark.parametrize("channels", [{"hsi": 144, "lidar": 1}, {"hsi": 63, "lidar": 2}, CHANNELS])
-def test_the_parameter_count_is_the_documented_one(channels: dict[str, int]) -> None:
-    """The formulas of docs/methods/diffclip.md."""
+def test_the_parameter_count_is_the_sum_of_the_layers(channels: dict[str, int]) -> None:
+    """Counted layer by layer from the sizes."""
     d, m = 128, len(channels)
     tokenizers = sum(
         (c * d + d) + 2 * d + (d * d + d) + 2 * d + (d * d + d) + d + (256 * d + d) + (d * d + d)
