@@ -115,7 +115,10 @@ def _manifest(modalities: Mapping[str, int]) -> Manifest:
             "title": "Scene of the conformance tests",
             "height": HEIGHT,
             "width": WIDTH,
-            "modalities": [{"name": name, "sensor": "none", "bands": bands} for name, bands in modalities.items()],
+            "modalities": [
+                {"name": name, "sensor": "none", "bands": bands, **({"rgb_bands": [2, 1, 0]} if name == "hsi" else {})}
+                for name, bands in modalities.items()
+            ],
             "classes": [{"id": k, "name": f"class {k}", "color": f"#{k:06x}"} for k in range(1, CLASSES + 1)],
             "generator": {"layout": "conformance"},
             "terms": "none",

@@ -34,6 +34,7 @@ def check_member(path: str) -> str:
 
 
 Member = Annotated[str, Field(min_length=1)]
+BandIndex = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
@@ -60,7 +61,9 @@ class Modality(_Part):
     """One co-registered image of the scene.
 
     ``wavelengths_nm`` (band centres, one per band) is given only where they are truly known; ``wavelengths_note``
-    says in words what is known otherwise.
+    says in words what is known otherwise. ``rgb_bands`` are the HSI's bands, counted from 0, that stand for red, green
+    and blue where neither channel names nor wavelengths say so, or other bands are wanted (see
+    `mmrs_bench.scenes.pseudo_rgb`).
     """
 
     name: Literal["hsi", "lidar", "sar", "dsm"]
@@ -69,6 +72,7 @@ class Modality(_Part):
     channel_names: tuple[str, ...] = ()
     wavelengths_nm: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
     wavelengths_note: str = ""
+    rgb_bands: tuple[BandIndex, BandIndex, BandIndex] | None = None
     parts: tuple[ArrayRef, ...] = Field(default=(), description="arrays stacked along the channel axis")
 
     @model_validator(mode="after")
@@ -82,7 +86,17 @@ class Modality(_Part):
             raise ValueError(
                 f"channel_names has {len(self.channel_names)} names for {self.bands} bands; give one per band or none"
             )
+        if self.rgb_bands is not None:
+            self._check_rgb(self.rgb_bands)
         return self
+
+    def _check_rgb(self, bands: tuple[int, int, int]) -> None:
+        if self.name != "hsi":
+            raise ValueError(f"rgb_bands is given for {self.name}; colours are bands of the hsi, so move it there")
+        if max(bands) >= self.bands or len(set(bands)) != len(bands):
+            raise ValueError(
+                f"rgb_bands is {list(bands)}; give three different bands of 0..{self.bands - 1}: red, green, blue"
+            )
 
 
 class GroundTruth(_Part):
@@ -302,10 +316,14 @@ class Manifest(_Part):
     def fingerprint(self) -> str:
         """SHA-256 of everything that can change a number: sizes, files and their hashes, classes, generator.
 
-        Terms, citation, titles and notes may be edited without a new fingerprint.
+        Terms, citation, titles and notes may be edited without a new fingerprint. ``rgb_bands`` counts where it is
+        given; a scene without it keeps the fingerprint it had before the field existed.
         """
         fields = self.model_dump(
             mode="json", exclude={"title", "terms", "citation", "notes", "variants", "sources", "data_dir"}
         )
+        for modality in fields["modalities"]:
+            if modality["rgb_bands"] is None:
+                del modality["rgb_bands"]
         fields["files"] = [f.model_dump(mode="json") for source in self.sources for f in source.files]
         return content_hash(fields)

@@ -30,7 +30,8 @@ def faults(spec: MethodSpec) -> dict[str, str]:
 
 
 def test_every_shipped_method_is_tried() -> None:
-    assert set(SHIPPED) == set(method_cards())
+    """Those that need weights are tried by tests of their own, with weights made there."""
+    assert set(SHIPPED) == {name for name, card in method_cards().items() if not card.needs_weights}
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -12,9 +11,9 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from huggingface_hub import constants
 from open_clip import factory, pretrained
 from safetensors.torch import save_file
+from tiny_clip import in_the_hub_cache, register_tiny_models, tiny_weights
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
@@ -28,42 +27,9 @@ NAMES = ("Road", "Water", "Apple trees")
 PROMPTS = class_prompts(NAMES, descriptions={"Road": ["asphalt seen from above", "a grey {class}"]})
 
 
-TEXT_CONFIG = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-CONFIGS = {
-    "tiny": {},
-    "tiny-quickgelu": {"quick_gelu": True},
-    "tiny-short": {"text_cfg": {**TEXT_CONFIG, "context_length": 64}},
-    "tiny-deep": {"text_cfg": {**TEXT_CONFIG, "layers": 2}},
-    "tiny-custom": {"custom_text": True},
-    "tiny-hf": {"text_cfg": {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"}},
-    "tiny-large-image": {"vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "patch_size": 4}},
-}
-
-
 @pytest.fixture(autouse=True)
 def tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register tiny models with open_clip for one test, and empty the caches that checkpoints are looked for in."""
-    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
-    vision = {"image_size": 8, "layers": 1, "width": 64, "patch_size": 4}
-    folder = tmp_path / "configs"
-    folder.mkdir()
-    for name, changes in CONFIGS.items():
-        config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": TEXT_CONFIG, **changes}
-        (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-
-
-def tiny_weights(model: str = "tiny", seed: int = 0) -> dict[str, Tensor]:
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(seed)
-        config = open_clip.get_model_config(model)
-        assert config is not None
-        network = open_clip.CLIP(**config)
-        for parameter in network.parameters():  # far enough from 0 for the activations to differ
-            parameter.data.add_(torch.randn_like(parameter) * 0.3)
-    return network.state_dict()
+    register_tiny_models(tmp_path, monkeypatch)
 
 
 def direct(weights: dict[str, Tensor], model: str = "tiny") -> Tensor:
@@ -119,16 +85,6 @@ def test_a_model_with_its_text_in_a_module_of_its_own(tmp_path: Path, checkpoint
     save_file(tiny_weights("tiny-short"), short)
     with pytest.raises(DataError, match=r"positional_embedding has shape \(64, 16\)"):
         frozen_class_embeddings(f"open_clip:tiny-custom/{short}", NAMES, PROMPTS, cache=None)
-
-
-def in_the_hub_cache(repository: str, file: Path, name: str) -> Path:
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("abc")
-    kept = folder / "snapshots" / "abc" / name
-    kept.parent.mkdir(parents=True)
-    shutil.copy(file, kept)
-    return kept
 
 
 @pytest.fixture

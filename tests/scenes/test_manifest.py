@@ -14,6 +14,7 @@ from small_release import manifest_fields, official_fields, write_manifest
 from mmrs_bench.errors import ConfigError, ManifestError
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes import catalogue
+from mmrs_bench.scenes import manifest as manifest_module
 from mmrs_bench.scenes.catalogue import load_manifest, read_manifest, shipped_names
 from mmrs_bench.scenes.manifest import Manifest
 
@@ -132,6 +133,26 @@ def test_fingerprint_follows_what_changes_numbers(tmp_path: Path) -> None:
     assert fingerprint(sources=[{"file": "scene.npz", "sha256": "0" * 64}]) != base
     assert fingerprint(revision="r2") != base
     assert fingerprint(official_split=official_fields()) != base
+    modalities = manifest_fields()["modalities"]
+    modalities[0]["rgb_bands"] = [2, 1, 0]
+    assert fingerprint(modalities=modalities) != base
+
+
+def test_a_scene_without_rgb_bands_is_hashed_as_before_there_were_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[dict[str, Any]] = []
+    monkeypatch.setattr(manifest_module, "content_hash", lambda fields: hashed.append(fields) or "hash")
+    assert read_manifest(catalogue.MANIFEST_DIR / "houston2013.yaml").fingerprint == "hash"
+    (fields,) = hashed
+    assert [set(modality) for modality in fields["modalities"]] == [
+        {"name", "sensor", "bands", "channel_names", "wavelengths_nm", "wavelengths_note", "parts"}
+    ] * 2
+
+
+def test_rgb_bands_are_kept_in_the_order_red_green_blue(tmp_path: Path) -> None:
+    fields = manifest_fields()
+    assert read_manifest(write_manifest(tmp_path, fields)).modalities[0].rgb_bands is None
+    fields["modalities"][0]["rgb_bands"] = [3, 0, 1]
+    assert read_manifest(write_manifest(tmp_path, fields)).modalities[0].rgb_bands == (3, 0, 1)
 
 
 Spoil = Callable[[dict[str, Any]], None]
@@ -178,6 +199,11 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "too few names": (put("modalities", 1, "channel_names", value=["a"]), "has 1 names for 2 bands; give one per band"),
     "too few wavelengths": (put("modalities", 1, "wavelengths_nm", value=[1.0]), "has 1 values for 2 bands"),
     "no wavelength": (put("modalities", 1, "wavelengths_nm", value=[400, float("nan")]), r"wavelengths_nm\.1: .*nan"),
+    "colours of heights": (put("modalities", 1, "rgb_bands", value=[0, 1, 1]), "rgb_bands is given for lidar.*move it"),
+    "two colours": (put("modalities", 0, "rgb_bands", value=[0, 1]), r"rgb_bands\.2: "),
+    "colour twice": (put("modalities", 0, "rgb_bands", value=[0, 1, 1]), "give three different bands of 0..3: red"),
+    "no such band": (put("modalities", 0, "rgb_bands", value=[4, 1, 0]), r"rgb_bands is \[4, 1, 0\]; give three"),
+    "band before 0": (put("modalities", 0, "rgb_bands", value=[-1, 1, 0]), r"rgb_bands\.0: .*found -1"),
     "bad axes": (put("modalities", 0, "parts", 0, "axes", value="bip"), r"parts\.0\.axes: .*found 'bip'"),
     "no ground truth": (drop("ground_truth"), "ground_truth.parts is empty; name the file that holds the labels"),
     "one class": (put("classes", value=manifest_fields()["classes"][:1]), "classes: .*at least 2"),
