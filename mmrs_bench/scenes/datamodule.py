@@ -6,6 +6,7 @@ indices; windows are gathered on the device in ``on_after_batch_transfer`` (see 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -184,11 +185,14 @@ class SceneDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> PixelLoader:
         """Support pixels with targets, shuffled anew every epoch."""
-        return self._shuffled("support", self.support, self.support_targets)
+        return self.shuffled_dataloader(("support", self.config.draw, self.seed), self.support, self.support_targets)
 
     def unlabelled_dataloader(self) -> PixelLoader:
-        """Pixels of the unlabelled scope, shuffled anew every epoch, without targets."""
-        return self._shuffled("unlabelled", self.unlabelled, None)
+        """Pixels of the unlabelled scope, shuffled anew every epoch, without targets.
+
+        Their order hangs on the seed, not on the draw: draws that share the scope can share a pretraining.
+        """
+        return self.shuffled_dataloader(("unlabelled", self.seed), self.unlabelled)
 
     def val_dataloader(self) -> PixelLoader:
         """Validation pixels with targets under ``paper-val``; empty otherwise."""
@@ -206,9 +210,34 @@ class SceneDataModule(L.LightningDataModule):
         """The given pixels in the given order, without targets."""
         return PixelLoader(pixels, batch_size=self.inference_batch)
 
-    def _shuffled(self, purpose: str, pixels: IntArray, targets: IntArray | None) -> PixelLoader:
-        address = ("batches", purpose, self.config.draw, self.seed)
-        return PixelLoader(pixels, targets, batch_size=self.batch_size, shuffle=address, augment=self.augment)
+    def shuffled_dataloader(
+        self,
+        address: tuple[str | int, ...],
+        pixels: IntArray,
+        targets: IntArray | None = None,
+        *,
+        batch_size: int | None = None,
+        augment: bool | None = None,
+        per_epoch: int | None = None,
+    ) -> PixelLoader:
+        """Pixels shuffled anew every epoch, for training.
+
+        Args:
+            address: Address of the order (see `mmrs_bench.randomness`), with the draw only where it may matter.
+            pixels: Flat indices (n,).
+            targets: Their targets (n,), or None.
+            batch_size: Largest batch; None takes the data module's.
+            augment: Whether windows get a random symmetry; None takes the data module's choice.
+            per_epoch: See `PixelLoader`.
+        """
+        return PixelLoader(
+            pixels,
+            targets,
+            batch_size=batch_size or self.batch_size,
+            shuffle=("batches", *address),
+            augment=self.augment if augment is None else augment,
+            per_epoch=per_epoch,
+        )
 
     def serving(
         self,
@@ -224,6 +253,10 @@ class SceneDataModule(L.LightningDataModule):
         it cannot fit; other loaders left out are empty.
         """
         return LoaderView(self.add_windows, train, validate, predict)
+
+    def images_sha256(self) -> str:
+        """SHA-256 of the normalised images, which addresses what was learned from them."""
+        return hashlib.sha256(self._state.canvas.data).hexdigest()
 
     # Windows
 
@@ -241,9 +274,10 @@ class SceneDataModule(L.LightningDataModule):
         pixels = batch["pixel"]
         kept = {name: values for name, values in batch.items() if name != "symmetry"}
         symmetry = batch.get("symmetry") if augment else None
-        return {**kept, "windows": self._gatherer(pixels.device).gather(pixels, symmetry)}
+        return {**kept, "windows": self.gatherer(pixels.device).gather(pixels, symmetry)}
 
-    def _gatherer(self, device: torch.device) -> WindowGatherer:
+    def gatherer(self, device: torch.device) -> WindowGatherer:
+        """What gathers windows on a device; made once for each."""
         if device not in self._gatherers:
             state = self._state
             self._gatherers[device] = WindowGatherer(state.canvas, state.channels, self.config.window, device)

@@ -39,6 +39,7 @@ class PixelLoader:
         batch_size: Largest batch.
         shuffle: Address of the order (see `mmrs_bench.randomness`); the epoch is added to it. None keeps the order.
         augment: Whether shuffled batches also carry ``symmetry`` (b,) int64 in 0..7 for the windows.
+        per_epoch: At most so many pixels make an epoch, others in every epoch; None takes all.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class PixelLoader:
         batch_size: int,
         shuffle: tuple[str | int, ...] | None = None,
         augment: bool = False,
+        per_epoch: int | None = None,
     ) -> None:
         self.pixels = torch.from_numpy(np.array(pixels, dtype=np.int64))
         self.targets = None if targets is None else torch.from_numpy(np.array(targets, dtype=np.int64))
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.augment = augment
+        self.count = min(len(pixels), per_epoch or len(pixels))
         # Lightning calls loader.batch_sampler.sampler.set_epoch at the start of every epoch.
         self.batch_sampler = SimpleNamespace(sampler=self)
         self._epoch = 0
@@ -64,7 +67,7 @@ class PixelLoader:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.pixels) // self.batch_size)
+        return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         fields = {"pixel": self.pixels}
@@ -72,7 +75,7 @@ class PixelLoader:
             fields["target"] = self.targets
         if self.shuffle is not None:
             generator = torch_generator(*self.shuffle, self._epoch)
-            order = torch.randperm(len(self.pixels), generator=generator)
+            order = torch.randperm(len(self.pixels), generator=generator)[: self.count]
             fields = {name: values[order] for name, values in fields.items()}
             if self.augment:
                 fields["symmetry"] = torch.randint(SYMMETRIES, (len(order),), generator=generator)

@@ -7,13 +7,17 @@ borders of r = (window - 1) / 2 pixels reflected about the edge pixel. The windo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.scenes.scene import FloatArray
+
+#: Pixels that `WindowGatherer.mapped` works on at once.
+MAPPED_PIXELS = 1 << 14
 
 #: The symmetries of the square: 4 rotations, each without and with a left-right flip before it. 0 changes nothing.
 SYMMETRIES = 8
@@ -103,11 +107,29 @@ class WindowGatherer:
         index = (corners[:, None] + offsets).reshape(-1)
         windows = self.rows.index_select(0, index)
         windows = windows.view(pixels.shape[0], self.window, self.window, -1).permute(0, 3, 1, 2)  # (b, c, w, w)
-        parts, start = {}, 0
-        for name, count in self.channels.items():
-            parts[name] = windows[:, start : start + count]
-            start += count
-        return parts
+        return self._parts(windows)
+
+    def mapped(self, function: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> WindowGatherer:
+        """A gatherer of a function of pixels: what acts on single pixels is so computed once, not once a window.
+
+        Args:
+            function: Takes pixels (n, channels) by modality, gives values (n, d) by modality.
+        """
+        first = function(self._parts(self.rows[:1]))
+        new = copy.copy(self)
+        new.channels = {name: values.shape[1] for name, values in first.items()}
+        kind = next(iter(first.values()))
+        new.rows = torch.empty(len(self.rows), sum(new.channels.values()), dtype=kind.dtype, device=kind.device)
+        for source, target in zip(
+            torch.split(self.rows, MAPPED_PIXELS), torch.split(new.rows, MAPPED_PIXELS), strict=True
+        ):
+            torch.cat(list(function(self._parts(source)).values()), dim=1, out=target)
+        return new
+
+    def _parts(self, stacked: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Views of the modalities of (n, c, ...)."""
+        parts = torch.split(stacked, list(self.channels.values()), dim=1)
+        return dict(zip(self.channels, parts, strict=True))
 
 
 def _offsets(window: int, canvas_width: int) -> torch.Tensor:
