@@ -1,0 +1,164 @@
+"""Selective scan, forward and backward, on a CPU: batch 64, length 121 (windows of 11 x 11), 128 channels, 16 states.
+
+Beside ours, the two usual ways where there is no CUDA, written plainly: a loop over places with materialised
+coefficients and autograd (what mamba-ssm's reference does), and a work-efficient parallel scan (what mambapy does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmrs_bench.models import selective_scan as module
+from mmrs_bench.models.selective_scan import scan_backend, selective_scan
+
+BATCH, CHANNELS, STATES, LENGTH = 64, 128, 16, 121
+GROUP = "selective scan, forward and backward"
+
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def scan_place_by_place(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Coefficients of all places at once, then the recurrence, everything by autograd."""
+    decay = torch.exp(torch.einsum("bct,cs->bcts", delta, a))
+    drive = torch.einsum("bct,bst,bct->bcts", delta, b, u)
+    h = decay.new_zeros(u.shape[0], *a.shape)
+    places = []
+    for t in range(u.shape[2]):
+        h = decay[:, :, t] * h + drive[:, :, t]
+        places.append(torch.einsum("bcs,bs->bc", h, c[:, :, t]))
+    return torch.stack(places, dim=2) + d[:, None] * u
+
+
+def sweep(decay: Tensor, h: Tensor) -> None:
+    """Inclusive scan of h_t = decay_t h_(t-1) + h_t along dimension 1 in place, in 2 log2(t) steps; t a power of two.
+
+    Reference: Blelloch 1990 (up-sweep, down-sweep).
+    """
+
+    def combine(left: slice, right: slice) -> None:
+        h[:, right] += decay[:, right] * h[:, left]
+        decay[:, right] *= decay[:, left]
+
+    length, stride = h.shape[1], 1
+    while stride < length:
+        combine(slice(stride - 1, None, 2 * stride), slice(2 * stride - 1, None, 2 * stride))
+        stride *= 2
+    while stride > 1:
+        stride //= 2
+        combine(slice(2 * stride - 1, length - stride, 2 * stride), slice(3 * stride - 1, None, 2 * stride))
+
+
+class ParallelScan(torch.autograd.Function):
+    """h_t = decay_t h_(t-1) + drive_t for (batch, places, channels, states), both ways by `sweep`."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, drive: Tensor) -> Tensor:
+        length = decay.shape[1]
+        padding = (0, 0, 0, 0, 0, (1 << (length - 1).bit_length()) - length)
+        h = F.pad(drive, padding)
+        sweep(F.pad(decay, padding), h)
+        h = h[:, :length]
+        ctx.save_for_backward(decay, h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor, Tensor]:
+        decay, h = ctx.saved_tensors
+        length = decay.shape[1]
+        padding = (0, 0, 0, 0, 0, (1 << (length - 1).bit_length()) - length)
+        following = F.pad(decay[:, 1:], (0, 0, 0, 0, 0, 1))  # what takes h_t to h_(t+1)
+        total = F.pad(dh.flip(1), padding)
+        sweep(F.pad(following.flip(1), padding), total)
+        total = total[:, :length].flip(1)
+        return total * F.pad(h[:, :-1], (0, 0, 0, 0, 1, 0)), total
+
+
+def scan_in_parallel(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, scan: Any = ParallelScan.apply
+) -> Tensor:
+    u, steps = u.transpose(1, 2), delta.transpose(1, 2)
+    decay = torch.exp(steps[..., None] * a)
+    drive = (steps * u)[..., None] * b.transpose(1, 2)[:, :, None]
+    y = (scan(decay, drive) @ c.transpose(1, 2)[..., None]).squeeze(3)
+    return (y + d * u).transpose(1, 2)
+
+
+@pytest.fixture(scope="module")
+def arguments() -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random)
+
+    values = [
+        normal(BATCH, CHANNELS, LENGTH),
+        F.softplus(normal(BATCH, CHANNELS, LENGTH) - 3),
+        -torch.arange(1.0, STATES + 1).repeat(CHANNELS, 1),
+        normal(BATCH, STATES, LENGTH),
+        normal(BATCH, STATES, LENGTH),
+        torch.ones(CHANNELS),
+    ]
+    return [value.requires_grad_() for value in values]
+
+
+def forward_and_backward(scan: Scan, arguments: list[Tensor]) -> list[Tensor]:
+    y = scan(*arguments)
+    return [y, *torch.autograd.grad(y, arguments, torch.ones_like(y))]
+
+
+@pytest.fixture(scope="module")
+def expected(arguments: list[Tensor]) -> list[Tensor]:
+    doubles = [value.detach().double().requires_grad_() for value in arguments]
+    return [values.float() for values in forward_and_backward(scan_place_by_place, doubles)]
+
+
+def measure(
+    benchmark: BenchmarkFixture, scan: Scan, arguments: list[Tensor], expected: list[Tensor], rounds: int
+) -> None:
+    found = benchmark.pedantic(forward_and_backward, (scan, arguments), rounds=rounds, warmup_rounds=1)
+    for values, right in zip(found, expected, strict=True):
+        assert (values - right).abs().max() <= 1e-5 * right.abs().max()
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_ours(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
+    pytest.importorskip("numba")
+    assert scan_backend("cpu") == "numba"
+    measure(benchmark, selective_scan, arguments, expected, rounds=20)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_ours_without_numba(
+    benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_numba_scan", lambda: None)
+    assert scan_backend("cpu") == "torch"
+    measure(benchmark, selective_scan, arguments, expected, rounds=5)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_place_by_place(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
+    measure(benchmark, scan_place_by_place, arguments, expected, rounds=3)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_in_parallel(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
+    measure(benchmark, scan_in_parallel, arguments, expected, rounds=5)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_mambapy(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
+    """The package itself, where it is installed."""
+    pscan = pytest.importorskip("mambapy.pscan").pscan
+
+    def scan(*inputs: Tensor) -> Tensor:
+        return scan_in_parallel(*inputs, scan=pscan)
+
+    measure(benchmark, scan, arguments, expected, rounds=5)

@@ -1,0 +1,208 @@
+"""The selective scan of Mamba (S6), with an analytic gradient, on whatever is there to run it.
+
+Back ends, the first that fits (`scan_backend` tells which):
+
+- ``mamba-ssm``: its CUDA kernel, where the package imports (extra ``cuda``) and the tensors are on CUDA.
+- ``numba``: our compiled kernels (`mmrs_bench.models._scan_numba`), on CPU where numba is installed (extra ``fast``).
+- ``torch``: plain tensor operations, everywhere else; the same numbers up to rounding, several times slower.
+
+Softplus of delta and the gate are the caller's, so they are the same for all back ends. Inside the CUDA kernel they
+would be free; on a CPU, torch's own vectorised ones together take a quarter of the scan's time.
+
+Letters: b batch, c channels, s states, t place in the sequence.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
+    """Run a linear recurrence along a sequence whose coefficients depend on the place in it.
+
+    Per channel, from a state of zeros: h_t = exp(delta_t a) h_(t-1) + delta_t u_t b_t, y_t = c_t . h_t + d u_t.
+
+    Args:
+        u: Input (batch, channels, length).
+        delta: Step sizes (batch, channels, length), as a rule positive.
+        a: Rates (channels, states), as a rule negative.
+        b: Input coefficients (batch, states, length).
+        c: Output coefficients (batch, states, length).
+        d: Skip weights (channels,), or None for no skip.
+
+    Returns:
+        y (batch, channels, length) of u's type. Computed in float64 if any argument is float64, else in float32,
+        autocast or not.
+
+    Raises:
+        ValueError: If shapes do not fit together, or a size other than the batch is 0.
+        TypeError: If an argument does not hold real floating-point numbers.
+
+    Reference: Mamba (Gu & Dao 2023), equations 2 and 4 and algorithm 2.
+    Deviation: b is discretised as delta b (Euler), not by the paper's equation 4; its released kernels do the same.
+    """
+    d = u.new_zeros(u.shape[1:2]) if d is None else d
+    _check(u=u, delta=delta, a=a, b=b, c=c, d=d)
+    tensors = (u, delta, a, b, c, d)
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    inputs = [tensor.to(torch.float64 if double else torch.float32) for tensor in tensors]
+    if u.is_cuda and not double and scan_backend(u.device) == "mamba-ssm":
+        y: Tensor = _cuda_scan()(*inputs)  # type: ignore[misc]
+    else:
+        y = _scan(*inputs)
+    return y.to(u.dtype)
+
+
+def scan_backend(device: torch.device | str) -> Literal["mamba-ssm", "numba", "torch"]:
+    """Name of what `selective_scan` runs on a device; in float64 on CUDA it is always ``torch``."""
+    kind = torch.device(device).type
+    if kind == "cuda" and _cuda_scan() is not None:
+        return "mamba-ssm"
+    return "numba" if kind == "cpu" and _numba_scan() is not None else "torch"
+
+
+@functools.cache
+def _cuda_scan() -> Callable[..., Tensor] | None:
+    try:
+        interface = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    except ImportError:
+        return None
+    scan: Callable[..., Tensor] = interface.selective_scan_fn
+    return scan
+
+
+@functools.cache
+def _numba_scan() -> ModuleType | None:
+    # Imported at the first scan only: it takes half a second.
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return None
+    return importlib.import_module("mmrs_bench.models._scan_numba")
+
+
+def _check(**tensors: Tensor) -> None:
+    u, a = tensors["u"], tensors["a"]
+    batch, channels, length = u.shape if u.dim() == 3 else (0, 0, 0)
+    states = a.shape[1] if a.dim() == 2 else 0
+    expected = {
+        "u": (batch, channels, length),
+        "delta": (batch, channels, length),
+        "a": (channels, states),
+        "b": (batch, states, length),
+        "c": (batch, states, length),
+        "d": (channels,),
+    }
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise ValueError(
+                f"selective_scan: {name} has shape {tuple(tensor.shape)}; expected u and delta (batch, channels, "
+                f"length), a (channels, states), b and c (batch, states, length), d (channels,)"
+            )
+        if not tensor.is_floating_point():
+            raise TypeError(f"selective_scan: {name} holds {tensor.dtype}; convert it to float32 or float64")
+        if tensor.device != u.device:
+            raise ValueError(
+                f"selective_scan: {name} is on {tensor.device} but u on {u.device}; move them to one device"
+            )
+    if not (channels and states and length):
+        raise ValueError(
+            f"selective_scan: nothing to scan in {channels} channels, {states} states and length {length}; each must "
+            "be at least 1"
+        )
+
+
+@torch.library.custom_op(
+    "mmrs_bench::selective_scan",
+    mutates_args=(),
+    schema="(Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor d) -> Tensor",
+)
+def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    inputs = [tensor.contiguous() for tensor in (u, delta, a, b, c, d)]
+    if scan_backend(u.device) == "numba":
+        return _numba_scan().forward(*inputs)  # type: ignore[union-attr,no-any-return]
+    return _forward_in_torch(*inputs)
+
+
+@torch.library.custom_op(
+    "mmrs_bench::selective_scan_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor d)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _scan_backward(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Gradients:
+    inputs = [tensor.contiguous() for tensor in (dy, u, delta, a, b, c, d)]
+    if scan_backend(u.device) == "numba":
+        return _numba_scan().backward(*inputs)  # type: ignore[union-attr,no-any-return]
+    return _backward_in_torch(*inputs)
+
+
+@_scan.register_fake
+def _(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+@_scan_backward.register_fake
+def _(dy: Tensor, *inputs: Tensor) -> Gradients:
+    u, delta, a, b, c, d = (tensor.new_empty(tensor.shape) for tensor in inputs)
+    return u, delta, a, b, c, d
+
+
+def _keep_inputs(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: FunctionCtx, dy: Tensor) -> Gradients:
+    gradients: Gradients = _scan_backward(dy, *ctx.saved_tensors)  # type: ignore[attr-defined]
+    return gradients
+
+
+_scan.register_autograd(_differentiate, setup_context=_keep_inputs)
+
+
+def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor) -> Iterator[Tensor]:
+    """The state (b, c, s) after every place."""
+    h = u.new_zeros(u.shape[0], *a.shape)
+    drive = delta * u
+    for t in range(u.shape[2]):
+        h = torch.addcmul(drive[:, :, t, None] * b[:, None, :, t], (delta[:, :, t, None] * a).exp_(), h)
+        yield h
+
+
+def _forward_in_torch(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    y = d[:, None] * u
+    with torch.autocast(u.device.type, enabled=False):
+        for t, h in enumerate(_states(u, delta, a, b)):
+            y[:, :, t] += (h @ c[:, :, t, None]).squeeze(2)
+    return y
+
+
+def _backward_in_torch(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Gradients:
+    du, ddelta, da = d[:, None] * dy, torch.empty_like(delta), torch.zeros_like(a)
+    db, dc, dd = torch.empty_like(b), torch.empty_like(c), (dy * u).sum((0, 2))
+    drive = delta * u
+    with torch.autocast(u.device.type, enabled=False):
+        states = [u.new_zeros(u.shape[0], *a.shape), *_states(u, delta, a, b)]
+        dh = torch.zeros_like(states[0])
+        for t in range(u.shape[2] - 1, -1, -1):
+            dy_t, delta_t = dy[:, :, t, None], delta[:, :, t, None]
+            dh = torch.addcmul(dh, dy_t, c[:, None, :, t])
+            dc[:, :, t] = (states.pop().transpose(1, 2) @ dy_t).squeeze(2)
+            db[:, :, t] = (dh.transpose(1, 2) @ drive[:, :, t, None]).squeeze(2)
+            ddrive = (dh @ b[:, :, t, None]).squeeze(2)
+            dh *= (delta_t * a).exp_()
+            dexponent = dh * states[-1]
+            da += (delta_t * dexponent).sum(0)
+            du[:, :, t] += delta[:, :, t] * ddrive
+            ddelta[:, :, t] = u[:, :, t] * ddrive + (dexponent * a).sum(2)
+    return du, ddelta, da, db, dc, dd

@@ -1,0 +1,369 @@
+"""The selective scan against a slow loop in float64, on both CPU back ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmrs_bench.models import selective_scan as module
+from mmrs_bench.models.selective_scan import scan_backend, selective_scan
+
+NAMES = ("u", "delta", "a", "b", "c", "d")
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba (extra fast) is absent")
+
+
+@pytest.fixture(params=[pytest.param("numba", marks=needs_numba), "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each CPU back end; without numba, the test of numba's is skipped."""
+    if request.param == "torch":
+        monkeypatch.setattr(module, "_numba_scan", lambda: None)
+    assert scan_backend("cpu") == request.param
+    return str(request.param)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def inputs(
+    batch: int = 2, channels: int = 3, states: int = 4, length: int = 5, *, dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    """Arguments like a Mamba's: positive steps around 0.05, rates -1, -2, ..."""
+    random = torch.Generator().manual_seed(length)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64)
+
+    drawn = {
+        "u": normal(batch, channels, length),
+        "delta": (normal(batch, channels, length) - 3).exp(),
+        "a": -torch.arange(1, states + 1, dtype=torch.float64) * (1 + 0.1 * normal(channels, states)),
+        "b": normal(batch, states, length),
+        "c": normal(batch, states, length),
+        "d": normal(channels),
+    }
+    return {name: value.to(dtype) for name, value in drawn.items()}
+
+
+def slow_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """One place after the other."""
+    h = torch.zeros(u.shape[0], *a.shape, dtype=u.dtype)
+    places = []
+    for t in range(u.shape[2]):
+        step = delta[:, :, t, None]
+        h = torch.exp(step * a) * h + step * b[:, None, :, t] * u[:, :, t, None]
+        places.append((c[:, None, :, t] * h).sum(2) + d * u[:, :, t])
+    return torch.stack(places, dim=2)
+
+
+def value_and_gradients(scan: Callable[..., Tensor], arguments: dict[str, Tensor]) -> dict[str, Tensor]:
+    leaves = {name: value.detach().requires_grad_() for name, value in arguments.items()}
+    y = scan(**leaves)
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
+    gradients = torch.autograd.grad(y, list(leaves.values()), weights)
+    return {"y": y.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """Every array within ``tolerance`` of the largest number in it."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].shape == values.shape, name
+        error, largest = (found[name].double() - values).abs().max(), values.abs().max()
+        assert error <= tolerance * largest, f"{name}: {error:.1e} of {largest:.1e}"
+
+
+def test_the_slow_scan_is_a_loop_over_numbers() -> None:
+    """The reference itself, against single numbers."""
+    x = inputs(batch=1, channels=1, states=2, length=3)
+    u, delta, a, b, c, d = (x[name].squeeze().tolist() for name in NAMES)
+    h = [0.0, 0.0]
+    expected = []
+    for t in range(3):
+        h = [math.exp(delta[t] * a[n]) * h[n] + delta[t] * b[n][t] * u[t] for n in range(2)]
+        expected.append(sum(c[n][t] * h[n] for n in range(2)) + d * u[t])
+    assert slow_scan(**x).flatten().tolist() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 121, 1024])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_value_and_gradients_are_those_of_the_slow_scan(
+    backend: str, length: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    arguments = inputs(states=16, length=length, dtype=dtype)
+    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
+    found = value_and_gradients(selective_scan, arguments)
+    assert all(values.dtype == dtype for values in found.values())
+    assert_close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("states", [1, 5, 8, 17, 33])
+@pytest.mark.parametrize(("batch", "channels"), [(1, 1), (5, 3)])
+def test_odd_sizes(backend: str, batch: int, channels: int, states: int) -> None:
+    arguments = inputs(batch, channels, states, 11, dtype=torch.float32)
+    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
+    assert_close(value_and_gradients(selective_scan, arguments), expected, 1e-5)
+
+
+def test_steps_of_any_size(backend: str) -> None:
+    """From states that never decay to states that are gone after one place, and growing ones."""
+    arguments = inputs(states=16, length=30, dtype=torch.float32)
+    arguments["delta"] *= torch.logspace(-5, 3, 30)
+    arguments["a"][0] *= -1e-5
+    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
+    assert_close(value_and_gradients(selective_scan, arguments), expected, 1e-5)
+
+
+def test_strided_arguments(backend: str) -> None:
+    """Transposed, sliced, expanded and reversed views, and a gradient that is one."""
+    plain = inputs(length=6)
+    views = {
+        "u": plain["u"].transpose(1, 2).contiguous().transpose(1, 2),
+        "delta": torch.cat([plain["delta"]] * 2, dim=1)[:, 3:],
+        "a": plain["a"][:1].expand(3, -1),
+        "b": torch.stack([plain["b"], plain["c"]], dim=-1)[..., 0],
+        "c": plain["c"].permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        "d": plain["d"].repeat_interleave(2)[::2],
+    }
+    assert not any(view.is_contiguous() for view in views.values())
+    expected = value_and_gradients(slow_scan, views)
+    assert_close(value_and_gradients(selective_scan, views), expected, 1e-12)
+    x = plain["u"].clone().requires_grad_()
+    selective_scan(x, *(plain[name] for name in NAMES[1:])).sum().backward()  # its gradient is one number, expanded
+    y = plain["u"].clone().requires_grad_()
+    slow_scan(y, *(plain[name] for name in NAMES[1:])).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_no_skip_is_a_skip_of_zero(backend: str) -> None:
+    arguments = inputs()
+    d = arguments.pop("d")
+    torch.testing.assert_close(selective_scan(**arguments), slow_scan(**arguments, d=torch.zeros_like(d)))
+
+
+def test_an_empty_batch(backend: str) -> None:
+    found = value_and_gradients(selective_scan, inputs(batch=0))
+    assert found["y"].shape == (0, 3, 5)
+    assert not found["a"].any()
+
+
+def test_gradcheck(backend: str) -> None:
+    leaves = [value.requires_grad_() for value in inputs(batch=2, channels=2, states=3, length=4).values()]
+    assert torch.autograd.gradcheck(selective_scan, leaves, nondet_tol=0.0)
+
+
+def test_opcheck(backend: str) -> None:
+    arguments = tuple(inputs(length=3).values())
+    leaves = tuple(value.clone().requires_grad_() for value in arguments)
+    torch.library.opcheck(module._scan, leaves)
+    torch.library.opcheck(module._scan_backward, (arguments[0], *arguments))
+
+
+def test_autocast_does_not_touch_the_precision(backend: str) -> None:
+    arguments = inputs(states=16, length=121, dtype=torch.float32)
+    plain = value_and_gradients(selective_scan, arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = value_and_gradients(selective_scan, arguments)
+    assert all(torch.equal(cast[name], values) for name, values in plain.items())
+
+
+def test_bfloat16_is_computed_in_float32(backend: str) -> None:
+    rough = inputs(states=16, length=121, dtype=torch.bfloat16)
+    fine = value_and_gradients(selective_scan, {name: value.float() for name, value in rough.items()})
+    found = value_and_gradients(selective_scan, rough)
+    assert all(values.dtype == torch.bfloat16 for values in found.values())
+    # The gradient that comes in is rounded too, so only the value is the same to the last bit.
+    assert torch.equal(found["y"], fine["y"].bfloat16())
+    assert_close(found, {name: values.double() for name, values in fine.items()}, 0.01)
+
+
+def test_mixed_types_are_computed_in_the_finest(backend: str) -> None:
+    arguments = inputs()
+    arguments["u"] = arguments["u"].float()
+    y = selective_scan(**arguments)
+    assert y.dtype == torch.float32
+    expected = slow_scan(**{**arguments, "u": arguments["u"].double()})
+    assert torch.equal(y, selective_scan(**{**arguments, "u": arguments["u"].double()}).float())
+    torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_torch_compile(backend: str) -> None:
+    """In one graph, forward and backward."""
+
+    def model(**arguments: Tensor) -> Tensor:
+        return selective_scan(**arguments).tanh()
+
+    arguments = inputs(dtype=torch.float32)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    expected = value_and_gradients(model, arguments)
+    for name, values in value_and_gradients(compiled, arguments).items():
+        torch.testing.assert_close(values, expected[name])
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_every_call_and_every_number_of_threads_gives_the_same_bits(
+    backend: str, threads: Callable[[int], None], count: int
+) -> None:
+    arguments = inputs(batch=5, channels=7, states=16, length=40, dtype=torch.float32)
+    threads(1)
+    first, again = (value_and_gradients(selective_scan, arguments) for _ in range(2))
+    threads(count)
+    shared = value_and_gradients(selective_scan, arguments)
+    for name, values in first.items():
+        assert torch.equal(values, again[name]), name
+        if backend == "numba":
+            assert torch.equal(values, shared[name]), name
+        else:
+            torch.testing.assert_close(values, shared[name])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["u", "delta", "b", "c", "d"])
+def test_what_is_not_a_number_stays_so(backend: str, name: str, bad: float) -> None:
+    arguments = inputs(dtype=torch.float32)
+    arguments[name].view(-1)[0] = bad
+    expected = slow_scan(**arguments)
+    assert not expected.isfinite().all()
+    assert torch.equal(selective_scan(**arguments).isfinite(), expected.isfinite())
+
+
+def test_rates_that_are_not_numbers_stay_so(backend: str) -> None:
+    arguments = inputs(dtype=torch.float32)
+    arguments["a"][1, 2] = math.nan
+    assert torch.equal(selective_scan(**arguments).isnan(), slow_scan(**arguments).isnan())
+
+
+def test_overflow_is_infinite(backend: str) -> None:
+    arguments = inputs(length=3, dtype=torch.float32)
+    arguments["a"] = arguments["a"].abs() * 1e4
+    assert not selective_scan(**arguments)[:, :, -1].isfinite().any()
+
+
+@needs_numba
+def test_powers_of_two_in_float32() -> None:
+    """Over all exponents, to within two units in the last place; 0 and inf beyond them."""
+    import numba
+    import numpy as np
+
+    from mmrs_bench.models._scan_numba import power_of_two
+
+    @numba.njit
+    def powers(exponents: np.ndarray) -> np.ndarray:
+        found = np.empty_like(exponents)
+        for i in range(exponents.size):
+            found[i] = power_of_two(exponents[i])
+        return found
+
+    x = np.linspace(-125.9, 127.4, 1_000_001, dtype=np.float32)
+    expected = np.exp2(x.astype(np.float64))
+    assert (np.abs(powers(x) - expected) / expected).max() < 2.0**-22
+    ends = np.array([-np.inf, -1e9, -127.0, 0.0, 128.0, 1e9, np.inf, np.nan], dtype=np.float32)
+    np.testing.assert_array_equal(powers(ends), np.array([0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan]))
+
+
+@needs_numba
+def test_kernels_compile_where_there_is_no_place_for_a_cache() -> None:
+    import numba
+
+    from mmrs_bench.models._scan_numba import compiled
+
+    def increment(x: int) -> int:
+        return x + 1
+
+    increment.__code__ = increment.__code__.replace(co_filename="nowhere.py")
+    with pytest.raises(RuntimeError, match="cannot cache function"):
+        numba.njit(cache=True)(increment)
+    assert compiled(increment)(1) == 2
+
+
+@pytest.mark.parametrize(("package", "probe"), [("numba", module._numba_scan), ("mamba_ssm", module._cuda_scan)])
+def test_a_package_that_does_not_import_is_done_without(
+    package: str, probe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert probe.__wrapped__() is None
+
+
+def test_mamba_ssm_is_called_with_tensors_as_it_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel, played by a stand-in, gets (u, delta, A, B, C, D) in float32, and nothing in float64."""
+    seen: list[Tensor] = []
+
+    def stand_in(*tensors: Tensor) -> Tensor:
+        seen.extend(tensors)
+        return slow_scan(*tensors)
+
+    monkeypatch.setattr(module, "_cuda_scan", lambda: stand_in)
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(module, "scan_backend", lambda device: "mamba-ssm")
+    arguments = inputs(dtype=torch.bfloat16)
+    y = selective_scan(**arguments)
+    assert all(torch.equal(tensor, arguments[name].float()) for name, tensor in zip(NAMES, seen, strict=True))
+    assert y.dtype == torch.bfloat16
+    selective_scan(**inputs(dtype=torch.float64))
+    assert len(seen) == len(NAMES)
+
+
+def test_cuda_tensors_go_to_mamba_ssm_only_if_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_cuda_scan", lambda: None)
+    assert scan_backend("cuda") == "torch"
+    monkeypatch.setattr(module, "_cuda_scan", lambda: slow_scan)
+    assert scan_backend(torch.device("cuda", 0)) == "mamba-ssm"
+    assert scan_backend("cpu") != "mamba-ssm"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_cuda(dtype: torch.dtype, tolerance: float) -> None:
+    """mamba-ssm's kernel where it is installed, and plain tensor operations (always in float64)."""
+    arguments = inputs(states=16, length=121, dtype=dtype)
+    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
+    found = value_and_gradients(
+        lambda **on_gpu: selective_scan(**on_gpu).cpu(), {name: value.cuda() for name, value in arguments.items()}
+    )
+    assert_close({name: values.cpu() for name, values in found.items()}, expected, tolerance)
+
+
+def test_numba_is_not_imported_with_the_module() -> None:
+    code = "import sys, mmrs_bench.models.selective_scan; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        ("u", lambda x: x[0], ValueError, r"u has shape \(3, 5\); expected u and delta \(batch, channels, length\)"),
+        ("delta", lambda x: x[:, :, 1:], ValueError, r"delta has shape \(2, 3, 4\)"),
+        ("a", lambda x: x[:2], ValueError, r"a has shape \(2, 4\)"),
+        ("b", lambda x: x.transpose(1, 2), ValueError, r"b has shape \(2, 5, 4\)"),
+        ("c", lambda x: x[:1], ValueError, r"c has shape \(1, 4, 5\)"),
+        ("d", lambda x: x[:, None], ValueError, r"d has shape \(3, 1\)"),
+        ("b", lambda x: x.long(), TypeError, r"b holds torch.int64; convert it to float32 or float64"),
+        ("u", lambda x: x.to(torch.complex64), TypeError, r"u holds torch.complex64"),
+        ("c", lambda x: x.to("meta"), ValueError, r"c is on meta but u on cpu; move them to one device"),
+    ],
+)
+def test_bad_arguments_give_one_clear_line(
+    name: str, change: Callable[[Tensor], Tensor], error: type[Exception], message: str
+) -> None:
+    arguments = inputs()
+    arguments[name] = change(arguments[name])
+    with pytest.raises(error, match=f"^selective_scan: {message}") as caught:
+        selective_scan(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", ["channels", "states", "length"])
+def test_nothing_to_scan(size: str) -> None:
+    with pytest.raises(ValueError, match=r"^selective_scan: nothing to scan in .*; each must be at least 1$"):
+        selective_scan(**inputs(**{size: 0}))
