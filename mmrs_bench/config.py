@@ -125,6 +125,8 @@ class MethodSpec(_Frozen):
         config: Every setting with its default.
         variants: Changes of ``config`` by name; ``default`` always exists.
         budgets: Changes of ``config`` by budget, applied before the variant.
+        golden_budget: Budget under which ``mmrs-bench regress`` checks it: its baselines need several seeds, so
+            ``smoke`` where a seed takes minutes.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -139,6 +141,7 @@ class MethodSpec(_Frozen):
     config: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, VariantSpec] = Field(default_factory=dict, validate_default=True)
     budgets: dict[BudgetName, dict[str, Any]] = Field(default_factory=dict)
+    golden_budget: BudgetName = "quick"
 
     @field_validator("variants")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,28 @@ from mmrs_bench.commands.output import say, table_console
 from mmrs_bench.commands.run import parse_options, run_cells, worker_count
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.cells import Suite, build_cells
+from mmrs_bench.evaluation.cells import Cell, Suite, build_cells, weightless_methods
 from mmrs_bench.evaluation.provenance import git_state
 from mmrs_bench.evaluation.records import load_records
 from mmrs_bench.evaluation.regression import MIN_REPEATS, load_baselines, update_baselines
 from mmrs_bench.evaluation.regression import regress as check_records
 from mmrs_bench.evaluation.render import print_tables
+from mmrs_bench.registry import method_cards
 
-#: What the baselines are about: the cells of a plain ``make bench``.
-GOLDEN = Suite(draws=5)
+#: Draws of the golden cells.
+DRAWS = 5
+
+
+def golden_cells(seeds: tuple[int, ...] = (0,)) -> list[Cell]:
+    """What the baselines are about: the cells of a plain ``make bench``, under each method's golden budget."""
+    budgets = {name: method_cards()[name].golden_budget for name in weightless_methods()}
+    suites = [
+        Suite(
+            draws=DRAWS, seeds=seeds, budget=budget, methods=tuple(name for name in budgets if budgets[name] == budget)
+        )
+        for budget in sorted(set(budgets.values()))
+    ]
+    return [cell for suite in suites for cell in build_cells(suite)]
 
 
 def regress(
@@ -43,8 +55,7 @@ def regress(
     baselines = load_baselines()
     if not update_baselines_file:
         check_records((), baselines)  # refuses an empty file now rather than after all cells
-    suite = replace(GOLDEN, seeds=tuple(range(MIN_REPEATS))) if update_baselines_file else GOLDEN
-    cells = build_cells(suite)
+    cells = golden_cells(tuple(range(MIN_REPEATS))) if update_baselines_file else golden_cells()
     folder = Path(results).expanduser()
     status = run_cells(
         cells,

@@ -15,9 +15,6 @@ from torch.nn import functional as F
 from mmrs_bench.models.prompts import tokenize
 from mmrs_bench.models.text import ensemble
 
-#: The temperature that training starts from, as released; CLIP's is 0.07.
-TEMPERATURE = 0.7
-
 
 class ScratchTexts(nn.Module):
     """Class texts by a text tower that is trained with the image encoder.
@@ -61,11 +58,15 @@ class FrozenTexts(nn.Module):
 
 
 class LogitScale(nn.Module):
-    """A learned inverse temperature exp(s), s starting at ln(1 / 0.7)."""
+    """A learned inverse temperature exp(s).
 
-    def __init__(self) -> None:
+    Args:
+        temperature: Where s starts: ln(1 / temperature). CLIP starts at 0.07, DiffCLIP's released code at 0.7.
+    """
+
+    def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def forward(self, similarity: Tensor) -> Tensor:
         """Scaled similarities."""

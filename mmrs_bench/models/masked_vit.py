@@ -9,7 +9,7 @@ follows masked autoencoders (He et al. 2022) with MaskDiT's objective (Zheng et 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
@@ -318,10 +318,18 @@ class MaskedDiffusionTransformer(nn.Module):
         }
 
 
+Readout = Literal["class", "tokens"]
+
+
 class ImageEncoder(nn.Module):
     """The pretrained half: from clean windows to one image embedding (stage 2).
 
     Tokenizers and encoder have the names they have in `MaskedDiffusionTransformer`, whose weights they take.
+
+    Deviation: the released code reads the class tokens only, and starts the head at a standard deviation of 2e-5
+    (``readout="class"``). Stage 1 asks nothing of a class token but the timestep, and under a cosine a head that small
+    starts as a single direction; ``readout="tokens"`` also reads the centre pixel's token and the mean of all, from a
+    head with torch's initial values.
 
     Args:
         channels: Channels by modality.
@@ -329,6 +337,8 @@ class ImageEncoder(nn.Module):
         output: Width of the image embedding.
         width, heads, depth, mlp_ratio: Transformer sizes.
         learn_positions: See `Tokenizer`.
+        readout: What the head reads of each modality: ``class``: its class token; ``tokens``: also the token of the
+            centre pixel and the mean of all pixels' tokens.
     """
 
     def __init__(
@@ -342,15 +352,19 @@ class ImageEncoder(nn.Module):
         depth: int = 4,
         mlp_ratio: float = 2.0,
         learn_positions: bool = False,
+        readout: Readout = "class",
     ) -> None:
         super().__init__()
         self.tokenizers = nn.ModuleDict(
             {name: Tokenizer(c, side, width, learn_positions=learn_positions) for name, c in channels.items()}
         )
         self.encoder = SharedEncoder(width, heads, depth, mlp_ratio)
-        self.head = nn.Linear(len(channels) * width, output)
-        nn.init.trunc_normal_(self.head.weight, std=HEAD_STD)
-        nn.init.zeros_(self.head.bias)
+        self.readout = readout
+        parts = len(channels) * (1 if readout == "class" else 3)
+        self.head = nn.Linear(parts * width, output)
+        if readout == "class":
+            nn.init.trunc_normal_(self.head.weight, std=HEAD_STD)
+            nn.init.zeros_(self.head.bias)
 
     def embed_pixels(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pixels (..., c) -> embeddings (..., d) by modality; needed once per pixel of a scene."""
@@ -359,8 +373,15 @@ class ImageEncoder(nn.Module):
     def forward(self, embedded: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
         """Embedded pixels of whole windows (b, n, d) by modality and timesteps (b,) -> image embeddings (b, output)."""
         sequences = [tokenizer.sequence(embedded[name], timesteps) for name, tokenizer in _tokenizers(self)]
-        tokens = self.encoder(torch.cat(sequences), class_only=True)
-        return self.head(torch.cat(tokens[:, 0].chunk(len(sequences)), dim=1))  # type: ignore[no-any-return]
+        tokens = self.encoder(torch.cat(sequences), class_only=self.readout == "class")
+        read = tokens[:, :1] if self.readout == "class" else self._read(tokens)
+        return self.head(torch.cat(read.flatten(1).chunk(len(sequences)), dim=1))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _read(tokens: Tensor) -> Tensor:
+        """Class token, centre token and mean token (b, 3, d) of (b, 1 + n, d)."""
+        pixels = tokens[:, 1:]
+        return torch.stack([tokens[:, 0], pixels[:, pixels.shape[1] // 2], pixels.mean(dim=1)], dim=1)
 
 
 def _tokenizers(model: MaskedDiffusionTransformer | ImageEncoder) -> Iterable[tuple[str, Tokenizer]]:

@@ -18,7 +18,7 @@ from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader, allow_no_validation
 from mmrs_bench.scenes.manifest import Manifest
-from mmrs_bench.scenes.prepare import Prepared, prepare
+from mmrs_bench.scenes.prepare import Prepared, prepare, reduced
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene, load_scene
 from mmrs_bench.scenes.split import Split
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -253,6 +253,31 @@ class SceneDataModule(L.LightningDataModule):
         it cannot fit; other loaders left out are empty.
         """
         return LoaderView(self.add_windows, train, validate, predict)
+
+    def with_components(self, most: int) -> SceneDataModule:
+        """The same pixels with HSI bands replaced by principal components, for methods that want fewer channels.
+
+        Components are fitted on the protocol's ``normalisation_scope`` and normalised like bands, so with z-scores
+        they are whitened.
+
+        Args:
+            most: Components at most; fewer if there are fewer bands. Without HSI, or if the protocol has components
+                already, nothing is replaced.
+        """
+        state = self._state
+        if self.config.pca is not None or "hsi" not in state.channels:
+            return self
+        config = self.config.model_copy(update={"pca": min(most, state.channels["hsi"])})
+        other = SceneDataModule(
+            state.scene,
+            config,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            inference_batch=self.inference_batch,
+            augment=self.augment,
+        )
+        other._prepared = reduced(state, config)
+        return other
 
     def images_sha256(self) -> str:
         """SHA-256 of the normalised images, which addresses what was learned from them."""

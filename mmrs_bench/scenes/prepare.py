@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,15 +62,7 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
     modalities = _chosen_modalities(scene, config)
     split = make_split(scene, config.split, shots=config.shots, draw=config.draw, window=config.window)
     unlabelled = _pixels_of(scene, split, config.unlabelled, "unlabelled")
-    scope = _pixels_of(scene, split, config.normalisation_scope, "normalisation_scope")
-    raw = {name: scene.images[name] for name in modalities}
-    if config.pca is not None:
-        raw["hsi"] = principal_components(raw["hsi"], scope, config.pca)
-    channels = {name: image.shape[2] for name, image in raw.items()}
-    canvas = empty_canvas(scene.height, scene.width, sum(channels.values()), config.window)
-    for name, view in _by_modality(interior(canvas, config.window), channels).items():
-        Normaliser.fit(raw[name], scope, config.normalisation).apply(raw[name], out=view)
-    reflect_borders(canvas, config.window)
+    channels, canvas = _normalised(scene, split, modalities, config)
     return Prepared(
         scene=scene,
         split=split,
@@ -81,6 +73,33 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
         unlabelled=unlabelled,
         validation=paper_validation(scene, split) if config.selection == "paper-val" else NO_PIXELS,
     )
+
+
+def reduced(prepared: Prepared, config: DataConfig) -> Prepared:
+    """The same pixels with other images.
+
+    Args:
+        prepared: A scene under a data protocol.
+        config: That protocol, but for another ``pca``.
+    """
+    channels, canvas = _normalised(prepared.scene, prepared.split, tuple(prepared.channels), config)
+    return replace(prepared, channels=channels, canvas=canvas)
+
+
+def _normalised(
+    scene: Scene, split: Split, modalities: tuple[str, ...], config: DataConfig
+) -> tuple[dict[str, int], FloatArray]:
+    """Channels by modality and the canvas of normalised images."""
+    scope = _pixels_of(scene, split, config.normalisation_scope, "normalisation_scope")
+    raw = {name: scene.images[name] for name in modalities}
+    if config.pca is not None:
+        raw["hsi"] = principal_components(raw["hsi"], scope, config.pca)
+    channels = {name: image.shape[2] for name, image in raw.items()}
+    canvas = empty_canvas(scene.height, scene.width, sum(channels.values()), config.window)
+    for name, view in _by_modality(interior(canvas, config.window), channels).items():
+        Normaliser.fit(raw[name], scope, config.normalisation).apply(raw[name], out=view)
+    reflect_borders(canvas, config.window)
+    return channels, canvas
 
 
 def _by_modality(image: FloatArray, channels: dict[str, int]) -> dict[str, FloatArray]:

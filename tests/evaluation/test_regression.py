@@ -10,7 +10,9 @@ import pytest
 from git_checkout import git, make_checkout
 from synthetic_records import make_record
 
+from mmrs_bench.commands.regress import golden_cells
 from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.cells import weightless_methods
 from mmrs_bench.evaluation.records import Record
 from mmrs_bench.evaluation.regression import (
     BASELINES,
@@ -21,6 +23,7 @@ from mmrs_bench.evaluation.regression import (
     update_baselines,
 )
 from mmrs_bench.evaluation.render import render
+from mmrs_bench.registry import method_card
 
 DRAWS = range(3)
 
@@ -191,3 +194,11 @@ def test_a_faulty_file_is_named(path: Path) -> None:
 
 def test_the_committed_file_is_valid() -> None:
     load_baselines(BASELINES)
+
+
+def test_every_method_without_weights_is_golden_under_its_golden_budget() -> None:
+    cells = golden_cells((0, 1))
+    budgets = {name: method_card(name).golden_budget for name in weightless_methods()}
+    assert {cell.protocol.method: cell.protocol.budget for cell in cells} == budgets
+    assert (budgets["rf"], budgets["diffclip"]) == ("quick", "smoke")
+    assert len(cells) == len(budgets) * 5 * 2

@@ -13,7 +13,18 @@ from mmrs_bench.methods.base import Method, RunContext
 from mmrs_bench.registry import method_card, method_class, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
-SHIPPED = ("majority", "nearest-prototype", "svm", "svm-spatial", "svm-emp", "rf", "rf-spatial", "cnn")
+SHIPPED = (
+    "majority",
+    "nearest-prototype",
+    "svm",
+    "svm-spatial",
+    "svm-emp",
+    "rf",
+    "rf-spatial",
+    "cnn",
+    "clip",
+    "diffclip",
+)
 
 
 def small_data(shots: int = 2, **settings: Any) -> SceneDataModule:
@@ -38,7 +49,8 @@ def make(
 
 
 def fitted(name: str, folder: Path, data: SceneDataModule, **options: Any) -> Method:
-    """`make`, and fit."""
+    """`make`, pretrain and fit."""
     method = make(name, folder, **options)
+    method.pretrain(data)
     method.fit(data)
     return method

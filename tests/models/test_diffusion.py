@@ -109,7 +109,7 @@ def test_images_of_one_class_are_no_negatives_of_each_other() -> None:
 
 
 def test_the_temperature_starts_at_the_released_one() -> None:
-    scale = LogitScale()
+    scale = LogitScale(0.7)
     assert float(scale(torch.tensor(1.0)).detach()) == pytest.approx(1 / 0.7)
     scale(torch.tensor(1.0)).backward()
     assert float(scale.log_scale.grad) == pytest.approx(1 / 0.7)  # type: ignore[arg-type]
