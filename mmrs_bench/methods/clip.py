@@ -38,7 +38,7 @@ from mmrs_bench.models.alignment import (
 from mmrs_bench.models.augmentation import center_resize_crop, random_choice
 from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.models.masked_vit import ImageEncoder, Readout, window_pixels
-from mmrs_bench.models.prompts import TEMPLATE, class_prompts
+from mmrs_bench.models.prompts import TEMPLATE, class_prompts, tokenize
 from mmrs_bench.models.text import SCRATCH, ScratchTextTower, frozen_class_embeddings
 from mmrs_bench.paths import cache_root
 from mmrs_bench.randomness import torch_generator
@@ -130,8 +130,22 @@ class ClipNetwork(nn.Module):
         return logits
 
 
+def class_vectors(config: ClipConfig, class_names: Sequence[str]) -> Tensor | None:
+    """Vectors (k, d) of a frozen text tower; None for ``scratch``, whose prompts are only checked.
+
+    Raises:
+        ConfigError: If the text tower is unknown, or a class has no text or one that is too long.
+        DataError: If the tower's files are missing or damaged.
+    """
+    prompts = _prompts(config, class_names)
+    if config.text == SCRATCH:
+        tokenize([text for group in prompts for text in group])
+        return None
+    return frozen_class_embeddings(config.text, class_names, prompts, cache=cache_root() / "text")
+
+
 def clip_network(config: ClipConfig, channels: Mapping[str, int], side: int, class_names: Sequence[str]) -> ClipNetwork:
-    """An untrained network; frozen text towers are read from their files.
+    """An untrained network.
 
     Args:
         config: Settings.
@@ -140,15 +154,11 @@ def clip_network(config: ClipConfig, channels: Mapping[str, int], side: int, cla
         class_names: k names, in target order.
 
     Raises:
-        ConfigError: If the text tower is unknown, or a class has no text or one that is too long.
-        DataError: If the tower's files are missing or damaged.
+        BenchError: See `class_vectors`.
     """
-    if config.text == SCRATCH:
-        return _assemble(config, channels, side, _scratch_texts(config, class_names))
-    vectors = frozen_class_embeddings(
-        config.text, class_names, _prompts(config, class_names), cache=cache_root() / "text"
-    )
-    return _assemble(config, channels, side, FrozenTexts(vectors, config.width))
+    vectors = class_vectors(config, class_names)
+    texts = _scratch_texts(config, class_names) if vectors is None else FrozenTexts(vectors, config.width)
+    return _assemble(config, channels, side, texts)
 
 
 def _prompts(config: ClipConfig, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from mmrs_bench.errors import ConfigError, TrainingError
 from mmrs_bench.methods import training
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.clip import Clip, ClipConfig, Crop, cropped, lr_schedule
+from mmrs_bench.methods.clip import Clip, ClipConfig, Crop, class_vectors, cropped, lr_schedule
 from mmrs_bench.methods.pretraining_cache import pretrained
 from mmrs_bench.models.diffusion import TIMESTEPS, add_noise, linear_schedule, split_error
 from mmrs_bench.models.masked_vit import (
@@ -187,7 +187,9 @@ class DiffClip(Clip):
             ConfigError: If the mask leaves no pixel, or all, visible.
             TrainingError: If a loss is not a number.
             DataError: If the cache holds a damaged file for this pretraining.
+            BenchError: If stage 2 would fail on the class texts (see `mmrs_bench.methods.clip.class_vectors`).
         """
+        class_vectors(self.config, data.class_names)  # what would end stage 2 is told before stage 1's hours
         config, data, side = self.config, self._seen(data), data.config.window
         visible_count(side, config.mask_ratio)
         support_only = config.pretrain_source == "support"
