@@ -11,14 +11,13 @@ without saying what that is; the same encoder without the first stage is our rea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -52,9 +51,6 @@ STAGE = "language alignment"
 
 #: Windows that a CPU encodes at once: their tokens stay in its cache.
 CPU_CHUNK = 16
-#: Pixels whose stems are computed at once.
-PIXEL_CHUNK = 1 << 15
-
 Crop = Literal["none", "joint", "independent"]
 
 
@@ -106,6 +102,25 @@ class ClipConfig(MethodConfig):
     encoder_rate: float = Field(default=1.0, ge=0)
     weight_decay: float = Field(default=1e-5, ge=0)
     schedule: Literal["cosine", "multistep"] = "cosine"
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_share_the_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", heads)
+        if width % heads:
+            raise ValueError(f"{heads} heads cannot share a width of {width}; use a divisor of it")
+        return heads
+
+
+class _Saved(BaseModel):
+    """What a saved network is built from, and the settings that it was fitted with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    channels: dict[str, int]
+    side: int
+    class_names: list[str]
+    settings: dict[str, Any]
 
 
 class ClipNetwork(nn.Module):
@@ -316,7 +331,12 @@ class Clip(Method):
         self._network = training.initialised(
             lambda: clip_network(config, data.channels, data.config.window, data.class_names), context, "clip"
         )
-        self._sizes = {"channels": data.channels, "side": data.config.window, "class_names": list(data.class_names)}
+        self._saved = _Saved(
+            channels=data.channels,
+            side=data.config.window,
+            class_names=list(data.class_names),
+            settings=config.model_dump(mode="json"),
+        )
         self._start(self._network.image)
         train = data.shuffled_dataloader(
             ("alignment", context.draw, context.seed),
@@ -364,7 +384,7 @@ class Clip(Method):
     def save(self, folder: Path) -> None:
         """See `Method.save`: weights (safetensors) and what the network is built from (JSON)."""
         atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(self._network.state_dict())))
-        write_json(folder / SIZES_FILE, self._sizes)
+        write_json(folder / SIZES_FILE, self._saved.model_dump())
 
     def load(self, folder: Path) -> None:
         """See `Method.load`; the checkpoint of a frozen text tower is not needed, its vectors are among the weights.
@@ -373,18 +393,25 @@ class Clip(Method):
             DataError: If a file is absent or damaged, or the weights do not fit the settings or are not numbers.
         """
         try:
-            sizes = json.loads((folder / SIZES_FILE).read_text(encoding="utf-8"))
+            saved = _Saved.model_validate_json((folder / SIZES_FILE).read_text(encoding="utf-8"))
             weights = load_file(folder / WEIGHTS_FILE)
         except (OSError, ValueError, SafetensorError) as error:
-            raise DataError(f"{folder}: no saved model can be read here ({error}); fit and save it again") from error
+            text = " ".join(str(error).split())
+            raise DataError(f"{folder}: no saved model can be read here ({text}); fit and save it again") from error
+        settings = self.config.model_dump(mode="json")
+        others = [name for name, value in settings.items() if saved.settings.get(name) != value]
+        if others:
+            raise DataError(
+                f"{folder}: was saved with other settings ({', '.join(others)}); use those it was saved with"
+            )
         broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
         if broken:
             raise DataError(f"{folder}: {', '.join(broken)} hold values that are not numbers; fit and save it again")
         if self.config.text == SCRATCH:
-            texts: nn.Module = _scratch_texts(self.config, sizes["class_names"])
+            texts: nn.Module = _scratch_texts(self.config, saved.class_names)
         else:
             texts = FrozenTexts(weights.get("texts.embeddings", torch.zeros(1, 1)), self.config.width)
-        network = _assemble(self.config, sizes["channels"], sizes["side"], texts)
+        network = _assemble(self.config, saved.channels, saved.side, texts)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
@@ -392,4 +419,4 @@ class Clip(Method):
             raise DataError(
                 f"{folder}: the weights do not fit these settings ({text}); use those they were saved with"
             ) from error
-        self._network, self._sizes = network.eval(), sizes
+        self._network, self._saved = network.eval(), saved

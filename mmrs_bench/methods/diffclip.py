@@ -11,6 +11,7 @@ What that code does and what the paper says differ in places: the card's variant
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any, Literal
 
 import lightning as L
@@ -40,6 +41,8 @@ STAGE = "pretraining"
 
 #: Raised when the same settings would pretrain to other weights, so that no old pretraining is read again.
 PRETRAINING_VERSION = 1
+#: What 1 - 0.8 is short of 0.2, and more.
+ROUNDING = 1e-9
 #: A checkpoint is written about so many times in a pretraining.
 CHECKPOINTS = 20
 
@@ -95,7 +98,7 @@ def visible_count(side: int, mask_ratio: float) -> int:
         ConfigError: If none or all of them would.
     """
     pixels = side * side
-    count = int(pixels * (1 - mask_ratio))
+    count = math.floor(pixels * (1 - mask_ratio) + ROUNDING)
     if not 0 < count < pixels:
         raise ConfigError(
             f"mask_ratio {mask_ratio} leaves {count} of the {pixels} pixels of a window of {side} visible; stage 1 "

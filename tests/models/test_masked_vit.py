@@ -17,6 +17,7 @@ from mmrs_bench.models.masked_vit import (
     Decoder,
     ImageEncoder,
     MaskedDiffusionTransformer,
+    Readout,
     SharedEncoder,
     Tokenizer,
     VisibleTokens,
@@ -230,9 +231,14 @@ def test_a_gradient_reaches_every_parameter() -> None:
     assert without == []
 
 
-def test_a_gradient_reaches_every_parameter_of_the_image_encoder() -> None:
+def image_encoder(readout: Readout, **options: bool) -> ImageEncoder:
     torch.manual_seed(0)
-    model = ImageEncoder(CHANNELS, SIDE, output=8, width=WIDTH, heads=HEADS, depth=2, learn_positions=True)
+    return ImageEncoder(CHANNELS, SIDE, output=8, width=WIDTH, heads=HEADS, depth=2, readout=readout, **options)
+
+
+@pytest.mark.parametrize("readout", ["class", "tokens"])
+def test_a_gradient_reaches_every_parameter_of_the_image_encoder(readout: Readout) -> None:
+    model = image_encoder(readout, learn_positions=True)
     pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}
     model(model.embed_pixels(pixels), torch.zeros(4, dtype=torch.long)).square().sum().backward()
     parameters = dict(model.named_parameters())
@@ -240,9 +246,49 @@ def test_a_gradient_reaches_every_parameter_of_the_image_encoder() -> None:
     assert [name for name, values in parameters.items() if values.grad is None or not values.grad.any()] == []
 
 
+def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timestep: int) -> Tensor:
+    """Of one window (n, c): modality after modality through every block, then what is read of it, side by side."""
+    read = []
+    for name, tokenizer in model.tokenizers.items():
+        rows = [tokenizer.class_tokens(torch.tensor([timestep]))[0, 0]]
+        for place, pixel in enumerate(pixels[name]):
+            rows.append(tokenizer.embed_pixels(pixel[None])[0] + sincos_positions(SIDE, WIDTH)[place])
+        x = torch.stack(rows)
+        for block in model.encoder.blocks:
+            x = x + slow_attention(block.attention, block.norm1(x))
+            x = x + block.mlp(block.norm2(x))
+        x = model.encoder.norm(x)
+        read.append(x[0])
+        if model.readout == "tokens":
+            row = column = SIDE // 2
+            read.append(x[1 + row * SIDE + column])
+            read.append(sum(x[1 + place] for place in range(TOKENS)) / TOKENS)
+    return model.head.weight @ torch.cat(read) + model.head.bias
+
+
+@pytest.mark.parametrize("readout", ["class", "tokens"])
+def test_the_image_embedding_is_that_of_a_loop(readout: Readout) -> None:
+    model = image_encoder(readout).eval()
+    for values in (model.head.weight, model.head.bias, *(b.attention.qkv.bias for b in model.encoder.blocks)):
+        nn.init.normal_(values)  # large enough to show
+    pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}
+    timesteps = [0, 3, 500, 999]
+    found = model(model.embed_pixels(pixels), torch.tensor(timesteps))
+    assert found.shape == (4, 8)
+    for b, t in enumerate(timesteps):
+        expected = slow_image_embedding(model, {name: x[b] for name, x in pixels.items()}, t)
+        torch.testing.assert_close(found[b], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_head_of_all_tokens_has_initial_values_of_torch() -> None:
+    head = ImageEncoder({"hsi": 2, "lidar": 1}, SIDE, output=128, readout="tokens").head
+    assert head.in_features == 2 * 3 * 128
+    assert float(head.weight.detach().std()) == pytest.approx((3 * head.in_features) ** -0.5, rel=0.05)
+
+
 def test_the_stage_two_encoder_takes_the_pretrained_weights_by_name() -> None:
     model = transformer()
-    image = ImageEncoder(CHANNELS, SIDE, output=8, width=WIDTH, heads=HEADS, depth=2)
+    image = image_encoder("class")
     names = {name for name in model.state_dict() if not name.startswith("decoders.")}
     assert names == {name for name in image.state_dict() if not name.startswith("head.")}
 
@@ -273,8 +319,10 @@ def test_the_parameter_count_is_the_sum_of_the_layers(channels: dict[str, int]) 
     )
     pretrained = sum(values.numel() for values in MaskedDiffusionTransformer(channels, 11).parameters())
     assert pretrained == tokenizers + encoder + decoders
-    image = sum(values.numel() for values in ImageEncoder(channels, 11).parameters())
-    assert image == tokenizers + encoder + m * d * d + d
+    for readout, parts in (("class", 1), ("tokens", 3)):
+        image = ImageEncoder(channels, 11, readout=readout)
+        head = parts * m * d * d + d
+        assert sum(values.numel() for values in image.parameters()) == tokenizers + encoder + head
 
 
 def test_windows_become_pixels_in_raster_order() -> None:

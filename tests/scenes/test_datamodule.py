@@ -233,6 +233,125 @@ def test_order_is_addressed_by_draw_seed_and_epoch(scene: Scene) -> None:
     assert make(scene).unlabelled_dataloader().shuffle != make(scene).train_dataloader().shuffle
 
 
+def test_the_unlabelled_order_hangs_on_the_seed_and_not_on_the_draw(scene: Scene) -> None:
+    """Draws that share the unlabelled pixels can share a pretraining."""
+
+    def epochs(**change: int) -> list[tuple[int, ...]]:
+        loader = make(scene, **change).unlabelled_dataloader()
+        return [(*drained(loader), *drained(loader, "symmetry")) for _ in range(2)]
+
+    first = epochs()
+    assert first == epochs(draw=1) == epochs(shots=7, draw=2)
+    assert first[0] != first[1]
+    assert not set(first) & set(epochs(seed=1))
+
+
+def test_shuffled_batches_are_as_asked_for(scene: Scene) -> None:
+    data = make(scene, shots=10)
+    loader = data.shuffled_dataloader(
+        ("mine",), data.support, data.support_targets, batch_size=7, augment=False, per_epoch=20
+    )
+    seen = []
+    for _ in range(12):
+        batches = list(loader)
+        assert [len(batch["pixel"]) for batch in batches] == [7, 7, 6]
+        assert all(set(batch) == {"pixel", "target"} for batch in batches)
+        pixels = np.concatenate([batch["pixel"] for batch in batches])
+        targets = np.concatenate([batch["target"] for batch in batches])
+        np.testing.assert_array_equal(targets, scene.labels[pixels] - 1)
+        assert len(np.unique(pixels)) == 20
+        seen.append(tuple(pixels))
+    assert len(set(seen)) == len(seen)
+    np.testing.assert_array_equal(np.unique(np.concatenate(seen)), np.sort(data.support))  # others in every epoch
+
+
+def test_shuffled_batches_take_the_data_modules_choices(scene: Scene) -> None:
+    data = make(scene, shots=10)
+    (*_, last) = batches = list(data.shuffled_dataloader(("mine",), data.support))
+    assert [len(batch["pixel"]) for batch in batches] == [14, 13, 13]
+    assert set(last) == {"pixel", "symmetry"}
+    still = SceneDataModule(scene, data.config, augment=False)
+    assert set(next(iter(still.shuffled_dataloader(("mine",), still.support)))) == {"pixel"}
+    turning = next(iter(still.shuffled_dataloader(("mine",), still.support, augment=True)))
+    assert set(turning) == {"pixel", "symmetry"}
+
+
+@pytest.mark.parametrize("per_epoch", [None, 40, 1000])
+def test_an_epoch_has_no_more_pixels_than_there_are(per_epoch: int | None, scene: Scene) -> None:
+    data = make(scene, shots=10)
+    loader = data.shuffled_dataloader(("mine",), data.support, batch_size=16, per_epoch=per_epoch)
+    assert len(loader) == 3
+    np.testing.assert_array_equal(np.sort(drained(loader)), np.sort(data.support))
+
+
+def test_a_shuffled_order_hangs_on_its_address_and_epoch_only(scene: Scene) -> None:
+    pixels = np.arange(50)
+
+    def order(*address: str | int, seed: int = 0, draw: int = 0) -> tuple[int, ...]:
+        data = make(scene, seed=seed, draw=draw)
+        return tuple(drained(data.shuffled_dataloader(address, pixels)))
+
+    assert order("mine", 1) == order("mine", 1, seed=4, draw=2)
+    assert len({order("mine", 1), order("mine", 2), order("other", 1)}) == 3
+    loader = make(scene).shuffled_dataloader(("mine", 1), pixels)
+    loader.set_epoch(3)
+    fourth = tuple(drained(loader))
+    loader = make(scene).shuffled_dataloader(("mine", 1), pixels)
+    assert [tuple(drained(loader)) for _ in range(4)][3] == fourth
+
+
+def test_images_are_addressed_by_their_content(scene: Scene) -> None:
+    """Whatever changes what a network sees changes the hash; labels, shots, draws, seeds and batches do not."""
+    first = make(scene).images_sha256()
+    relabelled = Scene(scene.manifest, scene.images, np.roll(scene.ground_truth, 7, axis=1))
+    for same in (
+        make(scene),
+        make(scene, shots=5, draw=3, seed=2),
+        make(scene, unlabelled="support", selection="paper-val"),
+        make(scene, modalities=("hsi", "lidar")),
+        make(relabelled),
+    ):
+        assert same.images_sha256() == first
+    others = [first]
+    for name, image in scene.images.items():
+        changed = image.copy()
+        changed[11, 17, 0] += 0.01
+        others.append(make(Scene(scene.manifest, {**scene.images, name: changed}, scene.ground_truth)).images_sha256())
+    for change in (
+        {"window": 3},
+        {"modalities": ("hsi",)},
+        {"pca": 2},
+        {"normalisation": "minmax"},
+        {"normalisation_scope": "support"},
+        {"normalisation_scope": "support", "draw": 1},
+    ):
+        others.append(make(scene, **change).images_sha256())
+    assert len(set(others)) == len(others)
+
+
+def test_components_replace_the_bands_of_the_same_pixels(scene: Scene) -> None:
+    settings = {"shots": 3, "draw": 2, "selection": "paper-val", "query_limit": 400, "unlabelled": "support"}
+    data = SceneDataModule(
+        scene, DataConfig(window=5, **settings), seed=4, batch_size=9, inference_batch=33, augment=False
+    )
+    fewer, expected = data.with_components(3), make(scene, pca=3, **settings)
+    assert fewer.channels == {"hsi": 3, "lidar": 2}
+    assert fewer.images_sha256() == expected.images_sha256()
+    for name in ("support", "query", "unlabelled", "validation"):
+        np.testing.assert_array_equal(getattr(fewer, name), getattr(data, name))
+    kept = ("seed", "batch_size", "inference_batch", "augment")
+    assert [getattr(fewer, name) for name in kept] == [getattr(data, name) for name in kept]
+    assert fewer.config == expected.config
+    assert data.channels == {"hsi": 5, "lidar": 2}
+    assert data.with_components(99).channels == {"hsi": 5, "lidar": 2}
+    assert data.with_components(99).images_sha256() != data.images_sha256(), "the components are the bands"
+
+
+def test_components_are_left_alone_where_there_are_some_or_no_bands(scene: Scene) -> None:
+    for data in (make(scene, pca=2), make(scene, modalities=("lidar",))):
+        assert data.with_components(1) is data
+
+
 def test_symmetries_are_drawn_only_while_training(scene: Scene) -> None:
     data = make(scene, shots=10)
     batch = next(iter(data.train_dataloader()))

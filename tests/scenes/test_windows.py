@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError
+from mmrs_bench.scenes import windows as windows_module
 from mmrs_bench.scenes.scene import FloatArray
 from mmrs_bench.scenes.windows import SYMMETRIES, WindowGatherer, build_canvas
 
@@ -104,3 +107,65 @@ def test_modalities_stay_registered_under_symmetries() -> None:
     torch.testing.assert_close(windows["lidar"], 2 * windows["hsi"], rtol=0, atol=0)
     torch.testing.assert_close(windows["sar"], windows["hsi"] + 1, rtol=0, atol=0)
     assert not torch.equal(windows["hsi"], gatherer.gather(pixels)["hsi"])
+
+
+# Functions of pixels
+
+Values = dict[str, torch.Tensor]
+
+
+def per_pixel(pixels: Values) -> Values:
+    """Other values, other channels, and modalities in another order."""
+    return {
+        "sum": pixels["hsi"].sum(dim=1, keepdim=True) + pixels["lidar"],
+        "sar": pixels["sar"].abs(),
+        "wide": torch.cat([pixels["hsi"], pixels["lidar"] * 2, pixels["hsi"].square()], dim=1),
+    }
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 14])
+@pytest.mark.parametrize("window", [1, 5])
+def test_mapped_is_the_function_of_every_gathered_pixel(
+    window: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows_module, "MAPPED_PIXELS", chunk)
+    plain = make_gatherer(random_images(9, 12), window)
+    before = plain.rows.clone()
+    mapped = plain.mapped(per_pixel)
+    assert mapped.channels == {"sum": 1, "sar": 2, "wide": 9}
+    pixels = torch.arange(9 * 12)
+    for symmetry in (None, pixels % SYMMETRIES):
+        windows = plain.gather(pixels, symmetry)
+        found = mapped.gather(pixels, symmetry)
+        for row in range(window):
+            for column in range(window):
+                expected = per_pixel({name: values[:, :, row, column] for name, values in windows.items()})
+                for name, values in expected.items():
+                    torch.testing.assert_close(found[name][:, :, row, column], values, rtol=0, atol=0)
+    assert torch.equal(plain.rows, before)
+    assert plain.channels == {"hsi": 4, "lidar": 1, "sar": 2}
+
+
+def test_mapped_computes_every_pixel_of_the_canvas_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for one that tells the channels and the type."""
+    monkeypatch.setattr(windows_module, "MAPPED_PIXELS", 50)
+    sizes: list[int] = []
+
+    def counting(pixels: Values) -> Values:
+        sizes.append(len(pixels["hsi"]))
+        return per_pixel(pixels)
+
+    make_gatherer(random_images(9, 12), 5).mapped(counting)
+    assert sorted(sizes) == [1, 8, 50, 50, 50, 50]
+    assert sum(sizes) == 1 + 13 * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_mapped_keeps_the_type_of_the_function(dtype: torch.dtype) -> None:
+    function: Callable[[Values], Values] = lambda pixels: {"hsi": pixels["hsi"].to(dtype) * 2}  # noqa: E731
+    plain = make_gatherer(random_images(9, 12), 3)
+    pixels = torch.tensor([0, 50, 107])
+    found = plain.mapped(function).gather(pixels)
+    assert list(found) == ["hsi"]
+    assert found["hsi"].dtype == dtype
+    torch.testing.assert_close(found["hsi"], plain.gather(pixels)["hsi"].to(dtype) * 2, rtol=0, atol=0)
