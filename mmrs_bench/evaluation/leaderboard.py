@@ -12,6 +12,7 @@ from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.card import protocol_card
 from mmrs_bench.evaluation.entries import METRICS, Entrant, Entry, Group, group_records
 from mmrs_bench.evaluation.exports import classes_table, draws_table, method_seconds
+from mmrs_bench.evaluation.modalities import modality_tables
 from mmrs_bench.evaluation.records import load_failures, load_records
 from mmrs_bench.evaluation.render import render
 from mmrs_bench.evaluation.reported import Reported, load_reported, reported_table
@@ -57,17 +58,20 @@ def build_leaderboard(
 ) -> list[Table]:
     """Tables of everything that may be compared.
 
-    For each scene and protocol: one table a shot count, an overview over the shots where there are several, and
-    after the last table of a scene the claims of papers about it. Within a table methods are ordered by mean OA;
-    their group follows `mmrs_bench.evaluation.statistics.tie_groups` on OA.
+    For each scene and protocol: one table a shot count, an overview over the shots where there are several, what each
+    modality adds where methods were run on fewer, and after the last table of a scene the claims of papers about it.
+    Within a table methods are ordered by mean OA; their group follows
+    `mmrs_bench.evaluation.statistics.tie_groups` on OA.
     """
     tables = []
-    for scene, of_scene in groupby(group_records(records, failures), key=lambda group: group.scene_id):
+    for scene, grouped in groupby(group_records(records, failures), key=lambda group: group.scene_id):
+        of_scene = list(grouped)
         for _, family in groupby(of_scene, key=lambda group: group.family):
             groups = list(family)
             tables += [_ranking(group) for group in groups]
             if len([group for group in groups if group.entries]) > 1:
                 tables.append(_overview(groups))
+        tables += modality_tables(of_scene)
         claims = reported_table(list(reported), scene)
         if claims:
             tables.append(claims)
