@@ -1,0 +1,191 @@
+"""DiffCLIP at its released sizes: a step of its pretraining (batch 128) and the classification of a scene of 166 x 600.
+
+Windows of 11 x 11, 63 + 1 bands, 8 heads, width 128, 4 + 3 blocks, 70 % masked; float32 and bfloat16, on two threads.
+Beside each, its bound: one large matrix product of as many operations as our arrangement has in its matrices, in the
+same precision; the numbers in brackets are so the ratios to torch's matrix peak. In float32 the bound is not strict:
+torch's product is MKL's, which uses half the width of some processors, and our linear layers are oneDNN's. Aims on two
+quiet cores: 1.2 s a step in float32 and 0.7 s in bfloat16; 450 and 900 pixels/s with readout ``class``.
+
+Classified are 2,048 pixels of the scene. What is done once for all of its 99,600, embedding pixels and class texts, is
+timed apart, and counts in the pixels/s that are printed with the share that the sample is of the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from mmrs_bench.methods.clip import ClipConfig, SceneClassifier, clip_network
+from mmrs_bench.methods.diffclip import DiffClipConfig, MaskedDiffusionPretrainer, visible_count
+from mmrs_bench.models.masked_vit import SINUSOID_WIDTH, MaskedDiffusionTransformer, Readout
+from mmrs_bench.scenes.windows import WindowGatherer, build_canvas
+
+HEIGHT, WIDTH, SIDE, BATCH, SAMPLE = 166, 600, 11, 128, 2_048
+CHANNELS = {"hsi": 63, "lidar": 1}
+CLASSES = ["apple trees", "buildings", "ground", "woods", "vineyard", "roads"]
+CONFIG = DiffClipConfig()
+N, V, D = SIDE**2, visible_count(SIDE, CONFIG.mask_ratio), CONFIG.width
+HIDDEN = int(D * CONFIG.mlp_ratio)
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+precisions = pytest.mark.parametrize("precision", PRECISIONS)
+readouts = pytest.mark.parametrize("readout", ["class", "tokens"])
+
+
+def block_products(tokens: int) -> int:
+    """Multiplications of a block for one sequence: its four linear layers, scores, and their weighted values."""
+    return tokens * (4 * D * D + 2 * D * HIDDEN) + 2 * tokens**2 * D
+
+
+def step_operations() -> int:
+    """Multiplications and additions in the matrices of one step.
+
+    Each multiplication of the forward pass has one in the gradient of each of its two factors, but for the first
+    layers, as pixels and times need no gradient. The release, which embeds masked pixels too, has 137.7e9 operations.
+    """
+    first = sum(V * channels * D + SINUSOID_WIDTH * D for channels in CHANNELS.values())
+    forward = first
+    for channels in CHANNELS.values():
+        second = V * D * D + D * D
+        encoder = V * D * D + CONFIG.depth * block_products(1 + V)
+        decoder = (1 + V) * D * D + CONFIG.decoder_depth * block_products(1 + N) + N * (2 * D * D + D * channels)
+        forward += second + encoder + decoder
+    return 2 * BATCH * (3 * forward - first)
+
+
+def pixel_operations(readout: str) -> int:
+    """Multiplications and additions in the matrices for one classified pixel, once the scene is embedded."""
+    time, head = SINUSOID_WIDTH * D + D * D, D * D
+    if readout == "tokens":
+        return 2 * len(CHANNELS) * (time + CONFIG.depth * block_products(1 + N) + 3 * head)
+    query, key, value, proj = 4 * [D * D]
+    last = query + key + 2 * (1 + N) * CONFIG.heads * D + value + proj + 2 * D * HIDDEN
+    return 2 * len(CHANNELS) * (time + (CONFIG.depth - 1) * block_products(1 + N) + last + head)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_threads() -> Iterator[None]:
+    """The aims are for two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def autocast(precision: str) -> torch.autocast:
+    """What Lightning's precisions ``32-true`` and ``bf16-mixed`` put around a step."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def gatherer() -> WindowGatherer:
+    rng = np.random.default_rng(0)
+    images = {name: rng.standard_normal((HEIGHT, WIDTH, c), dtype=np.float32) for name, c in CHANNELS.items()}
+    return WindowGatherer(build_canvas(images, SIDE), CHANNELS, SIDE)
+
+
+def random_pixels(count: int) -> Tensor:
+    return torch.randperm(HEIGHT * WIDTH, generator=torch.Generator().manual_seed(0))[:count]
+
+
+def measure_bound(benchmark: BenchmarkFixture, operations: int, precision: str) -> None:
+    """Time a product of a square matrix with one that makes it so many operations."""
+    side = 4096
+    kind = PRECISIONS[precision]
+    square, other = torch.ones(side, side, dtype=kind), torch.ones(side, round(operations / 2 / side**2), dtype=kind)
+    benchmark.pedantic(torch.mm, (square, other), rounds=3, warmup_rounds=1)
+
+
+@precisions
+def test_step(benchmark: BenchmarkFixture, gatherer: WindowGatherer, precision: str) -> None:
+    """Masks, noise, forward, backward and Adam."""
+    benchmark.group = f"pretraining step, {precision}"
+    torch.manual_seed(0)
+    network = MaskedDiffusionTransformer(
+        CHANNELS,
+        SIDE,
+        width=D,
+        heads=CONFIG.heads,
+        depth=CONFIG.depth,
+        decoder_depth=CONFIG.decoder_depth,
+        mlp_ratio=CONFIG.mlp_ratio,
+    )
+    pretrainer = MaskedDiffusionPretrainer(network, CONFIG, side=SIDE, seed=0)
+    pretrainer.log_dict = lambda *values, **options: None  # type: ignore[method-assign]
+    optimizer = cast(torch.optim.Optimizer, pretrainer.configure_optimizers()["optimizer"])
+    pixel = random_pixels(BATCH)
+    batch = {"pixel": pixel, "windows": gatherer.gather(pixel)}
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with autocast(precision):
+            loss = pretrainer.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    first = step()
+    assert benchmark.pedantic(step, rounds=5, warmup_rounds=1) < first
+
+
+@precisions
+def test_bound_of_step(benchmark: BenchmarkFixture, precision: str) -> None:
+    benchmark.group = f"pretraining step, {precision}"
+    measure_bound(benchmark, step_operations(), precision)
+
+
+@readouts
+@precisions
+def test_pixels(
+    benchmark: BenchmarkFixture,
+    gatherer: WindowGatherer,
+    readout: Readout,
+    precision: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    benchmark.group = f"{SAMPLE} pixels by readout {readout}, {precision}"
+    torch.manual_seed(0)
+    network = clip_network(ClipConfig(readout=readout), CHANNELS, SIDE, CLASSES)
+    data: Any = SimpleNamespace(gatherer=lambda device: gatherer)
+    classifier = SceneClassifier(network, data, torch.zeros(HEIGHT * WIDTH, dtype=torch.int64)).eval()
+    plugin = SimpleNamespace(forward_context=lambda: autocast(precision))
+    classifier.trainer = cast(Any, SimpleNamespace(precision_plugin=plugin))
+    pixels = random_pixels(SAMPLE)
+
+    def classify() -> Tensor:
+        with autocast(precision):
+            return torch.cat([classifier.predict_step({"pixel": part}, 0) for part in pixels.split(BATCH)])
+
+    with torch.inference_mode():
+        embedding = shortest(classifier.on_predict_start)
+        expected = classify()
+        assert torch.equal(benchmark.pedantic(classify, rounds=3), expected)
+    if benchmark.enabled:
+        a_pixel = benchmark.stats.stats.min / SAMPLE + embedding / (HEIGHT * WIDTH)
+        with capsys.disabled():
+            print(f"\n{readout}, {precision}: {1 / a_pixel:.0f} pixels/s; the scene was embedded in {embedding:.2f} s")
+
+
+def shortest(work: Callable[[], object]) -> float:
+    """Seconds of the shortest of three runs."""
+    seconds = []
+    for _ in range(3):
+        start = perf_counter()
+        work()
+        seconds.append(perf_counter() - start)
+    return min(seconds)
+
+
+@readouts
+@precisions
+def test_bound_of_pixels(benchmark: BenchmarkFixture, readout: str, precision: str) -> None:
+    benchmark.group = f"{SAMPLE} pixels by readout {readout}, {precision}"
+    measure_bound(benchmark, SAMPLE * pixel_operations(readout), precision)
