@@ -8,7 +8,7 @@ visible and masked tokens; DiffCLIP (AAAI 2025) for the weights, the schedule an
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from diffusers import DDPMScheduler
@@ -18,14 +18,18 @@ TIMESTEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
 
 
-def linear_schedule() -> DDPMScheduler:
-    """The linear schedule of 1000 steps from beta 1e-4 to 0.02, for models that predict clean pixels."""
+def linear_schedule(prediction_type: Literal["sample", "epsilon"] = "sample") -> DDPMScheduler:
+    """The linear schedule of 1000 steps from beta 1e-4 to 0.02.
+
+    Args:
+        prediction_type: What the model predicts: the clean pixels ("sample") or the noise ("epsilon").
+    """
     return DDPMScheduler(  # type: ignore[no-untyped-call]
         num_train_timesteps=TIMESTEPS,
         beta_start=BETA_FIRST,
         beta_end=BETA_LAST,
         beta_schedule="linear",
-        prediction_type="sample",
+        prediction_type=prediction_type,
     )
 
 

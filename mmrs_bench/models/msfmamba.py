@@ -1,0 +1,190 @@
+"""MSFMamba: two modalities through spatial, spectral and fusing selective scans.
+
+Letters: b batch, c channels, d width, h w space, n pixels (h w), k classes, L layers.
+
+Reference: MSFMamba (Gao et al. 2025), multi-scale spatial, spectral and fusion Mamba blocks; sizes as released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmrs_bench.models.mamba import BIDIRECTIONAL, FusionBlock, MambaBlock, MultiScaleScan, WindowScan
+
+#: Channels of the 3-D convolutions.
+VOLUME_MAPS = 8
+#: Channels that the first 3-D convolution spans; each further one spans 2 fewer.
+SPECTRAL_KERNEL = 9
+#: Smallest side that the scans work on: below it a spectral scan has a single pixel to normalise over.
+SMALLEST_SCANNED = 3
+
+
+class SpectralStem(nn.Module):
+    """3-D convolutions over neighbouring channels and pixels, without padding, then a mixture of what they give.
+
+    Args:
+        channels: c, at least 1; a kernel never spans more channels than are left.
+        width: d.
+        layers: L; each takes a pixel off every side of the window.
+    """
+
+    def __init__(self, channels: int, width: int, layers: int) -> None:
+        super().__init__()
+        volumes: list[nn.Module] = []
+        depth, maps = channels, 1
+        for layer in range(layers):
+            span = min(max(1, SPECTRAL_KERNEL - 2 * layer), depth)
+            volumes += [nn.Conv3d(maps, VOLUME_MAPS, (span, 3, 3), bias=False), nn.BatchNorm3d(VOLUME_MAPS), nn.ReLU()]
+            depth, maps = depth - span + 1, VOLUME_MAPS
+        self.volumes = nn.Sequential(*volumes)
+        self.mix = nn.Conv2d(maps * depth, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, d, h - 2 L, w - 2 L)."""
+        return self.mix(self.volumes(x[:, None]).flatten(1, 2))  # type: ignore[no-any-return]
+
+
+class PlainStem(nn.Sequential):
+    """As many 2-D convolutions without padding: (b, c, h, w) -> (b, d, h - 2 L, w - 2 L); arguments as above."""
+
+    def __init__(self, channels: int, width: int, layers: int) -> None:
+        inputs = [channels, *[width] * (layers - 1)]
+        parts = [[nn.Conv2d(count, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU()] for count in inputs]
+        super().__init__(*(module for part in parts for module in part))
+
+
+class SpectralBlock(nn.Module):
+    """A Mamba block along the channels, forth and back; what is read at each channel is its map over the window.
+
+    Args:
+        pixels: n.
+        states, expand: As of `MambaBlock`.
+
+    Reference: MSFMamba, spectral Mamba block.
+    Deviation: axes are exchanged; the released code reshapes them instead, which deals the values of one pixel out to
+    several.
+    """
+
+    def __init__(self, pixels: int, *, states: int, expand: float) -> None:
+        super().__init__()
+        scan = partial(WindowScan, directions=BIDIRECTIONAL)
+        self.block = MambaBlock(pixels, states=states, expand=expand, scan=scan, kernel=(1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, d, h, w) -> (b, d, h, w)."""
+        sequence = x.flatten(2).transpose(1, 2)[:, :, None]  # (b, n, 1, d)
+        return self.block(sequence)[:, :, 0].transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+class MSFMambaLayer(nn.Module):
+    """Spatial scans of both modalities, a spectral one of the first, and the fusing ones.
+
+    Args:
+        width: d, of both modalities.
+        pixels: n.
+        states, expand: As of `MambaBlock`.
+    """
+
+    def __init__(self, width: int, pixels: int, *, states: int, expand: float) -> None:
+        super().__init__()
+
+        def spatial() -> MambaBlock:
+            return MambaBlock(width, states=states, expand=expand, scan=MultiScaleScan)
+
+        self.first = nn.Sequential(spatial(), SpectralBlock(pixels, states=states, expand=expand))
+        self.second = spatial()
+        self.fuse = FusionBlock((width, width), states=states, expand=expand)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows of the first and the second modality, each (b, d, h, w), to the same."""
+        fused: tuple[Tensor, Tensor] = self.fuse(self.first(x), self.second(y))
+        return fused
+
+
+class MSFMamba(nn.Module):
+    """Classifies windows of a hyperspectral and a second modality.
+
+    The hyperspectral window goes through 3-D, the other through 2-D convolutions, then both through the layers; the
+    head sees every pixel of both. A third modality and those after it are stacked on the second as further channels.
+
+    Parameters with 30 + 4 channels, side 11, 10 classes and the defaults: 343,632, of which the head has 103,690; with
+    two layers 540,638.
+
+    Args:
+        channels: Channels by modality, two or more; the first is the hyperspectral one, as a rule 30 principal
+            components.
+        side: Window side in pixels; one below 2 L + 3 is padded to that with its own border.
+        num_classes: k.
+        width: d.
+        layers: L, of convolutions and of scans, at least 1; as released, 2 for Berlin and Houston2018, 1 for Augsburg
+            and Houston2013.
+        states: s, states per channel; as released 16, and 8 for Augsburg.
+        expand: Inner channels of a block per channel.
+
+    Raises:
+        ValueError: If there are fewer than two modalities.
+
+    Reference: MSFMamba (Gao et al. 2025); kernels, states, expansion and layers as in the released code.
+    Deviation: axes are exchanged where the released code reshapes (`SpectralBlock`); all convolutions come before all
+    scans, where the released code alternates them; widths and maps are ours; blocks are those of
+    `mmrs_bench.models.mamba`, whose deviations they share.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        side: int,
+        num_classes: int,
+        *,
+        width: int = 64,
+        layers: int = 1,
+        states: int = 16,
+        expand: float = 0.75,
+    ) -> None:
+        super().__init__()
+        if len(channels) < 2:
+            raise ValueError(
+                f"MSFMamba fuses two modalities or more, but this scene has {', '.join(channels) or 'none'} alone; "
+                "take a method for one modality"
+            )
+        self.side = side
+        self.modalities = tuple(channels)
+        scanned = max(side - 2 * layers, SMALLEST_SCANNED)
+        self.padding = scanned + 2 * layers - side
+        first, *others = channels.values()
+        self.first_stem = SpectralStem(first, width, layers)
+        self.second_stem = PlainStem(sum(others), width, layers)
+        self.layers = nn.ModuleList(
+            MSFMambaLayer(width, scanned**2, states=states, expand=expand) for _ in range(layers)
+        )
+        self.head = nn.Linear(2 * width * scanned**2, num_classes)
+
+    def forward(self, windows: Mapping[str, Tensor]) -> Tensor:
+        """Logits (b, k) of windows, per modality (b, c, side, side).
+
+        Raises:
+            ValueError: If a window is of another side than the model was made for.
+        """
+        first, *others = (self._take(name, windows[name]) for name in self.modalities)
+        x, y = self.first_stem(first), self.second_stem(torch.cat(others, dim=1))
+        for layer in self.layers:
+            x, y = layer(x, y)
+        logits: Tensor = self.head(torch.cat([x, y], dim=1).flatten(1))
+        return logits
+
+    def _take(self, name: str, window: Tensor) -> Tensor:
+        if window.shape[2:] != (self.side, self.side):
+            raise ValueError(
+                f"windows of {name} are {' x '.join(map(str, window.shape[2:]))} pixels, but this MSFMamba was made "
+                f"for {self.side} x {self.side}; make one for that side"
+            )
+        if not self.padding:
+            return window
+        before = self.padding // 2
+        after = self.padding - before
+        return F.pad(window, [before, after, before, after], mode="replicate")

@@ -1,0 +1,289 @@
+"""A U-Net that denoises the windows of several modalities together, and the features of its decoder.
+
+The modalities are concatenated over channels. Our reading of BDGF's abstract; the authors' code could not be obtained.
+
+Letters: b batch, c channels of a modality, C channels of all, w window side, t timestep, l level of the decoder.
+
+Reference: BDGF (Liu et al. 2025, arXiv 2509.23310), of which only the abstract was at hand; DDPM (Ho et al. 2020),
+equation 14, for the loss; ddpm-segmentation (Baranchuk et al. 2022), section 3, for the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmrs_bench.models.diffusion import TIMESTEPS, linear_schedule
+
+#: Groups of a group normalisation at most, as in DDPM.
+MOST_GROUPS = 32
+#: Timesteps of the features, as in ddpm-segmentation.
+FEATURE_TIMESTEPS = (50, 150, 250)
+
+
+class NoisedWindows(NamedTuple):
+    """Noised windows and the noise in them, each (b, c, w, w) by modality."""
+
+    windows: dict[str, Tensor]
+    noise: dict[str, Tensor]
+
+
+class MultimodalDenoiser(nn.Module):
+    """Predicts the noise in the windows of all modalities at once.
+
+    diffusers' U-Net: at each level residual blocks that the timestep scales and shifts, self-attention at the lowest
+    level only, in heads as wide as the first level. Windows are reflected at their border, up to the next side that
+    all levels can halve, and the prediction is cropped back. They are padded after they were noised and masked, so
+    that no border shows what is hidden inside.
+
+    Parameters: with the default sizes, 16,428,224 + 1,153 C.
+
+    Reference: BDGF, abstract ("multimodal diffusion model"), our reading; the authors' code could not be obtained.
+        Layout and defaults after DDPM (Ho et al. 2020), appendix B, with the scale and shift and the heads of 64
+        channels of Dhariwal & Nichol (2021), section 3.
+
+    Deviation: sizes (64 channels, multipliers 1, 2, 4, two blocks) are ours, as the abstract names none.
+
+    Args:
+        channels: Channels by modality, in the order in which they are concatenated.
+        side: Window side w in pixels, even or odd.
+        base: Channels of the first level.
+        multipliers: Channels of each level, in units of ``base``; their number is the number of levels.
+        blocks: Residual blocks of a level (the decoder has one more).
+
+    Raises:
+        ValueError: If there is no channel or no level, or the window is too small for the levels; the message names
+            the sides and the numbers of levels that work.
+    """
+
+    columns: Tensor
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        side: int,
+        *,
+        base: int = 64,
+        multipliers: Sequence[int] = (1, 2, 4),
+        blocks: int = 2,
+    ) -> None:
+        super().__init__()
+        if not channels or min(channels.values()) < 1:
+            raise ValueError(f"channels {dict(channels)}: give at least one modality, each with at least one channel")
+        if not multipliers or min(base, blocks, *multipliers) < 1:
+            raise ValueError(
+                f"base {base}, multipliers {tuple(multipliers)} and blocks {blocks} must be positive, with at least "
+                "one multiplier; (1, 2, 4) gives three levels"
+            )
+        self.channels = dict(channels)
+        self.side = side
+        self.feature_channels = tuple(base * multiplier for multiplier in reversed(multipliers))
+        padded = padded_side(side, len(multipliers))
+        # Not F.pad, whose gradient (the mask tokens need it) has no deterministic kernel on CUDA.
+        self.register_buffer("columns", _reflected(side, padded), persistent=False)
+        self._before = (padded - side) // 2
+        self._schedule = linear_schedule("epsilon")
+        plain = len(multipliers) - 1
+        # diffusers does not type its models.
+        self.unet: Any = UNet2DModel(  # type: ignore[no-untyped-call]
+            sample_size=padded,
+            in_channels=sum(channels.values()),
+            out_channels=sum(channels.values()),
+            block_out_channels=tuple(base * multiplier for multiplier in multipliers),
+            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
+            layers_per_block=blocks,
+            attention_head_dim=base,
+            norm_num_groups=norm_groups(base),
+            resnet_time_scale_shift="scale_shift",
+        )
+
+    def forward(self, windows: Mapping[str, Tensor], timesteps: Tensor) -> dict[str, Tensor]:
+        """The predicted noise.
+
+        Args:
+            windows: Noised windows (b, c, w, w) by modality; masked ones have their mask tokens in place.
+            timesteps: A timestep per window (b,), 0 the least noise.
+
+        Returns:
+            (b, c, w, w) by modality, in the order of ``channels``.
+
+        Raises:
+            ValueError: If the windows are not those of the modalities that the network was built for.
+        """
+        predicted = self._crop(self.unet(self._padded(windows), timesteps, return_dict=False)[0])
+        return dict(zip(self.channels, torch.split(predicted, list(self.channels.values()), dim=1), strict=True))
+
+    def add_noise(self, clean: Mapping[str, Tensor], timesteps: Tensor, generator: torch.Generator) -> NoisedWindows:
+        """Noise windows: sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal and another one for each modality.
+
+        Args:
+            clean: Clean windows (b, c, w, w) by modality.
+            timesteps: A timestep per window (b,), the same for all its modalities.
+            generator: Where the noise comes from, on the device of ``clean``, drawn in the order of ``channels``.
+
+        Raises:
+            ValueError: As `forward`.
+        """
+        self._check(clean)
+        noise, noised = {}, {}
+        for name in self.channels:
+            x = clean[name]
+            noise[name] = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            noised[name] = self._schedule.add_noise(x, noise[name], timesteps)  # type: ignore[attr-defined]
+        return NoisedWindows(noised, noise)
+
+    @torch.no_grad()
+    def decoder_features(
+        self, windows: Mapping[str, Tensor], *, timesteps: Sequence[int] = FEATURE_TIMESTEPS, seed: int = 0
+    ) -> list[Tensor]:
+        """Activations of each decoder level on noised windows, averaged over timesteps; without gradient.
+
+        One noise, made from the seed, serves all windows and all timesteps. So a window's features do not depend on
+        the batch or the order that it comes in.
+
+        Reference: ddpm-segmentation (Baranchuk et al. 2022), section 3 (timesteps; activations resized bilinearly).
+
+        Deviation: averaged over timesteps where ddpm-segmentation concatenates them, which keeps the width that the
+            branches are guided by. Which levels and timesteps BDGF takes is unknown.
+
+        Args:
+            windows: Clean windows (b, c, w, w) by modality.
+            timesteps: Timesteps to average over, each from 0 to 999.
+            seed: Seed of the noise; the same on every device.
+
+        Returns:
+            F_l (b, d_l, w, w) from the coarsest level (l = 1) to the finest, d_l as in ``feature_channels``. Coarser
+            levels are resized to the padded window, bilinearly, before the crop, so that pixels stay in their places.
+
+        Raises:
+            ValueError: If there is no timestep, or one is not from 0 to 999, or as `forward`.
+        """
+        if not timesteps or min(timesteps) < 0 or max(timesteps) >= TIMESTEPS:
+            raise ValueError(f"timesteps {list(timesteps)}: give at least one, each from 0 to {TIMESTEPS - 1}")
+        self._check(windows)
+        generator = torch.Generator().manual_seed(seed)
+        noise = {
+            name: torch.randn(1, c, self.side, self.side, generator=generator) for name, c in self.channels.items()
+        }
+        total: list[Tensor] = []
+        for timestep in timesteps:
+            noised, steps = {}, torch.tensor([timestep], device=self.columns.device)
+            for name in self.channels:
+                x = windows[name]
+                shared = noise[name].to(x).expand_as(x)
+                noised[name] = self._schedule.add_noise(x, shared, steps.expand(len(x)))  # type: ignore[attr-defined]
+            levels = self._activations(self._padded(noised), steps)
+            total = [before + new for before, new in zip(total, levels, strict=True)] if total else levels
+        return [self._crop(self._resize(level / len(timesteps))) for level in total]
+
+    def input_gradients(self) -> dict[str, float]:
+        """How hard each modality pulls at the first layer: root mean square of the gradient of its weights there.
+
+        A mean, not a norm, so that a modality of many channels does not count as dominant for their number.
+
+        Raises:
+            ValueError: If no backward pass came before.
+        """
+        gradient: Tensor | None = self.unet.conv_in.weight.grad
+        if gradient is None:
+            raise ValueError("the first layer has no gradient yet; call backward on a loss before input_gradients")
+        parts = torch.split(gradient.float(), list(self.channels.values()), dim=1)
+        return {name: float(part.square().mean().sqrt()) for name, part in zip(self.channels, parts, strict=True)}
+
+    def _activations(self, padded: Tensor, steps: Tensor) -> list[Tensor]:
+        """What each decoder level hands on, coarsest first, in float32."""
+        levels: list[Tensor] = []
+
+        def keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
+            levels.append(output.float())
+
+        handles = [block.register_forward_hook(keep) for block in self.unet.up_blocks]
+        try:
+            self.unet(padded, steps)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return levels
+
+    def _check(self, windows: Mapping[str, Tensor]) -> None:
+        found = {name: tuple(window.shape[1:]) for name, window in windows.items()}
+        expected = {name: (c, self.side, self.side) for name, c in self.channels.items()}
+        if found != expected:
+            raise ValueError(f"windows of shape {found}, but the network was built for {expected}")
+
+    def _padded(self, windows: Mapping[str, Tensor]) -> Tensor:
+        """All modalities beside each other, padded (b, C, p, p)."""
+        self._check(windows)
+        joined = torch.cat([windows[name] for name in self.channels], dim=1)
+        return joined.index_select(2, self.columns).index_select(3, self.columns)
+
+    def _resize(self, level: Tensor) -> Tensor:
+        """A level (b, d, s, s) at the side of the padded window."""
+        padded = len(self.columns)
+        if level.shape[-1] == padded:
+            return level
+        return F.interpolate(level, size=(padded, padded), mode="bilinear", align_corners=False)
+
+    def _crop(self, padded: Tensor) -> Tensor:
+        inside = slice(self._before, self._before + self.side)
+        return padded[:, :, inside, inside]
+
+
+def modality_losses(predicted: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """L_m, the mean squared error (scalar) of each modality's own noise, over all channels and positions.
+
+    Masked positions count like all others: what is hidden in one modality is to be told from the other.
+
+    Reference: DDPM (Ho et al. 2020), equation 14, for each modality apart. BDGF's loss is unknown: our reading.
+
+    Args:
+        predicted: Predicted noise (b, c, w, w) by modality.
+        noise: The noise itself (b, c, w, w) by modality.
+
+    Raises:
+        ValueError: If modalities or shapes differ.
+    """
+    shapes = [{name: tuple(part.shape) for name, part in parts.items()} for parts in (predicted, noise)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"predicted noise of shape {shapes[0]}, but noise of shape {shapes[1]}")
+    return {name: F.mse_loss(predicted[name].float(), noise[name].float()) for name in predicted}
+
+
+def padded_side(side: int, levels: int) -> int:
+    """The side that a window is padded to: the next that all levels but the last can halve.
+
+    Raises:
+        ValueError: If that leaves the lowest level one pixel wide, where self-attention has nothing to attend to.
+    """
+    factor: int = 2 ** (levels - 1)
+    if side <= factor:
+        most = max(side - 1, 0).bit_length()
+        fewer = f", or at most {most} level{'s' * (most > 1)}" if most else ""
+        raise ValueError(
+            f"a window of {side} x {side} pixels is too small for {levels} levels, the lowest of which would be one "
+            f"pixel wide; use a window of {factor + 1} x {factor + 1} or larger{fewer}"
+        )
+    return -(-side // factor) * factor
+
+
+def norm_groups(base: int) -> int:
+    """Groups of a group normalisation: the largest divisor of ``base`` of at most 32 with two channels in a group.
+
+    All levels are multiples of ``base`` wide, so it divides all of them. A group of one channel would take away what
+    the bias before it adds.
+    """
+    return max(
+        groups for groups in range(1, MOST_GROUPS + 1) if base % groups == 0 and (groups == 1 or 2 * groups <= base)
+    )
+
+
+def _reflected(side: int, padded: int) -> Tensor:
+    """Which column of the window (padded,) each column of the padded window shows."""
+    place = (torch.arange(padded) - (padded - side) // 2).abs()
+    return torch.where(place < side, place, 2 * (side - 1) - place)
