@@ -50,7 +50,7 @@ VALIDATION_METRIC = "validation_accuracy"
 STAGE = "language alignment"
 
 #: Windows that a CPU encodes at once: their tokens stay in its cache.
-CPU_CHUNK = 16
+CPU_CHUNK = 32
 Crop = Literal["none", "joint", "independent"]
 
 
