@@ -42,6 +42,10 @@ class TrainingError(BenchError):
     """A training produced something that is not a result (a NaN loss, say)."""
 
 
+class Deferred(Exception):  # noqa: N818 - no error: nothing is wrong
+    """A cell would have to wait for what another process computes, and its worker has other cells to do first."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """An error for a name that is not registered, with the nearest known names.
 

@@ -20,7 +20,7 @@ from typing import cast
 from filelock import FileLock, Timeout
 
 from mmrs_bench.config import ExecutionConfig
-from mmrs_bench.errors import ConfigError, TrainingError
+from mmrs_bench.errors import ConfigError, Deferred, TrainingError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.records import Record, failure_path, record_path, save_failure, save_record
 
@@ -30,6 +30,9 @@ StageListener = Callable[[str, str, float], None]
 CellFunction = Callable[[Cell, ExecutionConfig, Path, Callable[[str, float], None]], Record]
 
 RUN_CELL = "mmrs_bench.evaluation.runner:run_cell"
+
+#: How the names of stages begin in which a cell waits for another process, as for a pretraining that both need.
+WAITING = "waiting"
 
 #: Pause of a worker that finds only cells which others are computing, in seconds.
 WAIT_SECONDS = 0.2
@@ -132,6 +135,8 @@ def cell_lock(lock_dir: Path, key: str) -> Iterator[bool]:
 def work(job: Job, listener: StageListener, worker: int = 0) -> None:
     """Compute cells until every cell of the job has an outcome, or the job is stopped.
 
+    A cell that has to wait for another process is put off until no other cell is left to compute.
+
     Args:
         job: The job.
         listener: Told how the cell in hand gets on.
@@ -142,14 +147,16 @@ def work(job: Job, listener: StageListener, worker: int = 0) -> None:
         BenchError: If an outcome cannot be written.
     """
     pending = _in_scene_order(job.cells, worker)
+    patient = False
     while pending:
         left = []
         for cell in pending:
             if job.stopped:
                 return
-            if job.outcome(cell) is None and not _try_cell(job, cell, listener):
+            if job.outcome(cell) is None and not _try_cell(job, cell, listener, patient=patient):
                 left.append(cell)
-        if len(left) == len(pending):
+        patient = len(left) == len(pending)
+        if patient:
             time.sleep(WAIT_SECONDS)
         pending = left
 
@@ -163,18 +170,16 @@ def _in_scene_order(cells: Iterable[Cell], first: int) -> list[Cell]:
     return [cell for group in groups[first:] + groups[:first] for cell in group]
 
 
-def _try_cell(job: Job, cell: Cell, listener: StageListener) -> bool:
-    """Compute a cell unless another worker has it; return whether it has an outcome now."""
+def _try_cell(job: Job, cell: Cell, listener: StageListener, *, patient: bool) -> bool:
+    """Compute a cell unless another worker has it or, if not ``patient``, something it waits for; whether it is done."""
     with cell_lock(job.lock_dir, cell.key) as free:
         if not free:
             return False
-        if job.outcome(cell) is None:
-            _compute(job, cell, listener)
-        return True
+        return job.outcome(cell) is not None or _compute(job, cell, listener, patient=patient)
 
 
-def _compute(job: Job, cell: Cell, listener: StageListener) -> None:
-    """Compute a locked cell and write its outcome.
+def _compute(job: Job, cell: Cell, listener: StageListener, *, patient: bool) -> bool:
+    """Compute a locked cell and write its outcome, unless it is put off; return whether there is an outcome.
 
     The claim file says which run has begun the cell. Finding one's own run in it under the lock means that a fellow
     worker died on this cell: it then fails, instead of killing one worker after the other.
@@ -185,19 +190,28 @@ def _compute(job: Job, cell: Cell, listener: StageListener) -> None:
         done = False
     else:
         claim.write_text(job.run_id)
-        done = _record_or_failure(job, cell, listener)
+        try:
+            done = _record_or_failure(job, cell, listener, patient=patient)
+        except Deferred:
+            claim.unlink()
+            return False
     claim.unlink()
     if not done and not job.keep_going:
         job.stop()
+    return True
 
 
-def _record_or_failure(job: Job, cell: Cell, listener: StageListener) -> bool:
+def _record_or_failure(job: Job, cell: Cell, listener: StageListener, *, patient: bool) -> bool:
     def progress(stage: str, done: float) -> None:
         listener(cell.key, stage, done)
+        if stage.startswith(WAITING) and not patient:
+            raise Deferred
 
     progress("start", 0.0)
     try:
         save_record(job.results, _cell_function(job.compute)(cell, job.execution, job.results, progress))
+    except Deferred:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one cell is recorded, traceback and all
         save_failure(job.results, cell.protocol, error)
         return False

@@ -47,7 +47,9 @@ class RunContext:
         draw: Index of the support sample.
         execution: Device, precision, batch size of inference.
         work_dir: This cell's own folder for logs and checkpoints.
-        progress: Called with a stage's name and the share done, in [0, 1].
+        progress: Called with a stage's name and the share done, in [0, 1]. A stage whose name begins with "waiting"
+            says that another process has to finish something first; the call may then raise
+            `mmrs_bench.errors.Deferred`, so make it before anything is begun.
     """
 
     seed: int

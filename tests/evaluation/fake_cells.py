@@ -112,6 +112,12 @@ def defect_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, prog
     return quick(cell, execution, results, progress)
 
 
+def waits_on_draw_0(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    if cell.protocol.data.draw == 0:
+        progress("waiting for another", 0.0)
+    return fake_record(cell, execution)
+
+
 def dies_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
     if cell.protocol.data.draw == 1:
         os.kill(os.getpid(), signal.SIGKILL)

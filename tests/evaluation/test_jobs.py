@@ -57,6 +57,20 @@ def test_a_worker_waits_for_cells_that_others_compute(tmp_path: Path, monkeypatc
     assert [line.split()[1] for line in log_lines(tmp_path)] == [cells[1].key]
 
 
+def test_a_cell_that_would_wait_is_put_off(tmp_path: Path) -> None:
+    """Others go first; it is computed once nothing else is left, and leaves no claim or failure behind meanwhile."""
+    cells = make_cells(3)
+    job = make_job(tmp_path, cells, compute="waits_on_draw_0")
+    draws = {cell.key: cell.protocol.data.draw for cell in cells}
+    told: list[tuple[int, str]] = []
+    work(job, lambda key, stage, done: told.append((draws[key], stage)))
+    start, waiting = "start", "waiting for another"
+    assert told == [(0, start), (0, waiting), (1, start), (2, start), (0, start), (0, waiting), (0, start), (0, waiting)]
+    assert {record.key for record in load_records(tmp_path)} == set(draws)
+    assert not load_failures(tmp_path)
+    assert not list(job.lock_dir.glob("*.claim"))
+
+
 def test_a_lock_is_exclusive_and_ends_with_its_block(tmp_path: Path) -> None:
     with cell_lock(tmp_path, "a") as first, cell_lock(tmp_path, "a") as second, cell_lock(tmp_path, "b") as other:
         assert (first, second, other) == (True, False, True)
