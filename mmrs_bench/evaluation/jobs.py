@@ -171,7 +171,7 @@ def _in_scene_order(cells: Iterable[Cell], first: int) -> list[Cell]:
 
 
 def _try_cell(job: Job, cell: Cell, listener: StageListener, *, patient: bool) -> bool:
-    """Compute a cell unless another worker has it or, if not ``patient``, something it waits for; whether it is done."""
+    """Compute a cell unless another worker has it or, if not ``patient``, something it needs; whether it is done."""
     with cell_lock(job.lock_dir, cell.key) as free:
         if not free:
             return False

@@ -64,8 +64,8 @@ def test_a_cell_that_would_wait_is_put_off(tmp_path: Path) -> None:
     draws = {cell.key: cell.protocol.data.draw for cell in cells}
     told: list[tuple[int, str]] = []
     work(job, lambda key, stage, done: told.append((draws[key], stage)))
-    start, waiting = "start", "waiting for another"
-    assert told == [(0, start), (0, waiting), (1, start), (2, start), (0, start), (0, waiting), (0, start), (0, waiting)]
+    assert [draw for draw, stage in told if stage == "start"] == [0, 1, 2, 0, 0]
+    assert [draw for draw, stage in told if stage != "start"] == [0, 0, 0]
     assert {record.key for record in load_records(tmp_path)} == set(draws)
     assert not load_failures(tmp_path)
     assert not list(job.lock_dir.glob("*.claim"))
