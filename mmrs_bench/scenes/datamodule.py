@@ -68,6 +68,7 @@ class SceneDataModule(L.LightningDataModule):
         self._source = scene
         self._prepared: Prepared | None = None
         self._gatherers: dict[torch.device, WindowGatherer] = {}
+        self._reduced: dict[int, SceneDataModule] = {}
 
     # Preparation
 
@@ -254,19 +255,21 @@ class SceneDataModule(L.LightningDataModule):
         """
         return LoaderView(self.add_windows, train, validate, predict)
 
-    def with_components(self, most: int) -> SceneDataModule:
+    def with_components(self, most: int | None) -> SceneDataModule:
         """The same pixels with HSI bands replaced by principal components, for methods that want fewer channels.
 
         Components are fitted on the protocol's ``normalisation_scope`` and normalised like bands, so with z-scores
-        they are whitened.
+        they are whitened. Made once for each number of them.
 
         Args:
-            most: Components at most; fewer if there are fewer bands. Without HSI, or if the protocol has components
-                already, nothing is replaced.
+            most: Components at most; fewer if there are fewer bands. If None, without HSI, or if the protocol has
+                components already, nothing is replaced.
         """
         state = self._state
-        if self.config.pca is not None or "hsi" not in state.channels:
+        if most is None or self.config.pca is not None or "hsi" not in state.channels:
             return self
+        if most in self._reduced:
+            return self._reduced[most]
         config = self.config.model_copy(update={"pca": min(most, state.channels["hsi"])})
         other = SceneDataModule(
             state.scene,
@@ -277,6 +280,7 @@ class SceneDataModule(L.LightningDataModule):
             augment=self.augment,
         )
         other._prepared = reduced(state, config)
+        self._reduced[most] = other
         return other
 
     def images_sha256(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.scenes.manifest import Manifest
@@ -15,6 +16,8 @@ COLOURS_NM = {"red": 640.0, "green": 550.0, "blue": 460.0}
 FARTHEST_NM = 40.0
 #: Percentiles of a band, over the whole scene, that become 0 and 1.
 STRETCH = (2.0, 98.0)
+
+Values = NDArray[np.float64]
 
 
 def rgb_bands(manifest: Manifest) -> tuple[int, int, int]:
@@ -79,7 +82,10 @@ def pseudo_rgb(scene: Scene) -> FloatArray:
         raise DataError(
             f"scene {scene.manifest.tag}: bands {bands} of the hsi hold NaN or infinite values; mend or exclude them"
         )
-    low, high = np.percentile(picture, STRETCH, axis=(0, 1))
+    return stretched(picture, *np.percentile(picture, STRETCH, axis=(0, 1))).astype(np.float32)
+
+
+def stretched(values: Values, low: Values, high: Values) -> Values:
+    """Channels (..., c) scaled linearly so that ``low`` (c,) is 0 and ``high`` 1, clipped; 0 where these are equal."""
     flat = high <= low
-    stretched = (picture - low) / np.where(flat, 1.0, high - low)
-    return np.where(flat, 0.0, stretched.clip(0.0, 1.0)).astype(np.float32)
+    return np.where(flat, 0.0, ((values - low) / np.where(flat, 1.0, high - low)).clip(0.0, 1.0))
