@@ -65,22 +65,14 @@ def pretrained(
         TrainingError: If the trained weights are not finite, or not those of ``build``; only the work folder is kept.
         BenchError: If the cache cannot be written; checkpoints are kept.
     """
-    execution = context.execution
-    present = "cuda" if torch.cuda.is_available() else "cpu"
-    fields = {
-        "what": dict(address),
-        "seed": context.seed,
-        "device": present if execution.device == "auto" else execution.device,
-        "precision": execution.precision,
-        "code_version": __version__,
-    }
+    fields = {"what": dict(address), "seed": context.seed, **computed_by(context)}
     key = content_hash(fields)
     folder = cache_root() / "pretraining"
     entry = folder / f"{key}.safetensors"
     shared = replace(context, draw=0, work_dir=folder / key / "work")
     module = initialised(build, shared, "pretraining")
     if not entry.exists():
-        with _alone(folder / f"{key}.lock", context):
+        with alone(folder / f"{key}.lock", context, WAITING):
             if not entry.exists():
                 pupil = initialised(build, shared, "pretraining")
                 seconds, resumed = _train(pupil, module.state_dict(), train, shared)
@@ -91,16 +83,32 @@ def pretrained(
     return module.eval()
 
 
+def computed_by(context: RunContext) -> dict[str, str]:
+    """Device type, precision and the suite's version: what else decides values that are kept for other cells."""
+    execution = context.execution
+    present = "cuda" if torch.cuda.is_available() else "cpu"
+    return {
+        "device": present if execution.device == "auto" else execution.device,
+        "precision": execution.precision,
+        "code_version": __version__,
+    }
+
+
 @contextmanager
-def _alone(lock_file: Path, context: RunContext) -> Iterator[None]:
-    """Hold a lock, after waiting for it if need be."""
+def alone(lock_file: Path, context: RunContext, waiting: str) -> Iterator[None]:
+    """Hold a lock of the cache; while another process does, the progress hears the stage ``waiting`` and this waits.
+
+    Raises:
+        BenchError: If the lock's folder cannot be written.
+        Deferred: If the worker has other things to do than to wait.
+    """
     lock = FileLock(lock_file)
     try:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            context.progress(WAITING, 0.0)
+            context.progress(waiting, 0.0)
             lock.acquire()
     except OSError as error:
         raise BenchError(
