@@ -17,15 +17,12 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from mmrs_bench.errors import DataError
-from mmrs_bench.io import atomic_write, write_json
 from mmrs_bench.methods import training
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.saving import Blueprint, load_network, save_network
 from mmrs_bench.models.alignment import (
     FrozenTexts,
     LogitScale,
@@ -44,8 +41,7 @@ from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
-SIZES_FILE = "clip.json"
-WEIGHTS_FILE = "clip.safetensors"
+NAME = "clip"
 VALIDATION_METRIC = "validation_accuracy"
 STAGE = "language alignment"
 
@@ -110,17 +106,6 @@ class ClipConfig(MethodConfig):
         if width % heads:
             raise ValueError(f"{heads} heads cannot share a width of {width}; use a divisor of it")
         return heads
-
-
-class _Saved(BaseModel):
-    """What a saved network is built from, and the settings that it was fitted with."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    channels: dict[str, int]
-    side: int
-    class_names: list[str]
-    settings: dict[str, Any]
 
 
 class ClipNetwork(nn.Module):
@@ -323,20 +308,15 @@ class Clip(Method):
     Config = ClipConfig
 
     _network: ClipNetwork
-    _reduced: tuple[SceneDataModule, SceneDataModule] | None = None
+    _blueprint: Blueprint
 
     def fit(self, data: SceneDataModule) -> None:
         """See `Method.fit`; under ``paper-val`` the epoch with the best validation accuracy is kept."""
-        config, context, data = self.config, self.context, self._seen(data)
+        config, context, data = self.config, self.context, data.with_components(self.config.components)
         self._network = training.initialised(
-            lambda: clip_network(config, data.channels, data.config.window, data.class_names), context, "clip"
+            lambda: clip_network(config, data.channels, data.config.window, data.class_names), context, NAME
         )
-        self._saved = _Saved(
-            channels=data.channels,
-            side=data.config.window,
-            class_names=list(data.class_names),
-            settings=config.model_dump(mode="json"),
-        )
+        self._blueprint = Blueprint.of(data, config)
         self._start(self._network.image)
         train = data.shuffled_dataloader(
             ("alignment", context.draw, context.seed),
@@ -354,20 +334,12 @@ class Clip(Method):
             maximise=VALIDATION_METRIC if data.config.selection == "paper-val" else None,
         )
 
-    def _seen(self, data: SceneDataModule) -> SceneDataModule:
-        """The data as the network sees them; made once for each data module."""
-        if self.config.components is None:
-            return data
-        if self._reduced is None or self._reduced[0] is not data:
-            self._reduced = data, data.with_components(self.config.components)
-        return self._reduced[1]
-
     def _start(self, image: ImageEncoder) -> None:
         """Give the untrained encoder what it may start from; nothing here."""
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`."""
-        data = self._seen(data)
+        data = data.with_components(self.config.components)
         count = data.scene.labels.size
         timesteps = torch.zeros(count, dtype=torch.int64)
         if self.config.timestep == "random":
@@ -383,8 +355,7 @@ class Clip(Method):
 
     def save(self, folder: Path) -> None:
         """See `Method.save`: weights (safetensors) and what the network is built from (JSON)."""
-        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(self._network.state_dict())))
-        write_json(folder / SIZES_FILE, self._saved.model_dump())
+        save_network(folder, NAME, self._blueprint, self._network)
 
     def load(self, folder: Path) -> None:
         """See `Method.load`; the checkpoint of a frozen text tower is not needed, its vectors are among the weights.
@@ -392,31 +363,12 @@ class Clip(Method):
         Raises:
             DataError: If a file is absent or damaged, or the weights do not fit the settings or are not numbers.
         """
-        try:
-            saved = _Saved.model_validate_json((folder / SIZES_FILE).read_text(encoding="utf-8"))
-            weights = load_file(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, SafetensorError) as error:
-            text = " ".join(str(error).split())
-            raise DataError(f"{folder}: no saved model can be read here ({text}); fit and save it again") from error
-        settings = self.config.model_dump(mode="json")
-        others = [name for name, value in settings.items() if saved.settings.get(name) != value]
-        if others:
-            raise DataError(
-                f"{folder}: was saved with other settings ({', '.join(others)}); use those it was saved with"
-            )
-        broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise DataError(f"{folder}: {', '.join(broken)} hold values that are not numbers; fit and save it again")
-        if self.config.text == SCRATCH:
-            texts: nn.Module = _scratch_texts(self.config, saved.class_names)
-        else:
-            texts = FrozenTexts(weights.get("texts.embeddings", torch.zeros(1, 1)), self.config.width)
-        network = _assemble(self.config, saved.channels, saved.side, texts)
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())
-            raise DataError(
-                f"{folder}: the weights do not fit these settings ({text}); use those they were saved with"
-            ) from error
-        self._network, self._saved = network.eval(), saved
+
+        def build(blueprint: Blueprint, weights: Mapping[str, Tensor]) -> ClipNetwork:
+            if self.config.text == SCRATCH:
+                texts: nn.Module = _scratch_texts(self.config, blueprint.class_names)
+            else:
+                texts = FrozenTexts(weights.get("texts.embeddings", torch.zeros(1, 1)), self.config.width)
+            return _assemble(self.config, dict(blueprint.channels), blueprint.side, texts)
+
+        self._blueprint, self._network = load_network(folder, NAME, self.config, build)

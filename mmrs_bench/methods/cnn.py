@@ -6,7 +6,6 @@ label smoothing, weight decay, a cosine schedule to zero and a fixed number of s
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,16 @@ from typing import Any
 import lightning as L
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch.nn import functional
 
-from mmrs_bench.errors import DataError
-from mmrs_bench.io import atomic_write, write_json
 from mmrs_bench.methods import training
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.saving import Blueprint, load_network, save_network
 from mmrs_bench.models.cnn import WindowCNN
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
-SIZES_FILE = "cnn.json"
-WEIGHTS_FILE = "cnn.safetensors"
+NAME = "cnn"
 VALIDATION_METRIC = "validation_accuracy"
 
 
@@ -101,10 +96,12 @@ class Cnn(Method):
     Config = CnnConfig
 
     _network: WindowCNN
+    _blueprint: Blueprint
 
     def fit(self, data: SceneDataModule) -> None:
         """See `Method.fit`; under ``paper-val`` the epoch with the best validation accuracy is kept."""
-        self._network = self._build(data.channels, data.num_classes)
+        self._blueprint = Blueprint.of(data, self.config)
+        self._network = self._build(self._blueprint)
         epochs = math.ceil(self.config.steps / len(data.train_dataloader()))
         training.fit(
             CnnModule(self._network, self.config, epochs),
@@ -126,33 +123,20 @@ class Cnn(Method):
 
     def save(self, folder: Path) -> None:
         """See `Method.save`: weights (safetensors) and the sizes that the network is built from (JSON)."""
-        atomic_write(folder / WEIGHTS_FILE, lambda file: file.write(save(self._network.state_dict())))
-        write_json(folder / SIZES_FILE, {"channels": self._channels, "num_classes": self._num_classes})
+        save_network(folder, NAME, self._blueprint, self._network)
 
     def load(self, folder: Path) -> None:
         """See `Method.load`.
 
         Raises:
-            DataError: If a file is absent or damaged, or the weights do not fit the settings.
+            DataError: If a file is absent or damaged, or the weights do not fit the settings or are not numbers.
         """
-        try:
-            sizes = json.loads((folder / SIZES_FILE).read_text(encoding="utf-8"))
-            weights = load_file(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise DataError(f"{folder}: no saved CNN can be read here ({error}); fit and save it again") from error
-        network = self._build(sizes["channels"], sizes["num_classes"])
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())
-            raise DataError(
-                f"{folder}: the weights do not fit these settings ({text}); use those they were saved with"
-            ) from error
-        self._network = network.eval()
+        self._blueprint, self._network = load_network(
+            folder, NAME, self.config, lambda blueprint, weights: self._build(blueprint)
+        )
 
-    def _build(self, channels: dict[str, int], num_classes: int) -> WindowCNN:
-        self._channels, self._num_classes = channels, num_classes
-        config = self.config
+    def _build(self, blueprint: Blueprint) -> WindowCNN:
+        config, channels, classes = self.config, dict(blueprint.channels), len(blueprint.class_names)
         return training.initialised(
-            lambda: WindowCNN(channels, num_classes, width=config.width, dropout=config.dropout), self.context, "cnn"
+            lambda: WindowCNN(channels, classes, width=config.width, dropout=config.dropout), self.context, NAME
         )

@@ -193,7 +193,7 @@ class DiffClip(Clip):
             BenchError: If stage 2 would fail on the class texts (see `mmrs_bench.methods.clip.class_vectors`).
         """
         class_vectors(self.config, data.class_names)  # what would end stage 2 is told before stage 1's hours
-        config, data, side = self.config, self._seen(data), data.config.window
+        config, data, side = self.config, data.with_components(self.config.components), data.config.window
         visible_count(side, config.mask_ratio)
         support_only = config.pretrain_source == "support"
         pixels = np.sort(data.support) if support_only else data.unlabelled

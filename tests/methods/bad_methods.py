@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.base import MethodConfig, ParameterCounts
 from mmrs_bench.methods.baselines import NearestPrototype, PixelInput
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -85,6 +86,24 @@ class SeedsTheProcess(NearestPrototype):
 
     def fit(self, data: SceneDataModule) -> None:
         np.random.seed(1)  # noqa: NPY002
+        super().fit(data)
+
+
+class FusesTwoOrMore(NearestPrototype):
+    """Breaks none: it says to its user that one modality is too few."""
+
+    def fit(self, data: SceneDataModule) -> None:
+        if len(data.modalities) < 2:
+            raise ConfigError("two modalities or more, please")
+        super().fit(data)
+
+
+class FusesTwo(NearestPrototype):
+    """Refuses three modalities; only a single one may be refused."""
+
+    def fit(self, data: SceneDataModule) -> None:
+        if len(data.modalities) != 2:
+            raise ConfigError("two modalities, please")
         super().fit(data)
 
 

@@ -24,6 +24,7 @@ SHIPPED = (
     "cnn",
     "clip",
     "diffclip",
+    "msfmamba",
 )
 
 

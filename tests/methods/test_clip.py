@@ -35,10 +35,8 @@ from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods import clip, training
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.clip import (
-    SIZES_FILE,
     STAGE,
     VALIDATION_METRIC,
-    WEIGHTS_FILE,
     Clip,
     ClipConfig,
     ClipNetwork,
@@ -580,27 +578,27 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-@pytest.mark.parametrize("file", [SIZES_FILE, WEIGHTS_FILE])
+@pytest.mark.parametrize("file", ["clip.json", "clip.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"cut off", None])
 def test_damaged_files_are_one_clear_line(content: bytes | None, file: str, saved: Path) -> None:
     path = saved / file
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(DataError, match=r"no saved model can be read here .*; fit and save it again"):
+    with pytest.raises(DataError, match=r"no saved clip can be read here .*; fit and save it again"):
         cheap("clip", saved, readout="tokens").load(saved)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"channels": 3, "side": "x", "class_names": 1}'])
 def test_a_description_of_something_else_is_one_clear_line(content: str, saved: Path) -> None:
-    (saved / SIZES_FILE).write_text(content)
+    (saved / "clip.json").write_text(content)
     with pytest.raises(DataError, match="fit and save it again"):
         cheap("clip", saved, readout="tokens").load(saved)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_weights_that_are_no_numbers_are_refused(value: float, saved: Path) -> None:
-    tensors = load_file(saved / WEIGHTS_FILE)
+    tensors = load_file(saved / "clip.safetensors")
     tensors["image.head.weight"][1, 2] = value
-    save_file(tensors, saved / WEIGHTS_FILE)
+    save_file(tensors, saved / "clip.safetensors")
     with pytest.raises(DataError, match=r"image\.head\.weight hold values that are not numbers; fit and save it again"):
         cheap("clip", saved, readout="tokens").load(saved)
 
@@ -644,7 +642,7 @@ def test_components_take_the_place_of_the_bands(tmp_path: Path) -> None:
     one, two = (SceneDataModule(scene, DataConfig(window=SIDE, pca=pca)) for pca in (None, 3))
     np.testing.assert_array_equal(method.predict(one, data.query), plain.predict(two, data.query))
     method.save(tmp_path / "saved")
-    assert json.loads((tmp_path / "saved" / SIZES_FILE).read_text())["channels"] == {"hsi": 3, "lidar": 2}
+    assert json.loads((tmp_path / "saved" / "clip.json").read_text())["channels"] == [["hsi", 3], ["lidar", 2]]
     loaded = cheap("clip", tmp_path, components=3, **settings)
     loaded.load(tmp_path / "saved")
     np.testing.assert_array_equal(loaded.predict(small_data(window=SIDE), data.query), predicted)
@@ -658,12 +656,12 @@ def test_learned_positions_are_saved(tmp_path: Path) -> None:
     method.fit(data)
     method.save(tmp_path / "saved")
     loaded.load(tmp_path / "saved")
-    assert "image.tokenizers.hsi.positions" in load_file(tmp_path / "saved" / WEIGHTS_FILE)
+    assert "image.tokenizers.hsi.positions" in load_file(tmp_path / "saved" / "clip.safetensors")
     assert same(weights(loaded._network), weights(method._network))  # type: ignore[attr-defined]
     predicted = method.predict(data, data.query)
     np.testing.assert_array_equal(loaded.predict(data, data.query), predicted)
     assert len(np.unique(predicted)) == 4
-    assert json.loads((tmp_path / "saved" / SIZES_FILE).read_text())["class_names"] == list(CLASS_NAMES)
+    assert json.loads((tmp_path / "saved" / "clip.json").read_text())["class_names"] == list(CLASS_NAMES)
 
 
 # The card

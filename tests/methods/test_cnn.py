@@ -11,7 +11,7 @@ from method_helpers import fitted, make, small_data
 from safetensors.torch import load_file
 
 from mmrs_bench.errors import DataError
-from mmrs_bench.methods.cnn import SIZES_FILE, WEIGHTS_FILE, CnnConfig, CnnModule
+from mmrs_bench.methods.cnn import CnnConfig, CnnModule
 from mmrs_bench.models.cnn import WindowCNN
 from mmrs_bench.registry import method_card
 
@@ -20,7 +20,7 @@ ALL_PIXELS = np.arange(36 * 40)
 
 def weights(folder: Path, **options: int) -> dict[str, torch.Tensor]:
     fitted("cnn", folder, small_data(), **options).save(folder / "saved")
-    return load_file(folder / "saved" / WEIGHTS_FILE)
+    return load_file(folder / "saved" / "cnn.safetensors")
 
 
 def test_weights_hang_on_draw_and_seed_only(tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ def test_label_smoothing_and_weight_decay_are_those_of_the_settings() -> None:
 
 def test_weights_of_other_settings_are_refused(tmp_path: Path) -> None:
     fitted("cnn", tmp_path, small_data()).save(tmp_path / "saved")
-    with pytest.raises(DataError, match="do not fit these settings"):
+    with pytest.raises(DataError, match=r"saved with other settings \(width\)"):
         make("cnn", tmp_path, width=8).load(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("file", [SIZES_FILE, WEIGHTS_FILE])
+@pytest.mark.parametrize("file", ["cnn.json", "cnn.safetensors"])
 def test_damaged_weights_are_one_clear_line(file: str, tmp_path: Path) -> None:
     fitted("cnn", tmp_path, small_data()).save(tmp_path / "saved")
     (tmp_path / "saved" / file).write_bytes(b"cut off")

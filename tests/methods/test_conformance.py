@@ -39,8 +39,9 @@ def test_shipped_methods_conform(name: str) -> None:
     assert faults(method_card(name)) == {}
 
 
-def test_an_honest_method_conforms() -> None:
-    assert faults(card("Honest")) == {}
+@pytest.mark.parametrize("name", ["Honest", "FusesTwoOrMore"])
+def test_an_honest_method_conforms(name: str) -> None:
+    assert faults(card(name)) == {}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def test_an_honest_method_conforms() -> None:
         ("ForgetsWhatItSaved", "saved and loaded it predicts the same", "predictions differ"),
         ("SavesCode", "saved and loaded it predicts the same", "model.pkl may hold code"),
         ("SeedsTheProcess", "the process's random state is left alone", "numpy.random changed"),
+        ("FusesTwo", "learns from 1, 2 and 3 modalities", "raised ConfigError: two modalities, please"),
         ("OneModalityOnly", "learns from 1, 2 and 3 modalities", "raised ValueError: two modalities, please"),
         ("OverReports", "progress is a share between 0 and 1", "100.0 was reported"),
         ("TrainsMoreThanItHas", "trainable parameters are some of all parameters", "trainable=2"),
@@ -74,6 +76,7 @@ def test_every_bad_method_is_used() -> None:
     assert {name for name in here if not name.startswith("_")} == {
         *(row.values[0] if hasattr(row, "values") else row[0] for row in _rows()),
         "Honest",
+        "FusesTwoOrMore",
     }
 
 
