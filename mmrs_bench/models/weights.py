@@ -7,6 +7,7 @@ from functools import cache
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmrs_bench.errors import unknown_name
 from mmrs_bench.paths import MANIFEST_DIR
 
 WEIGHTS_FILE = MANIFEST_DIR / "weights.yaml"
@@ -18,7 +19,7 @@ class Weights(BaseModel):
     Attributes:
         name: Name in method cards (``needs_weights``).
         title: One line for lists.
-        tower: How methods name it (``open_clip:<model>/<tag>``).
+        tower: How methods name it (``open_clip:<model>/<tag>``), if it is a text tower.
         file: Name of the checkpoint file.
         url: Its address.
         sha256: Of the file; None where its publisher states none.
@@ -33,7 +34,7 @@ class Weights(BaseModel):
 
     name: str
     title: str
-    tower: str
+    tower: str | None = None
     file: str
     url: str
     sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
@@ -50,7 +51,25 @@ class Weights(BaseModel):
 
 
 @cache
-def known_weights() -> dict[str, Weights]:
-    """All entries of ``data_manifests/weights.yaml``, by tower."""
+def all_weights() -> tuple[Weights, ...]:
+    """All entries of ``data_manifests/weights.yaml``."""
     entries = yaml.safe_load(WEIGHTS_FILE.read_text(encoding="utf-8"))["weights"]
-    return {entry.tower: entry for entry in map(Weights.model_validate, entries)}
+    return tuple(map(Weights.model_validate, entries))
+
+
+@cache
+def known_weights() -> dict[str, Weights]:
+    """The entries that are text towers, by tower."""
+    return {entry.tower: entry for entry in all_weights() if entry.tower}
+
+
+def weights_named(name: str) -> Weights:
+    """The entry of a name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    by_name = {entry.name: entry for entry in all_weights()}
+    if name not in by_name:
+        raise unknown_name("checkpoint", name, by_name)
+    return by_name[name]
