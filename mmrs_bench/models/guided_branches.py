@@ -27,6 +27,8 @@ BRANCHES = ("cnn", "mamba", "transformer")
 HEADS = 4
 #: Hidden units per channel of the transformer branch's two-layer networks.
 MLP_RATIO = 2.0
+#: Standard deviation, in pixels, of the Gaussian that features are averaged under.
+READOUT_SIGMA = 1.5
 
 
 class ConvLevel(nn.Sequential):
@@ -160,6 +162,14 @@ def _from_tokens(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).reshape(like.shape)
 
 
+def centre_weights(side: int) -> Tensor:
+    """Weights (w, w) that sum to 1: a Gaussian of `READOUT_SIGMA` around the centre of a window of odd side w."""
+    away = torch.arange(side) - side // 2
+    one = torch.exp(-away.square() / (2 * READOUT_SIGMA**2))
+    weights = one[:, None] * one
+    return weights / weights.sum()
+
+
 class BranchOutput(NamedTuple):
     """What a branch says of a batch.
 
@@ -174,7 +184,7 @@ class BranchOutput(NamedTuple):
 
 
 class GuidedBranch(nn.Module):
-    """One branch: all modalities mixed pixel by pixel, guided levels, mean over the window, linear head.
+    """One branch: all modalities mixed pixel by pixel, guided levels, mean around the centre, linear head.
 
     At each level, h <- guidance(level(h), F), with F the level's diffusion features, mixed to the branch's width by a
     1 x 1 convolution and normalised per pixel. There are as many levels as diffusion features.
@@ -192,6 +202,7 @@ class GuidedBranch(nn.Module):
         width: d, a multiple of 4.
         common: Width of z, for branches that are compared with each other; None for a branch that learns alone, which
             then has no projection that nothing trains.
+        dropout: Share of the pooled features that a training step leaves out.
 
     Raises:
         ValueError: If ``kind`` is unknown, ``feature_channels`` is empty or ``width`` is no multiple of 4.
@@ -199,7 +210,9 @@ class GuidedBranch(nn.Module):
     Reference: BDGF, abstract.
     Deviation: our reading of the abstract; the authors' code could not be obtained. Width, number of levels, the way
     in and the head are ours, the same for all branches, so that they differ in level and guidance only. The diffusion
-    features are normalised because the scale of a U-Net's activations is arbitrary.
+    features are normalised because the scale of a U-Net's activations is arbitrary. Pooled is under a Gaussian around
+    the centre: a plain mean asks what a window is of, where the class is its centre pixel's, and the centre alone is
+    noisy.
     """
 
     def __init__(
@@ -211,6 +224,7 @@ class GuidedBranch(nn.Module):
         *,
         width: int = 64,
         common: int | None = 64,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if kind not in BRANCHES:
@@ -233,6 +247,7 @@ class GuidedBranch(nn.Module):
         }[kind]
         self.levels = nn.ModuleList(level(width) for _ in feature_channels)
         self.guidances = nn.ModuleList(guidance(width) for _ in feature_channels)
+        self.dropout = nn.Dropout(dropout)
         self.compare = nn.Identity() if common is None else nn.Linear(width, common)
         self.head = nn.Linear(width, num_classes)
 
@@ -255,7 +270,7 @@ class GuidedBranch(nn.Module):
         parts = zip(self.levels, self.guidances, self.projections, features, strict=True)
         for level, guidance, project, feature in parts:
             h = guidance(level(h), project(feature))
-        pooled = h.mean(dim=(2, 3))
+        pooled = self.dropout((h * centre_weights(h.shape[-1]).to(h)).sum(dim=(2, 3)))
         return BranchOutput(self.compare(pooled), self.head(pooled))
 
 
@@ -263,8 +278,8 @@ class GuidedEnsemble(nn.Module):
     """Any of the branches side by side; what they predict together is the mean of their softmaxes.
 
     Args:
-        channels, feature_channels, num_classes, width, common: Of `GuidedBranch`; a single branch has no ``common``
-            space.
+        channels, feature_channels, num_classes, width, common, dropout: Of `GuidedBranch`; a single branch has no
+            ``common`` space.
         branches: Of `BRANCHES`, at least one, each once.
 
     Raises:
@@ -284,6 +299,7 @@ class GuidedEnsemble(nn.Module):
         branches: Sequence[str] = BRANCHES,
         width: int = 64,
         common: int = 64,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not branches or len(set(branches)) < len(branches):
@@ -291,7 +307,9 @@ class GuidedEnsemble(nn.Module):
         space = common if len(branches) > 1 else None
         self.branches = nn.ModuleDict(
             {
-                kind: GuidedBranch(kind, channels, feature_channels, num_classes, width=width, common=space)
+                kind: GuidedBranch(
+                    kind, channels, feature_channels, num_classes, width=width, common=space, dropout=dropout
+                )
                 for kind in branches
             }
         )

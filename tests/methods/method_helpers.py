@@ -24,6 +24,10 @@ SHIPPED = (
     "cnn",
     "clip",
     "diffclip",
+    "bdgf",
+    "bdgf-cnn",
+    "bdgf-mamba",
+    "bdgf-transformer",
     "msfmamba",
 )
 

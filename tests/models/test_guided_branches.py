@@ -130,12 +130,15 @@ def test_a_convolution_level_is_two_rounds_of_three_steps() -> None:
 def test_a_branch_is_what_its_parts_make(kind: str) -> None:
     model, (windows, features) = branch(kind).eval(), inputs()
     h = model.stem(torch.cat([windows["hsi"], windows["lidar"]], dim=1))
+    side = h.shape[-1]
     for level in range(3):
         mix, norm = model.projections[level]
         guide = torch.einsum("df,bfhw->bdhw", mix.weight[:, :, 0, 0], features[level]) + mix.bias[:, None, None]
         guide = (guide - guide.mean(1, keepdim=True)) / (guide.var(1, correction=0, keepdim=True) + norm.eps).sqrt()
         h = model.guidances[level](model.levels[level](h), guide)  # the norm's weights start at 1 and 0
-    pooled = h.flatten(2).mean(2)
+    squared = torch.tensor([[(i - side // 2) ** 2 + (j - side // 2) ** 2 for j in range(side)] for i in range(side)])
+    weights = torch.exp(-squared / (2 * 1.5**2))
+    pooled = torch.einsum("bdhw,hw->bd", h, weights) / weights.sum()
     found = model(windows, features)
     torch.testing.assert_close(found.logits, torch.stack([linear(model.head, row) for row in pooled]))
     torch.testing.assert_close(found.features, torch.stack([linear(model.compare, row) for row in pooled]))
@@ -298,3 +301,18 @@ def test_features_that_do_not_belong_to_the_windows_are_told(kind: str, fault: s
         features[0] = torch.zeros(wrong)
     with pytest.raises(ValueError, match=r"these windows need \[\(4, 6, 5, 5\), \(4, 5, 5, 5\), \(4, 3, 5, 5\)\]"):
         model(windows, features)
+
+
+def test_dropout_leaves_out_pooled_features_in_training_only() -> None:
+    torch.manual_seed(0)
+    windows, features = inputs()
+    model = GuidedBranch(
+        "cnn", {n: w.shape[1] for n, w in windows.items()}, [f.shape[1] for f in features], 3, dropout=0.9
+    )
+    heard: list[torch.Tensor] = []
+    model.head.register_forward_hook(lambda module, arguments, output: heard.append(arguments[0]))
+    model(windows, features)
+    model.eval()(windows, features)
+    trained, told = ((pooled == 0).float().mean() for pooled in heard)
+    assert trained > 0.7
+    assert told < 0.2

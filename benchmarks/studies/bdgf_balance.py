@@ -1,0 +1,187 @@
+"""Does modality masking balance BDGF's denoiser? Its first stage under each mask rule, over seeds, on one scene.
+
+    python benchmarks/studies/bdgf_balance.py --out docs/methods/figures
+
+Measured of each pretrained denoiser, for each modality:
+
+- the denoising loss of its own noise with nothing hidden (mean over windows and over timesteps drawn uniformly);
+- the accuracy of a linear probe on the features of windows that show this modality alone, the others being replaced by
+  their mean: what the denoiser has learned about that modality. The probe is a logistic regression on the centre
+  pixel's features of all levels, fitted to 40 labels a class and scored on query pixels. Labels serve this measurement
+  only.
+
+Pretrainings are read from the cache if they are there, and kept there. Writes ``bdgf-balance.csv`` (all numbers) and
+``bdgf-balance.png``, and prints the table of means and standard deviations (ddof 1) over seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jsonargparse
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
+from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.bdgf import BdgfConfig
+from mmrs_bench.methods.bdgf_pretraining import MaskedDenoiser, pretrained_denoiser
+from mmrs_bench.models.diffusion import TIMESTEPS
+from mmrs_bench.models.multimodal_ddpm import modality_losses
+from mmrs_bench.registry import method_card, resolve_config
+from mmrs_bench.scenes.datamodule import SceneDataModule
+
+RULES = {"none": "mask-none", "fixed": "mask-fixed", "adaptive": "default"}
+PROBE_SHOTS, SCORED, LOSS_WINDOWS, BATCH = 40, 2_000, 2_048, 128
+COLUMNS = ("rule", "seed", "modality", "denoising_loss", "probe_accuracy", "final_mask_ratio")
+#: Columns of the table: scale and digits.
+MEASURED = (("final_mask_ratio", 1, 2), ("denoising_loss", 1, 4), ("probe_accuracy", 100, 1))
+Row = dict[str, str | int | float]
+
+
+def main(
+    dataset: str = "docs/examples/simulated-dominant.yaml",
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    rules: Sequence[str] = tuple(RULES),
+    budget: BudgetName = "quick",
+    out: Path = Path("docs/methods/figures"),
+) -> None:
+    """Run the study.
+
+    Args:
+        dataset: Name or manifest of a scene.
+        seeds: Seeds of the pretrainings.
+        rules: Mask rules.
+        budget: Budget of the pretrainings.
+        out: Folder of the files that are written.
+    """
+    torch.set_num_threads(ExecutionConfig().threads)
+    data = SceneDataModule(dataset, DataConfig(shots=PROBE_SHOTS))
+    data.setup()
+    rows: list[Row] = []
+    curves: dict[str, list[Tensor]] = {}
+    for rule in rules:
+        config = BdgfConfig.model_validate(resolve_config(method_card("bdgf"), RULES[rule], budget))
+        seen = data.with_components(config.components)
+        for seed in seeds:
+            with tempfile.TemporaryDirectory() as work:
+                context = RunContext(seed=seed, draw=0, work_dir=Path(work))
+                network = pretrained_denoiser(config, seen, context)
+            curves.setdefault(rule, []).append(network.ratio_curve)
+            found = {"loss": denoising_losses(network, seen), "probe": probe_accuracies(network, seen, config)}
+            for place, name in enumerate(seen.modalities):
+                values = (found["loss"][name], found["probe"][name], float(network.ratio_curve[-1, place]))
+                rows.append(dict(zip(COLUMNS, (rule, seed, name, *values), strict=True)))
+                print(*rows[-1].values(), sep="\t", flush=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "bdgf-balance.csv", text.getvalue())
+    figure = drawn(rows, curves, data)
+    atomic_write(out / "bdgf-balance.png", lambda file: figure.savefig(file, format="png", dpi=150))
+    print(table(rows))
+
+
+@torch.no_grad()
+def denoising_losses(network: MaskedDenoiser, data: SceneDataModule) -> dict[str, float]:
+    """Mean squared error of each modality's noise, nothing hidden; the same windows, timesteps and noise for all."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randperm(data.scene.labels.size, generator=generator)[:LOSS_WINDOWS]
+    gatherer = data.gatherer(torch.device("cpu"))
+    totals = dict.fromkeys(data.modalities, 0.0)
+    for part in pixels.split(BATCH):
+        timesteps = torch.randint(TIMESTEPS, (len(part),), generator=generator)
+        noised = network.denoiser.add_noise(gatherer.gather(part), timesteps, generator)
+        for name, loss in modality_losses(network.denoiser(noised.windows, timesteps), noised.noise).items():
+            totals[name] += float(loss) * len(part) / len(pixels)
+    return totals
+
+
+def probe_accuracies(network: MaskedDenoiser, data: SceneDataModule, config: BdgfConfig) -> dict[str, float]:
+    """Accuracy, by modality, of a linear probe on the features of windows that show that modality alone."""
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.permutation(data.query.size)[:SCORED])
+    accuracies = {}
+    for name in data.modalities:
+        train, test = (features(network, data, config, name, pixels) for pixels in (data.support, data.query[chosen]))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2_000))
+        probe.fit(train, data.support_targets)
+        accuracies[name] = float(probe.score(test, data.query_targets[chosen]))
+    return accuracies
+
+
+def features(
+    network: MaskedDenoiser, data: SceneDataModule, config: BdgfConfig, shown: str, pixels: np.ndarray
+) -> np.ndarray:
+    """Features (n, d) of the centre pixels of windows that show one modality, all levels side by side."""
+    gatherer, centre = data.gatherer(torch.device("cpu")), data.config.window // 2
+    parts = []
+    for part in torch.from_numpy(pixels).split(BATCH):
+        windows = {
+            name: window if name == shown else torch.zeros_like(window)
+            for name, window in gatherer.gather(part).items()
+        }
+        levels = network.denoiser.decoder_features(windows, timesteps=config.timesteps)
+        parts.append(torch.cat([level[:, :, centre, centre] for level in levels], dim=1))
+    return torch.cat(parts).numpy()
+
+
+def drawn(rows: Sequence[Row], curves: Mapping[str, Sequence[Tensor]], data: SceneDataModule) -> Figure:
+    """Mask ratios over epochs; denoising losses and probe accuracies by rule, each seed a point."""
+    figure = Figure(figsize=(10.0, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    styles = dict(zip(data.modalities, ("-", "--", ":", "-."), strict=False))
+    marks = dict(zip(data.modalities, ("o", "s", "^", "D"), strict=False))
+    colours = dict(zip(data.modalities, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False))
+    last = list(curves)[-1]
+    for place, name in enumerate(data.modalities):
+        for curve in curves[last]:
+            left.plot(curve[:, place].numpy(), styles[name], color=colours[name], linewidth=1)
+        left.plot([], [], styles[name], color=colours[name], label=name)
+        for axes, column in ((middle, "denoising_loss"), (right, "probe_accuracy")):
+            ours = [row for row in rows if row["modality"] == name]
+            places = [list(curves).index(str(row["rule"])) + 0.2 * (place - 0.5) for row in ours]
+            scale = 100 if axes is right else 1
+            axes.plot(places, [scale * float(row[column]) for row in ours], marks[name], color=colours[name], alpha=0.7)
+    left.set(xlabel="epoch", ylabel=f"mask ratio (rule {last})", ylim=(0, 1))
+    left.legend(frameon=False)
+    middle.set(ylabel="denoising loss")
+    right.set(ylabel="accuracy of a linear probe, %")
+    for axes in (middle, right):
+        axes.set_xticks(range(len(curves)), list(curves))
+    simulated = "SIMULATED: " if data.scene.manifest.simulated else ""
+    figure.suptitle(f"{simulated}{data.scene.manifest.title}", fontsize=10)
+    return figure
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Mean and standard deviation over seeds, as Markdown."""
+    lines = ["| rule | modality | final mask ratio | denoising loss | linear probe, % |", "|---|---|---|---|---|"]
+    for rule, name in dict.fromkeys((row["rule"], row["modality"]) for row in rows):
+        ours = [row for row in rows if (row["rule"], row["modality"]) == (rule, name)]
+        cells = [
+            f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+            for column, scale, digits in (
+                ("final_mask_ratio", 1, 2),
+                ("denoising_loss", 1, 4),
+                ("probe_accuracy", 100, 1),
+            )
+            for values in [[scale * float(row[column]) for row in ours]]
+        ]
+        lines.append(f"| {rule} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    jsonargparse.auto_cli(main, as_positional=False)
