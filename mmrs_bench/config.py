@@ -103,10 +103,17 @@ class ExecutionConfig(_Frozen):
 
 
 class VariantSpec(_Frozen):
-    """A named change of a method's settings; ``unranked`` says why its results are shown without a rank."""
+    """A named change of a method's settings.
+
+    Attributes:
+        config: The settings that differ.
+        unranked: Why its results are shown without a rank; empty if they have one.
+        external_data: What its pretrained weights have seen, if that is not what the card says.
+    """
 
     config: dict[str, Any] = Field(default_factory=dict)
     unranked: str = ""
+    external_data: str = ""
 
 
 class MethodSpec(_Frozen):

@@ -52,6 +52,7 @@ def run_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Pr
     """
     protocol = cell.protocol
     card = method_card(protocol.method)
+    variant = card.variants[protocol.variant]
     execution = resolve_device(execution)
     method, data, seconds = fit_cell(cell, execution, results, progress)
     with _timed(seconds, "predict", progress):
@@ -72,7 +73,7 @@ def run_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Pr
         simulated=data.scene.manifest.simulated,
         scene_title=data.scene.manifest.title,
         modalities=dict(data.channels),
-        external_data=card.external_data,
+        external_data=variant.external_data or card.external_data,
         class_names=data.class_names,
         split_sha256=data.split.sha256,
         n_support=n_support,
@@ -91,7 +92,7 @@ def run_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Pr
             protocol,
             labels_used=data.labels_used,
             n_support=n_support,
-            variant_reason=card.variants[protocol.variant].unranked,
+            variant_reason=variant.unranked,
         ),
         signature=signature(protocol),
         provenance=provenance(),

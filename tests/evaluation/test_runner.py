@@ -81,7 +81,7 @@ def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
         "config": {"answer": "class 0"},
         "variants": {
             **{a.replace(" ", "-"): {"config": {"answer": a}} for a in ("log", "too few", "class 9", "probabilities")},
-            "oracle": {"unranked": "knows the class sizes"},
+            "oracle": {"unranked": "knows the class sizes", "external_data": "CLIP"},
         },
     }
     (folder / "spy.yaml").write_text(yaml.safe_dump(card))
@@ -116,6 +116,11 @@ def run(tmp_path: Path, cell: Cell, execution: ExecutionConfig | None = None, to
             told.append((stage, done))
 
     return run_cell(cell, execution or ExecutionConfig(), tmp_path / "results", progress)
+
+
+def test_a_variant_may_have_seen_other_data_than_its_card(loads: list[str], tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path, methods=("spy:oracle",))
+    assert run(tmp_path, cell).external_data == "CLIP"
 
 
 def test_a_record_says_what_happened(loads: list[str], tmp_path: Path) -> None:
