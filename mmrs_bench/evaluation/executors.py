@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -310,8 +311,10 @@ def _interrupt_blocked() -> Iterator[None]:
 
     The mask is what the processes inherit. It does not protect this one: the kernel may hand the signal to another
     thread (the progress display's), and Python would still raise it here, in the middle of a start. So the handler is
-    put off as well.
+    put off as well. multiprocessing's own helper has to run already: starting it, as the first process to be started
+    would, unblocks the signal.
     """
+    resource_tracker.ensure_running()
     seen: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number)) if main else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -44,6 +45,13 @@ def test_local_workers_share_the_cells(tmp_path: Path, capfd: pytest.CaptureFixt
     assert len(lines) == 12
     assert lines[-1].startswith("[12/12] fake fake0-r1 random-v1 2-shot draw ")
     assert " OA " in lines[-1]
+
+
+def test_the_first_worker_of_a_process_is_shielded_from_ctrl_c_too(tmp_path: Path) -> None:
+    """With it starts a helper of multiprocessing, which unblocks the signal on its way."""
+    script = Path(__file__).with_name("run_fake_job.py")
+    subprocess.run([sys.executable, str(script), str(tmp_path), "1", "1", "reports_environment"], check=True)
+    assert log_lines(tmp_path)[-1] == "SIGINT blocked: True"
 
 
 def test_workers_start_with_the_right_environment_and_keep_the_terminal_clean(
