@@ -20,7 +20,6 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods import training
 from mmrs_bench.methods.base import Method, ParameterCounts
 from mmrs_bench.methods.bdgf_features import DiffusionFeatures, KeptFeatures
@@ -225,11 +224,7 @@ class Bdgf(Method):
             BenchError: See `mmrs_bench.methods.feature_cache.extracted`.
         """
         data = data.with_components(self.config.components)
-        fitted, asked = self._blueprint, Blueprint.of(data, self.config)
-        if (asked.channels, asked.side) != (fitted.channels, fitted.side):
-            raise ConfigError(
-                f"BDGF was fitted to {_inputs(fitted)}, but is to classify {_inputs(asked)}; fit it to those"
-            )
+        self._blueprint.check_inputs(Blueprint.of(data, self.config), "BDGF")
         features = self._features(data)
         store = features.of(pixels)
 
@@ -275,8 +270,3 @@ class Bdgf(Method):
 
     def _features(self, data: SceneDataModule) -> DiffusionFeatures:
         return DiffusionFeatures(self._network.denoiser, data, self.config.timesteps, self.context)
-
-
-def _inputs(blueprint: Blueprint) -> str:
-    channels = ", ".join(f"{name} {count}" for name, count in blueprint.channels)
-    return f"windows of {blueprint.side} with channels {channels}"

@@ -54,8 +54,7 @@ class DenoisingConfig(MethodConfig):
         base, multipliers, blocks: Sizes of the U-Net, see `mmrs_bench.models.multimodal_ddpm.MultimodalDenoiser`.
         mask_rule: What the mask ratios follow, see `mmrs_bench.models.modality_masking.MaskRatios`, as for
             ``mask_least``, ``mask_most``, ``mask_temperature``, ``mask_decay``, ``mask_warmup`` and ``mask_every``.
-        mask_patch: Side of the squares that are hidden, in pixels. Single pixels would be told from their neighbours
-            in the same modality; larger squares need the other one.
+        mask_patch: Side of the squares that are hidden, in pixels.
         pretrain_epochs: Passes.
         pretrain_windows: Windows of an epoch, other ones in every epoch, unless there are fewer pixels.
         pretrain_batch: Windows of a step.

@@ -148,11 +148,7 @@ class MsfMamba(Method):
             ConfigError: If the network was fitted to windows of another side or other channels.
         """
         data = data.with_components(self.config.components)
-        fitted, asked = self._blueprint, self._describe(data)
-        if (asked.channels, asked.side) != (fitted.channels, fitted.side):
-            raise ConfigError(
-                f"MSFMamba was fitted to {_inputs(fitted)}, but is to classify {_inputs(asked)}; fit it to those"
-            )
+        self._blueprint.check_inputs(self._describe(data), "MSFMamba")
         return training.predict(MsfMambaModule(self._network, self.config), data, pixels, self.context)
 
     def parameter_counts(self) -> ParameterCounts:
@@ -215,8 +211,3 @@ def _check_window(side: int, layers: int) -> None:
             f"takes a pixel off every side and leaves at least {SMALLEST_SCANNED} to scan; use a window of at least "
             f"{smallest}{', or fewer layers' if layers > 1 else ''}"
         )
-
-
-def _inputs(blueprint: Blueprint) -> str:
-    channels = ", ".join(f"{name} {count}" for name, count in blueprint.channels)
-    return f"windows of {blueprint.side} with channels {channels}"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mmrs_bench.errors import DataError
+from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write, write_json
 from mmrs_bench.methods.base import MethodConfig
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -46,6 +46,25 @@ class Blueprint(BaseModel):
             class_names=data.class_names,
             settings=config.model_dump(mode="json"),
         )
+
+    def check_inputs(self, asked: Blueprint, title: str) -> None:
+        """Refuse to classify with a fitted network what it cannot take.
+
+        Args:
+            asked: The blueprint of a network for the data that are to be classified.
+            title: Of the method.
+
+        Raises:
+            ConfigError: If the windows have another side, or the modalities other channels or another order.
+        """
+        if (asked.channels, asked.side) != (self.channels, self.side):
+            raise ConfigError(
+                f"{title} was fitted to {self._inputs()}, but is to classify {asked._inputs()}; fit it to those"
+            )
+
+    def _inputs(self) -> str:
+        channels = ", ".join(f"{name} {count}" for name, count in self.channels)
+        return f"windows of {self.side} with channels {channels}"
 
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)

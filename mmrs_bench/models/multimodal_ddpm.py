@@ -238,7 +238,8 @@ class MultimodalDenoiser(nn.Module):
 def modality_losses(predicted: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """L_m, the mean squared error (scalar) of each modality's own noise, over all channels and positions.
 
-    Masked positions count like all others: what is hidden in one modality is to be told from the other.
+    Masked positions count like all others, though their noise, being independent of all that is seen, cannot be told:
+    there the loss stays near 1, so a modality that is masked more contributes less to learn from.
 
     Reference: DDPM (Ho et al. 2020), equation 14, for each modality apart. BDGF's loss is unknown: our reading.
 
