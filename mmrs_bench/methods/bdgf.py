@@ -63,7 +63,7 @@ class BdgfConfig(DenoisingConfig):
         symmetries: Whether training windows, and their features with them, get a random symmetry of the square.
     """
 
-    components: int | None = Field(default=30, ge=1)
+    components: int | None = Field(default=10, ge=1)
     timesteps: tuple[Annotated[int, Field(ge=0, lt=TIMESTEPS)], ...] = Field(default=FEATURE_TIMESTEPS, min_length=1)
     branches: tuple[Literal["cnn", "mamba", "transformer"], ...] = Field(
         default=("cnn", "mamba", "transformer"), min_length=1

@@ -1,6 +1,6 @@
 """BDGF's first stage: a diffusion model of all modalities together, trained on masked windows without labels.
 
-The mask ratio of each modality follows how fast that modality is learned, so that none dominates.
+The mask ratio of each modality follows how far that modality is learned, so that none dominates.
 
 Letters: b batch, m modalities, c channels, w window side, t timestep.
 
@@ -27,7 +27,7 @@ from mmrs_bench.methods.base import MethodConfig, RunContext
 from mmrs_bench.methods.pretraining_cache import pretrained
 from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.models.modality_masking import MaskRatios, MaskRule, MaskTokens, random_masks
-from mmrs_bench.models.multimodal_ddpm import MultimodalDenoiser, modality_losses
+from mmrs_bench.models.multimodal_ddpm import MultimodalDenoiser, modality_losses, white_loss
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 STAGE = "pretraining"
 #: Raised when the same settings would pretrain to other weights, so that no old pretraining is read again.
-PRETRAINING_VERSION = 1
+PRETRAINING_VERSION = 2
 #: A checkpoint is written about so many times in a pretraining.
 CHECKPOINTS = 20
 #: Names of the curve's files, without their endings.
@@ -45,10 +45,6 @@ CURVE = "mask_ratios"
 
 class DenoisingConfig(MethodConfig):
     """Settings of the first stage; all of them decide its weights.
-
-    Deviation: ratios are updated every 10 steps, not every 100. A masked position costs a loss of about 1, so a ratio
-        that rises raises the loss that it follows; if the moving average catches up with that between two updates, the
-        ratios swing from one end to the other instead of settling.
 
     Attributes:
         base, multipliers, blocks: Sizes of the U-Net, see `mmrs_bench.models.multimodal_ddpm.MultimodalDenoiser`.
@@ -112,6 +108,12 @@ class MaskedDenoiser(nn.Module):
             )
         if config.mask_patch > side:
             raise ConfigError(f"mask_patch {config.mask_patch} does not fit a window of {side} pixels; use 1 to {side}")
+        squares = (-(-side // config.mask_patch)) ** 2
+        if config.mask_rule == "adaptive" and round(config.mask_most * squares) == squares:
+            raise ConfigError(
+                f"mask_most {config.mask_most:g} may hide all {squares} squares of a window, which leaves nothing to "
+                "tell how far a modality was learned; lower it, or use a smaller mask_patch"
+            )
         try:
             self.denoiser = MultimodalDenoiser(
                 channels, side, base=config.base, multipliers=config.multipliers, blocks=config.blocks
@@ -155,7 +157,7 @@ class MultimodalPretrainer(L.LightningModule):
         self.network = network
         self._config = config
         self._seed = seed
-        self._losses: dict[str, Tensor] = {}
+        self._learned: dict[str, Tensor] = {}
         self._epoch: list[Tensor] = []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -179,7 +181,9 @@ class MultimodalPretrainer(L.LightningModule):
         shares = {f"mask_ratio_{name}": ratio for name, ratio in ratios.items()}
         self.log_dict({**parts, **shares}, on_step=False, on_epoch=True, batch_size=b)
         total = torch.stack(list(losses.values()))
-        self._losses = {name: loss.detach() for name, loss in losses.items()}
+        with torch.no_grad():
+            visible = modality_losses(predicted, noised.noise, masks)
+        self._learned = {name: loss / white_loss(timesteps) for name, loss in visible.items()}
         self._epoch.append(torch.stack([total.detach().cpu(), torch.tensor(list(ratios.values()))]))
         return total.sum()
 
@@ -188,7 +192,7 @@ class MultimodalPretrainer(L.LightningModule):
         network = self.network
         gradient = self._config.mask_rule == "gradient"
         try:
-            network.ratios.observe(network.denoiser.input_gradients() if gradient else self._losses)
+            network.ratios.observe(network.denoiser.input_gradients() if gradient else self._learned)
         except ValueError as error:
             raise TrainingError(f"{STAGE}: at step {self.global_step}, {error}; use another mask_rule") from error
 

@@ -1,9 +1,9 @@
 """Masks of patches for each modality, and how much of each modality they hide.
 
-Adaptive modality masking: the modality that is learned faster is masked more, so that it cannot dominate. Our reading
+Adaptive modality masking: the modality that is learned farther is masked more, so that it cannot dominate. Our reading
 of BDGF's abstract; the authors' code could not be obtained.
 
-Letters: b batch, c channels, w window side, m modality, M modalities, r mask ratio, L loss.
+Letters: b batch, c channels, w window side, m modality, M modalities, r mask ratio.
 
 Reference: BDGF (Liu et al. 2025, arXiv 2509.23310), of which only the abstract was at hand.
 """
@@ -102,13 +102,13 @@ class MaskRatios(nn.Module):
     - ``none``: r_m = 0.
     - ``fixed``: r_m = least + (most - least) / M, the ratio of ``adaptive`` when all modalities are learned alike, so
       that both hide as much in total.
-    - ``adaptive``: r_m = least + (most - least) softmax(-rho / temperature)_m with the progress
-      rho_m = EMA(L_m) / (mean of L_m over the first ``warmup`` steps); `observe` takes the losses L_m. A small rho
-      marks a modality that was learned faster than the others.
-    - ``gradient``: the same, but with rho_m = 1 - EMA(g_m) / sum over modalities of EMA(g), g_m how hard a modality
-      pulls at the first layer; `observe` takes what `MultimodalDenoiser.input_gradients` gives. Not relative to the
-      first steps: masking a modality makes its gradient smaller, which would pass for progress and mask it ever more;
-      a share of the gradient falls when it is masked, and so comes to rest.
+    - ``adaptive``: r_m = least + (most - least) softmax(p / temperature)_m with the progress
+      p_m = max(0, 1 - EMA(l_m)), l_m the loss of what is visible of the modality, relative to what it costs when
+      nothing but the variance is known (`mmrs_bench.models.multimodal_ddpm.white_loss`); `observe` takes l_m. A large
+      p marks a modality that was learned farther than the others.
+    - ``gradient``: the same, but with p_m = EMA(g_m) / sum over modalities of EMA(g), g_m how hard a modality pulls at
+      the first layer; `observe` takes what `MultimodalDenoiser.input_gradients` gives. A share, which falls when the
+      modality is masked, and so comes to rest.
 
     The moving average starts, and the ratios can first change, at the end of the warm-up; until then all ratios are
     those of ``fixed``. The ratios add up to M least + most - least at every step. The whole state lies in the state
@@ -117,8 +117,10 @@ class MaskRatios(nn.Module):
     Reference: BDGF, abstract ("adaptive modality masking", for a distribution that is "modality-balanced"), our
         reading; the authors' code could not be obtained.
 
-    Deviation: the abstract names neither signal, rule nor ratios. The relative fall of the loss is the usual sign of
-        imbalance; sizes are ours.
+    Deviation: the abstract names neither signal, rule nor ratios; sizes are ours. The usual sign of imbalance, how far
+        a loss has fallen since the first steps, misleads here: white noise is learned at once and then never more, and
+        a modality of which more is hidden seems to be learned less. So the loss counts from what noise would cost, at
+        visible positions.
 
     Args:
         modalities: Names, at least two but for ``none``.
@@ -127,7 +129,7 @@ class MaskRatios(nn.Module):
         most: Largest ratio.
         temperature: The smaller, the more a small difference in progress matters.
         decay: Weight of the past in the moving average.
-        warmup: Steps that progress is measured from.
+        warmup: Steps until the ratios may change; the moving average starts from their mean.
         every: Steps between two updates of the ratios.
 
     Raises:
@@ -135,7 +137,6 @@ class MaskRatios(nn.Module):
     """
 
     step: Tensor
-    first: Tensor
     average: Tensor
     ratio: Tensor
 
@@ -173,7 +174,6 @@ class MaskRatios(nn.Module):
         count = len(modalities)
         even = 0.0 if rule == "none" else least + (most - least) / count
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("first", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("average", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("ratio", torch.full((count,), even, dtype=torch.float64))
 
@@ -186,7 +186,8 @@ class MaskRatios(nn.Module):
         """Take in what one training step showed.
 
         Args:
-            signal: By modality, the loss, or for the rule ``gradient`` the gradient. ``none`` and ``fixed`` ignore it.
+            signal: By modality, the relative loss, or for the rule ``gradient`` the gradient; ``none`` and ``fixed``
+                ignore it.
 
         Raises:
             ValueError: If a modality is missing or too many, or a value is not a positive number; the state then stays
@@ -203,20 +204,19 @@ class MaskRatios(nn.Module):
                     f"mask ratios: the {'gradient' if self.rule == 'gradient' else 'loss'} of modality {name!r} is "
                     f"{value}; only a positive number says how far it was learned"
                 )
-        now = torch.tensor(list(values.values()), dtype=torch.float64, device=self.first.device)
+        now = torch.tensor(list(values.values()), dtype=torch.float64, device=self.average.device)
         self.step += 1
         step = int(self.step)
         if step <= self._warmup:
-            self.first += now / self._warmup
-            self.average.copy_(self.first)
+            self.average += now / self._warmup
         else:
             self.average.mul_(self._decay).add_(now, alpha=1 - self._decay)
         if step >= self._warmup and step % self._every == 0:
-            share = (-self._progress() / self._temperature).softmax(dim=0)
+            share = (self._progress() / self._temperature).softmax(dim=0)
             self.ratio.copy_(self._least + (self._most - self._least) * share)
 
     def _progress(self) -> Tensor:
-        """The rho of each modality (M,): the smaller, the more dominant."""
+        """The p of each modality (M,): the larger, the more dominant."""
         if self.rule == "gradient":
-            return 1 - self.average / self.average.sum()
-        return self.average / self.first
+            return self.average / self.average.sum()
+        return (1 - self.average).clamp(min=0)

@@ -235,17 +235,21 @@ class MultimodalDenoiser(nn.Module):
         return padded[:, :, inside, inside]
 
 
-def modality_losses(predicted: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def modality_losses(
+    predicted: Mapping[str, Tensor], noise: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """L_m, the mean squared error (scalar) of each modality's own noise, over all channels and positions.
 
     Masked positions count like all others, though their noise, being independent of all that is seen, cannot be told:
-    there the loss stays near 1, so a modality that is masked more contributes less to learn from.
+    there the loss stays near 1, so a modality that is masked more contributes less to learn from. With ``masks`` only
+    visible positions count, which says how well a modality was learned, however much of it is hidden.
 
     Reference: DDPM (Ho et al. 2020), equation 14, for each modality apart. BDGF's loss is unknown: our reading.
 
     Args:
         predicted: Predicted noise (b, c, w, w) by modality.
         noise: The noise itself (b, c, w, w) by modality.
+        masks: True where hidden (b, 1, w, w), by modality, with something visible in each; None counts all positions.
 
     Raises:
         ValueError: If modalities or shapes differ.
@@ -253,7 +257,23 @@ def modality_losses(predicted: Mapping[str, Tensor], noise: Mapping[str, Tensor]
     shapes = [{name: tuple(part.shape) for name, part in parts.items()} for parts in (predicted, noise)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"predicted noise of shape {shapes[0]}, but noise of shape {shapes[1]}")
-    return {name: F.mse_loss(predicted[name].float(), noise[name].float()) for name in predicted}
+    errors = {name: (predicted[name].float() - noise[name].float()).square().mean(dim=1) for name in predicted}
+    if masks is None:
+        return {name: error.mean() for name, error in errors.items()}
+    return {name: error[~masks[name][:, 0]].mean() for name, error in errors.items()}
+
+
+def white_loss(timesteps: Tensor) -> Tensor:
+    """What the best guess at the noise in white data of unit variance costs: the mean of abar_t (scalar).
+
+    Given x_t of such data the noise is sqrt(1 - abar_t) x_t on average, with a mean squared error of abar_t. A loss
+    below this was earned by structure: channels or pixels that tell something about each other.
+
+    Args:
+        timesteps: Timesteps (b,) of the windows whose loss it is compared with.
+    """
+    kept: Tensor = linear_schedule("epsilon").alphas_cumprod  # type: ignore[attr-defined]
+    return kept.to(timesteps.device)[timesteps].mean()
 
 
 def padded_side(side: int, levels: int) -> int:

@@ -453,7 +453,7 @@ def test_paper_is_the_documented_size_and_budgets_grow() -> None:
     steps = paper.pretrain_epochs * paper.pretrain_windows // paper.pretrain_batch
     assert 20_000 <= steps <= 50_000
     assert (paper.base, paper.multipliers, paper.blocks, paper.pretrain_batch) == (64, (1, 2, 4), 2, 128)
-    assert (paper.components, paper.timesteps, paper.width) == (30, FEATURE_TIMESTEPS, 64)
+    assert (paper.components, paper.timesteps, paper.width) == (10, FEATURE_TIMESTEPS, 64)
     assert (paper.mask_least, paper.mask_most, paper.mask_temperature, paper.mask_decay) == (0.0, 0.75, 0.1, 0.99)
     work = [
         config.pretrain_epochs * config.pretrain_windows * config.base
