@@ -68,6 +68,7 @@ _COMMANDS = {
     "leaderboard": "results:show_leaderboard",
     "compare": "results:compare",
     "map": "maps:draw_map",
+    "sweep": "sweep:sweep",
     "regress": "regress:regress",
     "list": "catalogue:list_names",
     "data list": "data:list_scenes",
@@ -132,6 +133,14 @@ def build_parser() -> ArgumentParser:
     draw.add_argument("--out", type=str, default=None, help="folder for the files (default: RESULTS/maps)")
     draw.add_argument("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
     commands.add_subcommand("map", draw, help="class map of a whole scene")
+
+    sweep = _parser("Score a method over timesteps and blocks of its features: for analysis, it looks at query labels.")
+    sweep.add_argument("--timesteps", nargs="+", type=int, required=True, help="values of the setting timestep")
+    sweep.add_argument("--blocks", nargs="+", type=int, required=True, help="values of the setting block")
+    _add_suite(sweep)
+    _add_device(sweep)
+    sweep.add_argument("--out", type=str, default=str(default_results() / "sweeps"), help="folder for the files")
+    commands.add_subcommand("sweep", sweep, help="accuracy over timesteps and blocks, for analysis")
 
     regress = _parser("Compare OA, AA and kappa of the golden cells with the committed ones; exit 1 on a loss.")
     regress.add_argument(

@@ -1,0 +1,46 @@
+"""``sweep``: accuracy over the timestep and block of a method's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mmrs_bench.commands.output import say, table_console
+from mmrs_bench.commands.run import check_writable, make_suite
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.render import print_tables
+from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_path, sweep_table, write_figure
+
+
+def sweep(
+    *, timesteps: Sequence[int], blocks: Sequence[int], out: str, device: str, precision: str, **suite_options: Any
+) -> int:
+    """Score a method at every timestep and block, for analysis; points that are in the file are not computed again."""
+    cells = sweep_cells(make_suite(suite_options), timesteps, blocks)
+    folder = Path(out).expanduser()
+    execution = ExecutionConfig.model_validate({"device": device, "precision": precision})
+    check_writable(folder)
+    console = Console(stderr=True)
+    with console.status("") as status:
+
+        def show(number: int, cell: Cell, stage: str, done: float) -> None:
+            settings = cell.protocol.method_config
+            point = f"block {settings['block']}, timestep {settings['timestep']}, draw {cell.protocol.data.draw}"
+            text = f"{number}/{len(cells)} {point}: {stage}"
+            if console.is_terminal:
+                status.update(text)
+            elif done == 0.0:
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        rows = run_sweep(cells, folder, execution, show)
+    path = sweep_path(cells, folder)
+    figure = path.with_suffix(".png")
+    write_figure(cells, rows, figure)
+    print_tables([sweep_table(cells, rows)], table_console())
+    say(str(path))
+    say(str(figure))
+    return 0

@@ -1,0 +1,353 @@
+"""Sweeps: accuracy over the diffusion timestep and the block that a method takes its features from.
+
+For any method that has the settings ``timestep`` and ``block``. A sweep scores query labels at every point, so it may
+explain a method but never choose the settings of a result: its rows are no records and reach no leaderboard.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from filelock import FileLock
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mmrs_bench.config import ExecutionConfig, ProtocolConfig
+from mmrs_bench.errors import ConfigError, RecordError
+from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
+from mmrs_bench.evaluation.curves import COLOURS, MARKERS
+from mmrs_bench.evaluation.signature import signature
+from mmrs_bench.evaluation.statistics import summarise
+from mmrs_bench.evaluation.tables import Column, Estimate, Section, Table, Value
+from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.registry import method_card, method_cards, method_class
+from mmrs_bench.scenes.catalogue import load_manifest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: The settings that are swept.
+SETTINGS = ("timestep", "block")
+#: Stands wherever a sweep's numbers stand.
+NOTE = "scores query labels: for analysis, never for choosing the settings of a reported run"
+
+COLUMNS = (
+    Column("block", "Block", "number"),
+    Column("timestep", "Timestep", "number"),
+    Column("oa", "OA %", "estimate"),
+    Column("aa", "AA %", "estimate"),
+    Column("kappa", "κ %", "estimate"),
+    Column("draws", "Draws", "number"),
+)
+
+#: Told the number of the point in hand, its cell, the stage it is in, and the share of the stage that is done.
+PointListener = Callable[[int, Cell, str, float], None]
+
+
+class SweepRow(BaseModel):
+    """One line of a sweep's file: one point on one draw.
+
+    ``key`` is that of the cell with this timestep and block, ``method`` has the variant in it; accuracies are
+    fractions, ``kappa`` is None (an empty field) where it is undefined.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    key: str
+    signature: str
+    method: str
+    seed: int
+    block: int
+    timestep: int
+    draw: int
+    oa: float = Field(ge=0, le=1)
+    aa: float = Field(ge=0, le=1)
+    kappa: Annotated[float | None, Field(ge=-1, le=1), BeforeValidator(lambda value: None if value == "" else value)]
+    n_query: int = Field(ge=1)
+    simulated: bool
+    note: str
+
+
+def sweep_cells(suite: Suite, timesteps: Sequence[int], blocks: Sequence[int]) -> list[Cell]:
+    """The points of a sweep, each on every draw, as cells; draws outermost, so that a stopped sweep has whole curves.
+
+    Args:
+        suite: One scene, split, shot count, method and seed, and any number of draws.
+        timesteps: Timesteps in any order; the result has them ascending and once.
+        blocks: Blocks, as the timesteps.
+
+    Raises:
+        ConfigError: If the suite describes more than one curve, or the method lacks one of the two settings.
+        BenchError: As `mmrs_bench.evaluation.cells.build_cells`.
+    """
+    cells = build_cells(suite)
+    curves = len(cells) // suite.draws
+    if curves != 1:
+        raise ConfigError(
+            f"a sweep shows one method on one scene, and these options describe {curves} combinations; give one "
+            "--dataset, --split, --shots, --method and --seed"
+        )
+    missing = [name for name in SETTINGS if name not in cells[0].protocol.method_config]
+    if missing:
+        able = [card.name for card in method_cards().values() if set(SETTINGS) <= set(card.config)]
+        raise ConfigError(
+            f"method {cells[0].protocol.method!r} has no setting {' and '.join(missing)}, and a sweep varies "
+            f"{' and '.join(SETTINGS)}; methods that have both: {', '.join(able) or 'none'}"
+        )
+    return [
+        _at(cell, block=block, timestep=timestep)
+        for cell in cells
+        for block in sorted(set(blocks))
+        for timestep in sorted(set(timesteps))
+    ]
+
+
+def _at(cell: Cell, **settings: int) -> Cell:
+    # Validated anew, not copied: a copy would keep the key that the protocol has computed of its old settings.
+    fields = cell.protocol.model_dump()
+    fields["method_config"] |= settings
+    return Cell(cell.dataset, ProtocolConfig.model_validate(fields))
+
+
+def sweep_path(cells: Sequence[Cell], folder: Path) -> Path:
+    """The file of a sweep's rows in a folder: ``sweep-<scene>-<method>.csv``; sweeps of other settings share it."""
+    name = f"sweep-{cells[0].protocol.scene}-{cells[0].method_label}"
+    return folder / f"{re.sub(r'[^A-Za-z0-9_+-]', '-', name)}.csv"
+
+
+def run_sweep(
+    cells: Sequence[Cell], folder: Path, execution: ExecutionConfig, listener: PointListener
+) -> dict[str, SweepRow]:
+    """Compute the points that have no row yet; each is on the disk before the next one begins.
+
+    Args:
+        cells: As `sweep_cells` gives them.
+        folder: Where `sweep_path`, locks and logs (``work``) lie.
+        execution: How to compute them.
+        listener: Told how the points get on.
+
+    Returns:
+        The rows of the given cells by key.
+
+    Raises:
+        RecordError: If the file is damaged, or contradicts the cells whose rows it holds.
+        BenchError: If a point cannot be computed; settings are checked before the first one.
+    """
+    path = sweep_path(cells, folder)
+    rows = read_rows(path)
+    for cell in cells:
+        if cell.key in rows and (wrong := _contradiction(rows[cell.key], cell)):
+            raise RecordError(_damaged(path, f"row {cell.key} has another {wrong} than the settings of its key"))
+    pending = [(number, cell) for number, cell in enumerate(cells, 1) if cell.key not in rows]
+    if pending:
+        _check_settings([cell for _, cell in pending], folder)
+    locks = folder / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    for number, cell in pending:
+        # Two sweeps at once share the points that both want.
+        with FileLock(locks / f"{cell.key}.lock"):
+            rows = read_rows(path)
+            if cell.key not in rows:
+                rows = _add(path, _compute(cell, execution, folder, partial(listener, number, cell)))
+    return {cell.key: rows[cell.key] for cell in cells}
+
+
+def _check_settings(cells: Sequence[Cell], folder: Path) -> None:
+    """Refuse values that the method does not take before any point is computed."""
+    from mmrs_bench.methods.base import RunContext
+
+    for cell in cells:
+        protocol = cell.protocol
+        context = RunContext(seed=protocol.seed, draw=protocol.data.draw, work_dir=folder)
+        method_class(method_card(protocol.method))(protocol.method_config, context)
+
+
+def _compute(cell: Cell, execution: ExecutionConfig, folder: Path, progress: Callable[[str, float], None]) -> SweepRow:
+    from mmrs_bench.evaluation.runner import run_cell
+
+    record = run_cell(cell, execution, folder, progress)
+    scores = record.scores
+    return SweepRow(
+        **_identity(cell),
+        oa=scores.oa,
+        aa=scores.aa,
+        kappa=scores.kappa,
+        n_query=record.n_query,
+        simulated=record.simulated,
+        note=NOTE,
+    )
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    """The fields of a row that are known before anything is computed."""
+    protocol = cell.protocol
+    return {
+        "key": cell.key,
+        "signature": signature(protocol),
+        "method": cell.method_label,
+        "seed": protocol.seed,
+        "draw": protocol.data.draw,
+        **{name: protocol.method_config[name] for name in SETTINGS},
+    }
+
+
+def _contradiction(row: SweepRow, cell: Cell) -> str:
+    """The first field in which a row disagrees with the cell of its key; empty if there is none."""
+    return next((name for name, value in _identity(cell).items() if getattr(row, name) != value), "")
+
+
+def _add(path: Path, row: SweepRow) -> dict[str, SweepRow]:
+    """Add a row to the file, and to what another sweep may have written there meanwhile; return all rows."""
+    with FileLock(path.parent / "locks" / f"{path.name}.lock"):
+        rows = {**read_rows(path), row.key: row}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(SweepRow.model_fields), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(entry.model_dump() for entry in rows.values())
+        write_text(path, text.getvalue())
+    return rows
+
+
+def read_rows(path: Path) -> dict[str, SweepRow]:
+    """The rows of a sweep's file by key; none if there is no such file.
+
+    Raises:
+        RecordError: If the file cannot be read, or a row is incomplete, repeated or holds a value that cannot be.
+    """
+    if not path.exists():
+        return {}
+    rows: dict[str, SweepRow] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if reader.fieldnames != list(SweepRow.model_fields):
+                raise RecordError(_damaged(path, f"its columns are not {', '.join(SweepRow.model_fields)}"))
+            for fields in reader:
+                row = SweepRow.model_validate(fields)
+                if row.key in rows:
+                    raise RecordError(_damaged(path, f"line {reader.line_num}: row {row.key} is there twice"))
+                rows[row.key] = row
+    except ValidationError as error:
+        fault = error.errors()[0]
+        text = f"line {reader.line_num}: {fault['loc'][0]}: {fault['msg']} (found {fault['input']!r})"
+        raise RecordError(_damaged(path, text)) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(_damaged(path, f"cannot be read ({error})")) from error
+    return rows
+
+
+def _damaged(path: Path, fault: str) -> str:
+    return f"{path}: {fault}; mend the line or move the file away, and its points are computed again"
+
+
+def sweep_table(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Table:
+    """Mean and standard deviation over draws of OA, AA and kappa in percent, one section a block.
+
+    Args:
+        cells: As `sweep_cells` gives them.
+        rows: As `run_sweep` returns them.
+    """
+    first = cells[0].protocol
+    lines = _lines(cells, rows)
+    blocks = sorted({line["block"] for line in lines})  # type: ignore[type-var]
+    return Table(
+        title=f"{', '.join(_heading(cells))}: accuracy over timesteps",
+        columns=COLUMNS,
+        sections=tuple(Section("", tuple(line for line in lines if line["block"] == block)) for block in blocks),
+        card=(("signature", signature(first, draws=_draws(cells))),),
+        notes=(f"This sweep {NOTE}.",),
+    )
+
+
+def _lines(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> list[dict[str, Value]]:
+    points: dict[tuple[int, int], list[SweepRow]] = {}
+    for cell in cells:
+        row = rows[cell.key]
+        points.setdefault((row.block, row.timestep), []).append(row)
+    return [
+        {
+            "block": block,
+            "timestep": timestep,
+            **{name: _estimate([getattr(row, name) for row in found]) for name in ("oa", "aa", "kappa")},
+            "draws": len(found),
+        }
+        for (block, timestep), found in points.items()
+    ]
+
+
+def _estimate(values: Sequence[float | None]) -> Estimate | None:
+    defined = [value for value in values if value is not None]
+    return Estimate.percent(summarise(defined) if defined else None)
+
+
+def _draws(cells: Sequence[Cell]) -> int:
+    return len({cell.protocol.data.draw for cell in cells})
+
+
+def _heading(cells: Sequence[Cell]) -> tuple[str, str]:
+    """The scene, and how it was classified."""
+    protocol, manifest = cells[0].protocol, load_manifest(cells[0].dataset)
+    simulated = "SIMULATED: " if manifest.simulated else ""
+    seed = f", seed {protocol.seed}" if protocol.seed else ""
+    data = protocol.data
+    how = f"{cells[0].method_label}, {data.split}, {data.shots}-shot, budget {protocol.budget}{seed}"
+    return f"{simulated}{manifest.title}", how
+
+
+def write_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow], path: Path) -> None:
+    """Draw `sweep_figure` to a PNG, atomically.
+
+    Raises:
+        BenchError: If the file cannot be written.
+    """
+    figure = sweep_figure(cells, rows)
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=200))
+
+
+def sweep_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Figure:
+    """OA in percent over the timestep, one line a block, with the standard deviation over draws as error bars.
+
+    Args:
+        cells: As `sweep_cells` gives them.
+        rows: As `run_sweep` returns them.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    sections = sweep_table(cells, rows).sections
+    timesteps = sorted({row.timestep for row in rows.values()})
+    for number, section in enumerate(sections):
+        estimates = [line["oa"] for line in section.rows]
+        # Blocks are set apart a little, so that error bars can be read.
+        shift = 0.005 * (timesteps[-1] - timesteps[0]) * (number - (len(sections) - 1) / 2)
+        axes.errorbar(
+            [timestep + shift for timestep in timesteps],
+            [estimate.mean for estimate in estimates if isinstance(estimate, Estimate)],
+            yerr=[estimate.sd or 0.0 for estimate in estimates if isinstance(estimate, Estimate)],
+            label=f"block {section.rows[0]['block']}",
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
+            markersize=5,
+            linewidth=1.4,
+            capsize=2.5,
+        )
+    draws = _draws(cells)
+    spread = f"mean ± sd of {draws} draws" if draws > 1 else "one draw"
+    axes.set_xticks(timesteps)
+    axes.set_xlabel("timestep")
+    axes.set_ylabel("overall accuracy, %")
+    scene, how = _heading(cells)
+    figure.suptitle(f"{scene}\n{how}; {spread}", fontsize=10)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.supxlabel(f"This sweep {NOTE}.", fontsize=7)
+    return figure

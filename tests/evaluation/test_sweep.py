@@ -1,0 +1,371 @@
+"""Sweeps over timestep and block: which numbers, what is computed again, what is refused, what is shown."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import Field
+from tiny import striped_map, tiny_scene
+
+from mmrs_bench import registry
+from mmrs_bench.cli import main
+from mmrs_bench.config import ExecutionConfig, ProtocolConfig
+from mmrs_bench.errors import ConfigError, RecordError, TrainingError
+from mmrs_bench.evaluation import runner
+from mmrs_bench.evaluation import sweep as module
+from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
+from mmrs_bench.evaluation.sweep import (
+    NOTE,
+    SweepRow,
+    read_rows,
+    run_sweep,
+    sweep_cells,
+    sweep_figure,
+    sweep_path,
+    sweep_table,
+)
+from mmrs_bench.evaluation.tables import Estimate
+from mmrs_bench.methods.base import Method, MethodConfig
+from mmrs_bench.scenes.scene import IntArray
+
+TRUTH = striped_map(48, 60)
+
+
+class NoisyConfig(MethodConfig):
+    timestep: int = Field(default=0, ge=0, lt=1000)
+    block: int = 0
+
+
+class Noisy(Method):
+    """Is wrong on as many of the first pixels as timestep, block and draw say; notes each fit."""
+
+    Config = NoisyConfig
+    fits: ClassVar[list[tuple[int, int, int]]] = []
+    #: What happens at the end of a fit.
+    event: ClassVar[Callable[[], None]] = lambda: None
+
+    def fit(self, data: Any) -> None:
+        self.fits.append((self.context.draw, self.config.block, self.config.timestep))
+        type(self).event()
+
+    def predict(self, data: Any, pixels: IntArray) -> IntArray:
+        np.testing.assert_array_equal(pixels, data.query)
+        targets = data.query_targets.copy()
+        count = wrong(self.context.draw, self.config.block, self.config.timestep)
+        targets[:count] = (targets[:count] + 1) % data.num_classes
+        return targets
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+class Plain(Noisy):
+    """Has a block only."""
+
+    class Config(MethodConfig):
+        block: int = 0
+
+
+def wrong(draw: int, block: int, timestep: int) -> int:
+    return 100 + timestep + 7 * block + 31 * draw * draw
+
+
+@pytest.fixture(autouse=True)
+def _suite_of_two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path / "benchmarks" / "methods"
+    folder.mkdir(parents=True)
+    for name, config in (("noisy", {"timestep": 0, "block": 0}), ("plain", {"block": 0})):
+        path = f"{__name__}:{name.capitalize()}"
+        card = {"name": name, "version": 1, "class_path": path, "title": "t", "reference": "r", "config": config}
+        card["variants"] = {"other": {}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(card))
+    monkeypatch.setattr(registry, "BENCHMARK_DIR", tmp_path / "benchmarks")
+    registry.method_cards.cache_clear()
+    scene = tiny_scene(TRUTH)
+    fields = scene.manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(fields))
+    monkeypatch.setattr(runner, "load_scene", lambda manifest: replace(scene, manifest=manifest))
+    runner._scene.cache_clear()
+    Noisy.fits.clear()
+    monkeypatch.setattr(Noisy, "event", lambda: None)
+    yield
+    runner._scene.cache_clear()
+    registry.method_cards.cache_clear()
+
+
+def suite(tmp_path: Path, **options: Any) -> Suite:
+    return replace(Suite(datasets=(str(tmp_path / "tiny.yaml"),), methods=("noisy",), draws=3, window=5), **options)
+
+
+def cells(
+    tmp_path: Path, timesteps: tuple[int, ...] = (0, 100), blocks: tuple[int, ...] = (4, 5), **options: Any
+) -> list[Cell]:
+    return sweep_cells(suite(tmp_path, **options), timesteps, blocks)
+
+
+def run(tmp_path: Path, points: list[Cell]) -> dict[str, SweepRow]:
+    return run_sweep(points, tmp_path / "out", ExecutionConfig(), lambda *stage: None)
+
+
+def at(block: int, timestep: int) -> list[tuple[int, int, int]]:
+    return [(draw, block, timestep) for draw in range(3)]
+
+
+def test_points_are_cells_of_their_own(tmp_path: Path) -> None:
+    """Also where the suite's cells have told their keys before: a point must not inherit them."""
+    points = cells(tmp_path, timesteps=(100, 0, 100), blocks=(5, 4))
+    settings = [(c.protocol.data.draw, *(c.protocol.method_config[n] for n in ("block", "timestep"))) for c in points]
+    assert settings == [(draw, block, timestep) for draw in range(3) for block in (4, 5) for timestep in (0, 100)]
+    assert len({cell.key for cell in points}) == 12
+    for cell in points:
+        assert cell.key == ProtocolConfig(**cell.protocol.model_dump()).key
+    (default,) = build_cells(suite(tmp_path, draws=1))
+    assert cells(tmp_path, (0,), (0,), draws=1)[0].key == default.key, "the default point is the ordinary cell"
+
+
+def test_numbers_over_draws(tmp_path: Path) -> None:
+    points = cells(tmp_path)
+    rows = run(tmp_path, points)
+    n = int((TRUTH > 0).sum()) - 8
+    assert {(row.draw, row.block, row.timestep): row.oa for row in rows.values()} == {
+        (d, b, t): pytest.approx(1 - wrong(d, b, t) / n) for d in range(3) for b in (4, 5) for t in (0, 100)
+    }
+    table = sweep_table(points, rows)
+    assert table.title.startswith("SIMULATED: Tiny scene of a test, noisy, random-v1, 2-shot")
+    assert NOTE in table.notes[0]
+    assert "draws:3" in table.card[0][1]
+    figure = sweep_figure(points, rows)
+    assert figure.get_suptitle().startswith(
+        "SIMULATED: Tiny scene of a test\nnoisy, random-v1, 2-shot, budget quick; mean"
+    )
+    assert NOTE in figure.get_supxlabel()
+    for block, section, drawn in zip((4, 5), table.sections, figure.axes[0].containers, strict=True):
+        assert drawn.get_label() == f"block {block}"
+        line, _, (bars,) = drawn.lines
+        for line_number, (timestep, shown) in enumerate(zip((0, 100), section.rows, strict=True)):
+            of_draws = [100 * (1 - wrong(draw, block, timestep) / n) for draw in range(3)]
+            assert (shown["block"], shown["timestep"], shown["draws"]) == (block, timestep, 3)
+            for name in ("oa", "aa", "kappa"):
+                estimate = shown[name]
+                assert isinstance(estimate, Estimate)
+                found = [100 * getattr(r, name) for r in rows.values() if (r.block, r.timestep) == (block, timestep)]
+                assert estimate[:2] == pytest.approx((np.mean(found), np.std(found, ddof=1)))
+            assert line.get_ydata()[line_number] == pytest.approx(np.mean(of_draws))
+            assert line.get_xdata()[line_number] == pytest.approx(timestep, abs=1)
+            low, high = bars.get_segments()[line_number][:, 1]
+            assert (high - low) / 2 == pytest.approx(np.std(of_draws, ddof=1))
+
+
+def test_one_draw_and_one_point_have_no_spread(tmp_path: Path) -> None:
+    points = cells(tmp_path, (100,), (4,), draws=1)
+    rows = run(tmp_path, points)
+    (line,) = sweep_table(points, rows).sections[0].rows
+    assert isinstance(line["oa"], Estimate)
+    assert line["oa"].sd is None
+    assert sweep_figure(points, rows).get_suptitle().endswith("; one draw")
+
+
+def test_points_of_the_file_are_not_computed_again(tmp_path: Path) -> None:
+    points = cells(tmp_path)
+    rows = run(tmp_path, points)
+    path = sweep_path(points, tmp_path / "out")
+    assert path.name == "sweep-tiny-r1-noisy.csv"
+    before = path.read_bytes()
+    assert len(Noisy.fits) == 12
+    assert run(tmp_path, points) == rows
+    assert (len(Noisy.fits), path.read_bytes()) == (12, before)
+
+    Noisy.fits.clear()
+    run(tmp_path, cells(tmp_path, (0, 50, 100), (5,)))
+    assert Noisy.fits == at(5, 50)
+
+    Noisy.fits.clear()
+    other = run(tmp_path, cells(tmp_path, (0,), (4,), shots=(3,)))
+    assert Noisy.fits == at(4, 0), "other shots are another point"
+    assert {row.key for row in other.values()}.isdisjoint(rows)
+    everything = read_rows(path)
+    assert len(everything) == 12 + 3 + 3
+    assert all(everything[key] == row for key, row in rows.items())
+    assert all(row.simulated and row.note == NOTE for row in everything.values())
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".tmp" or p.parent.name == "work"]
+
+    variant = sweep_path(cells(tmp_path, methods=("noisy:other",)), tmp_path / "out")
+    assert variant.name == "sweep-tiny-r1-noisy-other.csv"
+
+
+@pytest.mark.parametrize("stop", [TrainingError("the loss is NaN"), KeyboardInterrupt()])
+def test_a_stopped_sweep_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    def stop_at_the_third() -> None:
+        if len(Noisy.fits) == 3:
+            raise stop
+
+    monkeypatch.setattr(Noisy, "event", stop_at_the_third)
+    points = cells(tmp_path)
+    with pytest.raises(type(stop)):
+        run(tmp_path, points)
+    done = read_rows(sweep_path(points, tmp_path / "out"))
+    assert [(row.draw, row.block, row.timestep) for row in done.values()] == [(0, 4, 0), (0, 4, 100)]
+    rows = run(tmp_path, points)
+    assert Noisy.fits[2] == Noisy.fits[3] == (0, 5, 0)
+    assert len(Noisy.fits) == 13
+    assert list(rows) == [cell.key for cell in points]
+
+
+def test_two_sweeps_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (other,) = cells(tmp_path, (7,), (1,), draws=1)
+
+    def another_sweep_begins() -> None:
+        monkeypatch.setattr(Noisy, "event", lambda: None)
+        run(tmp_path, [other])
+
+    monkeypatch.setattr(Noisy, "event", another_sweep_begins)
+    (point,) = cells(tmp_path, (0,), (4,), draws=1)
+    assert list(run(tmp_path, [point])) == [point.key]
+    assert set(read_rows(sweep_path([point], tmp_path / "out"))) == {point.key, other.key}
+
+
+def test_two_sweeps_at_once_compute_a_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cells(tmp_path, (0,), (4,), draws=1)
+    found: list[dict[str, SweepRow]] = []
+    another = Thread(target=lambda: found.append(run(tmp_path, points)))
+
+    def another_sweep_begins() -> None:
+        monkeypatch.setattr(Noisy, "event", lambda: None)
+        another.start()
+        another.join(0.5)
+
+    monkeypatch.setattr(Noisy, "event", another_sweep_begins)
+    rows = run(tmp_path, points)
+    another.join()
+    assert (found, len(Noisy.fits)) == ([rows], 1)
+
+
+def test_only_methods_with_both_settings(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'plain' has no setting timestep, .* methods that have both: noisy$"):
+        cells(tmp_path, methods=("plain",))
+
+
+@pytest.mark.parametrize("options", [{"shots": (2, 3)}, {"methods": ("noisy", "plain")}, {"seeds": (0, 1)}])
+def test_only_one_curve_at_a_time(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="describe 2 combinations; give one --dataset"):
+        cells(tmp_path, **options)
+
+
+def test_wrong_settings_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+    points = cells(tmp_path, timesteps=(0, 1000))
+    with pytest.raises(ConfigError, match=r"timestep: .*less than 1000 \(found 1000\)"):
+        run(tmp_path, points)
+    assert Noisy.fits == []
+    assert not sweep_path(points, tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "", "its columns are not key, signature"),
+        (lambda text: text.replace(",oa,", ",accuracy,", 1), "its columns are not key, signature"),
+        (lambda text: text[: text.rindex(',"')] + "\n", r"line 4: note: .* \(found None\)"),
+        (lambda text: text.rstrip() + ",more\n", "line 4: None: "),
+        (lambda text: text + text.splitlines()[-1] + "\n", "line 5: row .* is there twice"),
+        (lambda text: re.sub(r"0\.9\d+", "nan", text, count=1), "line 2: oa: .*found 'nan'"),
+        (lambda text: text.replace("0.9", "1.9", 1), "line 2: oa: .*less than or equal to 1"),
+        (lambda text: text.replace(",4,100,", ",5,100,"), "has another block than the settings of its key"),
+        (lambda text: text.replace("random-v1", "block-v1"), "has another signature than the settings of its key"),
+        (lambda text: text.replace("noisy", "n\0isy"), "cannot be read|has another method"),
+        (lambda text: b"\xff\xfe" + text.encode(), "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named_and_kept(tmp_path: Path, damage: Callable[[str], str | bytes], message: str) -> None:
+    points = cells(tmp_path, (0, 100, 200), (4,), draws=1)
+    run(tmp_path, points)
+    path = sweep_path(points, tmp_path / "out")
+    whole = path.read_text()
+    damaged = damage(whole)
+    damaged = damaged.encode() if isinstance(damaged, str) else damaged
+    assert damaged != whole.encode()
+    path.write_bytes(damaged)
+    Noisy.fits.clear()
+    with pytest.raises(RecordError, match=rf"^{re.escape(str(path))}: .*({message})") as caught:
+        run(tmp_path, points)
+    assert "\n" not in str(caught.value)
+    assert "mend the line or move the file away" in str(caught.value)
+    assert (Noisy.fits, path.read_bytes()) == ([], damaged)
+
+
+def test_undefined_kappa_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cells(tmp_path, (0,), (4,))
+    rows = run(tmp_path, points)
+    path = sweep_path(points, tmp_path / "out")
+    module._add(path, rows[points[0].key].model_copy(update={"kappa": None}))
+    rows = run(tmp_path, points)
+    assert [row.kappa is None for row in rows.values()] == [True, False, False]
+    (line,) = sweep_table(points, rows).sections[0].rows
+    assert isinstance(line["kappa"], Estimate)
+    assert line["kappa"].mean == pytest.approx(np.mean([100 * r.kappa for r in rows.values() if r.kappa is not None]))
+
+
+def command(tmp_path: Path, *more: str) -> int:
+    given = ["--dataset", str(tmp_path / "tiny.yaml"), "--method", "noisy", "--out", str(tmp_path / "out")]
+    return main(["sweep", *given, "--window", "5", "--draws", "2", *more])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = ("--timesteps", "0", "100", "--blocks", "4")
+    assert command(tmp_path, *points) == 0
+    shown = capsys.readouterr()
+    stem = tmp_path / "out" / "sweep-tiny-r1-noisy"
+    assert shown.out.splitlines()[-2:] == [f"{stem}.csv", f"{stem}.png"]
+    assert shown.out.startswith("SIMULATED: Tiny scene of a test")
+    assert NOTE in " ".join(shown.out.split())
+    assert "1/4 block 4, timestep 0, draw 0: fit" in shown.err.splitlines()
+    assert (stem.parent / f"{stem.name}.png").read_bytes().startswith(b"\x89PNG")
+    with (stem.parent / f"{stem.name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["timestep"], row["simulated"], row["note"]) for row in rows[:2]] == [
+        ("0", "True", NOTE),
+        ("100", "True", NOTE),
+    ]
+    assert command(tmp_path, *points) == 0
+    again = capsys.readouterr()
+    assert (again.out, again.err.strip()) == (shown.out, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--timesteps", "0"], "blocks"),
+        (["--timesteps", "zero", "--blocks", "4"], "--timesteps: Expected a int"),
+        (["--timesteps", "0", "--blocks", "4", "--method", "plain"], "'plain' has no setting timestep"),
+        (["--timesteps", "-1", "--blocks", "4"], "greater than or equal to 0 (found -1)"),
+        (["--timesteps", "0", "--blocks", "4", "--draws", "0"], "draws 0: "),
+        (["--timesteps", "0", "--blocks", "4", "--out", "tiny.yaml/out"], "cannot write tiny.yaml/out"),
+    ],
+)
+def test_nonsense_gives_one_clear_line(
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(tmp_path, *arguments) == 2
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if line]
+    assert line.startswith("mmrs-bench: error: ")
+    assert message in line
+    assert shown.out == ""
