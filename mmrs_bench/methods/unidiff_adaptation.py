@@ -453,10 +453,6 @@ def adapted_denoiser(config: AdaptationConfig, data: SceneDataModule, context: R
     """
     if config.backbone == "imagenet":
         imagenet_backbone()  # tell that it is missing before the scene is read
-    if config.adaptation == "lora":
-        with torch.device("meta"):
-            weights = build_adm(_network(config)).state_dict()
-        denoiser_on(Backbone(_network(config), weights, ""), config, seed=0)  # tell that peft is missing
     pictures = scene_pictures(config, data)
     backbone = scene_backbone(config, pictures, data, context)
     if config.adaptation == "none":

@@ -125,7 +125,7 @@ class AdaptedDenoiser(nn.Module):
         seed: Of the adapters' initial values (``lora``).
 
     Raises:
-        ConfigError: If there is no such adaptation, or ``lora`` is asked for and peft is not installed.
+        ConfigError: If there is no such adaptation.
         ValueError: If the weights are those of another network.
     """
 
@@ -360,9 +360,5 @@ def _with_lora(unet: nn.Module, options: LoraOptions, seed: int) -> Any:
 
 
 def _peft() -> Any:
-    try:
-        return importlib.import_module("peft")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "adaptation 'lora' needs the package peft, which is not installed: run `pip install peft`, or use 'film'"
-        ) from error
+    """peft, which has no types; imported when it is needed, for it takes seconds."""
+    return importlib.import_module("peft")

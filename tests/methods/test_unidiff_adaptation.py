@@ -6,7 +6,6 @@ import csv
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,8 +303,6 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_what_is_frozen_stays_bit_for_bit_and_is_not_kept(
     adaptation: str, tmp_path: Path, watched: dict[str, Any]
 ) -> None:
-    if adaptation == "lora":
-        pytest.importorskip("peft")
     config, data = settings(adaptation=adaptation), picture_data()
     context = RunContext(seed=0, draw=0, work_dir=tmp_path)
     backbone = scene_backbone(config, scene_pictures(config, data), data, context)
@@ -509,7 +506,7 @@ def test_settings_reach_the_two_trainings(fits: list[dict[str, Any]], tmp_path: 
 
 
 def altered(name: str, value: Any) -> Any:
-    """Another valid value of a setting, on the same machine without peft."""
+    """Another valid value of a setting,."""
     changed: dict[str, Any] = {
         "pictures": ("rgb",),
         "adaptation": "full",
@@ -557,14 +554,6 @@ def test_a_missing_checkpoint_is_told_before_the_scene_is_read(tmp_path: Path) -
     data = SceneDataModule(str(tmp_path / "no-scene.yaml"))
     with pytest.raises(DataError, match=r"64x64_diffusion\.pt\. Fetch it with: ") as error:
         run(tmp_path, data, backbone="imagenet")
-    assert one_line(error)
-    assert nothing_was_begun(tmp_path)
-
-
-def test_missing_peft_is_told_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match="needs the package peft") as error:
-        run(tmp_path, adaptation="lora")
     assert one_line(error)
     assert nothing_was_begun(tmp_path)
 

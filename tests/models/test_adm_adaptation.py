@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -20,8 +18,6 @@ from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.models.adm import ADM_64, ADM_TINY, AdmConfig, adm_with_weights, build_adm
 from mmrs_bench.models.adm_adaptation import LORA_PARTS, AdaptedDenoiser, LoraOptions
 from mmrs_bench.models.hybrid_diffusion import HybridDiffusion, cosine_schedule
-
-needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the package peft")
 
 #: Attention at the lower level only, as ADM_64 has levels of both kinds.
 SMALL = AdmConfig(
@@ -40,7 +36,7 @@ KINDS = [
     pytest.param("none", LORA, id="none"),
     pytest.param("film", LORA, id="film"),
     pytest.param("full", LORA, id="full"),
-    *(pytest.param("lora", replace(LORA, variant=v), id=v, marks=needs_peft) for v in ("lora", "rslora", "dora")),
+    *(pytest.param("lora", replace(LORA, variant=v), id=v) for v in ("lora", "rslora", "dora")),
 ]
 LEARNING = KINDS[1:]
 
@@ -129,7 +125,6 @@ def test_lora_is_about_five_percent_by_formula(config: AdmConfig, rank: int, var
     assert 0.045 < found / total < 0.055
 
 
-@needs_peft
 @pytest.mark.parametrize(("config", "rank", "variant", "expected"), LORA_COUNTS)
 def test_peft_adds_what_the_formula_says(config: AdmConfig, rank: int, variant: str, expected: int) -> None:
     lora = LoraOptions(variant, rank)
@@ -213,7 +208,6 @@ def test_adapters_are_kept_and_found_again(
     assert all(torch.equal(state[name], tensor) for name, tensor in load_file(file).items()), "a copy, not a view"
 
 
-@needs_peft
 @torch.no_grad()
 def test_peft_itself_reads_the_adapters(weights: dict[str, Tensor]) -> None:
     import peft
@@ -231,7 +225,6 @@ def test_peft_itself_reads_the_adapters(weights: dict[str, Tensor]) -> None:
     assert torch.equal(network(x, t, class_labels=m).sample, trained(x, t, m))
 
 
-@needs_peft
 def test_lora_starts_from_its_seed_alone(weights: dict[str, Tensor]) -> None:
     position = torch.random.get_rng_state()
     states = [
@@ -241,12 +234,6 @@ def test_lora_starts_from_its_seed_alone(weights: dict[str, Tensor]) -> None:
     (name, *_) = (name for name in states[0] if "lora_A" in name)
     assert torch.equal(states[0][name], states[1][name])
     assert not torch.equal(states[0][name], states[2][name])
-
-
-def test_without_peft_lora_says_what_to_do(weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match="pip install peft"):
-        adapted(weights, "lora")
 
 
 def missing(state: dict[str, Tensor]) -> None:
@@ -388,7 +375,6 @@ def test_features_know_nothing_of_the_batch_and_of_dropout(weights: dict[str, Te
     denoiser(*inputs())  # the hook is gone
 
 
-@needs_peft
 def test_features_of_lora_are_those_of_the_adapted_network(weights: dict[str, Tensor]) -> None:
     clean = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     denoiser = adapted(weights, "lora")

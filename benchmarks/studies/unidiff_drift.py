@@ -1,0 +1,207 @@
+"""Does pseudo-RGB anchoring keep what the backbone knew? UniDiff's stage A with and without it, over seeds.
+
+    python benchmarks/studies/unidiff_drift.py --dataset simulated --budget quick --out docs/methods/figures
+
+Measured of each adaptation, within a seed always on the same tiles, timesteps and noise:
+
+- the denoising loss on pseudo-RGB tiles, what the backbone was trained on, before stage A and after each of its epochs:
+  its drift;
+- the denoising loss on the tiles of the other pictures before and after: what stage A is for.
+
+A seed has one backbone (of `tiny`, its source training), which all its adaptations start from. Adaptations are read
+from the cache if they are there, and kept there. Writes ``unidiff-drift.csv`` (all numbers) and ``unidiff-drift.png``,
+and prints the table of means and standard deviations (ddof 1) over seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonargparse
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
+from mmrs_bench.evaluation.statistics import paired, summarise
+from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.unidiff_adaptation import (
+    DRIFT_TILES,
+    Adaptation,
+    AdaptationConfig,
+    ScenePictures,
+    adapted_denoiser,
+    denoising_loss,
+    picture_row,
+    scene_pictures,
+)
+from mmrs_bench.registry import method_card, method_class, resolve_config
+from mmrs_bench.scenes.datamodule import SceneDataModule
+
+#: Variants of the method by what they are called here; the unadapted one tells the losses before stage A.
+VARIANTS = {"anchored": "default", "not anchored": "no-anchor"}
+BEFORE = "unadapted"
+COLOURS = {"anchored": "#0072B2", "not anchored": "#D55E00", "before": "#000000"}
+COLUMNS = ("adaptation", "seed", "picture", "epoch", "denoising_loss")
+
+
+class Row(NamedTuple):
+    """One loss; epoch 0 is before stage A."""
+
+    adaptation: str
+    seed: int
+    picture: str
+    epoch: int
+    loss: float
+
+
+def main(
+    dataset: str = "simulated",
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    method: str = "unidiff-tiny",
+    budget: BudgetName = "quick",
+    out: Path = Path("docs/methods/figures"),
+) -> None:
+    """Run the study.
+
+    Args:
+        dataset: Name or manifest of a scene.
+        seeds: Seeds of source training and adaptation.
+        method: UniDiff's card: with its own backbone or the scaled-down one.
+        budget: Budget of both trainings.
+        out: Folder of the files that are written.
+    """
+    torch.set_num_threads(ExecutionConfig().threads)
+    data = SceneDataModule(dataset, DataConfig())
+    data.setup()
+    pictures = scene_pictures(settings(method, "default", budget), data)
+    rows: list[Row] = []
+    for seed in seeds:
+        before = losses(adaptation(settings(method, BEFORE, budget), data, seed), pictures, seed)
+        for label, variant in VARIANTS.items():
+            config = settings(method, variant, budget)
+            found = adaptation(config, data, seed)
+            after = losses(found, pictures, seed)
+            rows += [Row(label, seed, "rgb", epoch, loss) for epoch, loss in enumerate(found.drift.tolist())]
+            for name in after:
+                rows += [
+                    Row(label, seed, name, 0, before[name]),
+                    Row(label, seed, name, config.adapt_epochs, after[name]),
+                ]
+            print(label, f"seed {seed}", f"rgb {found.drift[0]:.4f} -> {found.drift[-1]:.4f}", sep="\t", flush=True)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    write_text(out / "unidiff-drift.csv", text.getvalue())
+    manifest = data.scene.manifest
+    simulated = "SIMULATED: " if manifest.simulated else ""
+    figure = drawn(rows, f"{simulated}{manifest.title}, {method}, budget {budget}")
+    atomic_write(out / "unidiff-drift.png", lambda file: figure.savefig(file, format="png", dpi=150))
+    print(table(rows))
+
+
+def settings(method: str, variant: str, budget: BudgetName) -> Any:
+    """The settings of a variant, an `AdaptationConfig`."""
+    card = method_card(method)
+    config = method_class(card).Config.model_validate(resolve_config(card, variant, budget))
+    assert isinstance(config, AdaptationConfig), f"{method} has no stage A"
+    return config
+
+
+def adaptation(config: AdaptationConfig, data: SceneDataModule, seed: int) -> Adaptation:
+    """The adapted denoiser of a seed, trained or from the cache."""
+    with tempfile.TemporaryDirectory() as work:
+        return adapted_denoiser(config, data, RunContext(seed=seed, draw=0, work_dir=Path(work)))
+
+
+def losses(found: Adaptation, pictures: ScenePictures, seed: int) -> dict[str, float]:
+    """Denoising loss on evenly chosen tiles of every picture but pseudo-RGB, whose loss stage A measures itself."""
+    count = len(pictures.grid)
+    numbers = torch.linspace(0, count - 1, min(count, DRIFT_TILES)).round().long()
+    return {
+        name: denoising_loss(found.denoiser, pictures.grid.cut(image, numbers), picture_row(name), seed=seed)
+        for name, image in pictures.images.items()
+        if name != "rgb"
+    }
+
+
+def by_seed(rows: Sequence[Row], adaptation: str, picture: str, epoch: int) -> dict[int, float]:
+    """The loss of each seed at an epoch; -1 is the last one."""
+    ours = [row for row in rows if (row.adaptation, row.picture) == (adaptation, picture)]
+    wanted = max(row.epoch for row in ours) if epoch == -1 else epoch
+    return {row.seed: row.loss for row in ours if row.epoch == wanted}
+
+
+def drift(rows: Sequence[Row], adaptation: str) -> dict[int, float]:
+    """How much larger the loss on pseudo-RGB tiles is after stage A than before, by seed."""
+    before, after = (by_seed(rows, adaptation, "rgb", epoch) for epoch in (0, -1))
+    return {seed: after[seed] - before[seed] for seed in after}
+
+
+def drawn(rows: Sequence[Row], title: str) -> Figure:
+    """Drift over epochs (thin: seeds, thick: their mean), and the other pictures' losses before and after."""
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    others = list(dict.fromkeys(row.picture for row in rows if row.picture != "rgb"))
+    for number, label in enumerate(VARIANTS):
+        ours = [row for row in rows if (row.adaptation, row.picture) == (label, "rgb")]
+        epochs = sorted({row.epoch for row in ours})
+        curves = np.array([list(by_seed(rows, label, "rgb", epoch).values()) for epoch in epochs])
+        left.plot(epochs, curves, color=COLOURS[label], linewidth=0.6, alpha=0.6)
+        left.plot(epochs, curves.mean(axis=1), color=COLOURS[label], linewidth=2, label=label)
+        for place, name in enumerate(others):
+            if number == 0:
+                points(right, place - 0.25, by_seed(rows, label, name, 0), "before")
+            points(right, place + 0.25 * number, by_seed(rows, label, name, -1), label)
+    left.set(xlabel="epoch of stage A", ylabel="denoising loss, pseudo-RGB")
+    left.legend(frameon=False)
+    right.set(ylabel="denoising loss, other pictures")
+    right.set_xticks(range(len(others)), others)
+    for label, colour in COLOURS.items():
+        right.plot([], [], "o", color=colour, label=label)
+    right.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def points(axes: Any, place: float, values: Mapping[int, float], label: str) -> None:
+    """Each seed a point."""
+    axes.plot([place] * len(values), list(values.values()), "o", color=COLOURS[label], alpha=0.7)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Mean and standard deviation over seeds, as Markdown, and the paired comparison of the drifts."""
+    others = list(dict.fromkeys(row.picture for row in rows if row.picture != "rgb"))
+    half = max(row.epoch for row in rows) // 2
+    heads = ("stage A", "rgb before", "rgb halfway", "rgb after", "drift", *(f"{n} before, after" for n in others))
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for label in VARIANTS:
+        cells = [spread(by_seed(rows, label, "rgb", epoch)) for epoch in (0, half, -1)]
+        cells.append(spread(drift(rows, label)))
+        cells += [", ".join(spread(by_seed(rows, label, name, epoch)) for epoch in (0, -1)) for name in others]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    pair = paired(*(drift(rows, label) for label in reversed(VARIANTS)))
+    assert pair is not None, "both variants have the same seeds"
+    lines.append("")
+    lines.append(
+        f"Drift without anchoring minus drift with it: {pair.difference.mean:+.4f} ± {pair.difference.sd or 0:.4f}; "
+        f"larger without it on {pair.wins} of {pair.difference.n} seeds."
+    )
+    return "\n".join(lines)
+
+
+def spread(values: Mapping[int, float]) -> str:
+    """Mean and standard deviation; the mean alone for one seed."""
+    found = summarise(list(values.values()))
+    return f"{found.mean:.4f}" if found.sd is None else f"{found.mean:.4f} ± {found.sd:.4f}"
+
+
+if __name__ == "__main__":
+    jsonargparse.auto_cli(main, as_positional=False)
