@@ -35,7 +35,6 @@ from mmrs_bench.methods.unidiff_adaptation import (
     adapted_denoiser,
     denoiser_on,
     imagenet_backbone,
-    scene_backbone,
     scene_pictures,
 )
 from mmrs_bench.methods.unidiff_features import TileFeatures
@@ -154,8 +153,7 @@ class UniDiff(Method):
                 f"head spectral-film reads spectra, but the method sees {', '.join(data.modalities)} only; add "
                 "modality hsi, or use head mlp"
             )
-        self._denoiser = adapted_denoiser(self.config, data, self.context).denoiser
-        self._backbone = scene_backbone(self.config, scene_pictures(self.config, data), data, self.context)
+        self._denoiser, self._backbone, _ = adapted_denoiser(self.config, data, self.context)
 
     def fit(self, data: SceneDataModule) -> None:
         """See `Method.fit`; under ``paper-val`` the epoch with the best validation accuracy is kept.

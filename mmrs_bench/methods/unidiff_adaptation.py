@@ -142,11 +142,13 @@ class Adaptation(NamedTuple):
 
     Attributes:
         denoiser: Adapted, in evaluation mode, on the CPU.
+        backbone: What it stands on.
         drift: `denoising_loss` on pseudo-RGB tiles before and after every epoch (adapt_epochs + 1,); zeros if it was
             not measured: there was no adaptation, or no pseudo-RGB is seen.
     """
 
     denoiser: AdaptedDenoiser
+    backbone: Backbone
     drift: Tensor
 
 
@@ -456,7 +458,7 @@ def adapted_denoiser(config: AdaptationConfig, data: SceneDataModule, context: R
     pictures = scene_pictures(config, data)
     backbone = scene_backbone(config, pictures, data, context)
     if config.adaptation == "none":
-        return Adaptation(denoiser_on(backbone, config, seed=0), torch.zeros(config.adapt_epochs + 1))
+        return Adaptation(denoiser_on(backbone, config, seed=0), backbone, torch.zeros(config.adapt_epochs + 1))
     names = tuple(name for name in pictures.images if config.anchored or name != ANCHOR)
 
     def build() -> StageA:
@@ -476,7 +478,7 @@ def adapted_denoiser(config: AdaptationConfig, data: SceneDataModule, context: R
         "settings": {name: getattr(config, name) for name in AdaptationConfig.model_fields},
     }
     network = pretrained(address, build, train, context)
-    return Adaptation(network.denoiser, network.drift)
+    return Adaptation(network.denoiser, backbone, network.drift)
 
 
 def denoiser_on(backbone: Backbone, config: AdaptationConfig, *, seed: int) -> AdaptedDenoiser:

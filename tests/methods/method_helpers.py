@@ -29,6 +29,8 @@ SHIPPED = (
     "bdgf-mamba",
     "bdgf-transformer",
     "msfmamba",
+    "unidiff-tiny",
+    "geodiffnet-f-tiny",
 )
 
 
