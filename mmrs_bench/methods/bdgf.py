@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -34,9 +34,11 @@ from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.models.guided_branches import GuidedEnsemble, ensemble_probabilities
 from mmrs_bench.models.multimodal_ddpm import FEATURE_TIMESTEPS, MultimodalDenoiser
 from mmrs_bench.models.mutual_learning import mutual_loss
+from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import Batch, LoaderView
 from mmrs_bench.scenes.scene import IntArray
+from mmrs_bench.scenes.windows import SYMMETRIES
 
 NAME = "bdgf"
 VALIDATION_METRIC = "validation_accuracy"
@@ -57,6 +59,9 @@ class BdgfConfig(DenoisingConfig):
         width: Channels of a branch.
         dropout: Share of a branch's pooled features that a training step leaves out.
         entropy_weight, similarity_weight, divergence_weight: See `mmrs_bench.models.mutual_learning.mutual_loss`.
+        unlabelled_windows: Unlabelled windows beside those of a step, which the mutual terms count as well: labelled
+            ones alone leave little to agree on once all branches have learned them.
+        unlabelled_pool: Pixels that these are drawn from.
         epochs, batch_size: Passes over the support, and windows of a step.
         learning_rate: AdamW's at the first step; falls to 0 along a half cosine.
         weight_decay: AdamW's.
@@ -72,7 +77,9 @@ class BdgfConfig(DenoisingConfig):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     entropy_weight: float = Field(default=0.1, ge=0)
     similarity_weight: float = Field(default=0.1, ge=0)
-    divergence_weight: float = Field(default=0.0, ge=0)
+    divergence_weight: float = Field(default=1.0, ge=0)
+    unlabelled_windows: int = Field(default=16, ge=0)
+    unlabelled_pool: int = Field(default=1024, ge=1)
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -87,6 +94,13 @@ class BdgfConfig(DenoisingConfig):
         return branches
 
 
+class Guided(NamedTuple):
+    """Windows (b, c, w, w) by modality and their features (b, d, w, w) by level."""
+
+    windows: dict[str, Tensor]
+    features: list[Tensor]
+
+
 class GuidedLearner(L.LightningModule):
     """Stage 2: the branches learn the support together, and predict together.
 
@@ -94,18 +108,32 @@ class GuidedLearner(L.LightningModule):
         ensemble: The branches.
         config: Settings.
         read: Gives the features of the pixels (b,) that are to be predicted, by level (b, d, w, w).
+        unlabelled: Gives the unlabelled windows (u, c, w, w) of an epoch and step by modality, and their features; None
+            if there are none.
     """
 
-    def __init__(self, ensemble: GuidedEnsemble, config: BdgfConfig, read: Callable[[Tensor], list[Tensor]]) -> None:
+    def __init__(
+        self,
+        ensemble: GuidedEnsemble,
+        config: BdgfConfig,
+        read: Callable[[Tensor], list[Tensor]],
+        unlabelled: Callable[[int, int], Guided] | None = None,
+    ) -> None:
         super().__init__()
         self.ensemble = ensemble
         self._config = config
         self._read = read
+        self._unlabelled = unlabelled
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss (scalar) of a batch with ``windows``, their ``features`` and ``target`` (b,); logs its parts."""
         config, target = self._config, batch["target"]
-        outputs = list(self.ensemble(batch["windows"], batch["features"]).values())
+        windows, features = batch["windows"], batch["features"]
+        if self._unlabelled is not None:
+            more, guides = self._unlabelled(self.current_epoch, batch_idx)
+            windows = {name: torch.cat([window, more[name].to(window)]) for name, window in windows.items()}
+            features = [torch.cat([level, guide.to(level)]) for level, guide in zip(features, guides, strict=True)]
+        outputs = list(self.ensemble(windows, features).values())
         loss = mutual_loss(
             outputs,
             target,
@@ -192,13 +220,22 @@ class Bdgf(Method):
         ensemble = training.initialised(lambda: self._ensemble(denoiser, data.num_classes), context, NAME)
         self._network = BdgfNetwork(denoiser, ensemble)
         self._blueprint = Blueprint.of(data, config)
-        pixels = np.union1d(data.support, data.validation)
+        pool = self._pool(data)
+        pixels = np.unique(np.concatenate([data.support, data.validation, pool]))
         store = self._features(data).of(pixels)
-        kept = KeptFeatures(store, pixels, data.gatherer(torch.device("cpu")))
+        gatherer = data.gatherer(torch.device("cpu"))
+        kept = KeptFeatures(store, pixels, gatherer)
 
         def guided(batch: Batch, *, augment: bool = False) -> dict[str, Any]:
             symmetry = batch.get("symmetry") if augment else None
             return {**data.add_windows(batch, augment=augment), "features": kept.read(batch["pixel"], symmetry)}
+
+        def unlabelled(epoch: int, step: int) -> Guided:
+            generator = torch_generator("unlabelled windows", context.draw, context.seed, epoch, step)
+            count = (config.unlabelled_windows,)
+            chosen = torch.from_numpy(pool)[torch.randint(len(pool), count, generator=generator)]
+            symmetry = torch.randint(SYMMETRIES, count, generator=generator) if config.symmetries else None
+            return Guided(gatherer.gather(chosen, symmetry), kept.read(chosen, symmetry))
 
         train = data.shuffled_dataloader(
             ("mutual learning", context.draw, context.seed),
@@ -208,7 +245,7 @@ class Bdgf(Method):
             augment=config.symmetries,
         )
         training.fit(
-            GuidedLearner(ensemble, config, kept.read),
+            GuidedLearner(ensemble, config, kept.read, unlabelled if len(pool) else None),
             LoaderView(guided, train, data.val_dataloader(), None),
             context,
             stage=STAGE,
@@ -267,6 +304,15 @@ class Bdgf(Method):
             width=config.width,
             dropout=config.dropout,
         )
+
+    def _pool(self, data: SceneDataModule) -> IntArray:
+        """Unlabelled pixels on which the branches are asked to agree; the same for all draws, which share features."""
+        config = self.config
+        if len(config.branches) < 2 or not config.unlabelled_windows:
+            return np.empty(0, dtype=np.int64)
+        order = torch.randperm(len(data.unlabelled), generator=torch_generator("unlabelled pool", self.context.seed))
+        pool: IntArray = data.unlabelled[order[: config.unlabelled_pool].numpy()]
+        return pool
 
     def _features(self, data: SceneDataModule) -> DiffusionFeatures:
         return DiffusionFeatures(self._network.denoiser, data, self.config.timesteps, self.context)

@@ -46,14 +46,15 @@ def mutual_loss(
     similarity_weight: float = 0.1,
     divergence_weight: float = 0.0,
 ) -> MutualLoss:
-    """The loss of branches that learn together; every part is a mean over the batch.
+    """The loss of branches that learn together; every part is a mean over the rows that it is taken of.
 
     sum_i CE(p_i, y) + lambda_e sum_(i<j) (H(p_i) - H(p_j))^2 + lambda_f sum_(i<j) (1 - cos(z_i, z_j))
     + lambda_k sum_(i!=j) KL(sg(p_j) || p_i), sg stopping the gradient. Of one branch only the first sum is left.
 
     Args:
         outputs: What each branch says, at least one; features of one width.
-        classes: Class indices from 0 (b,).
+        classes: Class indices from 0 of the first rows. What follows these is unlabelled, and counts in all sums but
+            the first.
         entropy_weight: lambda_e.
         similarity_weight: lambda_f.
         divergence_weight: lambda_k; 0 by default, because the abstract names no divergence.
@@ -69,7 +70,7 @@ def mutual_loss(
     features = [output.features.float() for output in outputs]
     entropies = [-(log.exp() * log).sum(dim=1) for log in logs]
     zero = logs[0].new_zeros(())
-    cross_entropy = sum((F.nll_loss(log, classes) for log in logs), zero)
+    cross_entropy = sum((F.nll_loss(log[: len(classes)], classes) for log in logs), zero)
     entropy = sum(((one - other).square().mean() for one, other in combinations(entropies, 2)), zero)
     similarity = sum(
         (1 - F.cosine_similarity(one, other, dim=1).mean() for one, other in combinations(features, 2)), zero

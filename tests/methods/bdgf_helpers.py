@@ -21,7 +21,14 @@ STAGE_1 = {
     "pretrain_windows": 48,
     "pretrain_batch": 24,
 }
-STAGE_2 = {"components": None, "timesteps": (50,), "width": 8, "epochs": 2}
+STAGE_2 = {
+    "components": None,
+    "timesteps": (50,),
+    "width": 8,
+    "unlabelled_windows": 3,
+    "unlabelled_pool": 12,
+    "epochs": 2,
+}
 
 
 def settings(**changes: Any) -> BdgfConfig:

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError, TrainingError
+from mmrs_bench.methods import training
 from mmrs_bench.methods.base import ParameterCounts
-from mmrs_bench.methods.bdgf import NAME, Bdgf, BdgfConfig, GuidedLearner
+from mmrs_bench.methods.bdgf import NAME, Bdgf, BdgfConfig, Guided, GuidedLearner
 from mmrs_bench.methods.bdgf_features import EXTRACTED_AT_ONCE, KeptFeatures, level_name
 from mmrs_bench.methods.bdgf_pretraining import DenoisingConfig
 from mmrs_bench.methods.saving import description_file, weights_file
@@ -183,14 +184,16 @@ def test_branches_shots_and_draws_share_the_features(
 
 
 def slow_loss(outputs: dict[str, Any], target: Tensor, config: BdgfConfig) -> float:
-    """Sample after sample, pair after pair."""
-    names, total = list(outputs), 0.0
-    for b, y in enumerate(target.tolist()):
+    """Sample after sample, pair after pair; samples without a target come last."""
+    names, total, right = list(outputs), 0.0, 0.0
+    count = len(outputs[names[0]].logits)
+    for b in range(count):
         p = {name: outputs[name].logits[b].double().softmax(0) for name in names}
         z = {name: outputs[name].features[b].double() for name in names}
         entropy = {name: -float((p[name] * p[name].log()).sum()) for name in names}
         for i, one in enumerate(names):
-            total -= float(p[one][y].log())
+            if b < len(target):
+                right -= float(p[one][int(target[b])].log()) / len(target)
             for j, other in enumerate(names):
                 if i < j:
                     total += config.entropy_weight * (entropy[one] - entropy[other]) ** 2
@@ -198,7 +201,7 @@ def slow_loss(outputs: dict[str, Any], target: Tensor, config: BdgfConfig) -> fl
                     total += config.similarity_weight * (1 - cosine)
                 if i != j:
                     total += config.divergence_weight * float((p[other] * (p[other] / p[one]).log()).sum())
-    return total / len(target)
+    return right + total / count
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,64 @@ def test_the_step_is_that_of_a_loop(changes: dict[str, Any]) -> None:
         found = made.training_step(given, 0)
         outputs = made.ensemble(given["windows"], given["features"])
         assert float(found) == pytest.approx(slow_loss(outputs, given["target"], config), rel=1e-5)
+
+
+def test_unlabelled_windows_count_in_the_mutual_terms_only() -> None:
+    config, given = settings(divergence_weight=0.7), batch()
+    made, asked = learner(config).eval(), []
+
+    def unlabelled(epoch: int, step: int) -> Guided:
+        asked.append((epoch, step))
+        return Guided({name: x[4:] for name, x in given["windows"].items()}, [x[4:] for x in given["features"]])
+
+    made._unlabelled = unlabelled
+    labelled = {
+        "windows": {name: x[:4] for name, x in given["windows"].items()},
+        "features": [x[:4] for x in given["features"]],
+        "target": given["target"][:4],
+    }
+    with torch.no_grad():
+        found = made.training_step(labelled, 7)
+        outputs = made.ensemble(given["windows"], given["features"])
+        assert float(found) == pytest.approx(slow_loss(outputs, given["target"][:4], config), rel=1e-5)
+    assert asked == [(0, 7)]
+
+
+@pytest.mark.parametrize("shots", [2, 5])
+def test_unlabelled_windows_are_of_the_scope_and_addressed_by_step(
+    shots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pool for all draws and shots, which share its features; in it, other windows at every step of every draw."""
+    seen: list[Any] = []
+
+    def fit(module: GuidedLearner, *args: Any, **options: Any) -> None:
+        seen.append(module._unlabelled)
+
+    data = small_data(shots, window=SIDE, unlabelled="train-blocks", split="block-v1")
+    pools, draws = [], []
+    for draw in (0, 1):
+        method = cheap(tmp_path, draw=draw, mask_rule="none")
+        method.pretrain(data)
+        monkeypatch.setattr(training, "fit", fit)
+        method.fit(data)
+        monkeypatch.undo()
+        pools.append(method._pool(data).tolist())
+        draws.append([seen[-1](epoch, step).windows["hsi"] for epoch, step in ((0, 0), (0, 1), (1, 0), (0, 0))])
+    assert pools[0] == pools[1]
+    assert len(pools[0]) == 12
+    assert set(pools[0]) <= set(data.unlabelled.tolist())
+    for windows in draws:
+        assert torch.equal(windows[0], windows[3])
+        assert not torch.equal(windows[0], windows[1])
+        assert not torch.equal(windows[0], windows[2])
+    assert not torch.equal(draws[0][0], draws[1][0])
+
+
+@pytest.mark.parametrize("changes", [{"unlabelled_windows": 0}, {"branches": ("cnn",)}])
+def test_who_has_nothing_to_agree_on_computes_no_features_of_unlabelled_pixels(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    assert not len(cheap(tmp_path, **changes)._pool(small_data(window=SIDE)))
 
 
 def logged(config: BdgfConfig) -> dict[str, float]:
@@ -440,9 +501,10 @@ def test_the_variants_are_what_they_say() -> None:
         "mask-fixed": "fixed",
         "mask-gradient": "gradient",
     }
-    assert set(changes["independent"].values()) == {0.0}
-    assert set(changes["independent"]) == {"entropy_weight", "similarity_weight", "divergence_weight"}
-    assert changes["dml"] == {"divergence_weight": 1.0}
+    weights_of_mutual_learning = {"entropy_weight", "similarity_weight", "divergence_weight"}
+    assert changes["independent"] == {**dict.fromkeys(weights_of_mutual_learning, 0.0), "unlabelled_windows": 0}
+    assert changes["labelled"] == {"unlabelled_windows": 0}
+    assert changes["as-named"] == {"unlabelled_windows": 0, "divergence_weight": 0.0}
     assert resolve_config(card, "default", "quick")["mask_rule"] == "adaptive"
 
 
