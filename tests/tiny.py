@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,15 @@ def tiny_scene(
         means = rng.normal(size=(manifest.classes[-1].id + 1, count)) * 3
         images[name] = (means[truth] + rng.normal(size=(*truth.shape, count))).astype(np.float32)
     return Scene(manifest, images, truth, official)
+
+
+def with_colours(scene: Scene) -> Scene:
+    """The scene with a manifest that says which bands of the HSI are red, green and blue."""
+    modalities = tuple(
+        modality.model_copy(update={"rgb_bands": (2, 1, 0)}) if modality.name == "hsi" else modality
+        for modality in scene.manifest.modalities
+    )
+    return replace(scene, manifest=scene.manifest.model_copy(update={"modalities": modalities}))
 
 
 def striped_map(height: int, width: int, classes: int = 4, *, field: int = 12, margin: int = 1) -> IntArray:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tiny import striped_map, tiny_scene
+from tiny import striped_map, tiny_scene, with_colours
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.methods.base import Method, RunContext
@@ -35,9 +35,9 @@ SHIPPED = (
 
 
 def small_data(shots: int = 2, **settings: Any) -> SceneDataModule:
-    """A noisy scene of 36 x 40 pixels with 4 classes."""
+    """A noisy scene of 36 x 40 pixels with 4 classes, whose manifest says which bands are colours."""
     scene = tiny_scene(striped_map(36, 40), bands={"hsi": 5, "lidar": 2})
-    return SceneDataModule(scene, DataConfig(shots=shots, **settings))
+    return SceneDataModule(with_colours(scene), DataConfig(shots=shots, **settings))
 
 
 def make(

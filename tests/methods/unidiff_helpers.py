@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import striped_map, tiny_scene
+from tiny import striped_map, tiny_scene, with_colours
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.methods import unidiff_adaptation
@@ -62,12 +61,7 @@ def small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def picture_scene(bands: dict[str, int] | None = None, *, seed: int = 0, scene_id: str = "tiny") -> Scene:
     """A noisy scene of 36 x 40 pixels with 4 classes, whose HSI says which bands are colours."""
-    scene = tiny_scene(striped_map(36, 40), bands=bands or BANDS, seed=seed, scene_id=scene_id)
-    modalities = tuple(
-        modality.model_copy(update={"rgb_bands": (2, 1, 0)}) if modality.name == "hsi" else modality
-        for modality in scene.manifest.modalities
-    )
-    return replace(scene, manifest=scene.manifest.model_copy(update={"modalities": modalities}))
+    return with_colours(tiny_scene(striped_map(36, 40), bands=bands or BANDS, seed=seed, scene_id=scene_id))
 
 
 def picture_data(shots: int = 2, *, bands: dict[str, int] | None = None, **protocol: Any) -> SceneDataModule:
