@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmrs_bench.evaluation.entries import Group
 from mmrs_bench.evaluation.render import render
@@ -14,6 +14,7 @@ from mmrs_bench.evaluation.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.io import atomic_write, write_text
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Okabe and Ito's palette without yellow, which is too light on white: told apart with any colour vision.
@@ -107,29 +108,41 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
             means,
             yerr=(below, above),
             label=label,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
-            markersize=5,
-            linewidth=1.4,
-            capsize=2.5,
+            **line_style(number),
         )
     axes.set_xscale("log")
     axes.set_xticks(shots, [str(count) for count in shots])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("shots (labels per class)")
-    axes.set_ylabel("overall accuracy, %")
     fields = groups[0].fields
     axes.set_title(
         f"{groups[0].scene_label}\n{fields['split']}, budget {fields['budget']}; mean and 95 % t-interval over draws",
         fontsize=10,
     )
+    finish(figure, axes)
+    return figure
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """What tells the line of this number from the others, for ``Axes.errorbar``."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3],
+        "markersize": 5,
+        "linewidth": 1.4,
+        "capsize": 2.5,
+    }
+
+
+def finish(figure: Figure, axes: Axes) -> None:
+    """Accuracy, a faint grid, no box, and the legend beside the lines."""
+    axes.set_ylabel("overall accuracy, %")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    return figure
 
 
 def _last_mean(rows: Sequence[dict[str, Value]], label: str) -> float:

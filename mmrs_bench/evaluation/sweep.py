@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError, RecordError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.curves import COLOURS, MARKERS
+from mmrs_bench.evaluation.curves import finish, line_style
 from mmrs_bench.evaluation.signature import signature
 from mmrs_bench.evaluation.statistics import summarise
 from mmrs_bench.evaluation.tables import Column, Estimate, Section, Table, Value
@@ -331,23 +331,14 @@ def sweep_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Figure:
             [estimate.mean for estimate in estimates if isinstance(estimate, Estimate)],
             yerr=[estimate.sd or 0.0 for estimate in estimates if isinstance(estimate, Estimate)],
             label=f"block {section.rows[0]['block']}",
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
-            markersize=5,
-            linewidth=1.4,
-            capsize=2.5,
+            **line_style(number),
         )
     draws = _draws(cells)
     spread = f"mean ± sd of {draws} draws" if draws > 1 else "one draw"
     axes.set_xticks(timesteps)
     axes.set_xlabel("timestep")
-    axes.set_ylabel("overall accuracy, %")
     scene, how = _heading(cells)
     figure.suptitle(f"{scene}\n{how}; {spread}", fontsize=10)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    finish(figure, axes)
     figure.supxlabel(f"This sweep {NOTE}.", fontsize=7)
     return figure

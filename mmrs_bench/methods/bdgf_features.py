@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.feature_cache import FeatureStore, extracted
+from mmrs_bench.methods.training import device_type
 from mmrs_bench.models.multimodal_ddpm import MultimodalDenoiser
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
@@ -41,8 +42,7 @@ class DiffusionFeatures:
     def __init__(
         self, denoiser: MultimodalDenoiser, data: SceneDataModule, timesteps: tuple[int, ...], context: RunContext
     ) -> None:
-        device = context.execution.device
-        self._device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+        self._device = device_type(context.execution)
         self._address = {
             "method": "bdgf",
             "version": FEATURES_VERSION,

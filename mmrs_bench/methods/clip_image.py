@@ -28,6 +28,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError, DataError, unknown_name
 from mmrs_bench.io import atomic_write, write_json
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.training import device_type
 from mmrs_bench.models.clip_checkpoint import find_checkpoint, load_open_clip
 from mmrs_bench.models.prompts import class_prompts
 from mmrs_bench.models.text import frozen_class_embeddings
@@ -105,8 +106,7 @@ class ImageTower:
             raise unknown_name("image tower", tower, ["open_clip:<model>/<tag or path>"])
         model, _, weights = argument.partition("/")
         checkpoint = find_checkpoint(model, weights)
-        cuda = execution.device == "cuda" or (execution.device == "auto" and torch.cuda.is_available())
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.device = torch.device(device_type(execution))
         self.sha256 = checkpoint.sha256
         self._bf16 = execution.precision == "bf16-mixed"
         self._visual: Any = load_open_clip(checkpoint).visual.to(self.device)

@@ -28,7 +28,7 @@ from torch import Tensor
 from mmrs_bench.errors import BenchError, DataError, TrainingError
 from mmrs_bench.io import atomic_write, content_hash, write_json
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.training import ModuleT, initialised
+from mmrs_bench.methods.training import ModuleT, device_type, initialised
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.version import __version__
 
@@ -86,9 +86,8 @@ def pretrained(
 def computed_by(context: RunContext) -> dict[str, str]:
     """Device type, precision and the suite's version: what else decides values that are kept for other cells."""
     execution = context.execution
-    present = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "device": present if execution.device == "auto" else execution.device,
+        "device": device_type(execution),
         "precision": execution.precision,
         "code_version": __version__,
     }

@@ -23,6 +23,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.randomness import derive_seed
@@ -37,6 +38,13 @@ HARMLESS = (
     r"Checkpoint directory .* exists and is not empty",  # it does when a training is resumed
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
 )
+
+
+def device_type(execution: ExecutionConfig) -> str:
+    """``cuda`` or ``cpu``: where an execution computes, ``auto`` being a GPU if there is one."""
+    if execution.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return execution.device
 
 
 def initialised(build: Callable[[], ModuleT], context: RunContext, purpose: str) -> ModuleT:
@@ -138,9 +146,8 @@ def predict(module: L.LightningModule, data: SceneDataModule, pixels: IntArray, 
 
 
 def _trainer(context: RunContext, **options: Any) -> L.Trainer:
-    accelerator = {"auto": "gpu" if torch.cuda.is_available() else "cpu", "cuda": "gpu"}
     return L.Trainer(
-        accelerator=accelerator.get(context.execution.device, "cpu"),
+        accelerator={"cuda": "gpu", "cpu": "cpu"}[device_type(context.execution)],
         devices=1,
         precision=context.execution.precision,
         deterministic=True,

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.feature_cache import FeatureStore, extracted
+from mmrs_bench.methods.training import device_type
 from mmrs_bench.methods.unidiff_adaptation import ScenePictures, picture_row
 from mmrs_bench.models.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.scenes.scene import IntArray
@@ -59,8 +60,7 @@ class TileFeatures:
     def __init__(
         self, denoiser: AdaptedDenoiser, pictures: ScenePictures, *, timestep: int, block: int, context: RunContext
     ) -> None:
-        device = context.execution.device
-        self.device = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+        self.device = device_type(context.execution)
         self.shapes = dict.fromkeys(pictures.images, activation_shape(denoiser, pictures.grid.tile, block))
         self._address = {
             "method": "unidiff",
