@@ -31,16 +31,10 @@ from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.evaluation.statistics import paired, summarise
 from mmrs_bench.io import atomic_write, write_text
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.unidiff_adaptation import (
-    DRIFT_TILES,
-    Adaptation,
-    AdaptationConfig,
-    ScenePictures,
-    adapted_denoiser,
-    denoising_loss,
-    picture_row,
-    scene_pictures,
-)
+from mmrs_bench.methods.unidiff_adaptation import Adaptation, adapted_denoiser
+from mmrs_bench.methods.unidiff_adapter import denoising_loss
+from mmrs_bench.methods.unidiff_config import AdaptationConfig
+from mmrs_bench.methods.unidiff_pictures import DRIFT_TILES, ScenePictures, picture_row, scene_pictures
 from mmrs_bench.registry import method_card, method_class, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 

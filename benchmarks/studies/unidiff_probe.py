@@ -25,8 +25,9 @@ from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionCon
 from mmrs_bench.evaluation.statistics import p_text, paired, summarise
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.unidiff import UniDiffConfig
-from mmrs_bench.methods.unidiff_adaptation import adapted_denoiser, scene_pictures
+from mmrs_bench.methods.unidiff_adaptation import adapted_denoiser
 from mmrs_bench.methods.unidiff_features import TileFeatures
+from mmrs_bench.methods.unidiff_pictures import scene_pictures
 from mmrs_bench.registry import method_card, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 

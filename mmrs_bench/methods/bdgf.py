@@ -73,7 +73,7 @@ class BdgfConfig(DenoisingConfig):
     branches: tuple[Literal["cnn", "mamba", "transformer"], ...] = Field(
         default=("cnn", "mamba", "transformer"), min_length=1
     )
-    width: int = Field(default=64, ge=4, multiple_of=4)
+    width: int = Field(default=64, ge=16, multiple_of=16)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     entropy_weight: float = Field(default=0.1, ge=0)
     similarity_weight: float = Field(default=0.1, ge=0)

@@ -29,15 +29,10 @@ from mmrs_bench.io import atomic_write
 from mmrs_bench.methods import training
 from mmrs_bench.methods.base import Method, ParameterCounts
 from mmrs_bench.methods.saving import AGAIN, Blueprint, load_network, save_network
-from mmrs_bench.methods.unidiff_adaptation import (
-    AdaptationConfig,
-    Backbone,
-    adapted_denoiser,
-    denoiser_on,
-    imagenet_backbone,
-    scene_pictures,
-)
+from mmrs_bench.methods.unidiff_adaptation import Backbone, adapted_denoiser, denoiser_on, imagenet_backbone
+from mmrs_bench.methods.unidiff_config import AdaptationConfig
 from mmrs_bench.methods.unidiff_features import TileFeatures
+from mmrs_bench.methods.unidiff_pictures import scene_pictures
 from mmrs_bench.models.adm import ADM_64, ADM_TINY
 from mmrs_bench.models.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.models.diffusion import TIMESTEPS

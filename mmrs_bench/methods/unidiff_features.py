@@ -20,7 +20,7 @@ from torch.nn import functional
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.feature_cache import FeatureStore, extracted
 from mmrs_bench.methods.training import device_type
-from mmrs_bench.methods.unidiff_adaptation import ScenePictures, picture_row
+from mmrs_bench.methods.unidiff_pictures import ScenePictures, picture_row
 from mmrs_bench.models.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.tiles import Places

@@ -23,12 +23,17 @@ from mmrs_bench.models.masked_vit import Block, TokenLinear, sincos_positions
 
 #: The branches, in the order in which the abstract names them.
 BRANCHES = ("cnn", "mamba", "transformer")
-#: Of the transformer branch, in its self-attention and in its guidance.
-HEADS = 4
+#: Channels of a head of the transformer branch, in its self-attention and in its guidance.
+HEAD_WIDTH = 16
 #: Hidden units per channel of the transformer branch's two-layer networks.
 MLP_RATIO = 2.0
 #: Standard deviation, in pixels, of the Gaussian that features are averaged under.
 READOUT_SIGMA = 1.5
+
+
+def heads_of(width: int) -> int:
+    """Heads of a transformer branch of a width: one for `HEAD_WIDTH` channels, at least one."""
+    return max(1, width // HEAD_WIDTH)
 
 
 class ConvLevel(nn.Sequential):
@@ -46,7 +51,7 @@ class AttentionLevel(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block = Block(width, HEADS, MLP_RATIO)
+        self.block = Block(width, heads_of(width), MLP_RATIO)
 
     def forward(self, h: Tensor) -> Tensor:
         """(b, d, h, w) -> (b, d, h, w)."""
@@ -122,7 +127,7 @@ class CrossAttention(nn.Module):
 
     Args:
         width: d.
-        heads: Heads, each of d / heads channels.
+        heads: Heads, each of d / heads channels; None makes `heads_of` the width.
 
     Raises:
         ValueError: If ``heads`` does not divide ``width``.
@@ -132,8 +137,9 @@ class CrossAttention(nn.Module):
     found by what the diffusion features say about them.
     """
 
-    def __init__(self, width: int, heads: int = HEADS) -> None:
+    def __init__(self, width: int, heads: int | None = None) -> None:
         super().__init__()
+        heads = heads_of(width) if heads is None else heads
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads; take a multiple")
         self.heads = heads
@@ -199,13 +205,14 @@ class GuidedBranch(nn.Module):
         channels: Channels by modality; any number of modalities, any number of channels.
         feature_channels: f of each level's diffusion features.
         num_classes: k.
-        width: d, a multiple of 4.
+        width: d, a multiple of 4, and of `HEAD_WIDTH` from twice that on.
         common: Width of z, for branches that are compared with each other; None for a branch that learns alone, which
             then has no projection that nothing trains.
         dropout: Share of the pooled features that a training step leaves out.
 
     Raises:
-        ValueError: If ``kind`` is unknown, ``feature_channels`` is empty or ``width`` is no multiple of 4.
+        ValueError: If ``kind`` is unknown, ``feature_channels`` is empty or ``width`` does not divide into groups and
+            heads.
 
     Reference: BDGF, abstract.
     Deviation: our reading of the abstract; the authors' code could not be obtained. Width, number of levels, the way
@@ -231,8 +238,11 @@ class GuidedBranch(nn.Module):
             raise ValueError(f"unknown branch {kind!r}; choose from {', '.join(BRANCHES)}")
         if not feature_channels:
             raise ValueError("no diffusion features to guide a branch; give the channels of at least one level")
-        if width % 4:
-            raise ValueError(f"width {width} of a branch is not a multiple of 4, as its groups and heads need")
+        if width % 4 or width % heads_of(width):
+            raise ValueError(
+                f"width {width} of a branch does not divide into 4 groups and {heads_of(width)} heads; take a "
+                f"multiple of {HEAD_WIDTH}"
+            )
         self.modalities = tuple(channels)
         self.feature_channels = tuple(feature_channels)
         enter = nn.Conv2d(sum(channels.values()), width, 1)

@@ -453,7 +453,7 @@ def test_a_fitted_model_needs_neither_pretraining_nor_features(tmp_path: Path, m
     again = SceneDataModule(scene, DataConfig(window=SIDE))
     np.testing.assert_array_equal(loaded.predict(again, pixels), expected)
     assert not (tmp_path / "cache" / "pretraining").exists()
-    for other in ({"width": 12}, {"base": 8}, {"mask_rule": "none"}, {"timesteps": (60,)}):
+    for other in ({"width": 32}, {"base": 8}, {"mask_rule": "none"}, {"timesteps": (60,)}):
         with pytest.raises(DataError, match=f"was saved with other settings .{next(iter(other))}"):
             cheap(tmp_path, **{**options, **other}).load(tmp_path / "saved")
 

@@ -23,8 +23,9 @@ from mmrs_bench.methods import unidiff
 from mmrs_bench.methods.base import ParameterCounts, RunContext
 from mmrs_bench.methods.saving import description_file, weights_file
 from mmrs_bench.methods.unidiff import ADAPTERS_FILE, BACKBONE_FILE, NAME, PixelHead, UniDiff, UniDiffConfig
-from mmrs_bench.methods.unidiff_adaptation import AdaptationConfig, ScenePictures, picture_row, scene_pictures
+from mmrs_bench.methods.unidiff_config import AdaptationConfig
 from mmrs_bench.methods.unidiff_features import EXTRACTED_AT_ONCE, NOISE_SEED, TileFeatures, activation_shape
+from mmrs_bench.methods.unidiff_pictures import ScenePictures, picture_row, scene_pictures
 from mmrs_bench.models.adm import ADM_64, ADM_TINY, AdmConfig, build_adm
 from mmrs_bench.models.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.models.pixel_heads import PixelMLP

@@ -21,27 +21,19 @@ from unidiff_helpers import SMALL, STAGE_A, picture_data, picture_scene, small_c
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError, TrainingError
 from mmrs_bench.io import file_sha256
-from mmrs_bench.methods import training, unidiff_adaptation
+from mmrs_bench.methods import training, unidiff_adaptation, unidiff_pictures
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.unidiff_adaptation import (
+from mmrs_bench.methods.unidiff_adaptation import Adaptation, Backbone, adapted_denoiser, denoiser_on, scene_backbone
+from mmrs_bench.methods.unidiff_adapter import (
     CURVE,
     DRIFT_TIMESTEPS,
-    Adaptation,
-    AdaptationConfig,
-    Backbone,
     DiffusionAdapter,
-    ScenePictures,
     StageA,
-    adapted_denoiser,
-    anchor_tiles,
-    augmented,
-    denoiser_on,
     denoising_loss,
-    picture_row,
-    scene_backbone,
-    scene_pictures,
     write_curve,
 )
+from mmrs_bench.methods.unidiff_config import AdaptationConfig
+from mmrs_bench.methods.unidiff_pictures import ScenePictures, anchor_tiles, augmented, picture_row, scene_pictures
 from mmrs_bench.models.adm import build_adm
 from mmrs_bench.models.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.models.hybrid_diffusion import HybridDiffusion
@@ -382,7 +374,7 @@ def test_tiles_of_drift_are_spread_over_the_scene(monkeypatch: pytest.MonkeyPatc
     pictures = scene_pictures(settings(), picture_data())
     everything = pictures.grid.cut(pictures.images["rgb"], torch.arange(16))
     assert torch.equal(anchor_tiles(pictures), everything)
-    monkeypatch.setattr(unidiff_adaptation, "DRIFT_TILES", 4)
+    monkeypatch.setattr(unidiff_pictures, "DRIFT_TILES", 4)
     assert torch.equal(anchor_tiles(pictures), everything[[0, 5, 10, 15]])
 
 

@@ -10,7 +10,7 @@ import torch
 from tiny import striped_map, tiny_scene, with_colours
 
 from mmrs_bench.config import DataConfig
-from mmrs_bench.methods import unidiff_adaptation
+from mmrs_bench.methods import unidiff_adaptation, unidiff_config
 from mmrs_bench.models.adm import AdmConfig
 from mmrs_bench.models.adm_checkpoint import checkpoint_file, original_shapes
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -46,12 +46,13 @@ BANDS = {"hsi": 5, "sar": 2, "lidar": 2}
 
 def small_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let backbone ``tiny`` be `SMALL`."""
-    monkeypatch.setattr(unidiff_adaptation, "ADM_TINY", SMALL)
+    monkeypatch.setattr(unidiff_config, "ADM_TINY", SMALL)
 
 
 def small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let backbone ``imagenet`` be `SMALL`, and put random weights where its checkpoint is looked for."""
-    monkeypatch.setattr(unidiff_adaptation, "ADM_64", SMALL)
+    for module in (unidiff_adaptation, unidiff_config):
+        monkeypatch.setattr(module, "ADM_64", SMALL)
     generator = torch.Generator().manual_seed(0)
     state = {key: 0.1 * torch.randn(shape, generator=generator) for key, shape in original_shapes(SMALL).items()}
     checkpoint_file().parent.mkdir(parents=True, exist_ok=True)

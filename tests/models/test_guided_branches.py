@@ -276,7 +276,9 @@ def test_what_cannot_be_built_is_told() -> None:
         branch("rnn")
     with pytest.raises(ValueError, match=r"^no diffusion features to guide a branch; give the channels"):
         GuidedBranch("cnn", CHANNELS, (), 3)
-    with pytest.raises(ValueError, match=r"^width 18 of a branch is not a multiple of 4"):
+    with pytest.raises(
+        ValueError, match=r"^width 18 of a branch does not divide into 4 groups and 1 heads; take a multiple of 16"
+    ):
         branch("cnn", width=18)
     with pytest.raises(ValueError, match=r"^width 8 does not divide into 3 groups"):
         GroupChannelAttention(8, 3)
