@@ -77,8 +77,8 @@ update-baselines: ## measure new baselines (clean checkout only), print old -> n
 data: ## scenes and which of them are here; `mmrs-bench data fetch NAME` gets one
 	@$(BENCH) data list
 
-test: ## the tests
-	@$(BIN)/python -m pytest $(RUN)
+test: ## the tests, on up to four cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(RUN)
 
 lint: ## format, lint and types
 	@$(BIN)/ruff check .

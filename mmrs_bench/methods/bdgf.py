@@ -31,7 +31,7 @@ from mmrs_bench.methods.bdgf_pretraining import (
 )
 from mmrs_bench.methods.saving import Blueprint, load_network, save_network
 from mmrs_bench.models.diffusion import TIMESTEPS
-from mmrs_bench.models.guided_branches import GuidedEnsemble, ensemble_probabilities
+from mmrs_bench.models.guided_branches import HEAD_WIDTH, GuidedEnsemble, ensemble_probabilities, heads_of
 from mmrs_bench.models.multimodal_ddpm import FEATURE_TIMESTEPS, MultimodalDenoiser
 from mmrs_bench.models.mutual_learning import mutual_loss
 from mmrs_bench.randomness import torch_generator
@@ -73,7 +73,7 @@ class BdgfConfig(DenoisingConfig):
     branches: tuple[Literal["cnn", "mamba", "transformer"], ...] = Field(
         default=("cnn", "mamba", "transformer"), min_length=1
     )
-    width: int = Field(default=64, ge=16, multiple_of=16)
+    width: int = Field(default=64, ge=4, multiple_of=4)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     entropy_weight: float = Field(default=0.1, ge=0)
     similarity_weight: float = Field(default=0.1, ge=0)
@@ -92,6 +92,13 @@ class BdgfConfig(DenoisingConfig):
         if len(set(branches)) < len(branches):
             raise ValueError("a branch is named twice; name each once")
         return branches
+
+    @field_validator("width")
+    @classmethod
+    def _has_whole_heads(cls, width: int) -> int:
+        if width % heads_of(width):
+            raise ValueError(f"{width} does not divide into {heads_of(width)} heads; take a multiple of {HEAD_WIDTH}")
+        return width
 
 
 class Guided(NamedTuple):

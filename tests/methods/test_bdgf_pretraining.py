@@ -519,6 +519,7 @@ def test_an_image_that_spoils_the_loss_stops_the_pretraining_and_loses_nothing(v
         {"branches": ("cnn", "cnn")},
         {"branches": ("rnn",)},
         {"width": 6},
+        {"width": 52},
     ],
 )
 def test_wrong_settings_name_themselves(changes: dict[str, Any], tmp_path: Path) -> None:
