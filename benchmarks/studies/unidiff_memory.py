@@ -31,15 +31,17 @@ from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.tiles import Places
 
 
-def main(dataset: str = "sim-augsburg", tiles: int = SEGMENT + 1) -> None:
+def main(dataset: str = "sim-augsburg", block: int = 11, tiles: int = SEGMENT + 1) -> None:
     """Run the study.
 
     Args:
         dataset: Name or manifest of a scene with a pseudo-RGB.
+        block: Decoder block; 11 has the largest activations of those that the released code reads.
         tiles: Query tiles at most; memory stops growing once they are more than a segment of the cache.
     """
     torch.set_num_threads(ExecutionConfig().threads)
-    config = UniDiffConfig.model_validate(resolve_config(method_card("unidiff"), "default", "paper"))
+    card = resolve_config(method_card("unidiff"), "default", "paper")
+    config = UniDiffConfig.model_validate({**card, "block": block})
     data = SceneDataModule(dataset, DataConfig(shots=10))
     data.setup()
     pictures = scene_pictures(config, data)
