@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mmrs_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CHUNK_BYTES = 1 << 20
 
@@ -53,6 +58,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     """Write JSON atomically with sorted keys; NaN and infinity are refused (``ValueError``)."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table with a line of column names atomically (see `atomic_write`)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_png(path: Path, figure: Figure, *, dpi: int = 150) -> None:
+    """Draw a figure into a file atomically (see `atomic_write`)."""
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
 
 
 def canonical_json(value: Any) -> str:

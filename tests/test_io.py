@@ -13,6 +13,8 @@ from typing import IO, NoReturn
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from mmrs_bench import io
 from mmrs_bench.errors import BenchError
@@ -99,3 +101,13 @@ def test_addresses_do_not_run_into_each_other() -> None:
 
 def test_torch_streams_are_addressed_too() -> None:
     assert torch_generator("x", 1).initial_seed() == derive_seed("x", 1)
+
+
+def test_csv_has_names_rows_and_quotes(tmp_path: Path) -> None:
+    io.write_csv(tmp_path / "new" / "t.csv", ("name", "value"), [("a, b", 1), ('c "d"', 0.1), ("", None)])
+    assert (tmp_path / "new" / "t.csv").read_text() == 'name,value\n"a, b",1\n"c ""d""",0.1\n,\n'
+
+
+def test_png_has_the_pixels_that_were_asked_for(tmp_path: Path) -> None:
+    io.write_png(tmp_path / "f.png", Figure(figsize=(2.0, 1.0)), dpi=50)
+    assert imread(tmp_path / "f.png").shape == (50, 100, 4)

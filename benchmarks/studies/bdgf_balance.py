@@ -16,8 +16,6 @@ Pretrainings are read from the cache if they are there, and kept there. Writes `
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
-from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf import BdgfConfig
 from mmrs_bench.methods.bdgf_pretraining import MaskedDenoiser, pretrained_denoiser
@@ -83,13 +81,8 @@ def main(
                 values = (found["loss"][name], found["probe"][name], float(network.ratio_curve[-1, place]))
                 rows.append(dict(zip(COLUMNS, (rule, seed, name, *values), strict=True)))
                 print(*rows[-1].values(), sep="\t", flush=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "bdgf-balance.csv", text.getvalue())
-    figure = drawn(rows, curves, data)
-    atomic_write(out / "bdgf-balance.png", lambda file: figure.savefig(file, format="png", dpi=150))
+    write_csv(out / "bdgf-balance.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+    write_png(out / "bdgf-balance.png", drawn(rows, curves, data))
     print(table(rows))
 
 

@@ -15,8 +15,6 @@ and prints the table of means and standard deviations (ddof 1) over seeds.
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +27,7 @@ from matplotlib.figure import Figure
 
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.evaluation.statistics import paired, summarise
-from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.unidiff_adaptation import Adaptation, adapted_denoiser
 from mmrs_bench.methods.unidiff_adapter import denoising_loss
@@ -89,15 +87,10 @@ def main(
                     Row(label, seed, name, config.adapt_epochs, after[name]),
                 ]
             print(label, f"seed {seed}", f"rgb {found.drift[0]:.4f} -> {found.drift[-1]:.4f}", sep="\t", flush=True)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    write_text(out / "unidiff-drift.csv", text.getvalue())
+    write_csv(out / "unidiff-drift.csv", COLUMNS, rows)
     manifest = data.scene.manifest
     simulated = "SIMULATED: " if manifest.simulated else ""
-    figure = drawn(rows, f"{simulated}{manifest.title}, {method}, budget {budget}")
-    atomic_write(out / "unidiff-drift.png", lambda file: figure.savefig(file, format="png", dpi=150))
+    write_png(out / "unidiff-drift.png", drawn(rows, f"{simulated}{manifest.title}, {method}, budget {budget}"))
     print(table(rows))
 
 

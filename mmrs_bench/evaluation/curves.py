@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmrs_bench.evaluation.entries import Group
 from mmrs_bench.evaluation.render import render
 from mmrs_bench.evaluation.tables import Column, Estimate, Section, Table, Value
-from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.io import atomic_write, write_png, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
 
 
 def _save(figure: Figure, stem: Path) -> None:
-    atomic_write(stem.with_suffix(".png"), lambda file: figure.savefig(file, format="png", dpi=200))
+    write_png(stem.with_suffix(".png"), figure, dpi=200)
     # Without a date in it, the same records give the same bytes.
     undated = {"CreationDate": None}
     atomic_write(stem.with_suffix(".pdf"), lambda file: figure.savefig(file, format="pdf", metadata=undated))

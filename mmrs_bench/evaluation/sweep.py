@@ -7,7 +7,6 @@ explain a method but never choose the settings of a result: its rows are no reco
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from mmrs_bench.evaluation.curves import finish, line_style
 from mmrs_bench.evaluation.signature import signature
 from mmrs_bench.evaluation.statistics import summarise
 from mmrs_bench.evaluation.tables import Column, Estimate, Section, Table, Value
-from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.registry import method_card, method_cards, method_class
 from mmrs_bench.scenes.catalogue import load_manifest
 
@@ -205,11 +204,7 @@ def _add(path: Path, row: SweepRow) -> dict[str, SweepRow]:
     """Add a row to the file, and to what another sweep may have written there meanwhile; return all rows."""
     with FileLock(path.parent / "locks" / f"{path.name}.lock"):
         rows = {**read_rows(path), row.key: row}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(SweepRow.model_fields), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(entry.model_dump() for entry in rows.values())
-        write_text(path, text.getvalue())
+        write_csv(path, list(SweepRow.model_fields), (list(entry.model_dump().values()) for entry in rows.values()))
     return rows
 
 
@@ -306,7 +301,7 @@ def write_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow], path: Path
         BenchError: If the file cannot be written.
     """
     figure = sweep_figure(cells, rows)
-    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=200))
+    write_png(path, figure, dpi=200)
 
 
 def sweep_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Figure:

@@ -9,9 +9,7 @@ Reference: BDGF (Liu et al. 2025, arXiv 2509.23310), of which only the abstract 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmrs_bench.errors import ConfigError, DataError, TrainingError
-from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods import training
 from mmrs_bench.methods.base import MethodConfig, RunContext
 from mmrs_bench.methods.pretraining_cache import pretrained
@@ -286,16 +284,14 @@ def write_curve(network: MaskedDenoiser, folder: Path) -> None:
     Raises:
         BenchError: If they cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("epoch", "modality", "loss", "mask_ratio"))
     curves = zip(network.loss_curve.tolist(), network.ratio_curve.tolist(), strict=True)
-    for epoch, (losses, ratios) in enumerate(curves):
-        for row in zip(network.ratios.modalities, losses, ratios, strict=True):
-            writer.writerow((epoch, *row))
-    write_text(folder / f"{CURVE}.csv", text.getvalue())
-    figure = curve_figure(network)
-    atomic_write(folder / f"{CURVE}.png", lambda file: figure.savefig(file, format="png", dpi=150))
+    rows = (
+        (epoch, *row)
+        for epoch, (losses, ratios) in enumerate(curves)
+        for row in zip(network.ratios.modalities, losses, ratios, strict=True)
+    )
+    write_csv(folder / f"{CURVE}.csv", ("epoch", "modality", "loss", "mask_ratio"), rows)
+    write_png(folder / f"{CURVE}.png", curve_figure(network))
 
 
 def curve_figure(network: MaskedDenoiser) -> Figure:

@@ -7,8 +7,6 @@ Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released c
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrs_bench.errors import TrainingError
-from mmrs_bench.io import atomic_write, write_text
+from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.unidiff_config import AdaptationConfig
 from mmrs_bench.methods.unidiff_pictures import ANCHOR, ScenePictures, anchor_tiles, augmented, picture_row
 from mmrs_bench.models.adm_adaptation import AdaptedDenoiser
@@ -232,16 +230,14 @@ def write_curve(network: StageA, folder: Path) -> None:
     Raises:
         BenchError: If they cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("epoch", CURVE, *(f"loss_{name}" for name in network.names)))
     # Row 0 is before the first epoch, when there is no training loss.
     losses = [[0.0] * len(network.names), *network.loss.tolist()]
-    for epoch, (drift, row) in enumerate(zip(network.drift.tolist(), losses, strict=True)):
-        writer.writerow((epoch, *(value or "" for value in (drift, *row))))
-    write_text(folder / f"{CURVE}.csv", text.getvalue())
-    figure = curve_figure(network)
-    atomic_write(folder / f"{CURVE}.png", lambda file: figure.savefig(file, format="png", dpi=150))
+    rows = (
+        (epoch, *(value or "" for value in (drift, *row)))
+        for epoch, (drift, row) in enumerate(zip(network.drift.tolist(), losses, strict=True))
+    )
+    write_csv(folder / f"{CURVE}.csv", ("epoch", CURVE, *(f"loss_{name}" for name in network.names)), rows)
+    write_png(folder / f"{CURVE}.png", curve_figure(network))
 
 
 def curve_figure(network: StageA) -> Figure:
