@@ -39,7 +39,7 @@ from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.scenes.scene import IntArray
 
 #: Version of the segments' layout.
-FORMAT = 1
+FORMAT = 2
 STAGE = "features"
 WAITING = "waiting for features"
 
@@ -215,9 +215,10 @@ def _write(folder: Path, rows: IntArray, features: Mapping[str, NDArray[np.float
             digest.update(array[place].data)
         seals[place] = np.frombuffer(digest.digest(), np.uint8)
     image = io.BytesIO()
-    # The format since HDF5 1.10 seals what HDF5 itself writes, which the older one does not.
+    # The format since HDF5 1.10 seals what HDF5 itself writes, which the older one does not; all but its heap of texts
+    # of any length, on which a flipped bit can keep the library busy forever. So the key is a text of fixed length.
     with h5py.File(image, "w", libver="v110") as file:
-        file.attrs.update(format=FORMAT, key=folder.name)
+        file.attrs.update(format=FORMAT, key=np.bytes_(folder.name))
         file["rows"] = rows
         file["seals"] = seals
         for name, array in features.items():
@@ -248,9 +249,10 @@ def _segments(folder: Path) -> list[_Segment]:
 
 def _segment(path: Path) -> _Segment:
     with _opened(path) as file:
-        form, key = int(file.attrs["format"]), str(file.attrs["key"])
+        form = int(file.attrs["format"])
         if form != FORMAT:
             raise _refused(path, f"is of format {form}, expected {FORMAT}")
+        key = file.attrs["key"].decode()
         if key != path.parent.name:
             raise _refused(path, "holds features of another network, scene or setting than its folder says")
         rows = file["rows"][()].astype(np.int64)
