@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test out of the user's data and cache folders."""
-    monkeypatch.setenv("MMRS_BENCH_DATA", str(tmp_path / "data-root"))
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "cache-root"))
+def _own_folders(tmp_path: Path) -> Iterator[None]:
+    """Keep every test out of the user's data and cache folders, a test that undoes its own patches too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMRS_BENCH_DATA", str(tmp_path / "data-root"))
+        patch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "cache-root"))
+        yield

@@ -38,7 +38,7 @@ from mmrs_bench.methods.pretraining_cache import alone, computed_by
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.scenes.scene import IntArray
 
-#: Version of the segments' layout.
+#: Version of the segments' layout; part of the key, so a suite of another layout neither reads nor trips over them.
 FORMAT = 2
 STAGE = "features"
 WAITING = "waiting for features"
@@ -118,8 +118,8 @@ def extracted(
 
     Args:
         address: JSON values that decide the features: hash of the network's weights, of the images, timesteps, seed of
-            the noise, scene. Shapes, device type, precision and the suite's version are added here. The cell's seed is
-            not: what it decides is in the weights' hash, and a network that no seed has touched serves all seeds.
+            the noise, scene. Shapes, layout, device type, precision and the suite's version are added here. The cell's
+            seed is not: what it decides is in the weights' hash, and a network that no seed has touched serves all.
         rows: (n,) distinct non-negative integers; no others are ever computed.
         shapes: By level, the shape of one row's features.
         compute: From rows (b,), b <= ``segment``, to floating-point tensors (b, *shape) by level, on any device.
@@ -132,7 +132,7 @@ def extracted(
 
     Raises:
         ValueError: If rows, shapes or ``segment`` are not as above, or ``compute`` returns other levels or shapes.
-        DataError: If a segment is damaged, of another key or another version; it is neither used nor replaced.
+        DataError: If a segment is damaged or of another key; it is neither used nor replaced.
         TrainingError: If a feature is not finite in half precision; nothing of its segment is kept.
         BenchError: If the missing rows do not fit on the disk, or it cannot be written; finished segments are kept.
     """
@@ -149,6 +149,7 @@ def extracted(
     fields = {
         "what": dict(address),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "format": FORMAT,
         **computed_by(context),
     }
     key = content_hash(fields)
@@ -218,7 +219,7 @@ def _write(folder: Path, rows: IntArray, features: Mapping[str, NDArray[np.float
     # The format since HDF5 1.10 seals what HDF5 itself writes, which the older one does not; all but its heap of texts
     # of any length, on which a flipped bit can keep the library busy forever. So the key is a text of fixed length.
     with h5py.File(image, "w", libver="v110") as file:
-        file.attrs.update(format=FORMAT, key=np.bytes_(folder.name))
+        file.attrs["key"] = np.bytes_(folder.name)
         file["rows"] = rows
         file["seals"] = seals
         for name, array in features.items():
@@ -249,9 +250,6 @@ def _segments(folder: Path) -> list[_Segment]:
 
 def _segment(path: Path) -> _Segment:
     with _opened(path) as file:
-        form = int(file.attrs["format"])
-        if form != FORMAT:
-            raise _refused(path, f"is of format {form}, expected {FORMAT}")
         key = file.attrs["key"].decode()
         if key != path.parent.name:
             raise _refused(path, "holds features of another network, scene or setting than its folder says")
@@ -281,7 +279,7 @@ def _missing(rows: IntArray, segments: Sequence[_Segment]) -> IntArray:
 
 def _seal(key: str, rows: IntArray, seals: NDArray[np.uint8]) -> str:
     """The name of a segment; through the rows' seals it stands for all of the content."""
-    digest = hashlib.sha256(f"{FORMAT} {key}".encode())
+    digest = hashlib.sha256(key.encode())
     digest.update(rows.astype("<i8").tobytes())
     digest.update(seals.tobytes())
     return digest.hexdigest()
