@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmrs_bench.commands.output import say, table_console
-from mmrs_bench.commands.run import parse_options, run_cells, worker_count
+from mmrs_bench.commands.run import check_writable, parse_options, run_cells, worker_count
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells, weightless_methods
+from mmrs_bench.evaluation.executors import environment
 from mmrs_bench.evaluation.provenance import git_state
 from mmrs_bench.evaluation.records import load_records
 from mmrs_bench.evaluation.regression import MIN_REPEATS, load_baselines, update_baselines
 from mmrs_bench.evaluation.regression import regress as check_records
 from mmrs_bench.evaluation.render import print_tables
+from mmrs_bench.paths import CACHE_VARIABLE
 from mmrs_bench.registry import method_cards
 
 #: Draws of the golden cells.
@@ -46,7 +49,8 @@ def regress(
 ) -> int:
     """Compute the golden cells anew and compare them with the baselines, or make new baselines of them.
 
-    Records of earlier runs never count: they may come from other code.
+    Records, pretrainings and features of earlier runs never count, for they may come from other code: the cells run
+    on a cache of their own, which goes when they are done.
     """
     if update_baselines_file and git_state().dirty is not False:
         raise ConfigError(
@@ -57,16 +61,19 @@ def regress(
         check_records((), baselines)  # refuses an empty file now rather than after all cells
     cells = golden_cells(tuple(range(MIN_REPEATS))) if update_baselines_file else golden_cells()
     folder = Path(results).expanduser()
-    status = run_cells(
-        cells,
-        folder,
-        ExecutionConfig.model_validate({"device": device, "precision": precision}),
-        workers=worker_count(workers, device),
-        executor=executor,
-        executor_options=parse_options(executor_options),
-        keep_going=keep_going,
-        force=True,
-    )
+    check_writable(folder)
+    own = TemporaryDirectory(prefix="regress-cache-", dir=folder.resolve())
+    with own as cache, environment({CACHE_VARIABLE: cache}):
+        status = run_cells(
+            cells,
+            folder,
+            ExecutionConfig.model_validate({"device": device, "precision": precision}),
+            workers=worker_count(workers, device),
+            executor=executor,
+            executor_options=parse_options(executor_options),
+            keep_going=keep_going,
+            force=True,
+        )
     if status:
         return status
     keys = {cell.key for cell in cells}

@@ -10,6 +10,8 @@ import pytest
 from git_checkout import git, make_checkout
 from synthetic_records import make_record
 
+from mmrs_bench.cli import main
+from mmrs_bench.commands import regress as command
 from mmrs_bench.commands.regress import golden_cells
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import weightless_methods
@@ -23,6 +25,7 @@ from mmrs_bench.evaluation.regression import (
     update_baselines,
 )
 from mmrs_bench.evaluation.render import render
+from mmrs_bench.paths import cache_root
 from mmrs_bench.registry import method_card
 
 DRAWS = range(3)
@@ -202,3 +205,27 @@ def test_every_method_without_weights_is_golden_under_its_golden_budget() -> Non
     assert {cell.protocol.method: cell.protocol.budget for cell in cells} == budgets
     assert (budgets["rf"], budgets["diffclip"]) == ("quick", "smoke")
     assert len(cells) == len(budgets) * 5 * 2
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_pretraining_of_other_code_reaches_the_golden_cells(
+    stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys of the cache know the versions of suite and methods, not whether somebody changed the code since."""
+    users, seen = cache_root(), []
+
+    def run_cells(*args: object, **options: object) -> int:
+        seen.append(cache_root())
+        (cache_root() / "pretraining").mkdir()
+        if stopped:
+            raise KeyboardInterrupt
+        return 1
+
+    monkeypatch.setattr(command, "run_cells", run_cells)
+    monkeypatch.chdir(tmp_path)
+    assert main(["regress", "--results", "here"]) == (130 if stopped else 1)
+    (own,) = seen
+    assert own.is_absolute()
+    assert own.parent == tmp_path / "here"  # where workers on other machines see it too
+    assert not own.exists()
+    assert cache_root() == users
