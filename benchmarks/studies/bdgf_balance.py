@@ -1,5 +1,7 @@
 """Does modality masking balance BDGF's denoiser? Its first stage under each mask rule, over seeds, on one scene.
 
+Beside them ``equal loss``: no masks, but modalities, not channels, count alike in the loss.
+
     python benchmarks/studies/bdgf_balance.py --out docs/methods/figures
 
 Measured of each pretrained denoiser, for each modality:
@@ -39,7 +41,9 @@ from mmrs_bench.models.multimodal_ddpm import modality_losses
 from mmrs_bench.registry import method_card, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
-RULES = {"none": "mask-none", "fixed": "mask-fixed", "adaptive": "default"}
+OURS = "adaptive"
+#: Variant of the card for each rule.
+RULES = {"none": "mask-none", "fixed": "mask-fixed", OURS: "default", "equal loss": "equal-loss"}
 PROBE_SHOTS, SCORED, LOSS_WINDOWS, BATCH = 40, 2_000, 2_048, 128
 COLUMNS = ("rule", "seed", "modality", "denoising_loss", "probe_accuracy", "final_mask_ratio")
 #: Columns of the table: scale and digits.
@@ -59,7 +63,7 @@ def main(
     Args:
         dataset: Name or manifest of a scene.
         seeds: Seeds of the pretrainings.
-        rules: Mask rules.
+        rules: Which of the rules.
         budget: Budget of the pretrainings.
         out: Folder of the files that are written.
     """
@@ -83,7 +87,7 @@ def main(
                 print(*rows[-1].values(), sep="\t", flush=True)
     write_csv(out / "bdgf-balance.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     write_png(out / "bdgf-balance.png", drawn(rows, curves, data))
-    print(table(rows))
+    print(table(rows), gaps(rows), sep="\n\n")
 
 
 @torch.no_grad()
@@ -137,9 +141,9 @@ def drawn(rows: Sequence[Row], curves: Mapping[str, Sequence[Tensor]], data: Sce
     styles = dict(zip(data.modalities, ("-", "--", ":", "-."), strict=False))
     marks = dict(zip(data.modalities, ("o", "s", "^", "D"), strict=False))
     colours = dict(zip(data.modalities, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False))
-    last = list(curves)[-1]
+    followed = OURS if OURS in curves else list(curves)[-1]
     for place, name in enumerate(data.modalities):
-        for curve in curves[last]:
+        for curve in curves[followed]:
             left.plot(curve[:, place].numpy(), styles[name], color=colours[name], linewidth=1)
         left.plot([], [], styles[name], color=colours[name], label=name)
         for axes, column in ((middle, "denoising_loss"), (right, "probe_accuracy")):
@@ -147,7 +151,7 @@ def drawn(rows: Sequence[Row], curves: Mapping[str, Sequence[Tensor]], data: Sce
             places = [list(curves).index(str(row["rule"])) + 0.2 * (place - 0.5) for row in ours]
             scale = 100 if axes is right else 1
             axes.plot(places, [scale * float(row[column]) for row in ours], marks[name], color=colours[name], alpha=0.7)
-    left.set(xlabel="epoch", ylabel=f"mask ratio (rule {last})", ylim=(0, 1))
+    left.set(xlabel="epoch", ylabel=f"mask ratio (rule {followed})", ylim=(0, 1))
     left.legend(frameon=False)
     middle.set(ylabel="denoising loss")
     right.set(ylabel="accuracy of a linear probe, %")
@@ -165,15 +169,44 @@ def table(rows: Sequence[Row]) -> str:
         ours = [row for row in rows if (row["rule"], row["modality"]) == (rule, name)]
         cells = [
             f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
-            for column, scale, digits in (
-                ("final_mask_ratio", 1, 2),
-                ("denoising_loss", 1, 4),
-                ("probe_accuracy", 100, 1),
-            )
+            for column, scale, digits in MEASURED
             for values in [[scale * float(row[column]) for row in ours]]
         ]
         lines.append(f"| {rule} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def gaps(rows: Sequence[Row]) -> str:
+    """How far apart the modalities are, largest minus smallest value of a seed: Markdown.
+
+    Mean and standard deviation over seeds, and on how many seeds the rule ``adaptive`` leaves them closer.
+    """
+    lines = [
+        "| rule | gap of the losses | adaptive is closer | gap of the probes | adaptive is closer |",
+        "|---" * 5 + "|",
+    ]
+    found = {rule: {column: _gaps(rows, rule, column) for column, *_ in MEASURED[1:]} for rule in RULES}
+    for rule in dict.fromkeys(str(row["rule"]) for row in rows):
+        cells = []
+        for column, scale, digits in MEASURED[1:]:
+            ours, theirs = found[OURS][column], found[rule][column]
+            values = scale * np.array([*theirs.values()])
+            common = sorted(ours.keys() & theirs.keys())
+            closer = sum(ours[seed] < theirs[seed] for seed in common)
+            cells += [
+                f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}",
+                "" if rule == OURS else f"{closer} of {len(common)}",
+            ]
+        lines.append(f"| {rule} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _gaps(rows: Sequence[Row], rule: str, column: str) -> dict[int, float]:
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if row["rule"] == rule:
+            values.setdefault(int(row["seed"]), []).append(float(row[column]))
+    return {seed: max(found) - min(found) for seed, found in values.items()}
 
 
 if __name__ == "__main__":

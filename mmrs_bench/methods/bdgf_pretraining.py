@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 STAGE = "pretraining"
 #: Raised when the same settings would pretrain to other weights, so that no old pretraining is read again.
-PRETRAINING_VERSION = 2
+PRETRAINING_VERSION = 3
 #: A checkpoint is written about so many times in a pretraining.
 CHECKPOINTS = 20
 #: Names of the curve's files, without their endings.
@@ -49,6 +49,9 @@ class DenoisingConfig(MethodConfig):
         mask_rule: What the mask ratios follow, see `mmrs_bench.models.modality_masking.MaskRatios`, as for
             ``mask_least``, ``mask_most``, ``mask_temperature``, ``mask_decay``, ``mask_warmup`` and ``mask_every``.
         mask_patch: Side of the squares that are hidden, in pixels.
+        mask_whole: How probable it is that a window stays whole.
+        loss_weights: What counts alike in the loss: ``channels``, as in a diffusion model of one stacked image, or
+            ``modalities``, whatever their channels.
         pretrain_epochs: Passes.
         pretrain_windows: Windows of an epoch, other ones in every epoch, unless there are fewer pixels.
         pretrain_batch: Windows of a step.
@@ -67,6 +70,8 @@ class DenoisingConfig(MethodConfig):
     mask_warmup: int = Field(default=100, ge=1)
     mask_every: int = Field(default=10, ge=1)
     mask_patch: int = Field(default=3, ge=1)
+    mask_whole: float = Field(default=0.5, ge=0, lt=1)
+    loss_weights: Literal["channels", "modalities"] = "channels"
     pretrain_epochs: int = Field(default=300, ge=1)
     pretrain_windows: int = Field(default=12800, ge=1)
     pretrain_batch: int = Field(default=128, ge=1)
@@ -117,7 +122,7 @@ class MaskedDenoiser(nn.Module):
                 channels, side, base=config.base, multipliers=config.multipliers, blocks=config.blocks
             )
             self.ratios = MaskRatios(
-                tuple(channels),
+                channels,
                 config.mask_rule,
                 least=config.mask_least,
                 most=config.mask_most,
@@ -136,10 +141,11 @@ class MaskedDenoiser(nn.Module):
 class MultimodalPretrainer(L.LightningModule):
     """Learns to tell the noise in the windows of all modalities, parts of which are hidden.
 
-    L = sum over modalities of the mean squared error of their noise, hidden positions included; the same timestep for
-    all modalities of a window, noise and masks of their own.
+    L = sum over modalities of w_m times the mean squared error of their noise, hidden positions included; the same
+    timestep for all modalities of a window, noise and masks of their own. The weights w_m add up to 1 and are as the
+    modalities' channels, which makes L the loss of DDPM for the stacked image, or alike.
 
-    Reference: BDGF, abstract, our reading; the authors' code could not be obtained.
+    Reference: BDGF, abstract, our reading; the authors' code could not be obtained. DDPM (Ho et al. 2020), equation 14.
 
     Deviation: images stay as the protocol normalises them, by default to unit variance like the noise, where diffusion
         models of photographs want the range -1 to 1.
@@ -155,6 +161,9 @@ class MultimodalPretrainer(L.LightningModule):
         self.network = network
         self._config = config
         self._seed = seed
+        channels = network.ratios.channels
+        weights = channels if config.loss_weights == "channels" else torch.ones_like(channels)
+        self._weights = weights / weights.sum()
         self._learned: dict[str, Tensor] = {}
         self._epoch: list[Tensor] = []
 
@@ -166,7 +175,9 @@ class MultimodalPretrainer(L.LightningModule):
         timesteps = torch.randint(TIMESTEPS, (b,), generator=generator, device=device)
         noised = network.denoiser.add_noise(clean, timesteps, generator)
         ratios = network.ratios()
-        masks = random_masks(b, side, ratios, patch=self._config.mask_patch, generator=generator)
+        masks = random_masks(
+            b, side, ratios, patch=self._config.mask_patch, whole=self._config.mask_whole, generator=generator
+        )
         predicted = network.denoiser(network.tokens(noised.windows, masks), timesteps)
         losses = modality_losses(predicted, noised.noise)
         for name, loss in losses.items():
@@ -183,7 +194,7 @@ class MultimodalPretrainer(L.LightningModule):
             visible = modality_losses(predicted, noised.noise, masks)
         self._learned = {name: loss / white_loss(timesteps) for name, loss in visible.items()}
         self._epoch.append(torch.stack([total.detach().cpu(), torch.tensor(list(ratios.values()))]))
-        return total.sum()
+        return (self._weights.to(total) * total).sum()
 
     def on_after_backward(self) -> None:
         """Tell the mask ratios what the step has shown."""

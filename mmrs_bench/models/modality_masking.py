@@ -11,7 +11,7 @@ Reference: BDGF (Liu et al. 2025, arXiv 2509.23310), of which only the abstract 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -21,38 +21,46 @@ MaskRule = Literal["none", "fixed", "adaptive", "gradient"]
 
 
 def random_masks(
-    batch: int, side: int, ratios: Mapping[str, float], *, patch: int, generator: torch.Generator
+    batch: int, side: int, ratios: Mapping[str, float], *, patch: int, whole: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Random masks of patches, drawn apart for each window and modality.
 
     A window's patches are squares from its top left corner; those at the far border are cut where ``patch`` does not
-    divide the side. Of P patches, a random subset of r P, rounded, is hidden.
+    divide the side. Of P patches, a random subset of r P, rounded, is hidden; but nothing at all in windows that are
+    drawn to stay whole, in all modalities.
 
     Reference: BDGF, abstract ("adaptive modality masking"), our reading; the authors' code could not be obtained.
+
+    Deviation: whole windows, because features are taken from such: a network that only ever saw windows of which most
+        is hidden denoises whole ones worse than a guess from their variance.
 
     Args:
         batch: b.
         side: w in pixels.
         ratios: r by modality, each from 0 to 1; the order is the order of the draws.
         patch: Side of a patch in pixels; 1 masks single pixels.
+        whole: How probable it is that a window stays whole, from 0 to below 1.
         generator: Where the masks come from; they lie on its device.
 
     Returns:
         True where hidden (b, 1, w, w), by modality.
 
     Raises:
-        ValueError: If a ratio is not from 0 to 1, or the patch is not from 1 to ``side``.
+        ValueError: If a ratio is not from 0 to 1, ``whole`` is out of range, or the patch is not from 1 to ``side``.
     """
     if not 1 <= patch <= side:
         raise ValueError(f"patches of {patch} pixels do not fit windows of {side}; use 1 to {side}")
+    if not 0 <= whole < 1:
+        raise ValueError(f"whole is {whole}; the share of windows that stay whole must be from 0 to below 1")
     per_side = -(-side // patch)
+    masked = torch.rand(batch, 1, generator=generator, device=generator.device) >= whole
     masks = {}
     for name, ratio in ratios.items():
         if not 0 <= ratio <= 1:
             raise ValueError(f"the mask ratio of modality {name!r} is {ratio}; it must be from 0 to 1")
         draws = torch.rand(batch, per_side**2, generator=generator, device=generator.device)
         rank = draws.argsort(dim=1).argsort(dim=1)
-        hidden = (rank < round(ratio * per_side**2)).reshape(batch, 1, per_side, per_side)
+        hidden = (masked & (rank < round(ratio * per_side**2))).reshape(batch, 1, per_side, per_side)
         pixels = hidden.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
         masks[name] = pixels[:, :, :side, :side]
     return masks
@@ -102,13 +110,13 @@ class MaskRatios(nn.Module):
     - ``none``: r_m = 0.
     - ``fixed``: r_m = least + (most - least) / M, the ratio of ``adaptive`` when all modalities are learned alike, so
       that both hide as much in total.
-    - ``adaptive``: r_m = least + (most - least) softmax(p / temperature)_m with the progress
-      p_m = max(0, 1 - EMA(l_m)), l_m the loss of what is visible of the modality, relative to what it costs when
-      nothing but the variance is known (`mmrs_bench.models.multimodal_ddpm.white_loss`); `observe` takes l_m. A large
-      p marks a modality that was learned farther than the others.
+    - ``adaptive``: r_m = least + (most - least) softmax(p / temperature)_m with p_m = k_m / sum over modalities of k,
+      what is known of the modality as a share of all that is known, and k_m = c_m max(0, 1 - EMA(l_m)): the error that
+      structure saves in all of its c_m channels, l_m being the loss of what is visible of it, relative to what it costs
+      when nothing but the variance is known (`mmrs_bench.models.multimodal_ddpm.white_loss`). `observe` takes l_m.
+      While nothing is known, all p_m are alike.
     - ``gradient``: the same, but with p_m = EMA(g_m) / sum over modalities of EMA(g), g_m how hard a modality pulls at
-      the first layer; `observe` takes what `MultimodalDenoiser.input_gradients` gives. A share, which falls when the
-      modality is masked, and so comes to rest.
+      the first layer; `observe` takes what `MultimodalDenoiser.input_gradients` gives.
 
     The moving average starts, and the ratios can first change, at the end of the warm-up; until then all ratios are
     those of ``fixed``. The ratios add up to M least + most - least at every step. The whole state lies in the state
@@ -120,10 +128,10 @@ class MaskRatios(nn.Module):
     Deviation: the abstract names neither signal, rule nor ratios; sizes are ours. The usual sign of imbalance, how far
         a loss has fallen since the first steps, misleads here: white noise is learned at once and then never more, and
         a modality of which more is hidden seems to be learned less. So the loss counts from what noise would cost, at
-        visible positions.
+        visible positions. It counts for all channels, because it is by its many that the spectral image dominates.
 
     Args:
-        modalities: Names, at least two but for ``none``.
+        channels: c_m by modality, at least two but for ``none``.
         rule: See above.
         least: Smallest ratio.
         most: Largest ratio.
@@ -139,10 +147,11 @@ class MaskRatios(nn.Module):
     step: Tensor
     average: Tensor
     ratio: Tensor
+    channels: Tensor
 
     def __init__(
         self,
-        modalities: Sequence[str],
+        channels: Mapping[str, int],
         rule: MaskRule = "adaptive",
         *,
         least: float = 0.0,
@@ -155,9 +164,9 @@ class MaskRatios(nn.Module):
         super().__init__()
         if rule not in get_args(MaskRule):
             raise ValueError(f"unknown mask rule {rule!r}; known: {', '.join(get_args(MaskRule))}")
-        if rule != "none" and len(modalities) < 2:
+        if rule != "none" and len(channels) < 2:
             raise ValueError(
-                f"modality masking has nothing to balance with {len(modalities)} modality ({', '.join(modalities)}); "
+                f"modality masking has nothing to balance with {len(channels)} modality ({', '.join(channels)}); "
                 "give it a second one, or use the rule 'none'"
             )
         if not 0 <= least <= most <= 1:
@@ -167,15 +176,16 @@ class MaskRatios(nn.Module):
                 f"temperature {temperature} must be above 0, decay {decay} from 0 to below 1, warmup {warmup} and "
                 f"every {every} at least 1"
             )
-        self.modalities = tuple(modalities)
+        self.modalities = tuple(channels)
         self.rule = rule
         self._least, self._most, self._temperature = least, most, temperature
         self._decay, self._warmup, self._every = decay, warmup, every
-        count = len(modalities)
+        count = len(channels)
         even = 0.0 if rule == "none" else least + (most - least) / count
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("average", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("ratio", torch.full((count,), even, dtype=torch.float64))
+        self.register_buffer("channels", torch.tensor([*channels.values()], dtype=torch.float64), persistent=False)
 
     def forward(self) -> dict[str, float]:
         """The present mask ratios by modality."""
@@ -212,11 +222,10 @@ class MaskRatios(nn.Module):
         else:
             self.average.mul_(self._decay).add_(now, alpha=1 - self._decay)
         if step >= self._warmup and step % self._every == 0:
-            share = (self._progress() / self._temperature).softmax(dim=0)
+            share = (self._dominance() / self._temperature).softmax(dim=0)
             self.ratio.copy_(self._least + (self._most - self._least) * share)
 
-    def _progress(self) -> Tensor:
-        """The p of each modality (M,): the larger, the more dominant."""
-        if self.rule == "gradient":
-            return self.average / self.average.sum()
-        return (1 - self.average).clamp(min=0)
+    def _dominance(self) -> Tensor:
+        """The p of each modality (M,), which add up to 1."""
+        known = self.average if self.rule == "gradient" else self.channels * (1 - self.average).clamp(min=0)
+        return known / known.sum() if known.any() else torch.full_like(known, 1 / len(known))

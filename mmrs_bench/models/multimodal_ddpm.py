@@ -183,9 +183,7 @@ class MultimodalDenoiser(nn.Module):
         return [self._crop(self._resize(level / len(timesteps))) for level in total]
 
     def input_gradients(self) -> dict[str, float]:
-        """How hard each modality pulls at the first layer: root mean square of the gradient of its weights there.
-
-        A mean, not a norm, so that a modality of many channels does not count as dominant for their number.
+        """How hard each modality pulls at the first layer: the norm of the gradient of all of its weights there.
 
         Raises:
             ValueError: If no backward pass came before.
@@ -194,7 +192,7 @@ class MultimodalDenoiser(nn.Module):
         if gradient is None:
             raise ValueError("the first layer has no gradient yet; call backward on a loss before input_gradients")
         parts = torch.split(gradient.float(), list(self.channels.values()), dim=1)
-        return {name: float(part.square().mean().sqrt()) for name, part in zip(self.channels, parts, strict=True)}
+        return {name: float(part.square().sum().sqrt()) for name, part in zip(self.channels, parts, strict=True)}
 
     def _activations(self, padded: Tensor, steps: Tensor) -> list[Tensor]:
         """What each decoder level hands on, coarsest first, in float32."""

@@ -16,6 +16,7 @@ from mmrs_bench.models.multimodal_ddpm import MultimodalDenoiser, modality_losse
 
 CHANNELS = {"hsi": 3, "sar": 2}
 NAMES = ("hsi", "sar")
+THREE = {"hsi": 3, "sar": 2, "dsm": 1}
 SIDE = 5
 
 
@@ -40,7 +41,7 @@ def windows(batch: int, seed: int = 0) -> dict[str, Tensor]:
 def test_a_mask_hides_whole_patches_of_the_asked_for_number(side: int, patch: int) -> None:
     per_side = math.ceil(side / patch)
     for ratio in (0.0, 0.3, 0.75, 1.0):
-        mask = random_masks(6, side, {"hsi": ratio}, patch=patch, generator=generator())["hsi"]
+        mask = random_masks(6, side, {"hsi": ratio}, patch=patch, whole=0.0, generator=generator())["hsi"]
         assert mask.shape == (6, 1, side, side)
         assert mask.dtype == torch.bool
         for window in mask[:, 0]:
@@ -55,7 +56,7 @@ def test_a_mask_hides_whole_patches_of_the_asked_for_number(side: int, patch: in
 
 def test_masks_are_drawn_apart_and_repeatably() -> None:
     def draw(seed: int) -> dict[str, Tensor]:
-        return random_masks(4, 11, {"hsi": 0.5, "sar": 0.5}, patch=2, generator=generator(seed))
+        return random_masks(4, 11, {"hsi": 0.5, "sar": 0.5}, patch=2, whole=0.0, generator=generator(seed))
 
     masks = draw(0)
     assert not torch.equal(masks["hsi"], masks["sar"])
@@ -66,23 +67,40 @@ def test_masks_are_drawn_apart_and_repeatably() -> None:
 
 
 def test_every_pixel_is_hidden_as_often() -> None:
-    """Also those of the patches that the far border cuts."""
-    mask = random_masks(4000, 5, {"hsi": 4 / 9}, patch=2, generator=generator())["hsi"]
-    share = mask.double().mean(dim=0)
-    # Five standard deviations of a share of 4,000.
-    assert float((share - 4 / 9).abs().max()) < 5 * math.sqrt(4 / 9 * 5 / 9 / 4000)
+    """Also those of the patches that the far border cuts; windows that stay whole take their part from all alike."""
+    for whole in (0.0, 0.25):
+        mask = random_masks(4000, 5, {"hsi": 4 / 9}, patch=2, whole=whole, generator=generator())["hsi"]
+        share, expected = mask.double().mean(dim=0), 4 / 9 * (1 - whole)
+        # Five standard deviations of a share of 4,000.
+        assert float((share - expected).abs().max()) < 5 * math.sqrt(expected * (1 - expected) / 4000)
+
+
+def test_whole_windows_are_whole_in_all_modalities_and_the_others_hide_what_they_are_asked_to() -> None:
+    masks = random_masks(4000, 6, {"hsi": 0.75, "sar": 0.25}, patch=3, whole=0.3, generator=generator())
+    hidden = {name: mask.flatten(1).sum(dim=1) for name, mask in masks.items()}
+    whole = hidden["hsi"] == 0
+    assert float(whole.double().mean()) == pytest.approx(0.3, abs=5 * math.sqrt(0.3 * 0.7 / 4000))
+    assert hidden["sar"][whole].unique().tolist() == [0]
+    assert hidden["hsi"][~whole].unique().tolist() == [27]
+    assert hidden["sar"][~whole].unique().tolist() == [9]
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])
 def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match=r"'sar' is .*; it must be from 0 to 1"):
-        random_masks(2, 5, {"hsi": 0.5, "sar": ratio}, patch=1, generator=generator())
+        random_masks(2, 5, {"hsi": 0.5, "sar": ratio}, patch=1, whole=0.0, generator=generator())
+
+
+@pytest.mark.parametrize("whole", [-0.1, 1.0, math.nan])
+def test_a_share_of_whole_windows_out_of_range_is_refused(whole: float) -> None:
+    with pytest.raises(ValueError, match="must be from 0 to below 1"):
+        random_masks(2, 5, {"hsi": 0.5}, patch=1, whole=whole, generator=generator())
 
 
 @pytest.mark.parametrize("patch", [0, 6])
 def test_a_patch_that_does_not_fit_is_refused(patch: int) -> None:
     with pytest.raises(ValueError, match="use 1 to 5"):
-        random_masks(2, 5, {"hsi": 0.5}, patch=patch, generator=generator())
+        random_masks(2, 5, {"hsi": 0.5}, patch=patch, whole=0.0, generator=generator())
 
 
 # Tokens
@@ -92,7 +110,7 @@ def test_tokens_stand_where_pixels_are_hidden() -> None:
     tokens, given = MaskTokens(CHANNELS), windows(3)
     for name, c in CHANNELS.items():
         tokens.tokens[name].data = torch.arange(1.0, c + 1)
-    masks = random_masks(3, SIDE, {"hsi": 0.6, "sar": 0.2}, patch=2, generator=generator())
+    masks = random_masks(3, SIDE, {"hsi": 0.6, "sar": 0.2}, patch=2, whole=0.0, generator=generator())
     found = tokens(given, masks)
     for name, c in CHANNELS.items():
         for b, k, i, j in [(b, k, i, j) for b in range(3) for k in range(c) for i in range(SIDE) for j in range(SIDE)]:
@@ -104,7 +122,7 @@ def test_what_is_hidden_changes_nothing() -> None:
     """Neither through the window nor through its reflected border; what is visible does."""
     model, tokens = MultimodalDenoiser(CHANNELS, SIDE, base=8, multipliers=(1, 2), blocks=1), MaskTokens(CHANNELS)
     given, t = windows(2), torch.tensor([5, 800])
-    masks = random_masks(2, SIDE, {"hsi": 0.75, "sar": 0.25}, patch=1, generator=generator())
+    masks = random_masks(2, SIDE, {"hsi": 0.75, "sar": 0.25}, patch=1, whole=0.0, generator=generator())
     other = {name: torch.where(masks[name], torch.full_like(x, math.nan), x) for name, x in given.items()}
     seen = {name: torch.where(masks[name], x, x + 1) for name, x in given.items()}
     first, hidden, visible = (model(tokens(x, masks), t) for x in (given, other, seen))
@@ -117,7 +135,7 @@ def test_gradient_reaches_tokens_and_visible_pixels_only() -> None:
     model, tokens = MultimodalDenoiser(CHANNELS, SIDE, base=8, multipliers=(1, 2), blocks=1), MaskTokens(CHANNELS)
     clean, t = windows(2), torch.tensor([5, 800])
     noised, noise = model.add_noise(clean, t, generator())
-    masks = random_masks(2, SIDE, {"hsi": 0.5, "sar": 0.5}, patch=1, generator=generator())
+    masks = random_masks(2, SIDE, {"hsi": 0.5, "sar": 0.5}, patch=1, whole=0.0, generator=generator())
     for x in noised.values():
         x.requires_grad_()
     sum(modality_losses(model(tokens(noised, masks), t), noise).values()).backward()  # type: ignore[union-attr]
@@ -148,9 +166,10 @@ def curves(steps: int, names: tuple[str, ...] = NAMES) -> list[dict[str, float]]
 
 
 def slow_ratios(
-    rule: str, signals: list[dict[str, float]], names: tuple[str, ...], warmup: int, every: int
+    rule: str, signals: list[dict[str, float]], channels: dict[str, int], warmup: int, every: int
 ) -> list[list[float]]:
     """Ratios after each step, as the formulas say; none of it incremental but for the moving average."""
+    names = tuple(channels)
     least, most, temperature, decay = 0.05, 0.75, 0.1, 0.99
     now = [least + (most - least) / len(names)] * len(names)
     out = []
@@ -159,10 +178,11 @@ def slow_ratios(
             average = [sum(s[name] for s in signals[:warmup]) / warmup for name in names]
             for s in signals[warmup:step]:
                 average = [decay * a + (1 - decay) * s[name] for a, name in zip(average, names, strict=True)]
-            progress = [1 - a if a < 1 else 0.0 for a in average]
+            known = [channels[name] * (1 - a if a < 1 else 0.0) for name, a in zip(names, average, strict=True)]
             if rule == "gradient":
-                progress = [a / sum(average) for a in average]
-            scores = [math.exp(p / temperature) for p in progress]
+                known = average
+            shares = [k / sum(known) for k in known] if sum(known) else [1 / len(names)] * len(names)
+            scores = [math.exp(p / temperature) for p in shares]
             now = [least + (most - least) * score / sum(scores) for score in scores]
         out.append(now)
     return out
@@ -170,34 +190,46 @@ def slow_ratios(
 
 @pytest.mark.parametrize("rule", ["adaptive", "gradient"])
 @pytest.mark.parametrize(("warmup", "every"), [(100, 100), (30, 7), (7, 30), (1, 1)])
-@pytest.mark.parametrize("names", [NAMES, ("hsi", "sar", "dsm")])
-def test_ratios_are_the_equations(rule: MaskRule, warmup: int, every: int, names: tuple[str, ...]) -> None:
-    ratios, signals = MaskRatios(names, rule, least=0.05, warmup=warmup, every=every), curves(330, names)
-    for signal, expected in zip(signals, slow_ratios(rule, signals, names, warmup, every), strict=True):
+@pytest.mark.parametrize("channels", [CHANNELS, THREE])
+def test_ratios_are_the_equations(rule: MaskRule, warmup: int, every: int, channels: dict[str, int]) -> None:
+    names = tuple(channels)
+    ratios, signals = MaskRatios(channels, rule, least=0.05, warmup=warmup, every=every), curves(330, names)
+    for signal, expected in zip(signals, slow_ratios(rule, signals, channels, warmup, every), strict=True):
         ratios.observe(signal)
         assert ratios() == pytest.approx(dict(zip(names, expected, strict=True)), rel=1e-9)
         assert sum(ratios().values()) == pytest.approx(0.05 * len(names) + 0.7)
 
 
-def test_the_modality_that_is_learned_farther_is_masked_more() -> None:
-    ratios = MaskRatios(NAMES)
-    for signal in curves(600):
-        ratios.observe(signal)
-    assert ratios()["hsi"] > 3 * ratios()["sar"]
+def test_the_modality_of_which_more_is_known_is_masked_more() -> None:
+    """By how far it was learned where channels are as many, and by their number where they were learned as far."""
+    for channels, losses in (
+        ({"hsi": 2, "sar": 2}, {"hsi": 0.6, "sar": 0.9}),
+        ({"hsi": 10, "sar": 1}, {"hsi": 0.8, "sar": 0.8}),
+    ):
+        ratios = MaskRatios(channels)
+        for _ in range(600):
+            ratios.observe(losses)
+        assert ratios()["hsi"] > 3 * ratios()["sar"]
+    ratios = MaskRatios({"hsi": 10, "sar": 1})
+    for _ in range(600):
+        ratios.observe({"hsi": 0.97, "sar": 0.7})  # as much in one channel as in ten
+    assert ratios()["hsi"] == pytest.approx(ratios()["sar"])
 
 
 def test_a_modality_of_noise_does_not_pass_for_learned() -> None:
     """White noise falls at once from a large loss to that of the best guess, which nothing beats; structure is slow."""
-    ratios = MaskRatios(("noise", "structure"))
+    ratios = MaskRatios({"noise": 100, "structure": 1})
     for step in range(600):
         ratios.observe({"noise": 4.0 if step < 20 else 1.0, "structure": max(0.8, 1.5 - step / 500)})
-    assert ratios()["structure"] > ratios()["noise"]
+        if step < 250:  # nothing is known of either
+            assert ratios() == {"noise": 0.375, "structure": 0.375}
+    assert ratios()["structure"] > 0.7
     assert ratios()["noise"] == pytest.approx(0.75 - ratios()["structure"])
 
 
 def test_the_modality_that_pulls_harder_is_masked_more_and_comes_to_rest() -> None:
     """A modality whose gradient shrinks with its visible share settles between the bounds."""
-    ratios = MaskRatios(NAMES, "gradient", warmup=10, every=5)
+    ratios = MaskRatios(CHANNELS, "gradient", warmup=10, every=5)
     path = []
     for _ in range(3000):
         ratios.observe({name: pull * (1 - ratios()[name]) for name, pull in (("hsi", 1.3), ("sar", 1.0))})
@@ -214,7 +246,7 @@ def test_masking_a_modality_lowers_its_share_of_the_gradient() -> None:
     for ratio in (0.0, 0.375, 0.75):
         g = generator()
         noised, noise = model.add_noise(clean, t, g)
-        masks = random_masks(32, SIDE, {"hsi": ratio, "sar": 0.375}, patch=1, generator=g)
+        masks = random_masks(32, SIDE, {"hsi": ratio, "sar": 0.375}, patch=1, whole=0.0, generator=g)
         model.zero_grad()
         sum(modality_losses(model(tokens(noised, masks), t), noise).values()).backward()  # type: ignore[union-attr]
         pulls = model.input_gradients()
@@ -223,7 +255,7 @@ def test_masking_a_modality_lowers_its_share_of_the_gradient() -> None:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    ratios = MaskRatios(NAMES)
+    ratios = MaskRatios(CHANNELS)
     for step, signal in enumerate(curves(200), start=1):
         ratios.observe(signal)
         assert (ratios()["hsi"] == pytest.approx(0.375)) == (step < 100)
@@ -231,7 +263,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 @pytest.mark.parametrize(("rule", "expected"), [("none", 0.0), ("fixed", 0.25)])
 def test_rules_that_do_not_learn(rule: MaskRule, expected: float) -> None:
-    ratios = MaskRatios(("hsi", "sar", "dsm"), rule)
+    ratios = MaskRatios(THREE, rule)
     for signal in curves(210):
         ratios.observe(signal)
         assert ratios() == {"hsi": expected, "sar": expected, "dsm": expected}
@@ -240,9 +272,9 @@ def test_rules_that_do_not_learn(rule: MaskRule, expected: float) -> None:
 @pytest.mark.parametrize("rule", ["fixed", "adaptive", "gradient"])
 def test_one_modality_has_nothing_to_balance(rule: MaskRule) -> None:
     with pytest.raises(ValueError, match=r"nothing to balance with 1 modality \(hsi\)") as caught:
-        MaskRatios(["hsi"], rule)
+        MaskRatios({"hsi": 3}, rule)
     assert "\n" not in str(caught.value)
-    assert MaskRatios(["hsi"], "none")() == {"hsi": 0.0}
+    assert MaskRatios({"hsi": 3}, "none")() == {"hsi": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -262,12 +294,12 @@ def test_one_modality_has_nothing_to_balance(rule: MaskRule) -> None:
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must|unknown mask rule 'adaptiv'; known: none, fixed, adaptive, gradient"):
-        MaskRatios(NAMES, **settings)
+        MaskRatios(CHANNELS, **settings)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
 def test_a_bad_value_is_refused_and_leaves_the_state(value: float) -> None:
-    ratios = MaskRatios(NAMES, warmup=2, every=1)
+    ratios = MaskRatios(CHANNELS, warmup=2, every=1)
     for signal in curves(5):
         ratios.observe(signal)
     before = copy.deepcopy(ratios.state_dict())
@@ -279,7 +311,7 @@ def test_a_bad_value_is_refused_and_leaves_the_state(value: float) -> None:
 @pytest.mark.parametrize("names", [("hsi",), ("hsi", "lidar"), ("hsi", "sar", "dsm")])
 def test_values_of_other_modalities_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"but mask ratios of \['hsi', 'sar'\]"):
-        MaskRatios(NAMES).observe(dict.fromkeys(names, 1.0))
+        MaskRatios(CHANNELS).observe(dict.fromkeys(names, 1.0))
 
 
 # An interrupted training
@@ -292,7 +324,7 @@ class Training:
         torch.manual_seed(0)
         self.model = MultimodalDenoiser(CHANNELS, SIDE, base=4, multipliers=(1, 2), blocks=1)
         self.tokens = MaskTokens(CHANNELS)
-        self.ratios = MaskRatios(NAMES, rule, warmup=3, every=2, temperature=0.01)
+        self.ratios = MaskRatios(CHANNELS, rule, warmup=3, every=2, temperature=0.01)
         self.all = torch.nn.ModuleDict({"model": self.model, "tokens": self.tokens, "ratios": self.ratios})
         self.optimizer = torch.optim.Adam(self.all.parameters(), lr=1e-2)
 
@@ -302,7 +334,7 @@ class Training:
             g = generator(step)
             t = torch.randint(1000, (4,), generator=g)
             noised, noise = self.model.add_noise(windows(4, seed=step), t, g)
-            masks = random_masks(4, SIDE, self.ratios(), patch=1, generator=g)
+            masks = random_masks(4, SIDE, self.ratios(), patch=1, whole=0.0, generator=g)
             losses = modality_losses(self.model(self.tokens(noised, masks), t), noise)
             self.optimizer.zero_grad()
             sum(losses.values()).backward()  # type: ignore[union-attr]
