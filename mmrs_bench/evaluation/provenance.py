@@ -19,10 +19,13 @@ from mmrs_bench.paths import REPOSITORY
 
 #: Packages whose release can change a number.
 PACKAGES = (
+    "diffusers",
     "lightning",
     "mamba-ssm",
     "numba",
     "numpy",
+    "open_clip_torch",
+    "peft",
     "scikit-image",
     "scikit-learn",
     "scipy",
