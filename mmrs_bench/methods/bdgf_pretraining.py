@@ -1,6 +1,6 @@
 """BDGF's first stage: a diffusion model of all modalities together, trained on masked windows without labels.
 
-The mask ratio of each modality follows how far that modality is learned, so that none dominates.
+The mask ratio of each modality follows how much of it is known, so that none dominates.
 
 Letters: b batch, m modalities, c channels, w window side, t timestep.
 

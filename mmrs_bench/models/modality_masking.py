@@ -1,6 +1,6 @@
 """Masks of patches for each modality, and how much of each modality they hide.
 
-Adaptive modality masking: the modality that is learned farther is masked more, so that it cannot dominate. Our reading
+Adaptive modality masking: the modality of which more is known is masked more, so that it cannot dominate. Our reading
 of BDGF's abstract; the authors' code could not be obtained.
 
 Letters: b batch, c channels, w window side, m modality, M modalities, r mask ratio.
