@@ -91,8 +91,9 @@ class MaskedDenoiser(nn.Module):
         denoiser: The U-Net, all that the second stage takes.
         tokens: What stands where pixels are hidden.
         ratios: The mask ratios and what they follow.
-        loss_curve, ratio_curve: Mean loss and mask ratio of each epoch and modality (pretrain_epochs, m); 0 for epochs
-            to come. Kept here because logs lose their last lines when a process is killed.
+        loss_curve, ratio_curve: Mean loss of what is visible, and mask ratio, of each epoch and modality
+            (pretrain_epochs, m); 0 for epochs to come. Kept here because logs lose their last lines when a process is
+            killed.
 
     Raises:
         ConfigError: If the window is too small for the levels or the patches, a rule for mask ratios has one modality
@@ -112,10 +113,10 @@ class MaskedDenoiser(nn.Module):
         if config.mask_patch > side:
             raise ConfigError(f"mask_patch {config.mask_patch} does not fit a window of {side} pixels; use 1 to {side}")
         squares = (-(-side // config.mask_patch)) ** 2
-        if config.mask_rule == "adaptive" and round(config.mask_most * squares) == squares:
+        if config.mask_rule != "none" and round(config.mask_most * squares) == squares:
             raise ConfigError(
                 f"mask_most {config.mask_most:g} may hide all {squares} squares of a window, which leaves nothing to "
-                "tell how far a modality was learned; lower it, or use a smaller mask_patch"
+                "learn from; lower it, or use a smaller mask_patch"
             )
         try:
             self.denoiser = MultimodalDenoiser(
@@ -141,11 +142,13 @@ class MaskedDenoiser(nn.Module):
 class MultimodalPretrainer(L.LightningModule):
     """Learns to tell the noise in the windows of all modalities, parts of which are hidden.
 
-    L = sum over modalities of w_m times the mean squared error of their noise, hidden positions included; the same
-    timestep for all modalities of a window, noise and masks of their own. The weights w_m add up to 1 and are as the
-    modalities' channels, which makes L the loss of DDPM for the stacked image, or alike.
+    L = sum over modalities of w_m times the squared error of their noise, summed over visible positions and divided by
+    the number of all; the same timestep for all modalities of a window, noise and masks of their own. The weights w_m
+    add up to 1 and are as the modalities' channels, or alike. With the former and nothing hidden L is DDPM's loss for
+    the stacked image. A modality that is hidden more counts less.
 
     Reference: BDGF, abstract, our reading; the authors' code could not be obtained. DDPM (Ho et al. 2020), equation 14.
+        MaskDiT (Zheng et al., TMLR 2024), whose denoising loss too is one of what is visible.
 
     Deviation: images stay as the protocol normalises them, by default to unit variance like the noise, where diffusion
         models of photographs want the range -1 to 1.
@@ -179,7 +182,7 @@ class MultimodalPretrainer(L.LightningModule):
             b, side, ratios, patch=self._config.mask_patch, whole=self._config.mask_whole, generator=generator
         )
         predicted = network.denoiser(network.tokens(noised.windows, masks), timesteps)
-        losses = modality_losses(predicted, noised.noise)
+        losses = modality_losses(predicted, noised.noise, masks)
         for name, loss in losses.items():
             if not torch.isfinite(loss):
                 raise TrainingError(
@@ -189,12 +192,11 @@ class MultimodalPretrainer(L.LightningModule):
         parts = {f"loss_{name}": loss for name, loss in losses.items()}
         shares = {f"mask_ratio_{name}": ratio for name, ratio in ratios.items()}
         self.log_dict({**parts, **shares}, on_step=False, on_epoch=True, batch_size=b)
-        total = torch.stack(list(losses.values()))
-        with torch.no_grad():
-            visible = modality_losses(predicted, noised.noise, masks)
-        self._learned = {name: loss / white_loss(timesteps) for name, loss in visible.items()}
-        self._epoch.append(torch.stack([total.detach().cpu(), torch.tensor(list(ratios.values()))]))
-        return (self._weights.to(total) * total).sum()
+        self._learned = {name: loss.detach() / white_loss(timesteps) for name, loss in losses.items()}
+        stacked = torch.stack(list(losses.values()))
+        self._epoch.append(torch.stack([stacked.detach().cpu(), torch.tensor(list(ratios.values()))]))
+        visible = torch.stack([(~mask).float().mean() for mask in masks.values()])
+        return (self._weights.to(stacked) * visible * stacked).sum()
 
     def on_after_backward(self) -> None:
         """Tell the mask ratios what the step has shown."""

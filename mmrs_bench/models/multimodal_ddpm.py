@@ -236,11 +236,10 @@ class MultimodalDenoiser(nn.Module):
 def modality_losses(
     predicted: Mapping[str, Tensor], noise: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """L_m, the mean squared error (scalar) of each modality's own noise, over all channels and positions.
+    """L_m, the mean squared error (scalar) of each modality's own noise, over all channels and visible positions.
 
-    Masked positions count like all others, though their noise, being independent of all that is seen, cannot be told:
-    there the loss stays near 1, so a modality that is masked more contributes less to learn from. With ``masks`` only
-    visible positions count, which says how well a modality was learned, however much of it is hidden.
+    The noise of hidden positions, being independent of all that is seen, cannot be told, so it says nothing about how
+    well a modality was learned and only shakes a training.
 
     Reference: DDPM (Ho et al. 2020), equation 14, for each modality apart. BDGF's loss is unknown: our reading.
 

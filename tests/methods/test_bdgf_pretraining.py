@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -59,10 +59,16 @@ def batch_of(windows: dict[str, Tensor]) -> dict[str, Any]:
 # The training step
 
 
-def slow_losses(
-    made: MultimodalPretrainer, config: DenoisingConfig, clean: dict[str, Tensor], *at: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Losses, and those of visible pixels relative to white noise's: pixel after pixel, in the order of the draws."""
+class Slow(NamedTuple):
+    """By modality: loss of what is visible, the same in units of all positions, and relative to white noise's."""
+
+    losses: dict[str, float]
+    parts: dict[str, float]
+    learned: dict[str, float]
+
+
+def slow_losses(made: MultimodalPretrainer, config: DenoisingConfig, clean: dict[str, Tensor], *at: int) -> Slow:
+    """Losses of what is visible and their part in the whole, pixel after pixel, in the order of the draws."""
     generator = torch_generator("pretraining", *at)
     timesteps = torch.randint(1000, (BATCH,), generator=generator).tolist()
     noise = {name: torch.randn(x.shape, generator=generator) for name, x in clean.items()}
@@ -70,7 +76,7 @@ def slow_losses(
     per_side = math.ceil(SIDE / patch)
     whole = [draw < config.mask_whole for draw in torch.rand(BATCH, 1, generator=generator)[:, 0].tolist()]
     shuffled = {name: torch.rand(BATCH, per_side**2, generator=generator) for name in clean}
-    sums, visible = dict.fromkeys(clean, 0.0), {name: list[float]() for name in clean}
+    visible = {name: list[float]() for name in clean}
     bounds = []
     for i, t in enumerate(timesteps):
         kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
@@ -91,12 +97,13 @@ def slow_losses(
         predicted = made.network.denoiser(seen, torch.tensor([t]))
         for name in clean:
             error = (predicted[name][0] - noise[name][i]).square()
-            sums[name] += float(error.mean())
             visible[name] += [float(error[:, row, column].mean()) for row, column in open_pixels[name]]
-    white = sum(bounds) / BATCH
-    return (
-        {name: total / BATCH for name, total in sums.items()},
-        {name: sum(errors) / len(errors) / white for name, errors in visible.items()},
+    white, pixels = sum(bounds) / BATCH, BATCH * SIDE**2
+    losses = {name: sum(errors) / len(errors) for name, errors in visible.items()}
+    return Slow(
+        losses,
+        {name: sum(errors) / pixels for name, errors in visible.items()},
+        {name: loss / white for name, loss in losses.items()},
     )
 
 
@@ -122,14 +129,14 @@ def test_the_step_is_that_of_a_loop(
     clean = random_windows(CHANNELS, BATCH, SIDE)
     with torch.no_grad():
         found = made.training_step(batch_of(clean), 9)
-        expected, learned = slow_losses(made, config, clean, SEED, 2, 9)
+        slow = slow_losses(made, config, clean, SEED, 2, 9)
     weights = {name: c if counted == "channels" else 1 for name, c in CHANNELS.items()}
-    total = sum(weights[name] * loss for name, loss in expected.items()) / sum(weights.values())
+    total = sum(weights[name] * part for name, part in slow.parts.items()) / sum(weights.values())
     assert float(found) == pytest.approx(total, rel=1e-4)
-    for place, (name, loss) in enumerate(expected.items()):
+    for place, (name, loss) in enumerate(slow.losses.items()):
         assert float(logged[f"loss_{name}"]) == pytest.approx(loss, rel=1e-4)
         assert logged[f"mask_ratio_{name}"] == float(made.network.ratios.ratio[place])
-    assert {name: float(x) for name, x in made._learned.items()} == pytest.approx(learned, rel=1e-4)
+    assert {name: float(x) for name, x in made._learned.items()} == pytest.approx(slow.learned, rel=1e-4)
 
 
 def test_steps_hang_on_seed_epoch_and_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +199,7 @@ def test_the_adaptive_rule_hears_what_was_learned_and_the_gradient_rule_the_firs
         made.on_after_backward()
         heard[rule] = 2 * made.network.ratios.average
     with torch.no_grad():
-        _, learned = slow_losses(made, settings(), random_windows(CHANNELS, BATCH, SIDE), SEED, 0, 0)
+        learned = slow_losses(made, settings(), random_windows(CHANNELS, BATCH, SIDE), SEED, 0, 0).learned
     gradient = made.network.denoiser.unet.conv_in.weight.grad
     pulls = [float(gradient[:, part].square().sum().sqrt()) for part in (slice(0, 5), slice(5, 9))]
     assert heard["adaptive"].tolist() == pytest.approx(list(learned.values()), rel=1e-4)
@@ -453,7 +460,7 @@ def test_masking_says_that_one_modality_leaves_nothing_to_balance(rule: str, ask
     [
         (3, {"multipliers": (1, 2, 4), "mask_patch": 1}, "too small for 3 levels"),
         (1, {"mask_patch": 1, "mask_most": 0.4}, "too small for 2 levels"),
-        (5, {"mask_patch": 5}, "mask_most 0.75 may hide all 1 squares.*nothing to tell"),
+        (5, {"mask_patch": 5}, "mask_most 0.75 may hide all 1 squares.*nothing to learn"),
         (5, {"mask_patch": 6}, "mask_patch 6 does not fit a window of 5 pixels; use 1 to 5"),
         (5, {"mask_least": 0.8}, "mask ratios from 0.8 to 0.75"),
     ],
