@@ -112,12 +112,6 @@ class MaskedDenoiser(nn.Module):
             )
         if config.mask_patch > side:
             raise ConfigError(f"mask_patch {config.mask_patch} does not fit a window of {side} pixels; use 1 to {side}")
-        squares = (-(-side // config.mask_patch)) ** 2
-        if config.mask_rule != "none" and round(config.mask_most * squares) == squares:
-            raise ConfigError(
-                f"mask_most {config.mask_most:g} may hide all {squares} squares of a window, which leaves nothing to "
-                "learn from; lower it, or use a smaller mask_patch"
-            )
         try:
             self.denoiser = MultimodalDenoiser(
                 channels, side, base=config.base, multipliers=config.multipliers, blocks=config.blocks
@@ -134,6 +128,14 @@ class MaskedDenoiser(nn.Module):
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        moves = config.mask_rule in ("adaptive", "gradient")
+        largest = config.mask_most if moves else max(self.ratios().values())
+        squares = (-(-side // config.mask_patch)) ** 2
+        if round(largest * squares) == squares:
+            raise ConfigError(
+                f"mask_least {config.mask_least:g} and mask_most {config.mask_most:g} may hide all {squares} squares "
+                "of a window, which leaves nothing to learn from; lower them, or use a smaller mask_patch"
+            )
         self.tokens = MaskTokens(channels)
         for name in ("loss_curve", "ratio_curve"):
             self.register_buffer(name, torch.zeros(config.pretrain_epochs, len(channels)))

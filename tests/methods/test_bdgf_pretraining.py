@@ -461,6 +461,8 @@ def test_masking_says_that_one_modality_leaves_nothing_to_balance(rule: str, ask
         (3, {"multipliers": (1, 2, 4), "mask_patch": 1}, "too small for 3 levels"),
         (1, {"mask_patch": 1, "mask_most": 0.4}, "too small for 2 levels"),
         (5, {"mask_patch": 5}, "mask_most 0.75 may hide all 1 squares.*nothing to learn"),
+        (5, {"mask_patch": 5, "mask_rule": "gradient"}, "mask_most 0.75 may hide all 1 squares.*nothing to learn"),
+        (5, {"mask_rule": "fixed", "mask_least": 1.0, "mask_most": 1.0}, "mask_least 1 and mask_most 1 may hide all 9"),
         (5, {"mask_patch": 6}, "mask_patch 6 does not fit a window of 5 pixels; use 1 to 5"),
         (5, {"mask_least": 0.8}, "mask ratios from 0.8 to 0.75"),
     ],
@@ -547,6 +549,14 @@ def test_an_image_that_spoils_the_loss_stops_the_pretraining_and_loses_nothing(v
 def test_wrong_settings_name_themselves(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"settings of Bdgf: {next(iter(changes))}"):
         cheap(tmp_path, **changes)
+
+
+def test_a_rule_that_keeps_below_its_bound_may_have_a_bound_of_all() -> None:
+    """Fixed masks of two modalities hide half of each where adaptive ones could hide all of one."""
+    network = MaskedDenoiser(CHANNELS, SIDE, settings(mask_rule="fixed", mask_most=1.0))
+    assert network.ratios() == dict.fromkeys(CHANNELS, 0.5)
+    with pytest.raises(ConfigError, match="may hide all"):
+        MaskedDenoiser(CHANNELS, SIDE, settings(mask_most=1.0))
 
 
 def test_the_cheap_settings_are_settings_of_stage_1() -> None:
