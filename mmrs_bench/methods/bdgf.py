@@ -31,7 +31,7 @@ from mmrs_bench.methods.bdgf_pretraining import (
 )
 from mmrs_bench.methods.saving import Blueprint, load_network, save_network
 from mmrs_bench.models.diffusion import TIMESTEPS
-from mmrs_bench.models.guided_branches import HEAD_WIDTH, GuidedEnsemble, ensemble_probabilities, heads_of
+from mmrs_bench.models.guided_branches import HEAD_WIDTH, REACH, GuidedEnsemble, ensemble_probabilities, heads_of
 from mmrs_bench.models.multimodal_ddpm import FEATURE_TIMESTEPS, MultimodalDenoiser
 from mmrs_bench.models.mutual_learning import mutual_loss
 from mmrs_bench.randomness import torch_generator
@@ -57,6 +57,8 @@ class BdgfConfig(DenoisingConfig):
         timesteps: Timesteps whose features are averaged.
         branches: Of ``cnn``, ``mamba`` and ``transformer``; one of them learns alone, by cross-entropy only.
         width: Channels of a branch.
+        reach: How far the heads of the transformer branch look, in pixels: least and largest standard deviation of
+            their Gaussians, see `mmrs_bench.models.guided_branches.nearness`.
         dropout: Share of a branch's pooled features that a training step leaves out.
         entropy_weight, similarity_weight, divergence_weight: See `mmrs_bench.models.mutual_learning.mutual_loss`.
         unlabelled_windows: Unlabelled windows beside those of a step, which the mutual terms count as well: labelled
@@ -74,11 +76,12 @@ class BdgfConfig(DenoisingConfig):
         default=("cnn", "mamba", "transformer"), min_length=1
     )
     width: int = Field(default=64, ge=4, multiple_of=4)
+    reach: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = REACH
     dropout: float = Field(default=0.3, ge=0, lt=1)
     entropy_weight: float = Field(default=0.1, ge=0)
     similarity_weight: float = Field(default=0.1, ge=0)
     divergence_weight: float = Field(default=1.0, ge=0)
-    unlabelled_windows: int = Field(default=16, ge=0)
+    unlabelled_windows: int = Field(default=8, ge=0)
     unlabelled_pool: int = Field(default=1024, ge=1)
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -267,6 +270,28 @@ class Bdgf(Method):
             ConfigError: If the network was fitted to windows of another side or other channels.
             BenchError: See `mmrs_bench.methods.feature_cache.extracted`.
         """
+        data, read = self._asked(data, pixels)
+        return training.predict(GuidedLearner(self._network.ensemble, self.config, read), data, pixels, self.context)
+
+    @torch.inference_mode()
+    def branch_targets(self, data: SceneDataModule, pixels: IntArray) -> dict[str, IntArray]:
+        """What each branch by itself says of pixels (n,): targets (n,) int64 by branch; for studies, on the CPU.
+
+        Raises:
+            ConfigError, BenchError: As `predict`.
+        """
+        data, read = self._asked(data, pixels)
+        gatherer = data.gatherer(torch.device("cpu"))
+        found: dict[str, list[IntArray]] = {kind: [] for kind in self.config.branches}
+        for part in torch.split(torch.from_numpy(pixels), PREDICTED_AT_ONCE):
+            for kind, output in self._network.ensemble(gatherer.gather(part), read(part)).items():
+                found[kind].append(output.logits.argmax(dim=1).numpy())
+        return {kind: np.concatenate(parts) for kind, parts in found.items()}
+
+    def _asked(
+        self, data: SceneDataModule, pixels: IntArray
+    ) -> tuple[SceneDataModule, Callable[[Tensor], list[Tensor]]]:
+        """The data as the network sees them, and what reads the features of some of the pixels (n,)."""
         data = data.with_components(self.config.components)
         self._blueprint.check_inputs(Blueprint.of(data, self.config), "BDGF")
         features = self._features(data)
@@ -276,7 +301,7 @@ class Bdgf(Method):
             levels = store.read(part.cpu().numpy())
             return [levels[name].to(part.device).float() for name in features.shapes]
 
-        return training.predict(GuidedLearner(self._network.ensemble, self.config, read), data, pixels, self.context)
+        return data, read
 
     def parameter_counts(self) -> ParameterCounts:
         """All parameters, and those of the branches: the denoiser is frozen."""
@@ -310,6 +335,7 @@ class Bdgf(Method):
             branches=config.branches,
             width=config.width,
             dropout=config.dropout,
+            reach=config.reach,
         )
 
     def _pool(self, data: SceneDataModule) -> IntArray:

@@ -11,15 +11,15 @@ is taken from the order of the words; sizes, the form of each guidance and what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmrs_bench.models.mamba import ChannelNorm, MambaBlock
-from mmrs_bench.models.masked_vit import Block, TokenLinear, sincos_positions
+from mmrs_bench.models.masked_vit import Block, TokenLinear, attend
 
 #: The branches, in the order in which the abstract names them.
 BRANCHES = ("cnn", "mamba", "transformer")
@@ -29,6 +29,10 @@ HEAD_WIDTH = 16
 MLP_RATIO = 2.0
 #: Standard deviation, in pixels, of the Gaussian that features are averaged under.
 READOUT_SIGMA = 1.5
+#: Least and largest standard deviation, in pixels, of the Gaussians by which heads prefer what is near.
+REACH = (0.5, 2.0)
+#: Preferences below this, in nats, count as none at all: beside 1, float32 resolves no smaller weight.
+LEAST_PREFERENCE = -16.0
 
 
 def heads_of(width: int) -> int:
@@ -46,24 +50,51 @@ class ConvLevel(nn.Sequential):
         super().__init__(*layers)
 
 
-class AttentionLevel(nn.Module):
-    """A level of the transformer branch: a pre-norm block whose tokens are the pixels."""
+def nearness(height: int, width: int, heads: int, reach: tuple[float, float] = REACH) -> Tensor:
+    """What each head adds to the score of a pixel for another one (heads, h w, h w), pixels in raster order.
 
-    def __init__(self, width: int) -> None:
+    Head i of H adds -r^2 / (2 s^2) at a distance of r pixels, with s rising from head to head: s = s_least
+    (s_largest / s_least)^((i - 1/2) / H). Softmax then multiplies the weight of a pixel by a Gaussian around the pixel
+    that asks. Far pixels, below `LEAST_PREFERENCE`, get minus infinity.
+
+    Attention itself knows no place, and to learn from few labels that a pixel's class is told by what is near takes
+    more steps than few labels give.
+
+    Args:
+        height: Of a window, in pixels.
+        width: The same.
+        heads: H.
+        reach: s_least and s_largest in pixels.
+
+    Reference: the form is ALiBi's (Press et al. 2022, section 3), fixed slopes that differ by head.
+    Deviation: the square of the distance in two dimensions, where ALiBi has the distance in one.
+    """
+    rows, columns = torch.arange(height), torch.arange(width)
+    squared = [(places[:, None] - places).square() for places in (rows, columns)]  # (h, h), (w, w)
+    r2 = (squared[0][:, None, :, None] + squared[1][None, :, None, :]).reshape(height * width, height * width)
+    share = (torch.arange(heads) + 0.5) / heads
+    s = reach[0] * (reach[1] / reach[0]) ** share
+    scores = -r2 / (2 * s.square()[:, None, None])
+    return scores.masked_fill(scores < LEAST_PREFERENCE, -torch.inf)
+
+
+class AttentionLevel(nn.Module):
+    """A level of the transformer branch: a pre-norm block whose tokens are the pixels; heads prefer what is near.
+
+    Args:
+        width: d.
+        reach: See `nearness`.
+    """
+
+    def __init__(self, width: int, reach: tuple[float, float] = REACH) -> None:
         super().__init__()
-        self.block = Block(width, heads_of(width), MLP_RATIO)
+        self.heads, self.reach = heads_of(width), reach
+        self.block = Block(width, self.heads, MLP_RATIO)
 
     def forward(self, h: Tensor) -> Tensor:
         """(b, d, h, w) -> (b, d, h, w)."""
-        return _from_tokens(self.block(_to_tokens(h)), h)
-
-
-class Positions(nn.Module):
-    """Adds fixed sine-cosine positions to square windows (b, d, w, w), because attention itself knows no order."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        """(b, d, w, w) -> the same."""
-        return h + sincos_positions(h.shape[-1], h.shape[1]).to(h).T.reshape(h.shape[1:])
+        bias = nearness(h.shape[2], h.shape[3], self.heads, self.reach)
+        return _from_tokens(self.block(_to_tokens(h), bias=bias), h)
 
 
 class FeatureFusion(nn.Module):
@@ -128,21 +159,22 @@ class CrossAttention(nn.Module):
     Args:
         width: d.
         heads: Heads, each of d / heads channels; None makes `heads_of` the width.
+        reach: See `nearness`.
 
     Raises:
         ValueError: If ``heads`` does not divide ``width``.
 
     Reference: BDGF, abstract ("cross-attention"); Vaswani et al. 2017, section 3.2, for the attention.
     Deviation: our reading of the abstract; the authors' code could not be obtained. Keys carry no position: pixels are
-    found by what the diffusion features say about them.
+    found by what the diffusion features say about them, and by how near they are.
     """
 
-    def __init__(self, width: int, heads: int | None = None) -> None:
+    def __init__(self, width: int, heads: int | None = None, reach: tuple[float, float] = REACH) -> None:
         super().__init__()
         heads = heads_of(width) if heads is None else heads
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads; take a multiple")
-        self.heads = heads
+        self.heads, self.reach = heads, reach
         self.norm = nn.LayerNorm(width)
         self.query = TokenLinear(width, width)
         self.key = TokenLinear(width, width, bias=False)  # a bias would shift all scores of a query alike: no effect
@@ -156,7 +188,7 @@ class CrossAttention(nn.Module):
             tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)  # (b, heads, n, d / heads)
             for tokens in (self.query(self.norm(_to_tokens(h))), self.key(seen), self.value(seen))
         )
-        heard = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        heard = attend(q, k, v, nearness(h.shape[2], h.shape[3], self.heads, self.reach)).transpose(1, 2).flatten(2)
         return h + _from_tokens(self.leave(heard), h)
 
 
@@ -209,6 +241,7 @@ class GuidedBranch(nn.Module):
         common: Width of z, for branches that are compared with each other; None for a branch that learns alone, which
             then has no projection that nothing trains.
         dropout: Share of the pooled features that a training step leaves out.
+        reach: Of the transformer branch, see `nearness`.
 
     Raises:
         ValueError: If ``kind`` is unknown, ``feature_channels`` is empty or ``width`` does not divide into groups and
@@ -232,6 +265,7 @@ class GuidedBranch(nn.Module):
         width: int = 64,
         common: int | None = 64,
         dropout: float = 0.0,
+        reach: tuple[float, float] = REACH,
     ) -> None:
         super().__init__()
         if kind not in BRANCHES:
@@ -245,16 +279,16 @@ class GuidedBranch(nn.Module):
             )
         self.modalities = tuple(channels)
         self.feature_channels = tuple(feature_channels)
-        enter = nn.Conv2d(sum(channels.values()), width, 1)
-        self.stem = nn.Sequential(enter, Positions()) if kind == "transformer" else nn.Sequential(enter)
+        self.stem = nn.Conv2d(sum(channels.values()), width, 1)
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(count, width, 1), ChannelNorm(width)) for count in feature_channels
         )
-        level, guidance = {
+        parts: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] = {
             "cnn": (ConvLevel, FeatureFusion),
             "mamba": (MambaBlock, GroupChannelAttention),
-            "transformer": (AttentionLevel, CrossAttention),
-        }[kind]
+            "transformer": (partial(AttentionLevel, reach=reach), partial(CrossAttention, reach=reach)),
+        }
+        level, guidance = parts[kind]
         self.levels = nn.ModuleList(level(width) for _ in feature_channels)
         self.guidances = nn.ModuleList(guidance(width) for _ in feature_channels)
         self.dropout = nn.Dropout(dropout)
@@ -288,8 +322,8 @@ class GuidedEnsemble(nn.Module):
     """Any of the branches side by side; what they predict together is the mean of their softmaxes.
 
     Args:
-        channels, feature_channels, num_classes, width, common, dropout: Of `GuidedBranch`; a single branch has no
-            ``common`` space.
+        channels, feature_channels, num_classes, width, common, dropout, reach: Of `GuidedBranch`; a single branch has
+            no ``common`` space.
         branches: Of `BRANCHES`, at least one, each once.
 
     Raises:
@@ -310,6 +344,7 @@ class GuidedEnsemble(nn.Module):
         width: int = 64,
         common: int = 64,
         dropout: float = 0.0,
+        reach: tuple[float, float] = REACH,
     ) -> None:
         super().__init__()
         if not branches or len(set(branches)) < len(branches):
@@ -318,7 +353,14 @@ class GuidedEnsemble(nn.Module):
         self.branches = nn.ModuleDict(
             {
                 kind: GuidedBranch(
-                    kind, channels, feature_channels, num_classes, width=width, common=space, dropout=dropout
+                    kind,
+                    channels,
+                    feature_channels,
+                    num_classes,
+                    width=width,
+                    common=space,
+                    dropout=dropout,
+                    reach=reach,
                 )
                 for kind in branches
             }

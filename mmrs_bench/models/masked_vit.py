@@ -47,28 +47,31 @@ def sincos_positions(side: int, width: int) -> Tensor:
     return torch.cat([per_axis[0], per_axis[1]], dim=-1).float()
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention (b, heads, n, e), the fastest way torch has for heads this narrow.
 
-    That is its fused kernel, but for bfloat16 on a CPU, where that kernel's gradient takes several times as long as in
-    float32. There plain matrix products do it, few sequences at a time; if a training would have to keep more scores
+    ``bias`` (heads, n, n) is added to the scores of all sequences; no gradient flows into it.
+
+    That is torch's fused kernel, but for bfloat16 on a CPU, where that kernel's gradient takes several times as long as
+    in float32. There plain matrix products do it, few sequences at a time; if a training would have to keep more scores
     than memory should hold, the fused kernel works in float32.
     """
+    bias = None if bias is None else bias.detach().to(q.device)[None]
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
     b, heads, n, _ = q.shape
     scores = heads * n**2
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled() and b * scores > HELD_SCORES:
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias).to(q.dtype)
         turns = (torch.split(part, max(1, CACHED_SCORES // scores)) for part in (q, k, v))
-        return torch.cat([_attend_by_products(*turn) for turn in zip(*turns, strict=True)])
+        return torch.cat([_attend_by_products(*turn, bias=bias) for turn in zip(*turns, strict=True)])
 
 
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None) -> Tensor:
     # Two casts and a softmax in float32 take a fraction of the time of torch's softmax of bfloat16 values.
-    share = scores.float().softmax(dim=-1).to(v.dtype)
+    scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float()
+    share = (scores if bias is None else scores + bias).softmax(dim=-1).to(v.dtype)
     return torch.matmul(share, v)
 
 
@@ -84,11 +87,11 @@ class TokenLinear(nn.Linear):
         if x.device.type != "cpu" or x.dim() != 3:
             return super().forward(x)
         image = x[:, None].permute(0, 3, 1, 2)  # (b, d, 1, n), channels last
-        return F.conv2d(image, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1)[:, 0]
+        return F.conv2d(image, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).squeeze(1)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; optionally only the class token asks."""
+    """Multi-head self-attention; optionally only the class token asks, or scores are biased (see `attend`)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -96,13 +99,13 @@ class Attention(nn.Module):
         self.qkv = TokenLinear(width, 3 * width)
         self.proj = TokenLinear(width, width)
 
-    def forward(self, x: Tensor, *, class_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
         """Attend from all tokens of ``x`` (b, n, d), or only from the first, to all of them: (b, n or 1, d)."""
         if class_only:
             return self.proj(self._first(x))  # type: ignore[no-any-return]
         b, n, d = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        return self.proj(_attend(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _first(self, x: Tensor) -> Tensor:
         """What the heads hand to the first token (b, 1, d).
@@ -133,9 +136,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.mlp = nn.Sequential(TokenLinear(width, hidden), nn.GELU(), TokenLinear(hidden, width))
 
-    def forward(self, x: Tensor, *, class_only: bool = False) -> Tensor:
-        """(b, n, d) -> (b, n, d), or only the first token (b, 1, d)."""
-        x = (x[:, :1] if class_only else x) + self.attention(self.norm1(x), class_only=class_only)
+    def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
+        """(b, n, d) -> (b, n, d), or only the first token (b, 1, d); ``bias`` as of `attend`, for all tokens only."""
+        x = (x[:, :1] if class_only else x) + self.attention(self.norm1(x), class_only=class_only, bias=bias)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 

@@ -380,8 +380,10 @@ def test_the_prediction_is_the_ensembles(tmp_path: Path) -> None:
     method = fitted(tmp_path, data)
     pixels = data.query[:: max(1, data.query.size // 70)]
     found = method.predict(data, pixels)
+    alone = method.branch_targets(data, pixels)
+    assert tuple(alone) == BRANCHES
     store = method._features(data).of(pixels)
-    for pixel, target in zip(pixels, found, strict=True):
+    for place, (pixel, target) in enumerate(zip(pixels, found, strict=True)):
         levels = [store.read(np.array([pixel]))[level_name(level)].float() for level in range(2)]
         windows = data.gatherer(torch.device("cpu")).gather(torch.tensor([pixel]))
         with torch.no_grad():
@@ -389,6 +391,9 @@ def test_the_prediction_is_the_ensembles(tmp_path: Path) -> None:
         mean = sum(output.logits.softmax(dim=1) for output in outputs.values()) / 3
         top = mean[0].sort(descending=True).values
         assert target == int(mean.argmax()) or float(top[0] - top[1]) < 1e-5
+        for kind, output in outputs.items():
+            first, second = output.logits[0].sort(descending=True).values[:2]
+            assert alone[kind][place] == int(output.logits.argmax()) or float(first - second) < 1e-5
     assert pixels.size > 64, "all came in one part"
 
 

@@ -108,6 +108,7 @@ def process_state() -> list[Any]:
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.benchmark,
+        torch.utils.deterministic.fill_uninitialized_memory,
         signal.getsignal(signal.SIGINT),
         logging.getLogger("lightning.pytorch").level,
     ]
@@ -122,6 +123,18 @@ def test_nothing_leaks_into_the_process(tmp_path: Path) -> None:
     assert process_state() == before
     assert set(module.devices) == {1}, "the training did not use the threads it was given"
     torch.set_num_threads(1)
+
+
+def test_deterministic_mode_does_not_fill_memory_that_will_be_written_anyway(tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def look(step: int) -> float:
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        seen.append((torch.are_deterministic_algorithms_enabled(), fills))
+        return 1.0
+
+    fit(linear(tmp_path, loss=look), tmp_path)
+    assert set(seen) == {(True, False)}
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,9 @@ from mmrs_bench.models.guided_branches import (
     GroupChannelAttention,
     GuidedBranch,
     GuidedEnsemble,
-    Positions,
     ensemble_probabilities,
+    nearness,
 )
-from mmrs_bench.models.masked_vit import sincos_positions
 
 CHANNELS = {"hsi": 7, "lidar": 2}
 LEVELS = (6, 5, 3)
@@ -92,32 +91,51 @@ def test_cross_attention_is_a_loop_over_queries_and_heads() -> None:
     attention, h, guide = CrossAttention(8, 2).double(), normal(2, 8, 3, 2), normal(2, 8, 3, 2, seed=1)
     expected = torch.empty_like(h)
     places = [(row, column) for row in range(3) for column in range(2)]
+    reach = (0.5 * 4**0.25, 0.5 * 4**0.75)  # of the two heads, in pixels: quarters of the way from 0.5 to 2
     for s in range(2):
         keys = [linear(attention.key, guide[s, :, r, c]) for r, c in places]
         values = [linear(attention.value, guide[s, :, r, c]) for r, c in places]
         for row, column in places:
             query = linear(attention.query, slow_norm(attention.norm, h[s, :, row, column]))
+            near = torch.tensor([(row - r) ** 2 + (column - c) ** 2 for r, c in places])
             heard = []
-            for head in (slice(0, 4), slice(4, 8)):
+            for head, sigma in zip((slice(0, 4), slice(4, 8)), reach, strict=True):
                 weights = torch.stack([(query[head] @ key[head] / 2).exp() for key in keys])
+                weights = weights * torch.exp(-near / (2 * sigma**2))
                 heard.append(sum(w * value[head] for w, value in zip(weights / weights.sum(), values, strict=True)))
             expected[s, :, row, column] = h[s, :, row, column] + linear(attention.leave, torch.cat(heard))
     torch.testing.assert_close(attention(h, guide), expected)
 
 
-def test_positions_tell_rows_from_columns() -> None:
-    h = normal(2, 8, 3, 3)
-    expected = h.clone()
-    for row in range(3):
-        for column in range(3):
-            expected[:, :, row, column] += sincos_positions(3, 8)[3 * row + column]
-    torch.testing.assert_close(Positions()(h), expected)
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_heads_look_from_near_to_far_under_a_gaussian(heads: int) -> None:
+    height, width = 5, 4
+    scores = nearness(height, width, heads, (0.8, 3.0))
+    assert scores.shape == (heads, height * width, height * width)
+    previous = 0.8
+    for head in range(heads):
+        sigma = 0.8 * (3.0 / 0.8) ** ((head + 0.5) / heads)
+        assert previous < sigma < 3.0
+        previous = sigma
+        for one in range(height * width):
+            for other in range(height * width):
+                down, right = one // width - other // width, one % width - other % width
+                score = -(down**2 + right**2) / (2 * sigma**2)
+                found = float(scores[head, one, other])
+                assert found == pytest.approx(score) if score > -16 else found == -torch.inf
+
+
+def test_no_head_looks_at_pixels_that_float32_could_not_tell_from_none() -> None:
+    scores = nearness(11, 11, 1, (0.5, 0.5))
+    assert scores[0, 0, 1] == -2
+    assert scores[0, 0, 3] == -torch.inf
+    assert torch.isfinite(scores[0].diagonal()).all()
 
 
 def test_an_attention_level_takes_each_pixel_as_a_token() -> None:
     level, h = AttentionLevel(8).double(), normal(1, 8, 2, 3)
     tokens = torch.stack([h[0, :, row, column] for row in range(2) for column in range(3)])[None]
-    out = level.block(tokens)
+    out = level.block(tokens, bias=nearness(2, 3, 1))
     assert torch.equal(level(h)[0, :, 1, 0], out[0, 3])
     assert torch.equal(level(h)[0, :, 0, 2], out[0, 2])
 
@@ -156,7 +174,6 @@ def test_each_branch_has_its_own_guidance(kind: str, level: str, guidance: type)
     model = branch(kind)
     assert {type(part).__name__ for part in model.levels} == {level}
     assert {type(part) for part in model.guidances} == {guidance}
-    assert any(isinstance(part, Positions) for part in model.stem) == (kind == "transformer")
 
 
 @pytest.mark.parametrize("level", range(3))

@@ -96,7 +96,7 @@ def test_the_released_masking_reads_by_the_inverse_permutation() -> None:
     assert visible.read[0].tolist() != shuffle[:3]
 
 
-def slow_attention(attention: Attention, x: Tensor) -> Tensor:
+def slow_attention(attention: Attention, x: Tensor, preference: Tensor | None = None) -> Tensor:
     """Token by token, head by head."""
     n, d = x.shape
     e = d // attention.heads
@@ -108,7 +108,8 @@ def slow_attention(attention: Attention, x: Tensor) -> Tensor:
         for head in range(attention.heads):
             at = slice(head * e, (head + 1) * e)
             scores = torch.stack([q[i, at] @ k[j, at] / math.sqrt(e) for j in range(n)])
-            share = scores.exp() / scores.exp().sum()
+            share = scores.exp() * (1 if preference is None else preference[head, i].exp())
+            share = share / share.sum()
             parts.append(sum(share[j] * v[j, at] for j in range(n)))
         rows.append(torch.cat(parts))
     return torch.stack(rows) @ attention.proj.weight.T + attention.proj.bias
@@ -136,6 +137,23 @@ def test_attention_in_bfloat16_stays_close(cached: int, monkeypatch: pytest.Monk
             torch.testing.assert_close(
                 rough.float(), attention.float()(x)[:, : rough.shape[1]].float(), atol=0.03, rtol=0.03
             )
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 30])
+@pytest.mark.parametrize("held", [0, 1 << 30])
+def test_scores_may_be_biased(cached: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masked_vit, "CACHED_SCORES", cached)
+    monkeypatch.setattr(masked_vit, "HELD_SCORES", held)
+    torch.manual_seed(0)
+    attention, x, bias = Attention(WIDTH, HEADS), normal(2, 5, WIDTH), 2 * normal(HEADS, 5, 5, seed=1)
+    bias[0, 1, 3] = bias[1, 4, 0] = -torch.inf
+    expected = torch.stack([slow_attention(attention, sample, bias) for sample in x])
+    assert (expected - attention(x)).abs().max() > 0.1
+    torch.testing.assert_close(attention(x, bias=bias), expected, atol=1e-5, rtol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(attention(x, bias=bias).float(), expected, atol=0.03, rtol=0.03)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        torch.testing.assert_close(attention(x, bias=bias).float(), expected, atol=0.03, rtol=0.03)
 
 
 def test_the_encoder_gives_the_same_class_token_if_only_that_is_asked_for() -> None:

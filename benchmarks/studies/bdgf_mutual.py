@@ -1,0 +1,84 @@
+"""What do BDGF's branches learn from each other? Each branch and all together, with and without mutual learning.
+
+    python benchmarks/studies/bdgf_mutual.py --dataset simulated --shots 5 10
+
+The branches learn side by side, once by the card's mutual learning and once without (variant ``independent``), and are
+asked alone and together. Also counted is on which share of the query pixels two branches disagree, on average over
+pairs: what an ensemble can gain rests on that. Pretrainings and features are read from the cache if they are there, and
+kept there. Prints means and standard deviations (ddof 1) over draws, and the paired differences.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import jsonargparse
+import numpy as np
+import torch
+
+from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionConfig
+from mmrs_bench.evaluation.statistics import p_text, paired, summarise
+from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.bdgf import Bdgf
+from mmrs_bench.registry import method_card, resolve_config
+from mmrs_bench.scenes.datamodule import SceneDataModule
+
+TOGETHER, APART = "together", "disagreement of two"
+VARIANTS = {"mutual": "default", "independent": "independent"}
+
+
+def main(
+    dataset: str = "simulated", shots: Sequence[int] = (5, 10), draws: int = 10, budget: BudgetName = "quick"
+) -> None:
+    """Run the study.
+
+    Args:
+        dataset: Name or manifest of a scene.
+        shots: Labels per class.
+        draws: Support samples, from 0.
+        budget: Budget of the trainings, and of the query.
+    """
+    torch.set_num_threads(ExecutionConfig().threads)
+    print("| shots | who | mutual, % | independent, % | difference | ahead | p |", "|---" * 7 + "|", sep="\n")
+    for count in shots:
+        found: dict[str, dict[str, dict[int, float]]] = {label: {} for label in VARIANTS}
+        for draw in range(draws):
+            data = SceneDataModule(dataset, DataConfig(shots=count, draw=draw, query_limit=QUERY_LIMITS[budget]))
+            data.setup()
+            for label, variant in VARIANTS.items():
+                for who, value in measured(data, variant, budget).items():
+                    found[label].setdefault(who, {})[draw] = value
+        for who in found["mutual"]:
+            both = [found[label][who] for label in VARIANTS]
+            means = [summarise([*values.values()]) for values in both]
+            pair = paired(*both)
+            cells = [f"{mean.mean:.2f} ± {mean.sd or 0:.2f}" for mean in means]
+            against = (
+                "| | | |"
+                if pair is None
+                else f"| {pair.difference.mean:+.2f} | {pair.wins} of {len(both[0])} | {p_text(pair.p)} |"
+            )
+            print(f"| {count} | {who} | {' | '.join(cells)} {against}", flush=True)
+
+
+def measured(data: SceneDataModule, variant: str, budget: BudgetName) -> dict[str, float]:
+    """OA in percent of each branch and of all together, and how often two branches disagree, in percent."""
+    with tempfile.TemporaryDirectory() as work:
+        context = RunContext(seed=0, draw=data.config.draw, work_dir=Path(work))
+        method = Bdgf(resolve_config(method_card("bdgf"), variant, budget), context)
+        method.pretrain(data)
+        method.fit(data)
+        alone, together = method.branch_targets(data, data.query), method.predict(data, data.query)
+    right = {**alone, TOGETHER: together}
+    apart = [(one != other).mean() for one, other in combinations(alone.values(), 2)]
+    return {
+        **{who: 100 * float((targets == data.query_targets).mean()) for who, targets in right.items()},
+        APART: 100 * float(np.mean(apart)),
+    }
+
+
+if __name__ == "__main__":
+    jsonargparse.auto_cli(main, as_positional=False)
