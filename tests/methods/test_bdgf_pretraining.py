@@ -347,7 +347,14 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def altered(name: str, value: Any) -> Any:
     """Another valid value of a setting."""
-    changed = {"components": 3, "multipliers": (1, 1), "timesteps": (7,), "branches": ("cnn",), "mask_least": 0.1}
+    changed = {
+        "components": 3,
+        "multipliers": (1, 1),
+        "timesteps": (7,),
+        "branches": ("cnn",),
+        "reach": (1.0, 3.0),
+        "mask_least": 0.1,
+    }
     if name in changed:
         return changed[name]
     options = get_args(BdgfConfig.model_fields[name].annotation)

@@ -228,7 +228,7 @@ def test_the_linear_probe_is_scikit_learns_at_the_cost_that_cross_validation_pre
     classes: int, tmp_path: Path, tower: str
 ) -> None:
     data = module(colour_scene(classes, noise=3.0), shots=30, window=3)
-    costs = (0.001, 100.0, 0.1)
+    costs = (0.001, 10.0, 0.1)
     method = fitted(tmp_path / "m", tower, data, crop=3, costs=costs)
     features = slow_features(data.scene, data.support, 3).double().numpy()
     accuracy = [
