@@ -1,6 +1,6 @@
 """What do BDGF's branches learn from each other? Each branch and all together, with and without mutual learning.
 
-    python benchmarks/studies/bdgf_mutual.py --dataset simulated --shots 5 10
+    python benchmarks/studies/bdgf_mutual.py --dataset simulated --shots "[5, 10]"
 
 The branches learn side by side, once by the card's mutual learning and once without (variant ``independent``), and are
 asked alone and together. Also counted is on which share of the query pixels two branches disagree, on average over

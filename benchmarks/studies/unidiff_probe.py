@@ -1,6 +1,6 @@
 """What is UniDiff's stage A worth? A linear probe of adapted and unadapted features, paired over draws.
 
-    python benchmarks/studies/unidiff_probe.py --dataset simulated --shots 2 5 10
+    python benchmarks/studies/unidiff_probe.py --dataset simulated --shots "[2, 5, 10]"
 
 The probe is a logistic regression on standardised features of the support pixels, one sample for each tile that a pixel
 lies in; a query pixel gets the class with the largest mean probability over its tiles. Pretrainings and features are
