@@ -18,8 +18,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from mmrs_bench.models.attention import Block, TokenLinear, attend
 from mmrs_bench.models.mamba import ChannelNorm, MambaBlock
-from mmrs_bench.models.masked_vit import Block, TokenLinear, attend
 
 #: The branches, in the order in which the abstract names them.
 BRANCHES = ("cnn", "mamba", "transformer")

@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
+from attention_helpers import slow_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmrs_bench.models import masked_vit
 from mmrs_bench.models.masked_vit import (
-    Attention,
-    Block,
     Decoder,
     ImageEncoder,
     MaskedDiffusionTransformer,
@@ -94,66 +92,6 @@ def test_the_released_masking_reads_by_the_inverse_permutation() -> None:
     assert visible.write[0].tolist() == shuffle[:3]
     assert visible.read[0].tolist() == restore[:3]
     assert visible.read[0].tolist() != shuffle[:3]
-
-
-def slow_attention(attention: Attention, x: Tensor, preference: Tensor | None = None) -> Tensor:
-    """Token by token, head by head."""
-    n, d = x.shape
-    e = d // attention.heads
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    q, k, v = (x @ weight[i * d : (i + 1) * d].T + bias[i * d : (i + 1) * d] for i in range(3))
-    rows = []
-    for i in range(n):
-        parts = []
-        for head in range(attention.heads):
-            at = slice(head * e, (head + 1) * e)
-            scores = torch.stack([q[i, at] @ k[j, at] / math.sqrt(e) for j in range(n)])
-            share = scores.exp() * (1 if preference is None else preference[head, i].exp())
-            share = share / share.sum()
-            parts.append(sum(share[j] * v[j, at] for j in range(n)))
-        rows.append(torch.cat(parts))
-    return torch.stack(rows) @ attention.proj.weight.T + attention.proj.bias
-
-
-@pytest.mark.parametrize("cached", [0, 1 << 30])
-def test_attention_is_that_of_a_loop(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_vit, "CACHED_SCORES", cached)
-    torch.manual_seed(0)
-    attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
-    nn.init.normal_(attention.qkv.bias)
-    expected = torch.stack([slow_attention(attention, sample) for sample in x])
-    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(attention(x, class_only=True), expected[:, :1], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("cached", [0, 1 << 30])
-def test_attention_in_bfloat16_stays_close(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_vit, "CACHED_SCORES", cached)
-    torch.manual_seed(0)
-    attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
-    with torch.autocast("cpu", torch.bfloat16):
-        for class_only in (False, True):
-            rough = attention(x, class_only=class_only)
-            torch.testing.assert_close(
-                rough.float(), attention.float()(x)[:, : rough.shape[1]].float(), atol=0.03, rtol=0.03
-            )
-
-
-@pytest.mark.parametrize("cached", [0, 1 << 30])
-@pytest.mark.parametrize("held", [0, 1 << 30])
-def test_scores_may_be_biased(cached: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_vit, "CACHED_SCORES", cached)
-    monkeypatch.setattr(masked_vit, "HELD_SCORES", held)
-    torch.manual_seed(0)
-    attention, x, bias = Attention(WIDTH, HEADS), normal(2, 5, WIDTH), 2 * normal(HEADS, 5, 5, seed=1)
-    bias[0, 1, 3] = bias[1, 4, 0] = -torch.inf
-    expected = torch.stack([slow_attention(attention, sample, bias) for sample in x])
-    assert (expected - attention(x)).abs().max() > 0.1
-    torch.testing.assert_close(attention(x, bias=bias), expected, atol=1e-5, rtol=1e-5)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(attention(x, bias=bias).float(), expected, atol=0.03, rtol=0.03)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        torch.testing.assert_close(attention(x, bias=bias).float(), expected, atol=0.03, rtol=0.03)
 
 
 def test_the_encoder_gives_the_same_class_token_if_only_that_is_asked_for() -> None:
@@ -351,7 +289,6 @@ def test_windows_become_pixels_in_raster_order() -> None:
             assert torch.equal(pixels[:, row * 4 + column], window[:, :, row, column])
 
 
-def test_blocks_keep_shapes() -> None:
-    assert Block(WIDTH, HEADS, 2.0)(normal(2, 5, WIDTH)).shape == (2, 5, WIDTH)
+def test_a_decoder_gives_all_pixels() -> None:
     decoder = Decoder(7, SIDE, WIDTH, HEADS, 1, 2.0)
     assert decoder(normal(2, 4, WIDTH), torch.tensor([[0, 4, 8], [1, 2, 3]])).shape == (2, TOKENS, 7)

@@ -1,0 +1,67 @@
+"""Attention against a loop over tokens and heads: narrow heads, bfloat16, biased scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attention_helpers import slow_attention
+from torch import Tensor, nn
+
+from mmrs_bench.models import attention as attention_file
+from mmrs_bench.models.attention import Attention, Block
+
+WIDTH, HEADS = 16, 2
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 30])
+def test_attention_is_that_of_a_loop(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_file, "CACHED_SCORES", cached)
+    torch.manual_seed(0)
+    attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
+    nn.init.normal_(attention.qkv.bias)
+    expected = torch.stack([slow_attention(attention, sample) for sample in x])
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention(x, class_only=True), expected[:, :1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 30])
+def test_attention_in_bfloat16_stays_close(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_file, "CACHED_SCORES", cached)
+    torch.manual_seed(0)
+    attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        for class_only in (False, True):
+            rough = attention(x, class_only=class_only)
+            torch.testing.assert_close(
+                rough.float(), attention.float()(x)[:, : rough.shape[1]].float(), atol=0.03, rtol=0.03
+            )
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 30])
+@pytest.mark.parametrize("held", [0, 1 << 30])
+def test_scores_may_be_biased(cached: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_file, "CACHED_SCORES", cached)
+    monkeypatch.setattr(attention_file, "HELD_SCORES", held)
+    torch.manual_seed(0)
+    attention, x, bias = Attention(WIDTH, HEADS), normal(2, 5, WIDTH), 2 * normal(HEADS, 5, 5, seed=1)
+    bias[0, 1, 3] = bias[1, 4, 0] = -torch.inf
+    expected = torch.stack([slow_attention(attention, sample, bias) for sample in x])
+    assert (expected - attention(x)).abs().max() > 0.1
+    torch.testing.assert_close(attention(x, bias=bias), expected, atol=1e-5, rtol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(attention(x, bias=bias).float(), expected, atol=0.03, rtol=0.03)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        torch.testing.assert_close(attention(x, bias=bias).float(), expected, atol=0.03, rtol=0.03)
+
+
+def test_who_asks_alone_cannot_bias_scores() -> None:
+    with pytest.raises(ValueError, match=r"^biased scores need the questions of all tokens; leave out class_only or"):
+        Block(WIDTH, HEADS, 2.0)(normal(2, 5, WIDTH), class_only=True, bias=torch.zeros(HEADS, 5, 5))
+
+
+def test_a_block_keeps_shapes() -> None:
+    assert Block(WIDTH, HEADS, 2.0)(normal(2, 5, WIDTH)).shape == (2, 5, WIDTH)
