@@ -338,8 +338,13 @@ class Clip(Method):
         """Give the untrained encoder what it may start from; nothing here."""
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """See `Method.predict`."""
+        """See `Method.predict`.
+
+        Raises:
+            ConfigError: If the encoder was fitted to windows of another side or other channels.
+        """
         data = data.with_components(self.config.components)
+        self._blueprint.check_inputs(Blueprint.of(data, self.config), "the window encoder")
         count = data.scene.labels.size
         timesteps = torch.zeros(count, dtype=torch.int64)
         if self.config.timestep == "random":

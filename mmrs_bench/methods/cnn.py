@@ -113,7 +113,12 @@ class Cnn(Method):
         )
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """See `Method.predict`."""
+        """See `Method.predict`.
+
+        Raises:
+            ConfigError: If the network was fitted to windows of another side or other channels.
+        """
+        self._blueprint.check_inputs(Blueprint.of(data, self.config), "CNN")
         return training.predict(CnnModule(self._network, self.config, epochs=1), data, pixels, self.context)
 
     def parameter_counts(self) -> ParameterCounts:

@@ -578,6 +578,17 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
+def test_other_channels_than_those_it_was_fitted_to_are_told(saved: Path) -> None:
+    """Also by a network from a file, which has seen no data."""
+    method = cheap("clip", saved, readout="tokens")
+    method.load(saved)
+    other = SceneDataModule(
+        tiny_scene(striped_map(36, 40), bands={"hsi": 5, "sar": 2}), DataConfig(shots=2, window=SIDE)
+    )
+    with pytest.raises(ConfigError, match=r"channels hsi 5, lidar 2, but is to classify .* channels hsi 5, sar 2; fit"):
+        method.predict(other, np.arange(4))
+
+
 @pytest.mark.parametrize("file", ["clip.json", "clip.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"cut off", None])
 def test_damaged_files_are_one_clear_line(content: bytes | None, file: str, saved: Path) -> None:

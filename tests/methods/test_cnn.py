@@ -10,7 +10,7 @@ import torch
 from method_helpers import fitted, make, small_data
 from safetensors.torch import load_file
 
-from mmrs_bench.errors import DataError
+from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.cnn import CnnConfig, CnnModule
 from mmrs_bench.models.cnn import WindowCNN
 from mmrs_bench.registry import method_card
@@ -75,6 +75,12 @@ def test_weights_of_other_settings_are_refused(tmp_path: Path) -> None:
     fitted("cnn", tmp_path, small_data()).save(tmp_path / "saved")
     with pytest.raises(DataError, match=r"saved with other settings \(width\)"):
         make("cnn", tmp_path, width=8).load(tmp_path / "saved")
+
+
+def test_other_windows_than_those_it_was_fitted_to_are_told(tmp_path: Path) -> None:
+    method = fitted("cnn", tmp_path, small_data(window=5))
+    with pytest.raises(ConfigError, match=r"CNN was fitted to windows of 5 with .*, but is to classify windows of 7"):
+        method.predict(small_data(window=7), np.arange(4))
 
 
 @pytest.mark.parametrize("file", ["cnn.json", "cnn.safetensors"])
