@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mmrs_bench
-from mmrs_bench.registry import method_cards
+from mmrs_bench.methods.catalogue import method_cards
 
 PACKAGE = Path(mmrs_bench.__file__).parent
 

@@ -14,9 +14,9 @@ import yaml
 from mmrs_bench.cli import main
 from mmrs_bench.commands.run import make_suite
 from mmrs_bench.evaluation.cells import build_cells
-from mmrs_bench.evaluation.records import load_records
+from mmrs_bench.evaluation.results.records import load_records
+from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
-from mmrs_bench.registry import method_cards
 from mmrs_bench.scenes.catalogue import shipped_names
 
 HEAVY = ("torch", "lightning", "sklearn", "scipy", "skimage", "matplotlib", "torchmetrics")

@@ -23,9 +23,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from mmrs_bench.methods.clip import ClipConfig, SceneClassifier, clip_network
-from mmrs_bench.methods.diffclip import DiffClipConfig, MaskedDiffusionPretrainer, visible_count
-from mmrs_bench.models.masked_vit import SINUSOID_WIDTH, MaskedDiffusionTransformer, Readout
+from mmrs_bench.methods.clip.diffclip import DiffClipConfig, MaskedDiffusionPretrainer, visible_count
+from mmrs_bench.methods.clip.masked_vit import SINUSOID_WIDTH, MaskedDiffusionTransformer, Readout
+from mmrs_bench.methods.clip.method import ClipConfig, SceneClassifier, clip_network
 from mmrs_bench.scenes.windows import WindowGatherer, build_canvas
 
 HEIGHT, WIDTH, SIDE, BATCH, SAMPLE = 166, 600, 11, 128, 2_048

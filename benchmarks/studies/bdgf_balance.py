@@ -34,11 +34,11 @@ from torch import Tensor
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.bdgf import BdgfConfig
-from mmrs_bench.methods.bdgf_pretraining import MaskedDenoiser, pretrained_denoiser
+from mmrs_bench.methods.bdgf.method import BdgfConfig
+from mmrs_bench.methods.bdgf.multimodal_ddpm import modality_losses
+from mmrs_bench.methods.bdgf.pretraining import MaskedDenoiser, pretrained_denoiser
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.models.diffusion import TIMESTEPS
-from mmrs_bench.models.multimodal_ddpm import modality_losses
-from mmrs_bench.registry import method_card, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 OURS = "adaptive"

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionConfig
-from mmrs_bench.evaluation.statistics import p_text, paired, summarise
+from mmrs_bench.evaluation.report.statistics import p_text, paired, summarise
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.bdgf import Bdgf
-from mmrs_bench.registry import method_card, resolve_config
+from mmrs_bench.methods.bdgf.method import Bdgf
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 TOGETHER, APART = "together", "disagreement of two"

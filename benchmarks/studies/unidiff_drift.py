@@ -26,14 +26,14 @@ import torch
 from matplotlib.figure import Figure
 
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
-from mmrs_bench.evaluation.statistics import paired, summarise
+from mmrs_bench.evaluation.report.statistics import paired, summarise
 from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.unidiff_adaptation import Adaptation, adapted_denoiser
-from mmrs_bench.methods.unidiff_adapter import denoising_loss
-from mmrs_bench.methods.unidiff_config import AdaptationConfig
-from mmrs_bench.methods.unidiff_pictures import DRIFT_TILES, ScenePictures, picture_row, scene_pictures
-from mmrs_bench.registry import method_card, method_class, resolve_config
+from mmrs_bench.methods.catalogue import method_card, method_class, resolve_config
+from mmrs_bench.methods.unidiff.adaptation import Adaptation, adapted_denoiser
+from mmrs_bench.methods.unidiff.config import AdaptationConfig
+from mmrs_bench.methods.unidiff.module import denoising_loss
+from mmrs_bench.methods.unidiff.pictures import DRIFT_TILES, ScenePictures, picture_row, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 #: Variants of the method by what they are called here; the unadapted one tells the losses before stage A.

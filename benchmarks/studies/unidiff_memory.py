@@ -20,15 +20,15 @@ import torch
 
 from mmrs_bench.config import DataConfig, ExecutionConfig
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.unidiff import UniDiffConfig
-from mmrs_bench.methods.unidiff_adaptation import Backbone, denoiser_on
-from mmrs_bench.methods.unidiff_features import SEGMENT, TileFeatures
-from mmrs_bench.methods.unidiff_pictures import scene_pictures
-from mmrs_bench.models.adm import ADM_64, build_adm
-from mmrs_bench.models.pixel_heads import PixelMLP
-from mmrs_bench.registry import method_card, resolve_config
+from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.methods.unidiff.adaptation import Backbone, denoiser_on
+from mmrs_bench.methods.unidiff.adm import ADM_64, build_adm
+from mmrs_bench.methods.unidiff.features import SEGMENT, TileFeatures
+from mmrs_bench.methods.unidiff.method import UniDiffConfig
+from mmrs_bench.methods.unidiff.pictures import scene_pictures
+from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.tiles import Places
+from mmrs_bench.scenes.pictures.tiles import Places
 
 
 def main(dataset: str = "sim-augsburg", block: int = 11, tiles: int = SEGMENT + 1) -> None:

@@ -22,13 +22,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionConfig
-from mmrs_bench.evaluation.statistics import p_text, paired, summarise
+from mmrs_bench.evaluation.report.statistics import p_text, paired, summarise
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.unidiff import UniDiffConfig
-from mmrs_bench.methods.unidiff_adaptation import adapted_denoiser
-from mmrs_bench.methods.unidiff_features import TileFeatures
-from mmrs_bench.methods.unidiff_pictures import scene_pictures
-from mmrs_bench.registry import method_card, resolve_config
+from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.methods.unidiff.adaptation import adapted_denoiser
+from mmrs_bench.methods.unidiff.features import TileFeatures
+from mmrs_bench.methods.unidiff.method import UniDiffConfig
+from mmrs_bench.methods.unidiff.pictures import scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 #: What is compared, the first with each of the others.

@@ -6,7 +6,7 @@ from typing import get_args
 
 from mmrs_bench.commands.output import say, say_columns
 from mmrs_bench.config import QUERY_LIMITS, SplitName
-from mmrs_bench.registry import method_cards
+from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.version import __version__
 

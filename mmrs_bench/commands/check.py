@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmrs_bench.commands.output import say
+from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.methods.conformance import check as run_checks
-from mmrs_bench.registry import method_card
 
 EXIT_FAILED = 1
 

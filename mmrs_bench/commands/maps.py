@@ -13,8 +13,8 @@ from mmrs_bench.commands.run import make_suite
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
-from mmrs_bench.evaluation.maps import write_map
-from mmrs_bench.evaluation.runner import fit_cell, resolve_device
+from mmrs_bench.evaluation.report.maps import write_map
+from mmrs_bench.evaluation.run.runner import fit_cell, resolve_device
 
 
 def draw_map(

@@ -11,14 +11,14 @@ from mmrs_bench.commands.run import check_writable, parse_options, run_cells, wo
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells, weightless_methods
-from mmrs_bench.evaluation.executors import environment
-from mmrs_bench.evaluation.provenance import git_state
-from mmrs_bench.evaluation.records import load_records
 from mmrs_bench.evaluation.regression import MIN_REPEATS, load_baselines, update_baselines
 from mmrs_bench.evaluation.regression import regress as check_records
-from mmrs_bench.evaluation.render import print_tables
+from mmrs_bench.evaluation.report.render import print_tables
+from mmrs_bench.evaluation.results.provenance import git_state
+from mmrs_bench.evaluation.results.records import load_records
+from mmrs_bench.evaluation.run.executors import environment
+from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import CACHE_VARIABLE
-from mmrs_bench.registry import method_cards
 
 #: Draws of the golden cells.
 DRAWS = 5

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from mmrs_bench.commands.output import say, table_console
 from mmrs_bench.errors import RecordError
-from mmrs_bench.evaluation.comparison import compare as compare_methods
-from mmrs_bench.evaluation.leaderboard import build_leaderboard, write_leaderboard
-from mmrs_bench.evaluation.records import load_failures, load_records
-from mmrs_bench.evaluation.render import print_tables
-from mmrs_bench.evaluation.reported import load_reported
-from mmrs_bench.evaluation.schema import Record
+from mmrs_bench.evaluation.report.comparison import compare as compare_methods
+from mmrs_bench.evaluation.report.leaderboard import build_leaderboard, write_leaderboard
+from mmrs_bench.evaluation.report.render import print_tables
+from mmrs_bench.evaluation.report.reported import load_reported
+from mmrs_bench.evaluation.results.records import load_failures, load_records
+from mmrs_bench.evaluation.results.schema import Record
 
 
 def show_leaderboard(*, results: str) -> int:

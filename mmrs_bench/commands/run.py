@@ -12,11 +12,11 @@ from mmrs_bench.commands.output import say, say_columns, table_console
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.executors import ExecutorName, execute, make_pool, usable_cores
-from mmrs_bench.evaluation.jobs import RUN_CELL, Job, stale_outcomes
-from mmrs_bench.evaluation.planning import State, make_plan, remaining_seconds
-from mmrs_bench.evaluation.progress import RunDisplay, duration_text
-from mmrs_bench.evaluation.records import load_failures, load_records, record_path
+from mmrs_bench.evaluation.results.records import load_failures, load_records, record_path
+from mmrs_bench.evaluation.run.executors import ExecutorName, execute, make_pool, usable_cores
+from mmrs_bench.evaluation.run.jobs import RUN_CELL, Job, stale_outcomes
+from mmrs_bench.evaluation.run.planning import State, make_plan, remaining_seconds
+from mmrs_bench.evaluation.run.progress import RunDisplay, duration_text
 from mmrs_bench.io import write_text
 from mmrs_bench.scenes.catalogue import load_manifest
 
@@ -187,16 +187,16 @@ def provide_data(cells: Iterable[Cell], display: RunDisplay) -> None:
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         manifest = load_manifest(dataset)
         if not manifest.simulated:
-            from mmrs_bench.scenes.fetch import ensure_files
+            from mmrs_bench.scenes.files.fetch import ensure_files
 
             ensure_files(manifest, progress=display.line)
 
 
 def show_tables(cells: Iterable[Cell], results: Path) -> None:
     """Print the leaderboard of some cells; `mmrs-bench leaderboard` shows all that is in the folder."""
-    from mmrs_bench.evaluation.leaderboard import build_leaderboard
-    from mmrs_bench.evaluation.render import print_tables
-    from mmrs_bench.evaluation.reported import load_reported
+    from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
+    from mmrs_bench.evaluation.report.render import print_tables
+    from mmrs_bench.evaluation.report.reported import load_reported
 
     keys = {cell.key for cell in cells}
     records = [record for record in load_records(results) if record.key in keys]

@@ -1,1 +1,1 @@
-"""Metrics, records, runner, leaderboard. Reaches methods only through the registry."""
+"""Cells, their computation, their results, and reports. No method is named here."""

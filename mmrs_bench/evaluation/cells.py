@@ -18,7 +18,7 @@ from mmrs_bench.config import (
     SplitName,
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
-from mmrs_bench.registry import method_card, method_cards, resolve_config
+from mmrs_bench.methods.catalogue import method_card, method_cards, resolve_config
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.manifest import Manifest
 

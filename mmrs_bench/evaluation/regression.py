@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.entries import METRIC_TITLES, METRICS, Entry, Metric, group_records
-from mmrs_bench.evaluation.provenance import git_state
-from mmrs_bench.evaluation.schema import Record
-from mmrs_bench.evaluation.signature import signature_fields, signature_text
-from mmrs_bench.evaluation.tables import Column, Section, Table, Value
+from mmrs_bench.evaluation.report.entries import METRIC_TITLES, METRICS, Entry, Metric, group_records
+from mmrs_bench.evaluation.report.tables import Column, Section, Table, Value
+from mmrs_bench.evaluation.results.provenance import git_state
+from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.evaluation.results.signature import signature_fields, signature_text
 from mmrs_bench.io import write_json
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 

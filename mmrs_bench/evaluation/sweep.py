@@ -19,12 +19,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError, RecordError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.curves import finish, line_style
-from mmrs_bench.evaluation.signature import signature
-from mmrs_bench.evaluation.statistics import summarise
-from mmrs_bench.evaluation.tables import Column, Estimate, Section, Table, Value
+from mmrs_bench.evaluation.report.curves import finish, line_style
+from mmrs_bench.evaluation.report.statistics import summarise
+from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
+from mmrs_bench.evaluation.results.signature import signature
 from mmrs_bench.io import write_csv, write_png
-from mmrs_bench.registry import method_card, method_cards, method_class
+from mmrs_bench.methods.catalogue import method_card, method_cards, method_class
 from mmrs_bench.scenes.catalogue import load_manifest
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _check_settings(cells: Sequence[Cell], folder: Path) -> None:
 
 
 def _compute(cell: Cell, execution: ExecutionConfig, folder: Path, progress: Callable[[str, float], None]) -> SweepRow:
-    from mmrs_bench.evaluation.runner import run_cell
+    from mmrs_bench.evaluation.run.runner import run_cell
 
     record = run_cell(cell, execution, folder, progress)
     scores = record.scores

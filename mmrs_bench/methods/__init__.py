@@ -1,1 +1,1 @@
-"""Methods: one paper, one file; each binds scenes and models."""
+"""Methods: one paper, one folder."""

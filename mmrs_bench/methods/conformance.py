@@ -21,12 +21,12 @@ import torch
 from mmrs_bench.config import BudgetName, DataConfig, MethodSpec
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.base import Method, RunContext
+from mmrs_bench.methods.catalogue import method_class, resolve_config
 from mmrs_bench.randomness import numpy_generator
-from mmrs_bench.registry import method_class, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.scene import IntArray, Scene
-from mmrs_bench.scenes.support import official_pixels
+from mmrs_bench.scenes.splits.support import official_pixels
 
 BUDGET: BudgetName = "smoke"
 HEIGHT, WIDTH, CLASSES, SHOTS, WINDOW = 20, 22, 3, 2, 11

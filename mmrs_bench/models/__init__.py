@@ -1,1 +1,1 @@
-"""Networks. Know no label, split or file."""
+"""Network parts that several methods share."""

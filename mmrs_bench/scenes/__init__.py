@@ -1,1 +1,1 @@
-"""Scenes: manifests, files, splits, normalisation, windows. Knows no model."""
+"""Scenes: manifests, files, splits, normalisation, windows."""

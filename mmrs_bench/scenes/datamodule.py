@@ -20,7 +20,7 @@ from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader, allow_no_va
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.prepare import Prepared, prepare, reduced
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene, load_scene
-from mmrs_bench.scenes.split import Split
+from mmrs_bench.scenes.splits.split import Split
 from mmrs_bench.scenes.windows import WindowGatherer
 
 

@@ -63,7 +63,7 @@ class Modality(_Part):
     ``wavelengths_nm`` (band centres, one per band) is given only where they are truly known; ``wavelengths_note``
     says in words what is known otherwise. ``rgb_bands`` are the HSI's bands, counted from 0, that stand for red, green
     and blue where neither channel names nor wavelengths say so, or other bands are wanted (see
-    `mmrs_bench.scenes.pseudo_rgb`).
+    `mmrs_bench.scenes.pictures.pseudo_rgb`).
     """
 
     name: Literal["hsi", "lidar", "sar", "dsm"]
@@ -185,7 +185,7 @@ class Source(_Part):
 
 
 class Generator(_Part):
-    """Settings of the embedded simulator (see `mmrs_bench.scenes.simulated`); ``layout`` names its scene type."""
+    """Settings of the embedded simulator (see `mmrs_bench.scenes.simulator.simulated`); ``layout`` names its scene type."""
 
     layout: str
     seed: int = 0

@@ -10,8 +10,8 @@ from mmrs_bench.config import DataConfig, PixelScope
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.scenes.normalise import Normaliser, principal_components
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
-from mmrs_bench.scenes.split import Split, make_split
-from mmrs_bench.scenes.subsample import limit_query, paper_validation
+from mmrs_bench.scenes.splits.split import Split, make_split
+from mmrs_bench.scenes.splits.subsample import limit_query, paper_validation
 from mmrs_bench.scenes.windows import empty_canvas, interior, reflect_borders
 
 NO_PIXELS: IntArray = np.empty(0, dtype=np.int64)

@@ -100,10 +100,10 @@ def load_scene(dataset: str | Manifest, *, progress: Callable[[str], Any] | None
     """
     manifest = dataset if isinstance(dataset, Manifest) else load_manifest(dataset)
     if manifest.generator is not None:
-        from mmrs_bench.scenes.simulated import simulate
+        from mmrs_bench.scenes.simulator.simulated import simulate
 
         return simulate(manifest)
-    from mmrs_bench.scenes.fetch import ensure_files
-    from mmrs_bench.scenes.readers import read_scene
+    from mmrs_bench.scenes.files.fetch import ensure_files
+    from mmrs_bench.scenes.files.readers import read_scene
 
     return read_scene(manifest, ensure_files(manifest, progress=progress))

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_cells import fake_record, make_cells
+from helpers.fake_cells import fake_record, make_cells
 
-from mmrs_bench import registry
 from mmrs_bench.errors import BenchError, ConfigError, SplitError
 from mmrs_bench.evaluation.cells import Suite, build_cells, weightless_methods
-from mmrs_bench.evaluation.jobs import cell_lock
-from mmrs_bench.evaluation.planning import State, expected_queries, make_plan, remaining_seconds, state_of
-from mmrs_bench.evaluation.progress import duration_text
-from mmrs_bench.evaluation.records import save_failure, save_record
+from mmrs_bench.evaluation.results.records import save_failure, save_record
+from mmrs_bench.evaluation.run.jobs import cell_lock
+from mmrs_bench.evaluation.run.planning import State, expected_queries, make_plan, remaining_seconds, state_of
+from mmrs_bench.evaluation.run.progress import duration_text
+from mmrs_bench.methods import catalogue as registry
 
 CARDS: list[dict[str, Any]] = [
     {"name": "alpha", "variants": {"big": {"config": {"size": 9}}}, "budgets": {"paper": {"size": 5}}},

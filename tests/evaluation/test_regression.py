@@ -7,15 +7,14 @@ from pathlib import Path
 from statistics import stdev
 
 import pytest
-from git_checkout import git, make_checkout
-from synthetic_records import make_record
+from helpers.git_checkout import git, make_checkout
+from helpers.synthetic_records import make_record
 
 from mmrs_bench.cli import main
 from mmrs_bench.commands import regress as command
 from mmrs_bench.commands.regress import golden_cells
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import weightless_methods
-from mmrs_bench.evaluation.records import Record
 from mmrs_bench.evaluation.regression import (
     BASELINES,
     FLOOR,
@@ -24,9 +23,10 @@ from mmrs_bench.evaluation.regression import (
     regress,
     update_baselines,
 )
-from mmrs_bench.evaluation.render import render
+from mmrs_bench.evaluation.report.render import render
+from mmrs_bench.evaluation.results.records import Record
+from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.paths import cache_root
-from mmrs_bench.registry import method_card
 
 DRAWS = range(3)
 

@@ -13,16 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import yaml
+from helpers.tiny import striped_map, tiny_scene
 from pydantic import Field
-from tiny import striped_map, tiny_scene
 
-from mmrs_bench import registry
 from mmrs_bench.cli import main
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError, RecordError, TrainingError
-from mmrs_bench.evaluation import runner
 from mmrs_bench.evaluation import sweep as module
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
+from mmrs_bench.evaluation.report.tables import Estimate
+from mmrs_bench.evaluation.run import runner
 from mmrs_bench.evaluation.sweep import (
     NOTE,
     SweepRow,
@@ -33,7 +33,7 @@ from mmrs_bench.evaluation.sweep import (
     sweep_path,
     sweep_table,
 )
-from mmrs_bench.evaluation.tables import Estimate
+from mmrs_bench.methods import catalogue as registry
 from mmrs_bench.methods.base import Method, MethodConfig
 from mmrs_bench.scenes.scene import IntArray
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import bad_methods
 import pytest
-from method_helpers import SHIPPED
+from helpers import bad_methods
+from helpers.method_helpers import SHIPPED
 
 from mmrs_bench.config import MethodSpec, VariantSpec
+from mmrs_bench.methods.catalogue import method_card, method_cards
 from mmrs_bench.methods.conformance import check
-from mmrs_bench.registry import method_card, method_cards
 
 
 def card(name: str, **fields: object) -> MethodSpec:
@@ -16,7 +16,7 @@ def card(name: str, **fields: object) -> MethodSpec:
         {
             "name": "bad",
             "version": 1,
-            "class_path": f"bad_methods:{name}",
+            "class_path": f"helpers.bad_methods:{name}",
             "title": "bad",
             "reference": "none",
             "config": {"features": {"kind": "pixel"}},
@@ -76,7 +76,9 @@ def test_a_broken_promise_is_found(name: str, promise: str, fault: str) -> None:
 
 def test_every_bad_method_is_used() -> None:
     """A method that no test names would prove nothing."""
-    here = {name for name, value in vars(bad_methods).items() if getattr(value, "__module__", "") == "bad_methods"}
+    here = {
+        name for name, value in vars(bad_methods).items() if getattr(value, "__module__", "") == "helpers.bad_methods"
+    }
     assert {name for name in here if not name.startswith("_")} == {
         *(row.values[0] if hasattr(row, "values") else row[0] for row in _rows()),
         "Honest",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from method_helpers import make
-from tiny import tiny_manifest
+from helpers.method_helpers import make
+from helpers.tiny import tiny_manifest
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.scenes.datamodule import SceneDataModule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_helpers import slow_attention
+from helpers.attention_helpers import slow_attention
 from torch import Tensor, nn
 
 from mmrs_bench.models import attention as attention_file

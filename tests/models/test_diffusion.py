@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrs_bench.models.alignment import LogitScale, class_aware_loss, cosine_similarity, diagonal_loss
-from mmrs_bench.models.augmentation import center_resize_crop, random_choice
+from mmrs_bench.methods.clip.alignment import LogitScale, class_aware_loss, cosine_similarity, diagonal_loss
+from mmrs_bench.methods.clip.augmentation import center_resize_crop, random_choice
 from mmrs_bench.models.diffusion import add_noise, linear_schedule, split_error
 
 

@@ -14,14 +14,14 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from tiny import striped_map, tiny_scene
+from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, SplitError
 from mmrs_bench.scenes import datamodule
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray, Scene
-from mmrs_bench.scenes.split import make_split
+from mmrs_bench.scenes.splits.split import make_split
 
 # Lightning's own use of torch's pytrees, with torch 2.9 and later.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
@@ -487,7 +487,7 @@ MEMORY_SCRIPT = """
 import re
 from pathlib import Path
 import numpy as np
-from tiny import striped_map, tiny_scene
+from helpers.tiny import striped_map, tiny_scene
 from mmrs_bench.config import DataConfig
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_release import manifest_fields, official_fields, write_manifest
+from helpers.small_release import manifest_fields, official_fields, write_manifest
 
 from mmrs_bench.errors import ConfigError, ManifestError
 from mmrs_bench.paths import REPOSITORY

@@ -10,8 +10,8 @@ import pytest
 from mmrs_bench.io import file_sha256
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest
-from mmrs_bench.scenes.fetch import fetch, verify
-from mmrs_bench.scenes.formats import read_array
+from mmrs_bench.scenes.files.fetch import fetch, verify
+from mmrs_bench.scenes.files.formats import read_array
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.scene import load_scene
 

@@ -1,0 +1,1 @@
+"""Reports from records: statistics, tables, leaderboard, curves, maps."""

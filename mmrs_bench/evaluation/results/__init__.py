@@ -1,0 +1,1 @@
+"""Records of results: fields, files, metrics, signatures, provenance."""

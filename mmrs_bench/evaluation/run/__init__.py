@@ -1,0 +1,1 @@
+"""Computing cells: session, jobs, worker pools, executors, runner, planning, progress."""

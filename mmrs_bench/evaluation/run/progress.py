@@ -1,0 +1,116 @@
+"""What a run shows: live bars on a terminal, one line per finished cell elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from mmrs_bench import errors
+from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.results.records import FailureRecord, Record, failure_path, load_record
+
+STAGE_WIDTH = 60
+
+
+class RunDisplay:
+    """Progress of a run; give its methods to `mmrs_bench.evaluation.run.executors.execute`.
+
+    Args:
+        cells: Every cell of the run by key.
+        done: How many of them were finished before.
+        results: The results folder.
+        console: Where to write; standard error in commands, so that tables can be piped.
+
+    Attributes:
+        done: Cells that have a record now.
+        failed: Cells that failed in this run.
+    """
+
+    def __init__(self, cells: Mapping[str, Cell], done: int, results: Path, console: Console) -> None:
+        self.done = done
+        self.failed = 0
+        self._cells = cells
+        self._results = results
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._all = self._bars.add_task("cells", total=len(cells), completed=done)
+        self._running: dict[str, TaskID] = {}
+        self._ended: set[str] = set()
+
+    def __enter__(self) -> Self:
+        """Show the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bars away; the lines stay."""
+        self._bars.stop()
+
+    def on_stage(self, key: str, stage: str, done: float) -> None:
+        """A cell has done this share of a stage."""
+        if key in self._ended:  # the outcome's file was seen before the last word of its worker
+            return
+        if key not in self._running:
+            self._running[key] = self._bars.add_task("", total=100)
+        text = f"{self._cells[key].title}: {stage}"
+        self._bars.update(self._running[key], description=text[:STAGE_WIDTH], completed=round(100 * done))
+
+    def on_outcome(self, cell: Cell, path: Path) -> None:
+        """A cell has a record or has failed; prints its line."""
+        self._ended.add(cell.key)
+        if cell.key in self._running:
+            self._bars.remove_task(self._running.pop(cell.key))
+        if path == failure_path(self._results, cell.protocol):
+            self.failed += 1
+            text = f"FAILED {cell.title}: {failure_text(path)}"
+        else:
+            self.done += 1
+            text = f"{cell.title}: {score_text(load_record(path))}"
+        self._bars.update(self._all, completed=self.done + self.failed)
+        self.line(f"[{self.done + self.failed}/{len(self._cells)}] {text}")
+
+    def line(self, text: str) -> None:
+        """Print one line above the bars."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def score_text(record: Record) -> str:
+    """``OA 81.2 AA 78.0 kappa 76.1 (2.1 s)``."""
+    scores = record.scores
+    kappa = "-" if scores.kappa is None else f"{100 * scores.kappa:.1f}"
+    seconds = sum(record.measured.seconds.values())
+    return f"OA {100 * scores.oa:.1f} AA {100 * scores.aa:.1f} kappa {kappa} ({seconds:.1f} s)"
+
+
+def failure_text(path: Path) -> str:
+    """Why a cell failed, in one line; a defect rather than a wrong input points to its traceback."""
+    failure = FailureRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    known = getattr(errors, failure.error, None)
+    if isinstance(known, type) and issubclass(known, errors.BenchError):
+        return failure.message
+    return f"{failure.error}: {failure.message} (traceback in {path})"
+
+
+def duration_text(seconds: float) -> str:
+    """``12 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

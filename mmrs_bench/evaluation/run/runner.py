@@ -1,0 +1,168 @@
+"""The runner: computes one cell and makes its record. Imported by workers only, because it needs torch."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
+from mmrs_bench.evaluation.results.provenance import measured, provenance
+from mmrs_bench.evaluation.results.records import signature, unranked_reason
+from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
+from mmrs_bench.methods.base import Method, RunContext
+from mmrs_bench.methods.catalogue import method_card, method_class
+from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.scene import Scene, load_scene
+from mmrs_bench.scenes.splits.audit import audit
+
+#: Told a stage's name and the share of it that is done, in [0, 1].
+Progress = Callable[[str, float], None]
+
+
+class Fitted(NamedTuple):
+    """A method after `fit`, its data, and what each stage took in seconds."""
+
+    method: Method
+    data: SceneDataModule
+    seconds: dict[str, float]
+
+
+def run_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    """Compute one cell.
+
+    Args:
+        cell: The cell.
+        execution: How to compute it.
+        results: The results folder; logs of trainings go to its ``work`` folder.
+        progress: Told how the stages get on.
+
+    Raises:
+        BenchError: If data, settings or the training make the result impossible. The caller writes the failure.
+    """
+    protocol = cell.protocol
+    card = method_card(protocol.method)
+    variant = card.variants[protocol.variant]
+    execution = resolve_device(execution)
+    method, data, seconds = fit_cell(cell, execution, results, progress)
+    with _timed(seconds, "predict", progress):
+        prediction = method.predict(data, data.query)
+    with _timed(seconds, "score", progress):
+        confusion = confusion_matrix(data.query_targets, prediction, data.num_classes)
+        leakage = audit(data.scene, data.split)
+    parameters = method.parameter_counts()
+    work_dir = method.context.work_dir
+    if not any(work_dir.iterdir()):
+        work_dir.rmdir()
+    n_support = int(data.support.size)
+    return Record(
+        schema=1,
+        key=protocol.key,
+        protocol=protocol,
+        execution=execution,
+        simulated=data.scene.manifest.simulated,
+        scene_title=data.scene.manifest.title,
+        modalities=dict(data.channels),
+        external_data=variant.external_data or card.external_data,
+        class_names=data.class_names,
+        split_sha256=data.split.sha256,
+        n_support=n_support,
+        labels_used=data.labels_used,
+        n_query=int(data.query.size),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        scores=scores(confusion),
+        leakage=Leakage(**leakage._asdict()),
+        pixel_bounds=tuple(
+            PixelBoundRecord(modalities=b.modalities, accuracy=b.accuracy, standard_error=b.standard_error)
+            for b in data.scene.pixel_bounds
+        ),
+        parameters_total=parameters.total,
+        parameters_trainable=parameters.trainable,
+        unranked=unranked_reason(
+            protocol,
+            labels_used=data.labels_used,
+            n_support=n_support,
+            variant_reason=variant.unranked,
+        ),
+        signature=signature(protocol),
+        provenance=provenance(),
+        measured=measured(seconds),
+    )
+
+
+def fit_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Fitted:
+    """Load a cell's data and train its method: everything up to, but without, prediction.
+
+    Raises:
+        BenchError: As `run_cell`.
+    """
+    protocol = cell.protocol
+    torch.set_num_threads(execution.threads)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "data", progress):
+        data = SceneDataModule(
+            _scene(cell.dataset, protocol.scene_fingerprint),
+            protocol.data,
+            seed=protocol.seed,
+            inference_batch=execution.inference_batch,
+        )
+        data.setup()
+    work_dir = _fresh_folder(results / "work" / protocol.key)
+    context = RunContext(
+        seed=protocol.seed, draw=protocol.data.draw, work_dir=work_dir, execution=execution, progress=progress
+    )
+    method = method_class(method_card(protocol.method))(protocol.method_config, context)
+    with _timed(seconds, "pretrain", progress):
+        method.pretrain(data)
+    with _timed(seconds, "fit", progress):
+        method.fit(data)
+    return Fitted(method, data, seconds)
+
+
+def resolve_device(execution: ExecutionConfig) -> ExecutionConfig:
+    """The execution config with ``auto`` replaced by the device there is.
+
+    Raises:
+        ConfigError: If ``cuda`` is asked for and absent.
+    """
+    present = torch.cuda.is_available()
+    if execution.device == "cuda" and not present:
+        raise ConfigError("--device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build")
+    device = ("cuda" if present else "cpu") if execution.device == "auto" else execution.device
+    return execution.model_copy(update={"device": device})
+
+
+@lru_cache(maxsize=1)
+def _scene(dataset: str, fingerprint: str) -> Scene:
+    """The scene, kept for the next cell of the same scene."""
+    manifest = load_manifest(dataset)
+    if manifest.fingerprint != fingerprint:
+        raise DataError(f"{manifest.path}: the manifest changed while the run was under way; run the command again")
+    return load_scene(manifest)
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """An empty folder: what a killed attempt left there must not leak into this one."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str, progress: Progress) -> Iterator[None]:
+    progress(stage, 0.0)
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 6)
+    progress(stage, 1.0)

@@ -1,0 +1,1 @@
+"""Classical baselines: support vector machines, random forests, class means."""

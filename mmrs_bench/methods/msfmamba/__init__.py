@@ -1,0 +1,1 @@
+"""MSFMamba (Gao et al. 2025)."""

@@ -1,0 +1,1 @@
+"""UniDiff and GeoDiffNet-F."""

@@ -1,0 +1,1 @@
+"""Support, query and unlabelled pixels, and the leakage audit."""

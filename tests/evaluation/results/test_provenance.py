@@ -1,0 +1,103 @@
+"""Provenance: commit, state, versions, memory, time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.git_checkout import git, make_checkout
+
+from mmrs_bench.evaluation.results import provenance as module
+from mmrs_bench.evaluation.results.provenance import (
+    GitState,
+    git_state,
+    measured,
+    package_versions,
+    peak_memory_mib,
+    provenance,
+    utc_now,
+)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return make_checkout(tmp_path)
+
+
+def test_a_clean_and_a_dirty_checkout(checkout: Path) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert git_state(checkout) == GitState(commit, False)
+    (checkout / "results").mkdir()
+    (checkout / "results" / "record.json").write_text("{}")
+    assert git_state(checkout) == GitState(commit, False), "ignored files do not count"
+    (checkout / "code.py").write_text("x = 2\n")
+    assert git_state(checkout) == GitState(commit, True)
+
+
+def test_a_new_file_makes_it_dirty(checkout: Path) -> None:
+    (checkout / "method.py").write_text("")
+    assert git_state(checkout).dirty is True
+
+
+def test_outside_a_checkout_nothing_is_known(tmp_path: Path, checkout: Path) -> None:
+    assert git_state(tmp_path) == GitState(None, None)
+    assert git_state(tmp_path / "absent") == GitState(None, None)
+    inside = checkout / "site-packages"
+    inside.mkdir()
+    assert git_state(inside) == GitState(None, None), "somebody else's repository says nothing about this code"
+
+
+def test_without_git_nothing_is_known(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert git_state(checkout) == GitState(None, None)
+
+
+def test_versions_come_from_metadata_without_imports() -> None:
+    found = package_versions()
+    assert found["numpy"] == version("numpy") == np.__version__
+    assert {"diffusers", "open_clip_torch", "peft"} <= set(found) <= set(module.PACKAGES)
+    code = (
+        "import sys; from mmrs_bench.evaluation.results.provenance import provenance; "
+        "p = provenance(); print('torch' in p.packages, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_gathered_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = provenance()
+    monkeypatch.setattr(module, "git_state", lambda: pytest.fail("asked again"))
+    assert provenance() is first
+    assert first.python == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_the_time_is_utc() -> None:
+    now = datetime.fromisoformat(utc_now())
+    assert now.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - now) < timedelta(minutes=1)
+
+
+def test_peak_memory_is_in_mib_and_does_not_fall() -> None:
+    # In a process of its own, whose peak is not already that of all earlier tests.
+    code = (
+        "import numpy as np; from mmrs_bench.evaluation.results.provenance import peak_memory_mib as peak; "
+        "before = peak(); block = np.ones(200 * 2**20, np.uint8); after = peak(); del block; "
+        "print(before, after, peak())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    before, after, later = map(float, done.stdout.split())
+    assert 10 < before < 500
+    assert 150 < after - before < 250
+    assert later >= after - 1  # the kernel counts pages per core and adds them up later
+    assert peak_memory_mib() > 10
+
+
+def test_clock_readings_are_kept() -> None:
+    found = measured({"fit": 1.5})
+    assert found.seconds == {"fit": 1.5}
+    assert found.host

@@ -1,0 +1,315 @@
+"""Records on disk: round trip, corruption, migration, failures, and signatures that tell protocols apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.synthetic_records import CLASSES, make_failure, make_protocol, make_record
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmrs_bench.errors import BenchError, RecordError, TrainingError
+from mmrs_bench.evaluation.results import records as store
+from mmrs_bench.evaluation.results.records import (
+    Record,
+    failure_path,
+    find_record,
+    load_failures,
+    load_record,
+    load_records,
+    record_path,
+    save_failure,
+    save_record,
+    signature,
+    unranked_reason,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(
+    hits=st.lists(st.integers(0, 200), min_size=3, max_size=3),
+    draw=st.integers(0, 200),
+    method_config=st.dictionaries(
+        st.text(max_size=5), st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text())
+    ),
+)
+def test_round_trip(tmp_path: Path, hits: list[int], draw: int, method_config: dict[str, Any]) -> None:
+    record = make_record("rf", hits, draw=draw, method_config=method_config)
+    path = save_record(tmp_path, record)
+    assert load_record(path) == record
+
+
+def test_all_records_come_back(tmp_path: Path) -> None:
+    saved = [make_record(method, draw=draw) for method in ("rf", "svm") for draw in range(3)]
+    for record in saved:
+        save_record(tmp_path, record)
+    assert sorted(r.key for r in load_records(tmp_path)) == sorted(r.key for r in saved)
+    assert load_records(tmp_path / "nowhere") == []
+
+
+def test_the_path_tells_what_it_holds_and_is_unique_by_key(tmp_path: Path) -> None:
+    protocol = make_protocol("cnn", variant="no-lidar", draw=3, seed=1, shots=5, split="block-v1", scene="trento-r1")
+    path = record_path(tmp_path, protocol)
+    assert path.relative_to(tmp_path).as_posix() == (
+        f"records/trento-r1/cnn-no-lidar/paper-block-v1-5shot-draw03-seed1-{protocol.key}.json"
+    )
+    other = make_protocol("cnn", variant="no-lidar", draw=3, seed=1, shots=5, split="block-v1", method_version=2)
+    assert record_path(tmp_path, other) != path
+    odd = record_path(tmp_path, make_protocol("cnn", variant="../../x y"))
+    assert odd.resolve().is_relative_to(tmp_path.resolve() / "records" / "town-r1")
+
+
+def test_records_are_found_by_key_without_reading_them(tmp_path: Path) -> None:
+    paths = {}
+    for draw in range(4):
+        record = make_record(draw=draw)
+        paths[record.key] = save_record(tmp_path, record)
+    for key, path in paths.items():
+        path.write_text("unreadable")
+        assert find_record(tmp_path, key) == path
+        assert find_record(tmp_path, key[:12]) == path
+    with pytest.raises(RecordError, match="no record with key 'feedfeed'"):
+        find_record(tmp_path, "feedfeed")
+    with pytest.raises(RecordError, match="fits 4 records; give all digits"):
+        find_record(tmp_path, "")
+
+
+def test_equal_records_give_equal_bodies_and_files(tmp_path: Path) -> None:
+    one = save_record(tmp_path / "a", make_record()).read_bytes()
+    other = save_record(tmp_path / "b", make_record()).read_bytes()
+    assert one == other
+    slow = make_record(seconds=99.0)
+    assert slow != make_record()
+    assert slow.body() == make_record().body()
+
+
+def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        fields = json.loads(path.read_text())
+        change(fields)
+        path.write_text(json.dumps(fields))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "an empty file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "not JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00garbage"), "not JSON"),
+        (lambda path: path.write_text("[1, 2]"), "holds a JSON list"),
+        (edited(lambda f: f.pop("schema")), "has schema None"),
+        (edited(lambda f: f.pop("confusion")), "confusion: Field required"),
+        (edited(lambda f: f.update(extra=1)), "extra: Extra inputs"),
+        (edited(lambda f: f["scores"].update(oa="high")), "scores.oa"),
+        (edited(lambda f: f["scores"].update(oa=0.999)), "its oa does not follow from its confusion matrix"),
+        (edited(lambda f: f["scores"].update(kappa=None)), "its kappa does not follow"),
+        (edited(lambda f: f["scores"]["recall"].pop()), "its recall does not follow"),
+        (edited(lambda f: f.update(n_query=601)), "counts 600 pixels, but n_query is 601"),
+        (edited(lambda f: f.update(class_names=["water"])), "not 1 x 1"),
+        (edited(lambda f: f["protocol"]["data"].update(shots=5)), "is not that of its protocol"),
+        (edited(lambda f: f.update(labels_used=206)), "ranked although it used 206 labels instead of 6"),
+        (edited(lambda f: f.update(n_support=5)), "n_support is 5"),
+        (lambda path: path.rename(path.with_name(path.name.replace("draw00", "draw07"))), "record of another place"),
+        (lambda path: path.rename(path.with_name(path.stem[:-1] + "z.json")), "record of another place"),
+    ],
+)
+def test_a_damaged_record_is_named_with_its_fault_and_what_to_do(
+    tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    save_record(tmp_path, make_record(draw=1))
+    path = save_record(tmp_path, make_record(draw=0))
+    damage(path)
+    with pytest.raises(RecordError, match=said) as caught:
+        load_records(tmp_path)
+    message = str(caught.value)
+    assert str(path.parent) in message
+    assert "Delete the file or move it away; its cell is run again" in message
+    assert "\n" not in message
+
+
+def test_every_corrupt_file_is_named(tmp_path: Path) -> None:
+    paths = [save_record(tmp_path, make_record(draw=draw)) for draw in range(5)]
+    for path in paths[1:]:
+        path.write_text("")
+    with pytest.raises(RecordError, match="and 1 more files") as caught:
+        load_records(tmp_path)
+    assert [str(path) in str(caught.value) for path in paths] == [False, True, True, True, False]
+
+
+def test_a_record_of_a_newer_suite_is_not_called_corrupt(tmp_path: Path) -> None:
+    path = save_record(tmp_path, make_record())
+    edited(lambda f: f.update(schema=2))(path)
+    with pytest.raises(
+        RecordError, match=r"written by a newer mmrs-bench \(schema 2; this one reads up to 1\)"
+    ) as caught:
+        load_record(path)
+    assert "Delete" not in str(caught.value)
+
+
+def test_old_schemas_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = make_record()
+    path = save_record(tmp_path, record)
+
+    def age(fields: dict[str, Any]) -> None:
+        fields["schema"] = -1
+        fields["classes"] = fields.pop("class_names")
+
+    edited(age)(path)
+    with pytest.raises(RecordError, match="has schema -1, which no migration knows"):
+        load_record(path)
+    steps: list[int] = []
+
+    def step(number: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def migrate(fields: dict[str, Any]) -> dict[str, Any]:
+            steps.append(number)
+            if number == 0:
+                fields["class_names"] = fields.pop("classes")
+            return fields
+
+        return migrate
+
+    monkeypatch.setattr(store, "MIGRATIONS", {-1: step(-1), 0: step(0)})
+    assert load_record(path) == record
+    assert steps == [-1, 0]
+
+
+def test_a_record_that_contradicts_itself_is_not_written(tmp_path: Path) -> None:
+    wrong = make_record().model_copy(update={"n_query": 1})
+    with pytest.raises(RecordError, match="was not written: its confusion matrix counts 600"):
+        save_record(tmp_path, wrong)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "write_json", lambda path, value: save_other(path))
+
+    def save_other(path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        other = make_record(seconds=7.0).model_dump(mode="json", by_alias=True)
+        path.write_text(json.dumps(other))
+
+    with pytest.raises(RecordError, match="does not read back as it was written"):
+        save_record(tmp_path, make_record())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "records").write_text("a file where a folder should be")
+    with pytest.raises(BenchError, match="cannot write"):
+        save_record(tmp_path, make_record())
+
+
+def test_failures_are_kept_until_the_cell_succeeds(tmp_path: Path) -> None:
+    record = make_record()
+    try:
+        raise TrainingError("the loss\nis NaN")
+    except TrainingError as error:
+        path = save_failure(tmp_path, record.protocol, error)
+    assert path == failure_path(tmp_path, record.protocol)
+    (failure,) = load_failures(tmp_path)
+    assert (failure.key, failure.error, failure.message) == (record.key, "TrainingError", "the loss is NaN")
+    assert "test_failures_are_kept" in failure.traceback
+    assert load_records(tmp_path) == []
+    save_record(tmp_path, record)
+    assert load_failures(tmp_path) == []
+    assert not path.exists()
+
+
+def test_a_failure_left_behind_by_a_crash_after_success_does_not_count(tmp_path: Path) -> None:
+    record = make_record()
+    save_record(tmp_path, record)
+    save_failure(tmp_path, record.protocol, TrainingError("earlier"))
+    save_failure(tmp_path, make_protocol(draw=1), TrainingError("still"))
+    assert [failure.message for failure in load_failures(tmp_path)] == ["still"]
+
+
+def test_a_corrupt_failure_record_is_named(tmp_path: Path) -> None:
+    path = save_failure(tmp_path, make_protocol(), TrainingError("x"))
+    path.write_text("{}")
+    with pytest.raises(RecordError, match="has schema None"):
+        load_failures(tmp_path)
+
+
+def test_failure_records_round_trip() -> None:
+    failure = make_failure()
+    assert type(failure).model_validate(failure.model_dump(mode="json", by_alias=True)) == failure
+
+
+def test_signature_of_the_design() -> None:
+    protocol = make_protocol(scene="trento-r1", fingerprint="1a2b3c4d" + 56 * "0")
+    assert signature(protocol, draws=10) == (
+        "OA|trento-r1@1a2b3c4d|random-v1|2shot|draws:10|win:11|unlab:scene|sel:last|budget:paper|v0.1.0"
+    )
+    assert signature(protocol) == signature(protocol, draws=10).replace("draws:10|", "")
+    assert signature(protocol, metric="AA").startswith("AA|trento-r1")
+
+
+DIFFERENT = [
+    {"scene": "trento-r2"},
+    {"fingerprint": "12" * 32},
+    {"split": "block-v1"},
+    {"shots": 5},
+    {"window": 9},
+    {"unlabelled": "support"},
+    {"selection": "support-cv"},
+    {"selection": "paper-val"},
+    {"budget": "smoke"},
+    {"query_limit": 1000},
+    {"normalisation": "minmax"},
+    {"normalisation_scope": "support"},
+    {"modalities": ("hsi",)},
+    {"modalities": ("lidar",)},
+    {"pca": 3},
+    {"code_version": "0.2.0"},
+]
+
+
+def test_whatever_forbids_a_comparison_changes_the_signature() -> None:
+    signatures = [signature(make_protocol(**change)) for change in [{}, *DIFFERENT]]
+    assert len(set(signatures)) == len(signatures)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [{"draw": 3}, {"seed": 4}, {"method": "svm"}, {"variant": "x"}, {"method_config": {"a": 1}}, {"method_version": 9}],
+)
+def test_what_is_averaged_or_compared_does_not(same: dict[str, Any]) -> None:
+    assert signature(make_protocol(**same)) == signature(make_protocol())
+
+
+def test_a_budgets_own_query_limit_is_not_repeated() -> None:
+    assert "query" not in signature(make_protocol(budget="quick", query_limit=20_000))
+    assert "query:all" in signature(make_protocol(budget="quick"))
+
+
+def test_reasons_for_no_rank() -> None:
+    plain = make_protocol()
+    assert unranked_reason(plain, labels_used=6, n_support=6) == ""
+    assert unranked_reason(plain, labels_used=206, n_support=6) == "used 206 labels where the protocol grants 6"
+    paper = unranked_reason(make_protocol(selection="paper-val"), labels_used=206, n_support=6)
+    assert paper == "selection on query labels (paper-val)"
+    assert unranked_reason(plain, labels_used=6, n_support=6, variant_reason="ablation") == "ablation"
+
+
+def test_class_names_go_with_the_matrix() -> None:
+    assert make_record().class_names == CLASSES
+    assert isinstance(make_record(), Record)
+
+
+def test_results_are_read_without_heavy_imports() -> None:
+    code = (
+        "import sys\n"
+        "import mmrs_bench.evaluation.report.leaderboard, mmrs_bench.evaluation.regression\n"
+        "import mmrs_bench.evaluation.report.comparison, mmrs_bench.evaluation.report.maps, mmrs_bench.evaluation.report.curves\n"
+        "print([m for m in ('torch', 'scipy', 'matplotlib', 'sklearn', 'lightning', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"

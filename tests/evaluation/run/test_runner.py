@@ -1,0 +1,216 @@
+"""One cell from its protocol to its record, with a method that looks and tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.tiny import striped_map, tiny_scene
+
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import BenchError, ConfigError, DataError, TrainingError
+from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
+from mmrs_bench.evaluation.results.records import Record, save_record
+from mmrs_bench.evaluation.run import runner
+from mmrs_bench.evaluation.run.runner import resolve_device, run_cell
+from mmrs_bench.methods import catalogue as registry
+from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.scenes.scene import IntArray
+
+TRUTH = striped_map(48, 60)
+
+
+class SpyConfig(MethodConfig):
+    answer: str = "class 0"
+
+
+class Spy(Method):
+    """Predicts what its settings say and notes what happens to it."""
+
+    Config = SpyConfig
+    events: ClassVar[list[str]] = []
+
+    def pretrain(self, data: Any) -> None:
+        self.events.append("pretrain")
+
+    def fit(self, data: Any) -> None:
+        self.events.append(f"fit {sorted(p.name for p in self.context.work_dir.iterdir())}")
+        self.context.progress("epochs", 0.5)
+        if self.config.answer == "log":
+            (self.context.work_dir / "metrics.csv").write_text("loss")
+
+    def predict(self, data: Any, pixels: IntArray) -> IntArray:
+        self.events.append(f"predict {pixels.size}")
+        return {
+            "log": lambda: np.zeros(pixels.size, dtype=np.int64),
+            "class 0": lambda: np.zeros(pixels.size, dtype=np.int64),
+            "too few": lambda: np.zeros(pixels.size - 1, dtype=np.int64),
+            "class 9": lambda: np.full(pixels.size, 9, dtype=np.int64),
+            "probabilities": lambda: np.full(pixels.size, 0.5),
+        }[self.config.answer]()
+
+    def parameter_counts(self) -> ParameterCounts:
+        return ParameterCounts(total=7, trainable=3)
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A suite of one card and one scene; returns the log of scene loads."""
+    folder = tmp_path / "benchmarks" / "methods"
+    folder.mkdir(parents=True)
+    card = {
+        "name": "spy",
+        "version": 1,
+        "class_path": f"{__name__}:Spy",
+        "title": "a spy",
+        "reference": "none",
+        "selections": ["last", "paper-val"],
+        "external_data": "ImageNet",
+        "config": {"answer": "class 0"},
+        "variants": {
+            **{a.replace(" ", "-"): {"config": {"answer": a}} for a in ("log", "too few", "class 9", "probabilities")},
+            "oracle": {"unranked": "knows the class sizes", "external_data": "CLIP"},
+        },
+    }
+    (folder / "spy.yaml").write_text(yaml.safe_dump(card))
+    monkeypatch.setattr(registry, "BENCHMARK_DIR", tmp_path / "benchmarks")
+    registry.method_cards.cache_clear()
+    scene = tiny_scene(TRUTH)
+    (tmp_path / "tiny.yaml").write_text(
+        yaml.safe_dump(scene.manifest.model_dump(mode="json", by_alias=True, exclude_none=True))
+    )
+    loaded: list[str] = []
+
+    def load_scene(manifest: Any) -> Any:
+        loaded.append(manifest.id)
+        return replace(scene, manifest=manifest)
+
+    monkeypatch.setattr(runner, "load_scene", load_scene)
+    runner._scene.cache_clear()
+    Spy.events.clear()
+    yield loaded
+    runner._scene.cache_clear()
+    registry.method_cards.cache_clear()
+
+
+def cells(tmp_path: Path, **options: Any) -> list[Cell]:
+    suite = Suite(datasets=(str(tmp_path / "tiny.yaml"),), methods=("spy",), draws=1, window=5)
+    return build_cells(replace(suite, **options))
+
+
+def run(tmp_path: Path, cell: Cell, execution: ExecutionConfig | None = None, told: list[Any] | None = None) -> Record:
+    def progress(stage: str, done: float) -> None:
+        if told is not None:
+            told.append((stage, done))
+
+    return run_cell(cell, execution or ExecutionConfig(), tmp_path / "results", progress)
+
+
+def test_a_variant_may_have_seen_other_data_than_its_card(loads: list[str], tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path, methods=("spy:oracle",))
+    assert run(tmp_path, cell).external_data == "CLIP"
+
+
+def test_a_record_says_what_happened(loads: list[str], tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path)
+    told: list[tuple[str, float]] = []
+    record = run(tmp_path, cell, ExecutionConfig(device="auto"), told)
+    labelled = int((TRUTH > 0).sum())
+    assert (record.n_support, record.labels_used, record.n_query) == (8, 8, labelled - 8)
+    assert np.array(record.confusion)[:, 1:].sum() == 0
+    assert record.scores.aa == pytest.approx(0.25)
+    assert record.execution.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert (record.parameters_total, record.parameters_trainable) == (7, 3)
+    assert record.external_data == "ImageNet"
+    assert record.modalities == {"hsi": 5, "lidar": 2}
+    assert record.simulated
+    assert record.unranked == ""
+    assert 0 < record.leakage.centre_inside <= record.leakage.shared_window <= 1
+    assert list(record.measured.seconds) == ["data", "pretrain", "fit", "predict", "score"]
+    assert Spy.events == ["pretrain", "fit []", f"predict {record.n_query}"]
+    stages = ["data", "pretrain", "fit", "predict", "score"]
+    assert [stage for stage, done in told if done == 1.0] == stages
+    assert ("epochs", 0.5) in told
+    save_record(tmp_path / "results", record)  # which refuses a record that contradicts itself
+
+
+def test_the_scene_is_loaded_once_for_its_cells(loads: list[str], tmp_path: Path) -> None:
+    for cell in cells(tmp_path, draws=3, shots=(1, 2)):
+        run(tmp_path, cell)
+    assert loads == ["tiny"]
+
+
+def test_unranked_results_say_why(loads: list[str], tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path, methods=("spy:oracle",))
+    assert run(tmp_path, cell).unranked == "knows the class sizes"
+    (cell,) = cells(tmp_path, selection="paper-val")
+    record = run(tmp_path, cell)
+    assert record.labels_used == 208
+    assert "paper-val" in record.unranked
+
+
+@pytest.mark.parametrize(
+    ("variant", "error"),
+    [("too-few", DataError), ("class-9", TrainingError), ("probabilities", TrainingError)],
+)
+def test_what_is_no_prediction_is_refused(
+    variant: str, error: type[BenchError], loads: list[str], tmp_path: Path
+) -> None:
+    (cell,) = cells(tmp_path, methods=(f"spy:{variant}",))
+    with pytest.raises(error, match="prediction"):
+        run(tmp_path, cell)
+
+
+def test_the_work_folder_starts_empty_and_keeps_logs(loads: list[str], tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path, methods=("spy:log",))
+    work_dir = tmp_path / "results" / "work" / cell.key
+    work_dir.mkdir(parents=True)
+    (work_dir / "left-by-a-killed-run.ckpt").write_text("")
+    run(tmp_path, cell)
+    assert "fit []" in Spy.events
+    assert [path.name for path in work_dir.iterdir()] == ["metrics.csv"]
+    (quiet,) = cells(tmp_path)
+    run(tmp_path, quiet)
+    assert not (work_dir.parent / quiet.key).exists()
+
+
+def test_a_manifest_that_changes_during_a_run_is_refused(loads: list[str], tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path)
+    manifest = tmp_path / "tiny.yaml"
+    fields = yaml.safe_load(manifest.read_text())
+    fields["generator"]["seed"] = 1
+    manifest.write_text(yaml.safe_dump(fields))
+    with pytest.raises(DataError, match=r"tiny\.yaml: the manifest changed while the run was under way"):
+        run(tmp_path, cell)
+
+
+def test_settings_that_the_method_does_not_know_are_named(loads: list[str], tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path)
+    wrong = replace(cell, protocol=cell.protocol.model_copy(update={"method_config": {"anwser": "class 0"}}))
+    with pytest.raises(ConfigError, match=r"anwser.*Known settings: answer"):
+        run(tmp_path, wrong)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    for present, asked, resolved in (
+        (True, "auto", "cuda"),
+        (True, "cuda", "cuda"),
+        (True, "cpu", "cpu"),
+        (False, "auto", "cpu"),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        assert resolve_device(ExecutionConfig.model_validate({"device": asked})).device == resolved
+    with pytest.raises(ConfigError, match="torch sees no CUDA device"):
+        resolve_device(ExecutionConfig(device="cuda"))

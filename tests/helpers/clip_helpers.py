@@ -1,0 +1,98 @@
+"""Cheap settings, text files and slow references for the tests of ``clip`` and ``diffclip``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import yaml
+from helpers.method_helpers import make
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmrs_bench.methods.base import Method
+
+STAGE_2 = {"components": None, "width": 8, "heads": 2, "depth": 1, "text_layers": 1, "epochs": 2}
+STAGE_1 = {"decoder_depth": 1, "pretrain_epochs": 2, "pretrain_windows": 48, "pretrain_batch": 24}
+CHEAP: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": {**STAGE_2, **STAGE_1}}
+#: Enough to tell classes apart whose texts are far from each other, as those of `text_file` are.
+LEARNING = {"width": 16, "epochs": 40, "learning_rate": 0.005}
+CLASS_NAMES = tuple(f"class {k}" for k in range(1, 5))
+
+
+def cheap(name: str, folder: Path, **options: Any) -> Method:
+    """`method_helpers.make` at sizes that train in a fraction of a second."""
+    return make(name, folder, **{**CHEAP[name], **options})
+
+
+def text_file(folder: Path, classes: Mapping[str, str | Sequence[str]] | None = None) -> str:
+    """A ``precomputed:`` tower of six random vectors, by default for the classes of `method_helpers.small_data`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
+    np.save(folder / "vectors.npy", vectors)
+    (folder / "names.json").write_text(json.dumps(list("abcdef")))
+    mapping = classes or {"class 1": "e", "class 2": ["a", "b"], "class 3": "f", "class 4": "d"}
+    fields = {"vectors": "vectors.npy", "names": "names.json", "classes": dict(mapping)}
+    (folder / "text.yaml").write_text(yaml.safe_dump(fields))
+    return f"precomputed:{folder / 'text.yaml'}"
+
+
+def silent(module: L.LightningModule) -> None:
+    """Let a module run its steps without a trainer, which is what its logs go to."""
+    module.log = lambda *args, **options: None  # type: ignore[method-assign,assignment]
+    module.log_dict = lambda *args, **options: None  # type: ignore[method-assign,assignment]
+
+
+def random_windows(channels: Mapping[str, int], batch: int, side: int) -> dict[str, Tensor]:
+    """Windows (b, c, w, w) by modality."""
+    generator = torch.Generator().manual_seed(7)
+    return {name: torch.randn(batch, count, side, side, generator=generator) for name, count in channels.items()}
+
+
+def slowly_cropped(windows: Mapping[str, Tensor], crop: str, generator: torch.Generator) -> dict[str, Tensor]:
+    """Window after window: a coin for it, or for each of its modalities, decides on the enlargement of its centre."""
+    batch = len(next(iter(windows.values())))
+    joint = (torch.rand(batch, generator=generator) < 0.5).tolist() if crop == "joint" else []
+    result = {}
+    for name, images in windows.items():
+        coins = joint
+        if crop == "independent":
+            coins = (torch.rand(batch, generator=generator) < 0.5).tolist()
+        side = images.shape[-1]
+        rows = []
+        for i in range(batch):
+            enlarged = F.interpolate(images[i : i + 1, :, 1:-1, 1:-1], (side, side), mode="bilinear")[0]
+            rows.append(enlarged if crop != "none" and coins[i] else images[i])
+        result[name] = torch.stack(rows)
+    return result
+
+
+def flat(windows: Mapping[str, Tensor], at: int) -> dict[str, Tensor]:
+    """The pixels (1, n, c) of one window, in raster order."""
+    side = next(iter(windows.values())).shape[-1]
+    places = [(row, column) for row in range(side) for column in range(side)]
+    return {name: torch.stack([x[at, :, i, j] for i, j in places])[None] for name, x in windows.items()}
+
+
+def without_gradient(module: torch.nn.Module) -> list[str]:
+    """Names of the trainable parameters that no gradient has reached."""
+    return [
+        name
+        for name, values in module.named_parameters()
+        if values.requires_grad and (values.grad is None or not values.grad.any())
+    ]
+
+
+def weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of everything that a module would save."""
+    return {name: values.detach().clone() for name, values in module.state_dict().items()}
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of tensors are equal, bit by bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,132 @@
+"""Cells and cell functions that need neither torch nor a scene, for tests of the machinery around them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
+from mmrs_bench.errors import TrainingError
+from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.results.metrics import scores
+from mmrs_bench.evaluation.results.provenance import measured
+from mmrs_bench.evaluation.results.records import Leakage, Provenance, Record, record_path, signature
+
+EXECUTION = ExecutionConfig()
+
+Progress = Callable[[str, float], None]
+
+
+def make_cells(count: int, *, scenes: int = 1, method: str = "fake") -> list[Cell]:
+    return [
+        Cell(
+            dataset="simulated",
+            protocol=ProtocolConfig(
+                scene=f"fake{number % scenes}-r1",
+                scene_fingerprint=f"{number % scenes:064x}",
+                data=DataConfig(draw=number // scenes),
+                budget="smoke",
+                method=method,
+                variant="default",
+                method_version=1,
+                method_config={},
+            ),
+        )
+        for number in range(count)
+    ]
+
+
+def fake_record(cell: Cell, execution: ExecutionConfig = EXECUTION, seconds: float = 0.0) -> Record:
+    """A record whose numbers follow from the cell's key alone."""
+    a, b, c, d = hashlib.sha256(cell.key.encode()).digest()[:4]
+    confusion = ((a + 1, b), (c, d + 1))
+    return Record(
+        schema=1,
+        key=cell.key,
+        protocol=cell.protocol,
+        execution=execution,
+        simulated=True,
+        scene_title="Fake scene",
+        modalities={"hsi": 3},
+        external_data="none",
+        class_names=("one", "two"),
+        split_sha256="0" * 64,
+        n_support=2 * cell.protocol.data.shots,
+        labels_used=2 * cell.protocol.data.shots,
+        n_query=a + b + c + d + 2,
+        confusion=confusion,
+        scores=scores(confusion),
+        leakage=Leakage(shared_window=0.0, centre_inside=0.0, same_component=0.0),
+        parameters_total=0,
+        parameters_trainable=0,
+        signature=signature(cell.protocol),
+        provenance=Provenance(commit=None, dirty=None, python="3", packages={}),
+        measured=measured({"fit": seconds}),
+    )
+
+
+def log_lines(results: Path) -> list[str]:
+    path = results / "computed.log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _log(results: Path, text: str) -> None:
+    handle = os.open(results / "computed.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.write(handle, f"{text}\n".encode())
+    os.close(handle)
+
+
+def quick(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    """Logs that it was called, and whether the cell had a record already."""
+    _log(results, f"{'AGAIN' if record_path(results, cell.protocol).exists() else 'once'} {cell.key} {os.getpid()}")
+    progress("fit", 0.5)
+    return fake_record(cell, execution)
+
+
+def slow(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    record = quick(cell, execution, results, progress)
+    time.sleep(0.03)
+    return record
+
+
+def endless(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    record = quick(cell, execution, results, progress)
+    time.sleep(600)
+    return record
+
+
+def fails_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    if cell.protocol.data.draw == 1 and not (results / "mended").exists():
+        raise TrainingError("the loss is NaN;\nlower the learning rate")
+    return quick(cell, execution, results, progress)
+
+
+def defect_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    if cell.protocol.data.draw == 1:
+        raise ZeroDivisionError("no such luck")
+    return quick(cell, execution, results, progress)
+
+
+def waits_on_draw_0(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    if cell.protocol.data.draw == 0:
+        progress("waiting for another", 0.0)
+    return fake_record(cell, execution)
+
+
+def dies_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    if cell.protocol.data.draw == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return quick(cell, execution, results, progress)
+
+
+def reports_environment(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+    _log(results, " ".join(f"{name}={os.environ.get(name)}" for name in names))
+    _log(results, f"SIGINT blocked: {signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())}")
+    sys.stdout.write("a library prints something\n")
+    return fake_record(cell, execution)

@@ -1,0 +1,63 @@
+"""A small scene and ready-made methods for the tests of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helpers.tiny import striped_map, tiny_scene, with_colours
+
+from mmrs_bench.config import DataConfig
+from mmrs_bench.methods.base import Method, RunContext
+from mmrs_bench.methods.catalogue import method_card, method_class, resolve_config
+from mmrs_bench.scenes.datamodule import SceneDataModule
+
+SHIPPED = (
+    "majority",
+    "nearest-prototype",
+    "svm",
+    "svm-spatial",
+    "svm-emp",
+    "rf",
+    "rf-spatial",
+    "cnn",
+    "clip",
+    "diffclip",
+    "bdgf",
+    "bdgf-cnn",
+    "bdgf-mamba",
+    "bdgf-transformer",
+    "msfmamba",
+    "unidiff-tiny",
+    "geodiffnet-f-tiny",
+)
+
+
+def small_data(shots: int = 2, **settings: Any) -> SceneDataModule:
+    """A noisy scene of 36 x 40 pixels with 4 classes, whose manifest says which bands are colours."""
+    scene = tiny_scene(striped_map(36, 40), bands={"hsi": 5, "lidar": 2})
+    return SceneDataModule(with_colours(scene), DataConfig(shots=shots, **settings))
+
+
+def make(
+    name: str,
+    folder: Path,
+    *,
+    draw: int = 0,
+    seed: int = 0,
+    progress: Callable[[str, float], None] = lambda stage, done: None,
+    **changes: Any,
+) -> Method:
+    """A shipped method under budget ``smoke`` with some settings changed."""
+    card = method_card(name)
+    context = RunContext(seed=seed, draw=draw, work_dir=folder, progress=progress)
+    return method_class(card)({**resolve_config(card, "default", "smoke"), **changes}, context)
+
+
+def fitted(name: str, folder: Path, data: SceneDataModule, **options: Any) -> Method:
+    """`make`, pretrain and fit."""
+    method = make(name, folder, **options)
+    method.pretrain(data)
+    method.fit(data)
+    return method

@@ -1,0 +1,299 @@
+"""The denoiser of several modalities: noising, loss, padding, features, gradients, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser, modality_losses, norm_groups, padded_side
+from mmrs_bench.models.diffusion import linear_schedule
+
+CHANNELS = {"hsi": 3, "sar": 2}
+SIDE = 7
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    torch.manual_seed(0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def windows(batch: int, side: int = SIDE, seed: int = 0) -> dict[str, Tensor]:
+    g = generator(seed)
+    return {name: torch.randn(batch, c, side, side, generator=g) for name, c in CHANNELS.items()}
+
+
+def denoiser(side: int = SIDE, **sizes: Any) -> MultimodalDenoiser:
+    return MultimodalDenoiser(CHANNELS, side, **{"base": 8, "multipliers": (1, 2, 2), "blocks": 1, **sizes})
+
+
+# Noise and loss
+
+
+def test_noising_is_the_equation() -> None:
+    clean, timesteps = windows(3), torch.tensor([0, 500, 999])
+    found = denoiser().add_noise(clean, timesteps, generator(7))
+    g = generator(7)
+    for name, x in clean.items():
+        noise = torch.randn(x.shape, generator=g)
+        assert torch.equal(found.noise[name], noise)
+        for b, t in enumerate(timesteps.tolist()):
+            kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
+            expected = math.sqrt(kept) * x[b] + math.sqrt(1 - kept) * noise[b]
+            torch.testing.assert_close(found.windows[name][b], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_noise_hangs_on_the_networks_order_of_modalities_only() -> None:
+    clean, timesteps = windows(2), torch.tensor([3, 4])
+    turned = {name: clean[name] for name in reversed(clean)}
+    one, other = (denoiser().add_noise(x, timesteps, generator()) for x in (clean, turned))
+    for name in CHANNELS:
+        assert torch.equal(one.windows[name], other.windows[name])
+
+
+def test_each_modality_has_a_loss_of_its_own() -> None:
+    predicted, noise = windows(2, side=3), windows(2, side=3, seed=1)
+    found = modality_losses(predicted, noise)
+    for name, c in CHANNELS.items():
+        total = 0.0
+        for place in [(b, k, i, j) for b in range(2) for k in range(c) for i in range(3) for j in range(3)]:
+            total += (float(predicted[name][place]) - float(noise[name][place])) ** 2
+        assert float(found[name]) == pytest.approx(total / (2 * c * 9), rel=1e-5)
+
+
+def test_a_loss_of_other_shapes_is_refused() -> None:
+    """Else broadcasting would make a number of them."""
+    with pytest.raises(ValueError, match="predicted noise of shape"):
+        modality_losses({"hsi": torch.zeros(2, 1, 3, 3)}, {"hsi": torch.zeros(2, 4, 3, 3)})
+
+
+def test_the_schedule_says_what_is_predicted() -> None:
+    assert linear_schedule("epsilon").config.prediction_type == "epsilon"
+    assert linear_schedule().config.prediction_type == "sample"
+    assert torch.equal(linear_schedule("epsilon").alphas_cumprod, linear_schedule().alphas_cumprod)
+
+
+# Padding
+
+
+@pytest.mark.parametrize(("side", "padded"), [(5, 8), (7, 8), (8, 8), (9, 12), (11, 12), (12, 12)])
+def test_windows_are_reflected_and_cropped_back(side: int, padded: int) -> None:
+    model = denoiser(side)
+    seen: list[Tensor] = []
+
+    def through(sample: Tensor, _timesteps: Tensor, *, return_dict: bool) -> tuple[Tensor]:
+        assert not return_dict
+        seen.append(sample)
+        return (sample,)
+
+    model.unet.forward = through
+    given = windows(2, side)
+    returned = model(given, torch.tensor([1, 2]))
+    before = (padded - side) // 2
+    after = padded - side - before
+    joined = torch.cat(list(given.values()), dim=1)
+    assert torch.equal(seen[0], F.pad(joined, (before, after, before, after), mode="reflect"))
+    assert list(returned) == list(CHANNELS)
+    for name in CHANNELS:
+        assert torch.equal(returned[name], given[name])
+
+
+def test_the_modalities_are_told_by_name() -> None:
+    model, given, t = denoiser(), windows(2), torch.tensor([5, 6])
+    turned = {name: given[name] for name in reversed(given)}
+    for name in CHANNELS:
+        assert torch.equal(model(given, t)[name], model(turned, t)[name])
+
+
+@pytest.mark.parametrize(("side", "levels", "works"), [(3, 3, "5 x 5 or larger, or at most 2 levels"), (4, 3, "5 x 5")])
+def test_a_window_too_small_is_told_what_works(side: int, levels: int, works: str) -> None:
+    with pytest.raises(ValueError, match=works):
+        denoiser(side, multipliers=(1,) * levels)
+
+
+def test_a_single_pixel_has_no_number_of_levels() -> None:
+    with pytest.raises(ValueError, match=r"use a window of 2 x 2 or larger$"):
+        padded_side(1, 1)
+
+
+@pytest.mark.parametrize("side", range(2, 20))
+def test_the_named_sizes_do_work(side: int) -> None:
+    for levels in range(1, 6):
+        fits = levels <= (side - 1).bit_length()
+        if not fits:
+            with pytest.raises(
+                ValueError, match=rf"{2 ** (levels - 1) + 1} x .* at most {(side - 1).bit_length()} level"
+            ):
+                padded_side(side, levels)
+            continue
+        padded, factor = padded_side(side, levels), 2 ** (levels - 1)
+        assert padded % factor == 0
+        assert padded // factor >= 2
+        assert 0 <= padded - side < factor
+        # A reflection reaches no farther than the window.
+        assert padded - side - (padded - side) // 2 < side
+
+
+# Features
+
+
+def test_features_have_the_promised_shapes() -> None:
+    model = denoiser(multipliers=(1, 2, 3))
+    features = model.decoder_features(windows(2))
+    assert model.feature_channels == (24, 16, 8)
+    assert [tuple(level.shape) for level in features] == [(2, d, SIDE, SIDE) for d in model.feature_channels]
+    assert all(torch.isfinite(level).all() and not level.requires_grad for level in features)
+
+
+def test_features_are_the_decoders_averaged_over_timesteps() -> None:
+    """Against diffusers' own blocks, called one after the other."""
+    model, clean, timesteps, seed = denoiser(), windows(2), (10, 400), 3
+    g = generator(seed)
+    noise = {name: torch.randn(1, c, SIDE, SIDE, generator=g) for name, c in CHANNELS.items()}
+    sums = [torch.zeros(2, d, SIDE, SIDE) for d in model.feature_channels]
+    for t in timesteps:
+        kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
+        x = torch.cat([math.sqrt(kept) * clean[n] + math.sqrt(1 - kept) * noise[n] for n in CHANNELS], dim=1)
+        x = F.pad(x, (0, 1, 0, 1), mode="reflect")
+        unet = model.unet
+        with torch.no_grad():
+            emb = unet.time_embedding(unet.time_proj(torch.tensor([t, t])))
+            h = unet.conv_in(x)
+            skips = [h]
+            for down in unet.down_blocks:
+                h, new = down(h, emb)
+                skips.extend(new)
+            h = unet.mid_block(h, emb)
+            for level, up in enumerate(unet.up_blocks):
+                count = len(up.resnets)
+                h = up(h, tuple(skips[-count:]), emb)
+                skips = skips[:-count]
+                resized = F.interpolate(h, size=(8, 8), mode="bilinear", align_corners=False)
+                sums[level] += resized[:, :, :SIDE, :SIDE]
+    for found, total in zip(model.decoder_features(clean, timesteps=timesteps, seed=seed), sums, strict=True):
+        torch.testing.assert_close(found, total / 2, atol=1e-4, rtol=1e-4)
+
+
+def test_features_are_repeatable_and_hang_on_the_seed() -> None:
+    model, clean = denoiser(), windows(2)
+    torch.manual_seed(1)
+    first = model.decoder_features(clean, seed=4)
+    torch.manual_seed(2)
+    again, other = model.decoder_features(clean, seed=4), model.decoder_features(clean, seed=5)
+    for level in range(3):
+        assert torch.equal(first[level], again[level])
+        assert not torch.allclose(first[level], other[level], atol=1e-3)
+
+
+def test_features_do_not_hang_on_the_batch() -> None:
+    model, clean = denoiser(), windows(5)
+    together = model.decoder_features(clean)
+    for chosen in ([2], [4, 0], [3, 1, 2]):
+        apart = model.decoder_features({name: x[chosen] for name, x in clean.items()})
+        for level in range(3):
+            torch.testing.assert_close(apart[level], together[level][chosen], atol=1e-5, rtol=1e-5)
+
+
+def test_no_hook_stays_behind() -> None:
+    model = denoiser()
+    model.decoder_features(windows(1))
+    model.unet.conv_out.weight.data = torch.zeros(1)  # a U-Net that fails after its decoder
+    with pytest.raises(RuntimeError):
+        model.decoder_features(windows(1))
+    assert not any(block._forward_hooks for block in model.unet.up_blocks)
+
+
+@pytest.mark.parametrize("timesteps", [(), (-1,), (5, 1000)])
+def test_timesteps_out_of_range_are_refused(timesteps: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="each from 0 to 999"):
+        denoiser().decoder_features(windows(1), timesteps=timesteps)
+
+
+# Gradients
+
+
+def test_gradient_reaches_every_parameter() -> None:
+    model = denoiser()
+    noised, noise = model.add_noise(windows(3), torch.tensor([10, 300, 900]), generator())
+    losses = modality_losses(model(noised, torch.tensor([10, 300, 900])), noise)
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    largest = {name: float(p.grad.abs().max()) for name, p in model.named_parameters() if p.grad is not None}
+    assert largest.keys() == dict(model.named_parameters()).keys()
+    for name, value in largest.items():
+        # The bias of keys shifts all scores of a query alike, so that softmax takes it away.
+        if not name.endswith("to_k.bias"):
+            assert value > 1e-7, name
+
+
+def test_input_gradients_are_norms() -> None:
+    model = denoiser()
+    with pytest.raises(ValueError, match="call backward"):
+        model.input_gradients()
+    weight = model.unet.conv_in.weight
+    weight.grad = torch.randn(weight.shape, generator=generator())
+    found = model.input_gradients()
+    for name, columns in (("hsi", range(3)), ("sar", range(3, 5))):
+        squares = [v**2 for row in weight.grad for c in columns for v in row[c].flatten().tolist()]
+        assert found[name] == pytest.approx(math.sqrt(sum(squares)), rel=1e-5)
+
+
+# Sizes
+
+
+def test_the_default_network_has_the_stated_parameters() -> None:
+    model = MultimodalDenoiser({"hsi": 30, "sar": 4}, 11)
+    assert sum(p.numel() for p in model.parameters()) == 16_428_224 + 1_153 * 34
+    assert model.feature_channels == (256, 128, 64)
+
+
+@pytest.mark.parametrize(("base", "groups"), [(64, 32), (8, 4), (6, 3), (48, 24), (1, 1), (7, 1), (96, 32)])
+def test_groups_divide_and_hold_two_channels(base: int, groups: int) -> None:
+    assert norm_groups(base) == groups
+
+
+def test_attention_is_at_the_lowest_level_only() -> None:
+    model = denoiser()
+    assert [hasattr(block, "attentions") for block in model.unet.down_blocks] == [False, False, True]
+    assert [hasattr(block, "attentions") for block in model.unet.up_blocks] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"base": 6, "multipliers": (1, 2)}, {"base": 5, "multipliers": (2,)}, {"multipliers": (2, 3, 1), "blocks": 2}],
+)
+def test_sizes_can_be_chosen(sizes: dict[str, Any]) -> None:
+    model, given = denoiser(**sizes), windows(2)
+    predicted = model(given, torch.tensor([0, 999]))
+    assert {name: x.shape for name, x in predicted.items()} == {name: x.shape for name, x in given.items()}
+    assert len(model.decoder_features(given)) == len(sizes["multipliers"])
+
+
+@pytest.mark.parametrize("sizes", [{"base": 0}, {"multipliers": ()}, {"multipliers": (1, 0)}, {"blocks": 0}])
+def test_impossible_sizes_are_refused(sizes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        denoiser(**sizes)
+
+
+@pytest.mark.parametrize("channels", [{}, {"hsi": 0}])
+def test_no_channels_are_refused(channels: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        MultimodalDenoiser(channels, SIDE)
+
+
+def test_windows_of_others_are_refused() -> None:
+    model, t = denoiser(), torch.tensor([1, 1])
+    for given in (windows(2, side=8), {"hsi": windows(2)["hsi"]}, {**windows(2), "sar": windows(2)["hsi"]}):
+        with pytest.raises(ValueError, match="the network was built for"):
+            model(given, t)
+        with pytest.raises(ValueError, match="the network was built for"):
+            model.add_noise(given, t, generator())
+        with pytest.raises(ValueError, match="the network was built for"):
+            model.decoder_features(given)

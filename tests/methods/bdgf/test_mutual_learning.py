@@ -1,0 +1,146 @@
+"""The mutual loss against a loop over samples and pairs, and which branch each part teaches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmrs_bench.methods.bdgf.guided_branches import BranchOutput
+from mmrs_bench.methods.bdgf.mutual_learning import MutualLoss, mutual_loss
+
+CLASSES = torch.tensor([0, 2, 1, 2, 0])
+
+
+def outputs(branches: int, *, grad: bool = False) -> list[BranchOutput]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(branches):
+        features, logits = torch.randn(5, 4, generator=generator), 2 * torch.randn(5, 3, generator=generator)
+        made.append(BranchOutput(features.requires_grad_(grad), logits.requires_grad_(grad)))
+    return made
+
+
+def slow_loss(branches: list[BranchOutput], labelled: int) -> tuple[float, float, float, float]:
+    """Cross-entropy of the first rows, entropy, similarity and divergence of all, with Python's own numbers."""
+    count = len(branches)
+    totals = [0.0, 0.0, 0.0, 0.0]
+    for sample, label in enumerate(CLASSES.tolist()):
+        shares, features = [], []
+        for branch in branches:
+            raised = [math.exp(value) for value in branch.logits[sample].tolist()]
+            shares.append([value / sum(raised) for value in raised])
+            features.append(branch.features[sample].tolist())
+        entropies = [-sum(p * math.log(p) for p in share) for share in shares]
+        if sample < labelled:
+            totals[0] += sum(-math.log(share[label]) for share in shares) * len(CLASSES) / labelled
+        for i in range(count):
+            for j in range(count):
+                if i < j:
+                    totals[1] += (entropies[i] - entropies[j]) ** 2
+                    dot = sum(a * b for a, b in zip(features[i], features[j], strict=True))
+                    totals[2] += 1 - dot / (math.hypot(*features[i]) * math.hypot(*features[j]))
+                if i != j:
+                    totals[3] += sum(q * math.log(q / p) for p, q in zip(shares[i], shares[j], strict=True))
+    first, second, third, fourth = (total / len(CLASSES) for total in totals)
+    return first, second, third, fourth
+
+
+@pytest.mark.parametrize("branches", [1, 2, 3, 4])
+@pytest.mark.parametrize("labelled", [5, 2])
+def test_the_loss_is_a_loop_over_samples_and_pairs(branches: int, labelled: int) -> None:
+    made = outputs(branches)
+    expected = slow_loss(made, labelled)
+    loss = mutual_loss(made, CLASSES[:labelled], entropy_weight=0.3, similarity_weight=0.7, divergence_weight=0.2)
+    assert [value.item() for value in loss[1:]] == pytest.approx(list(expected), rel=1e-5)
+    weighed = expected[0] + 0.3 * expected[1] + 0.7 * expected[2] + 0.2 * expected[3]
+    assert loss.total.item() == pytest.approx(weighed, rel=1e-5)
+
+
+def test_default_weights() -> None:
+    loss = mutual_loss(outputs(3), CLASSES)
+    expected = loss.cross_entropy + 0.1 * loss.entropy + 0.1 * loss.similarity
+    torch.testing.assert_close(loss.total, expected)
+    assert loss.divergence > 0
+
+
+def test_one_branch_has_nobody_to_learn_from() -> None:
+    made = outputs(1)
+    loss = mutual_loss(made, CLASSES, divergence_weight=1.0)
+    assert loss.total == loss.cross_entropy == torch.nn.functional.cross_entropy(made[0].logits, CLASSES)
+    assert loss.entropy == loss.similarity == loss.divergence == 0
+
+
+def test_branches_that_agree_are_told_nothing() -> None:
+    one = outputs(1)[0]
+    longer = BranchOutput(3 * one.features, one.logits + 5)
+    loss = mutual_loss([one, longer], CLASSES)
+    torch.testing.assert_close(torch.stack(loss[2:]), torch.zeros(3), atol=1e-6, rtol=0)
+
+
+def test_equally_sure_of_different_classes_is_no_difference_of_entropy() -> None:
+    one = outputs(1)[0]
+    loss = mutual_loss([one, BranchOutput(one.features, one.logits.roll(1, dims=1))], CLASSES)
+    torch.testing.assert_close(loss.entropy, torch.zeros(()), atol=1e-10, rtol=0)
+    assert loss.divergence > 0.1
+
+
+def test_opposite_features_differ_by_two() -> None:
+    one = outputs(1)[0]
+    loss = mutual_loss([one, BranchOutput(-one.features, one.logits)], CLASSES)
+    torch.testing.assert_close(loss.similarity, torch.tensor(2.0))
+
+
+@pytest.mark.parametrize(("part", "logits", "features"), [("entropy", True, False), ("similarity", False, True)])
+def test_the_alignments_teach_both_branches(part: str, logits: bool, features: bool) -> None:
+    made = outputs(2, grad=True)
+    getattr(mutual_loss(made, CLASSES), part).backward()
+    assert [taught(branch.logits) for branch in made] == [logits] * 2
+    assert [taught(branch.features) for branch in made] == [features] * 2
+
+
+def taught(values: Tensor) -> bool:
+    return values.grad is not None and bool(values.grad.any())
+
+
+def test_the_divergence_teaches_as_if_the_others_were_fixed() -> None:
+    made = outputs(3, grad=True)
+    mutual_loss(made, CLASSES).divergence.backward()
+    for i, learner in enumerate(made):
+        others = [branch.logits.detach().softmax(1) for j, branch in enumerate(made) if j != i]
+        # KL(q || softmax(x)) has the gradient softmax(x) - q.
+        expected = sum(learner.logits.detach().softmax(1) - q for q in others) / len(CLASSES)
+        torch.testing.assert_close(learner.logits.grad, expected)
+
+
+def test_what_has_no_weight_teaches_nothing() -> None:
+    made = outputs(2, grad=True)
+    mutual_loss(made, CLASSES, entropy_weight=0, similarity_weight=0).total.backward()
+    for branch in made:
+        alone = branch.logits.detach().requires_grad_()
+        torch.nn.functional.cross_entropy(alone, CLASSES).backward()
+        torch.testing.assert_close(branch.logits.grad, alone.grad)
+        assert not taught(branch.features)
+
+
+def test_certainty_does_not_make_a_gradient_infinite() -> None:
+    logits = torch.tensor([[300.0, 0.0, -300.0]] * 5, requires_grad=True)
+    other = outputs(1)[0]
+    loss = mutual_loss([BranchOutput(other.features, logits), other], CLASSES, divergence_weight=1.0)
+    loss.total.backward()
+    assert all(value.isfinite() for value in loss)
+    assert logits.grad.isfinite().all()
+
+
+def test_half_precision_is_raised_first() -> None:
+    made = [BranchOutput(b.features.bfloat16(), b.logits.bfloat16()) for b in outputs(2)]
+    loss = mutual_loss(made, CLASSES)
+    same = mutual_loss([BranchOutput(b.features.float(), b.logits.float()) for b in made], CLASSES)
+    assert loss == same
+    assert {value.dtype for value in loss} == {torch.float32}
+
+
+def test_parts_have_the_names_they_are_logged_by() -> None:
+    assert MutualLoss._fields == ("total", "cross_entropy", "entropy", "similarity", "divergence")

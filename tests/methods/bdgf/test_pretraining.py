@@ -1,0 +1,571 @@
+"""Stage 1 of BDGF against a slow loop, its mask ratios, what shares it, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pytest
+import torch
+from helpers.bdgf_helpers import SIDE, STAGE_1, cheap, settings
+from helpers.clip_helpers import random_windows, same, silent, weights, without_gradient
+from helpers.method_helpers import small_data
+from helpers.tiny import striped_map, tiny_scene
+from torch import Tensor
+
+from mmrs_bench.config import DataConfig
+from mmrs_bench.errors import ConfigError, DataError, TrainingError
+from mmrs_bench.methods.bdgf.method import BdgfConfig
+from mmrs_bench.methods.bdgf.method import pretraining as bdgf_pretraining
+from mmrs_bench.methods.bdgf.modality_masking import random_masks
+from mmrs_bench.methods.bdgf.multimodal_ddpm import modality_losses, white_loss
+from mmrs_bench.methods.bdgf.pretraining import (
+    CURVE,
+    DenoisingConfig,
+    MaskedDenoiser,
+    MultimodalPretrainer,
+    write_curve,
+)
+from mmrs_bench.methods.toolkit import training
+from mmrs_bench.randomness import torch_generator
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.scene import Scene
+
+CHANNELS = {"hsi": 5, "sar": 4}
+BATCH, SEED = 4, 3
+
+
+def pretrainer(config: DenoisingConfig, *, seed: int = SEED) -> MultimodalPretrainer:
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        network = MaskedDenoiser(CHANNELS, SIDE, config)
+        for token in network.tokens.tokens.values():
+            torch.nn.init.normal_(token)
+    made = MultimodalPretrainer(network, config, seed=seed)
+    silent(made)
+    return made
+
+
+def batch_of(windows: dict[str, Tensor]) -> dict[str, Any]:
+    return {"pixel": torch.arange(len(next(iter(windows.values())))), "windows": windows}
+
+
+# The training step
+
+
+class Slow(NamedTuple):
+    """By modality: loss of what is visible, the same in units of all positions, and relative to white noise's."""
+
+    losses: dict[str, float]
+    parts: dict[str, float]
+    learned: dict[str, float]
+
+
+def slow_losses(made: MultimodalPretrainer, config: DenoisingConfig, clean: dict[str, Tensor], *at: int) -> Slow:
+    """Losses of what is visible and their part in the whole, pixel after pixel, in the order of the draws."""
+    generator = torch_generator("pretraining", *at)
+    timesteps = torch.randint(1000, (BATCH,), generator=generator).tolist()
+    noise = {name: torch.randn(x.shape, generator=generator) for name, x in clean.items()}
+    patch = config.mask_patch
+    per_side = math.ceil(SIDE / patch)
+    whole = [draw < config.mask_whole for draw in torch.rand(BATCH, 1, generator=generator)[:, 0].tolist()]
+    shuffled = {name: torch.rand(BATCH, per_side**2, generator=generator) for name in clean}
+    visible = {name: list[float]() for name in clean}
+    bounds = []
+    for i, t in enumerate(timesteps):
+        kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
+        bounds.append(kept)
+        seen, open_pixels = {}, {name: list[tuple[int, int]]() for name in clean}
+        for place, (name, x) in enumerate(clean.items()):
+            ratio = float(made.network.ratios.ratio[place])
+            ranked = sorted(range(per_side**2), key=lambda patch, name=name: float(shuffled[name][i, patch]))
+            hidden = [] if whole[i] else ranked[: round(ratio * per_side**2)]
+            window = math.sqrt(kept) * x[i] + math.sqrt(1 - kept) * noise[name][i]
+            for row in range(SIDE):
+                for column in range(SIDE):
+                    if row // patch * per_side + column // patch in hidden:
+                        window[:, row, column] = made.network.tokens.tokens[name].detach()
+                    else:
+                        open_pixels[name].append((row, column))
+            seen[name] = window[None]
+        predicted = made.network.denoiser(seen, torch.tensor([t]))
+        for name in clean:
+            error = (predicted[name][0] - noise[name][i]).square()
+            visible[name] += [float(error[:, row, column].mean()) for row, column in open_pixels[name]]
+    white, pixels = sum(bounds) / BATCH, BATCH * SIDE**2
+    losses = {name: sum(errors) / len(errors) for name, errors in visible.items()}
+    return Slow(
+        losses,
+        {name: sum(errors) / pixels for name, errors in visible.items()},
+        {name: loss / white for name, loss in losses.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "patch", "whole", "counted"),
+    [
+        ("none", 2, 0.5, "channels"),
+        ("fixed", 1, 0.0, "modalities"),
+        ("adaptive", 2, 0.5, "channels"),
+        ("adaptive", 2, 0.5, "modalities"),
+    ],
+)
+def test_the_step_is_that_of_a_loop(
+    rule: str, patch: int, whole: float, counted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(mask_rule=rule, mask_patch=patch, mask_whole=whole, loss_weights=counted)
+    made = pretrainer(config)
+    if rule == "adaptive":
+        made.network.ratios.ratio.copy_(torch.tensor([0.2, 0.55]))
+    monkeypatch.setattr(MultimodalPretrainer, "current_epoch", 2)
+    logged: dict[str, Any] = {}
+    made.log_dict = lambda parts, **options: logged.update(parts)  # type: ignore[method-assign,assignment]
+    clean = random_windows(CHANNELS, BATCH, SIDE)
+    with torch.no_grad():
+        found = made.training_step(batch_of(clean), 9)
+        slow = slow_losses(made, config, clean, SEED, 2, 9)
+    weights = {name: c if counted == "channels" else 1 for name, c in CHANNELS.items()}
+    total = sum(weights[name] * part for name, part in slow.parts.items()) / sum(weights.values())
+    assert float(found) == pytest.approx(total, rel=1e-4)
+    for place, (name, loss) in enumerate(slow.losses.items()):
+        assert float(logged[f"loss_{name}"]) == pytest.approx(loss, rel=1e-4)
+        assert logged[f"mask_ratio_{name}"] == float(made.network.ratios.ratio[place])
+    assert {name: float(x) for name, x in made._learned.items()} == pytest.approx(slow.learned, rel=1e-4)
+
+
+def test_steps_hang_on_seed_epoch_and_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = batch_of(random_windows(CHANNELS, BATCH, SIDE))
+
+    def loss(*, seed: int = 0, epoch: int = 0, index: int = 0) -> float:
+        monkeypatch.setattr(MultimodalPretrainer, "current_epoch", epoch)
+        made = pretrainer(settings(), seed=seed)
+        torch.rand(3)
+        return float(made.training_step(clean, index).detach())
+
+    assert loss() == loss()
+    assert len({loss(), loss(seed=1), loss(epoch=1), loss(index=1)}) == 4
+
+
+def test_a_gradient_reaches_every_parameter() -> None:
+    made = pretrainer(settings())
+    made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0).backward()
+    assert without_gradient(made) == []
+    made = pretrainer(settings(mask_rule="none"))
+    made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0).backward()
+    assert without_gradient(made) == [f"network.tokens.tokens.{name}" for name in CHANNELS]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_loss_that_is_no_number_names_modality_and_step(
+    name: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the modality's own noise is at fault: through the network the value would spoil all losses."""
+    monkeypatch.setattr(MultimodalPretrainer, "global_step", 17)
+    made = pretrainer(settings())
+    real = made.network.denoiser.forward
+
+    def broken(windows: dict[str, Tensor], timesteps: Tensor) -> dict[str, Tensor]:
+        predicted = real(windows, timesteps)
+        return {**predicted, name: predicted[name] + value}
+
+    monkeypatch.setattr(made.network.denoiser, "forward", broken)
+    with pytest.raises(
+        TrainingError, match=rf"^pretraining: the loss of modality {name} is (nan|inf) at step 17; "
+    ) as e:
+        made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0)
+    assert "\n" not in str(e.value)
+
+
+# What the mask ratios hear
+
+
+def learning_shows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps do not get below what white noise costs; with a bound this high they do, and the ratios move."""
+    monkeypatch.setattr(bdgf_pretraining, "white_loss", lambda timesteps: torch.tensor(4.0))
+
+
+def test_the_adaptive_rule_hears_what_was_learned_and_the_gradient_rule_the_first_layer() -> None:
+    heard = {}
+    for rule in ("adaptive", "gradient"):
+        made = pretrainer(settings(mask_rule=rule, mask_warmup=2))
+        made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0).backward()
+        made.on_after_backward()
+        heard[rule] = 2 * made.network.ratios.average
+    with torch.no_grad():
+        learned = slow_losses(made, settings(), random_windows(CHANNELS, BATCH, SIDE), SEED, 0, 0).learned
+    gradient = made.network.denoiser.unet.conv_in.weight.grad
+    pulls = [float(gradient[:, part].square().sum().sqrt()) for part in (slice(0, 5), slice(5, 9))]
+    assert heard["adaptive"].tolist() == pytest.approx(list(learned.values()), rel=1e-4)
+    assert heard["gradient"].tolist() == pytest.approx(pulls, rel=1e-5)
+
+
+def test_a_signal_that_says_nothing_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = pretrainer(settings(mask_rule="gradient"))
+    monkeypatch.setattr(made.network.denoiser, "input_gradients", lambda: {"hsi": 1.0, "sar": 0.0})
+    with pytest.raises(TrainingError, match=r"at step 0, .*gradient of modality 'sar' is 0.0.*use another mask_rule"):
+        made.on_after_backward()
+
+
+def uneven_scene(easy: str) -> Scene:
+    """One modality is flat but for a corner, the other white noise, in which the noise to be told cannot be told."""
+    scene = tiny_scene(striped_map(36, 40), bands={"hsi": 3, "lidar": 3})
+    flat = np.zeros((36, 40, 3), np.float32)
+    flat[:4, :4] = 10
+    noise = np.random.default_rng(0).normal(size=(36, 40, 3)).astype(np.float32)
+    return replace(scene, images={name: flat if name == easy else noise for name in ("hsi", "lidar")})
+
+
+@pytest.mark.parametrize("easy", ["hsi", "lidar"])
+def test_the_modality_that_is_learned_farther_is_masked_more(
+    easy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two it is; the ratios always add up to the same."""
+    learning_shows_at_once(monkeypatch)
+    changes = {
+        "pretrain_epochs": 4,
+        "pretrain_windows": 288,
+        "pretrain_rate": 0.01,
+        "mask_most": 0.3,
+        "mask_temperature": 0.03,
+        "mask_decay": 0.8,
+        "mask_warmup": 5,
+        "mask_every": 5,
+    }
+    method = cheap(tmp_path, **changes)
+    method.pretrain(SceneDataModule(uneven_scene(easy), DataConfig(window=SIDE)))
+    curve = method._pretrained.ratio_curve
+    torch.testing.assert_close(curve.sum(dim=1), torch.full((4,), 0.3))
+    place = ["hsi", "lidar"].index(easy)
+    assert float(curve[2:, place].mean() - curve[2:, 1 - place].mean()) > 0.05
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.9])
+def test_how_much_is_hidden_does_not_change_what_seems_to_be_learned(ratio: float) -> None:
+    """White noise and the best guess at it: 1 for the rule, however much is hidden, where the loss itself rises."""
+    g = torch.Generator().manual_seed(0)
+    timesteps = torch.randint(1000, (4096,), generator=g)
+    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), dim=0)[timesteps].reshape(-1, 1, 1, 1)
+    clean, noise = torch.randn(4096, 1, 9, 9, generator=g), torch.randn(4096, 1, 9, 9, generator=g)
+    masks = random_masks(4096, 9, {"hsi": ratio}, patch=3, whole=0.0, generator=g)
+    guess = (1 - kept).sqrt() * (kept.sqrt() * clean + (1 - kept).sqrt() * noise)
+    guess = torch.where(masks["hsi"], 0.0, guess)
+    visible = modality_losses({"hsi": guess}, {"hsi": noise}, masks)["hsi"]
+    assert float(visible / white_loss(timesteps)) == pytest.approx(1.0, abs=0.03)
+    hidden = round(9 * ratio) / 9
+    everywhere = modality_losses({"hsi": guess}, {"hsi": noise})["hsi"]
+    assert float(everywhere) == pytest.approx(hidden + (1 - hidden) * float(white_loss(timesteps)), abs=0.03)
+
+
+# Curves
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_losses_and_mask_ratios_of_every_epoch_survive_and_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning_shows_at_once(monkeypatch)
+    method = cheap(tmp_path, pretrain_epochs=3)
+    data = small_data(window=SIDE)
+    method.pretrain(data)
+    network = method._pretrained
+    (logs,) = (tmp_path / "cache-root" / "pretraining").glob("*/logs")
+    logged = table(logs / "pretraining" / "metrics.csv")
+    drawn = table(logs / f"{CURVE}.csv")
+    assert len(logged) == 3
+    assert [(row["epoch"], row["modality"]) for row in drawn] == [(str(e), m) for e in range(3) for m in data.channels]
+    for epoch, row in enumerate(logged):
+        for place, name in enumerate(data.channels):
+            loss, ratio = float(row[f"loss_{name}"]), float(row[f"mask_ratio_{name}"])
+            assert float(network.loss_curve[epoch, place]) == pytest.approx(loss, rel=1e-5)
+            assert float(network.ratio_curve[epoch, place]) == pytest.approx(ratio, rel=1e-5)
+            (found,) = [r for r in drawn if r["epoch"] == str(epoch) and r["modality"] == name]
+            assert float(found["loss"]) == pytest.approx(loss, rel=1e-5)
+            assert float(found["mask_ratio"]) == pytest.approx(ratio, rel=1e-5)
+    assert (logs / f"{CURVE}.png").read_bytes().startswith(b"\x89PNG")
+    assert len(set(network.ratio_curve[:, 0].tolist())) == 3, "the ratios never moved"
+    write_curve(network, tmp_path / "again")  # as a study does with a network from the cache
+    assert (tmp_path / "again" / f"{CURVE}.csv").read_bytes() == (logs / f"{CURVE}.csv").read_bytes()
+
+
+# Interruptions
+
+
+def stopping(step: int, stop: Callable[[], None], seen: list[int]) -> Callable[..., Tensor]:
+    """A training step that notes its number and stops at one of them."""
+    real = MultimodalPretrainer.training_step
+
+    def training_step(self: MultimodalPretrainer, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        seen.append(self.global_step)
+        if self.global_step == step:
+            stop()
+        return real(self, batch, batch_idx)
+
+    return training_step
+
+
+def test_an_interrupted_pretraining_goes_on_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the third of four epochs of two steps; weights, ratios and curves are those of an undisturbed one."""
+    data, changes = small_data(window=SIDE), {"pretrain_epochs": 4}
+    with monkeypatch.context() as patch:
+        step = stopping(5, lambda: os.kill(os.getpid(), signal.SIGINT), [])
+        patch.setattr(MultimodalPretrainer, "training_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            cheap(tmp_path, **changes).pretrain(data)
+    seen: list[int] = []
+    resumed = cheap(tmp_path, **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(MultimodalPretrainer, "training_step", stopping(-1, lambda: None, seen))
+        resumed.pretrain(data)
+    assert seen == [4, 5, 6, 7], "it did not go on from the second epoch's checkpoint"
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "undisturbed"))
+    undisturbed = cheap(tmp_path, **changes)
+    undisturbed.pretrain(data)
+    assert same(weights(resumed._pretrained), weights(undisturbed._pretrained))
+    assert resumed._pretrained.loss_curve.all()
+
+
+# What shares a pretraining
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The addresses of the pretrainings from here on, none of which is trained."""
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(bdgf_pretraining, "pretrained", lambda address, *rest: seen.append(address))
+    return seen
+
+
+def altered(name: str, value: Any) -> Any:
+    """Another valid value of a setting."""
+    changed = {
+        "components": 3,
+        "multipliers": (1, 1),
+        "timesteps": (7,),
+        "branches": ("cnn",),
+        "reach": (1.0, 3.0),
+        "mask_least": 0.1,
+    }
+    if name in changed:
+        return changed[name]
+    options = get_args(BdgfConfig.model_fields[name].annotation)
+    if options:
+        return next(option for option in options if option != value)
+    if isinstance(value, bool):
+        return not value
+    return value * 2 if isinstance(value, int) else value / 2 or 0.25
+
+
+def test_the_settings_of_stage_1_decide_what_is_shared(addresses: list[dict[str, Any]], tmp_path: Path) -> None:
+    data = small_data(window=SIDE)
+    base = cheap(tmp_path)
+    base.pretrain(data)
+    found = set()
+    for name in BdgfConfig.model_fields:
+        value = altered(name, getattr(base.config, name))
+        assert value != getattr(base.config, name)
+        cheap(tmp_path, **{name: value}).pretrain(data)
+        if addresses[-1] != addresses[0]:
+            found.add(name)
+    assert found == set(DenoisingConfig.model_fields) | {"components"}  # which change the images
+
+
+def test_branches_shots_and_draws_share_the_pretraining_of_a_scene(
+    addresses: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for name in ("bdgf", "bdgf-cnn", "bdgf-mamba", "bdgf-transformer"):
+        for shots, draw in ((2, 0), (5, 1)):
+            cheap(tmp_path, name, draw=draw).pretrain(small_data(shots, draw=draw, window=SIDE))
+    assert all(address == addresses[0] for address in addresses)
+    others = [
+        small_data(window=7),
+        small_data(window=SIDE, pca=3),
+        small_data(window=SIDE, normalisation="minmax"),
+        small_data(window=SIDE, unlabelled="support"),
+        SceneDataModule(tiny_scene(striped_map(36, 40), seed=1), DataConfig(window=SIDE)),
+        SceneDataModule(tiny_scene(striped_map(36, 40), scene_id="other"), DataConfig(window=SIDE)),
+    ]
+    for data in others:
+        cheap(tmp_path).pretrain(data)
+        assert addresses[-1] not in addresses[:-1]
+
+
+def stepped(config: DenoisingConfig) -> dict[str, Tensor]:
+    """The network after a few steps."""
+    made = pretrainer(config)
+    optimizer: Any = made.configure_optimizers()
+    for index in range(3):
+        optimizer.zero_grad()
+        made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), index).backward()
+        made.on_after_backward()
+        optimizer.step()
+    return weights(made.network)
+
+
+def test_every_setting_of_stage_1_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[Any, ...]] = []
+
+    def fit(module: Any, data: Any, context: Any, **options: Any) -> None:
+        batches = [{name: values.tolist() for name, values in batch.items()} for batch in data.train_dataloader()]
+        served.append((batches, options))
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(bdgf_pretraining, "write_curve", lambda *args: None)
+    learning_shows_at_once(monkeypatch)
+    data = small_data(window=SIDE)
+    first, start = cheap(tmp_path), stepped(settings())
+    first.pretrain(data)
+    for name in sorted(DenoisingConfig.model_fields):
+        change = {name: altered(name, getattr(first.config, name))}
+        if name in ("pretrain_epochs", "pretrain_windows", "pretrain_batch", "pretrain_symmetries"):
+            cheap(tmp_path, **change).pretrain(data)
+            assert served[-1] != served[0], f"{name} changes nothing"
+        else:
+            assert not same(start, stepped(settings(**change))), f"{name} changes nothing"
+
+
+# What is refused
+
+
+def nothing_was_begun(folder: Path) -> bool:
+    return not list(folder.rglob("*.safetensors")) and not list(folder.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked_for"),
+    [("none", True), ("fixed", True), ("adaptive", True), ("gradient", True), ("adaptive", False)],
+)
+def test_masking_says_that_one_modality_leaves_nothing_to_balance(rule: str, asked_for: bool, tmp_path: Path) -> None:
+    data = small_data(window=SIDE, modalities=("hsi",))
+    if not asked_for:
+        data = SceneDataModule(tiny_scene(striped_map(36, 40), bands={"hsi": 5}), DataConfig(window=SIDE))
+    method = cheap(tmp_path, mask_rule=rule)
+    if rule == "none":
+        method.pretrain(data)
+        method.fit(data)
+        assert method.predict(data, data.query).shape == data.query.shape
+        return
+    with pytest.raises(
+        ConfigError, match=f"mask_rule {rule} has nothing to balance.*hsi alone.*variant mask-none"
+    ) as e:
+        method.pretrain(data)
+    assert "\n" not in str(e.value)
+    assert nothing_was_begun(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("window", "changes", "message"),
+    [
+        (3, {"multipliers": (1, 2, 4), "mask_patch": 1}, "too small for 3 levels"),
+        (1, {"mask_patch": 1, "mask_most": 0.4}, "too small for 2 levels"),
+        (5, {"mask_patch": 5}, "mask_most 0.75 may hide all 1 squares.*nothing to learn"),
+        (5, {"mask_patch": 5, "mask_rule": "gradient"}, "mask_most 0.75 may hide all 1 squares.*nothing to learn"),
+        (5, {"mask_rule": "fixed", "mask_least": 1.0, "mask_most": 1.0}, "mask_least 1 and mask_most 1 may hide all 9"),
+        (5, {"mask_patch": 6}, "mask_patch 6 does not fit a window of 5 pixels; use 1 to 5"),
+        (5, {"mask_least": 0.8}, "mask ratios from 0.8 to 0.75"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_before_the_pretraining(
+    window: int, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        cheap(tmp_path, **changes).pretrain(small_data(window=window))
+    assert "\n" not in str(caught.value)
+    assert nothing_was_begun(tmp_path)
+
+
+@pytest.mark.parametrize("components", [None, 3])
+@pytest.mark.parametrize("name", ["hsi", "lidar"])
+@pytest.mark.parametrize("where", ["everywhere", "where normalisation looks"])
+def test_a_constant_modality_is_named_before_the_pretraining(
+    where: str, name: str, components: int | None, tmp_path: Path
+) -> None:
+    scene = small_data().scene
+    image = scene.images[name].copy()
+    image[:] = 0.1 + np.arange(image.shape[2], dtype=np.float32)  # no sum of tenths is exact
+    scope: dict[str, Any] = {}
+    if where == "where normalisation looks":
+        scope = {"normalisation_scope": "support"}
+        support = small_data(window=SIDE).support
+        elsewhere = np.setdiff1d(np.arange(image.shape[0] * image.shape[1]), support)
+        image.reshape(-1, image.shape[2])[elsewhere[::2]] += 1
+    constant = replace(scene, images={**scene.images, name: image})
+    data = SceneDataModule(constant, DataConfig(window=SIDE, **scope))
+    with pytest.raises(DataError, match=f"^modality {name} of scene tiny is constant") as caught:
+        cheap(tmp_path, components=components).pretrain(data)
+    assert "\n" not in str(caught.value)
+    assert nothing_was_begun(tmp_path)
+
+
+def test_a_constant_channel_beside_others_is_no_fault(tmp_path: Path) -> None:
+    scene = small_data().scene
+    image = scene.images["hsi"].copy()
+    image[..., 2] = 7
+    data = SceneDataModule(replace(scene, images={**scene.images, "hsi": image}), DataConfig(window=SIDE))
+    cheap(tmp_path).pretrain(data)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e30])
+def test_an_image_that_spoils_the_loss_stops_the_pretraining_and_loses_nothing(value: float, tmp_path: Path) -> None:
+    data, done = small_data(window=SIDE), []
+    rows = data.gatherer(torch.device("cpu")).rows
+    clean = rows.clone()
+
+    def progress(stage: str, share: float) -> None:
+        done.append(share)
+        if len(done) == 3:
+            rows[:, 5:] = value
+
+    method = cheap(tmp_path, pretrain_epochs=4, progress=progress)
+    with pytest.raises(TrainingError, match=r"the loss of modality hsi is (nan|inf) at step 3; lower pretrain_rate"):
+        method.pretrain(data)
+    rows.copy_(clean)
+    assert list((tmp_path / "cache-root").rglob("last.ckpt"))
+    method = cheap(tmp_path, pretrain_epochs=4)
+    method.pretrain(data)
+    assert all(torch.isfinite(values).all() for values in weights(method._pretrained).values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask_rule": "random"},
+        {"mask_most": 1.5},
+        {"mask_decay": 1.0},
+        {"multipliers": ()},
+        {"multipliers": (1, 0)},
+        {"pretrain_rate": 0},
+        {"timesteps": ()},
+        {"timesteps": (1000,)},
+        {"branches": ()},
+        {"branches": ("cnn", "cnn")},
+        {"branches": ("rnn",)},
+        {"width": 6},
+        {"width": 52},
+    ],
+)
+def test_wrong_settings_name_themselves(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"settings of Bdgf: {next(iter(changes))}"):
+        cheap(tmp_path, **changes)
+
+
+def test_a_rule_that_keeps_below_its_bound_may_have_a_bound_of_all() -> None:
+    """Fixed masks of two modalities hide half of each where adaptive ones could hide all of one."""
+    network = MaskedDenoiser(CHANNELS, SIDE, settings(mask_rule="fixed", mask_most=1.0))
+    assert network.ratios() == dict.fromkeys(CHANNELS, 0.5)
+    with pytest.raises(ConfigError, match="may hide all"):
+        MaskedDenoiser(CHANNELS, SIDE, settings(mask_most=1.0))
+
+
+def test_the_cheap_settings_are_settings_of_stage_1() -> None:
+    assert set(STAGE_1) <= set(DenoisingConfig.model_fields)

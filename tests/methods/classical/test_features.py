@@ -1,0 +1,153 @@
+"""Features of pixels against slow loops, and the laws of morphology."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmrs_bench.methods.classical import features
+from mmrs_bench.methods.classical.features import (
+    NeighbourhoodFeatures,
+    StackFeatures,
+    extended_profile,
+    leading_components,
+    morphological_profile,
+    window_statistics,
+)
+from mmrs_bench.scenes.scene import FloatArray
+
+SIZES = (3, 7, 11)
+
+
+def images(height: int = 21, width: int = 17, channels: tuple[int, ...] = (18, 2), seed: int = 0) -> list[FloatArray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(height, width, count)).astype(np.float32) for count in channels]
+
+
+def slow_neighbourhood(image: FloatArray, row: int, column: int, size: int) -> tuple[FloatArray, FloatArray]:
+    radius = size // 2
+    padded = np.pad(image.astype(np.float64), ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    cut = padded[row : row + size, column : column + size].reshape(size * size, -1)
+    return cut.mean(axis=0), cut.std(axis=0)
+
+
+def test_stack_gives_the_values_of_the_pixels() -> None:
+    one, two = images()
+    pixels = np.array([5, 0, 356, 5])
+    expected = np.concatenate([one.reshape(-1, 18), two.reshape(-1, 2)], axis=1)[pixels]
+    np.testing.assert_array_equal(StackFeatures([one, two])(pixels), expected)
+
+
+def test_stack_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(1).permutation(357)
+    whole = StackFeatures(images())(pixels)
+    monkeypatch.setattr(features, "BLOCK_NUMBERS", 100)
+    assert len(list(StackFeatures(images()).blocks(pixels))) > 50
+    np.testing.assert_array_equal(StackFeatures(images())(pixels), whole)
+
+
+@pytest.mark.parametrize("band_numbers", [1, 1 << 25])
+def test_neighbourhoods_equal_a_slow_loop(band_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corners, borders, inner pixels; more channels than one block filters; one band and many."""
+    monkeypatch.setattr(features, "BLOCK_NUMBERS", band_numbers)
+    monkeypatch.setattr(features, "MIN_BAND_ROWS", 4)
+    pair = images()
+    pixels = np.array([0, 16, 340, 356, 180, 90, 91, 17 * 4, 17 * 4 - 1])
+    computed = NeighbourhoodFeatures(pair, SIZES)(pixels)
+    assert computed.shape == (9, 7 * 20)
+    parts = []
+    for image, channels in zip(pair, ([slice(0, 16), slice(16, 18)], [slice(0, 2)]), strict=True):
+        for block in channels:
+            maps = [image[pixels // 17, pixels % 17, block]]
+            for size in SIZES:
+                statistics = [slow_neighbourhood(image[:, :, block], p // 17, p % 17, size) for p in pixels]
+                maps += [np.stack(values) for values in zip(*statistics, strict=True)]
+            parts += maps
+    np.testing.assert_allclose(computed, np.concatenate(parts, axis=1), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 356), max_size=40))
+def test_neighbourhoods_do_not_depend_on_the_pixels_asked_for(pixels: list[int]) -> None:
+    """To the last bit: also in any order, and more than once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "BLOCK_NUMBERS", 1)
+        extractor = NeighbourhoodFeatures(images(channels=(2, 1)), SIZES)
+        asked = np.array(pixels, dtype=np.int64)
+        np.testing.assert_array_equal(extractor(asked), extractor(np.arange(357))[asked])
+
+
+def test_flat_ground_has_no_deviation() -> None:
+    """E[x^2] - E[x]^2 is not 0 there, but noise of the last bits, by which trees would split."""
+    flat = np.full((15, 15, 1), 0.1234567, np.float32)
+    flat[0, 0] = 7.0
+    _, deviation = window_statistics(flat, 3)
+    assert not deviation[5:, 5:].any()
+    assert deviation[0, 0] > 1
+
+
+def smooth(seed: int, side: int = 24) -> FloatArray:
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 5, size=(side // 3, side // 3)).repeat(3, axis=0).repeat(3, axis=1)
+    return (blocks + 0.1 * rng.normal(size=(side, side))).astype(np.float32)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_profile_is_ordered(seed: int) -> None:
+    """Closings of growing radius >= image >= openings of growing radius, everywhere."""
+    image = smooth(seed)
+    profile = morphological_profile(image, (1, 2, 4))
+    assert profile.shape == (24, 24, 7)
+    np.testing.assert_array_equal(profile[:, :, 3], image)
+    assert (np.diff(profile, axis=2) <= 0).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_openings_and_closings_are_idempotent_and_dual(seed: int) -> None:
+    profile = morphological_profile(smooth(seed), (2,))
+    closing, _, opening = np.moveaxis(profile, 2, 0)
+    np.testing.assert_array_equal(morphological_profile(opening, (2,))[:, :, 2], opening)
+    np.testing.assert_array_equal(morphological_profile(closing, (2,))[:, :, 0], closing)
+    np.testing.assert_array_equal(morphological_profile(-smooth(seed), (2,))[:, :, 2], -closing)
+
+
+def test_opening_removes_what_is_narrower_than_the_disk_and_keeps_outlines() -> None:
+    image = np.zeros((30, 30), np.float32)
+    image[3:6, 3:6] = 1  # a disk of radius 2 does not fit
+    image[12:24, 12:24] = 1  # fits, and its corners come back by reconstruction
+    opening = morphological_profile(image, (2,))[:, :, 2]
+    expected = image.copy()
+    expected[3:6, 3:6] = 0
+    np.testing.assert_array_equal(opening, expected)
+
+
+def test_leading_components_are_uncorrelated_and_stop_at_the_share_of_variance() -> None:
+    rng = np.random.default_rng(0)
+    sources = rng.normal(size=(400, 2)) * (5, 2)
+    image = (sources @ rng.normal(size=(2, 9))).reshape(20, 20, 9).astype(np.float32)
+    components = leading_components(image, np.arange(400), 5, 0.9999)
+    assert components.shape == (20, 20, 2)
+    np.testing.assert_allclose(np.cov(components.reshape(-1, 2).T, ddof=0), np.eye(2), atol=1e-3)
+    assert leading_components(image, np.arange(400), 1, 0.9999).shape == (20, 20, 1)
+    assert leading_components(image, np.arange(400), 5, 0.01).shape == (20, 20, 1)
+
+
+def test_components_are_fitted_on_the_scope_only() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=(10, 10, 4)).astype(np.float32)
+    changed = image.copy()
+    changed[5:] *= 100
+    scope = np.arange(50)
+    one, other = (leading_components(x, scope, 3, 1.0)[:5] for x in (image, changed))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_extended_profile_takes_components_of_the_hsi_and_every_channel_of_the_rest() -> None:
+    hsi, lidar = images(12, 12, (6, 2))
+    profile = extended_profile({"hsi": hsi, "lidar": lidar}, np.arange(144), 3, 1.0, (1, 2))
+    assert profile.shape == (12, 12, (3 + 2) * 5)
+    np.testing.assert_array_equal(profile[:, :, 5 * 4 + 2], lidar[:, :, 1])

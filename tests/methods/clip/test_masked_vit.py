@@ -1,0 +1,294 @@
+"""The masked diffusion transformer against slow loops: positions, masks, tokens at their places, attention, sizes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers.attention_helpers import slow_attention
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from mmrs_bench.methods.clip.masked_vit import (
+    Decoder,
+    ImageEncoder,
+    MaskedDiffusionTransformer,
+    Readout,
+    SharedEncoder,
+    Tokenizer,
+    VisibleTokens,
+    misplaced_visible,
+    random_visible,
+    sincos_positions,
+    window_pixels,
+)
+
+CHANNELS = {"hsi": 5, "sar": 4, "dsm": 1}
+SIDE, WIDTH, HEADS = 3, 16, 2
+TOKENS = SIDE * SIDE
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed))
+
+
+def transformer(**options: int) -> MaskedDiffusionTransformer:
+    torch.manual_seed(0)
+    return MaskedDiffusionTransformer(CHANNELS, SIDE, width=WIDTH, heads=HEADS, depth=2, decoder_depth=1, **options)
+
+
+def inputs(batch: int = 4, visible: int = 4) -> tuple[dict[str, Tensor], Tensor, dict[str, VisibleTokens]]:
+    seen = {name: normal(batch, visible, c, seed=c) for name, c in CHANNELS.items()}
+    places = {name: random_visible(batch, TOKENS, visible, generator(c)) for name, c in CHANNELS.items()}
+    return seen, torch.arange(batch) * 100, places
+
+
+def test_positions_are_sines_and_cosines_of_column_and_row() -> None:
+    found, quarter = sincos_positions(5, 12), 3
+    for row in range(5):
+        for column in range(5):
+            expected = []
+            for at in (column, row):
+                angles = [at / 10_000 ** (i / quarter) for i in range(quarter)]
+                expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+            assert found[row * 5 + column].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_positions_need_a_multiple_of_four() -> None:
+    with pytest.raises(ValueError, match="width 6 is not a multiple of 4"):
+        sincos_positions(3, 6)
+
+
+@given(seed=st.integers(0, 10_000), tokens=st.integers(2, 40), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_visible_and_masked_partition_the_tokens(seed: int, tokens: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, tokens - 1))
+    visible = random_visible(3, tokens, count, generator(seed))
+    assert visible.read is visible.write
+    for places in visible.read.tolist():
+        masked = set(range(tokens)) - set(places)
+        assert len(set(places)) == count
+        assert len(masked) == tokens - count
+        assert set(places) | masked == set(range(tokens))
+
+
+def test_every_place_is_visible_equally_often() -> None:
+    places = random_visible(4000, 10, 3, generator()).read
+    share = torch.bincount(places.flatten(), minlength=10) / 4000
+    assert (share - 0.3).abs().max() < 0.04  # five standard errors
+
+
+def test_the_released_masking_reads_by_the_inverse_permutation() -> None:
+    visible = misplaced_visible(1, 9, 3, generator(1))
+    noise = torch.rand(1, 9, generator=generator(1))[0].tolist()
+    shuffle = sorted(range(9), key=lambda place: noise[place])
+    restore = [shuffle.index(place) for place in range(9)]
+    assert visible.write[0].tolist() == shuffle[:3]
+    assert visible.read[0].tolist() == restore[:3]
+    assert visible.read[0].tolist() != shuffle[:3]
+
+
+def test_the_encoder_gives_the_same_class_token_if_only_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    encoder, x = SharedEncoder(WIDTH, HEADS, 3, 2.0), normal(2, 6, WIDTH)
+    for block in encoder.blocks:
+        nn.init.normal_(block.attention.qkv.bias)
+    torch.testing.assert_close(encoder(x, class_only=True), encoder(x)[:, :1], atol=1e-5, rtol=1e-5)
+
+
+def test_batch_norm_of_a_stem_is_that_of_a_convolution() -> None:
+    torch.manual_seed(0)
+    pixels = normal(3, TOKENS, 5)
+    tokenizer = Tokenizer(5, SIDE, WIDTH)
+    first, norm = tokenizer.stem[0], nn.BatchNorm2d(WIDTH)
+    image = pixels.transpose(1, 2).reshape(3, 5, SIDE, SIDE)
+    convolved = norm(nn.functional.conv2d(image, first.weight[:, :, None, None], first.bias))
+    torch.testing.assert_close(tokenizer.stem[:2](pixels), convolved.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokenizer.stem[1].running_var, norm.running_var)
+
+
+def test_only_the_class_token_knows_the_time() -> None:
+    torch.manual_seed(0)
+    tokenizer, embedded = Tokenizer(5, SIDE, WIDTH), normal(2, TOKENS, WIDTH)
+    early, late = (tokenizer.sequence(embedded, torch.full((2,), t)) for t in (3, 700))
+    assert torch.equal(early[:, 1:], late[:, 1:])
+    assert torch.equal(early[:, 1:], embedded + sincos_positions(SIDE, WIDTH))
+    assert not torch.allclose(early[:, 0], late[:, 0])
+
+
+def test_the_time_embedding_is_cosines_then_sines_through_two_layers() -> None:
+    torch.manual_seed(0)
+    tokenizer, t, half = Tokenizer(5, SIDE, WIDTH), 37, 128
+    angles = [t / 10_000 ** (i / half) for i in range(half)]
+    sinusoid = torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles])
+    time = tokenizer.time
+    hidden = time.linear_1.weight @ sinusoid + time.linear_1.bias
+    expected = tokenizer.class_token + time.linear_2.weight @ (hidden * hidden.sigmoid()) + time.linear_2.bias
+    torch.testing.assert_close(tokenizer.class_tokens(torch.tensor([t]))[0, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_tokens_keep_their_own_places(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each modality's pixel goes in with the position it is read at, and comes back to it."""
+    model = transformer().eval()
+    seen, timesteps, places = inputs()
+    entered: dict[str, Tensor] = {}
+    monkeypatch.setattr(model.encoder, "forward", lambda tokens: entered.setdefault("tokens", tokens))
+    arrived: dict[str, Tensor] = {}
+    decoder = model.decoders[name]
+    decoder.enter = nn.Identity()
+    monkeypatch.setattr(decoder.blocks[0], "forward", lambda tokens: arrived.setdefault("tokens", tokens))
+    model(seen, timesteps, places)
+    position = list(CHANNELS).index(name)
+    sequences = entered["tokens"][position * 4 : position * 4 + 4]
+    table = sincos_positions(SIDE, WIDTH)
+    for b in range(4):
+        spots = places[name].read[b].tolist()
+        for j, place in enumerate(spots):
+            expected = model.tokenizers[name].embed_pixels(seen[name])[b, j] + table[place]
+            torch.testing.assert_close(sequences[b, 1 + j], expected, atol=1e-5, rtol=1e-5)
+        for place in range(TOKENS):
+            token = sequences[b, 1 + spots.index(place)] if place in spots else decoder.mask_token
+            torch.testing.assert_close(arrived["tokens"][b, 1 + place], token + table[place], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(arrived["tokens"][b, 0], sequences[b, 0])
+
+
+def test_the_order_of_visible_tokens_does_not_matter() -> None:
+    model = transformer().eval()
+    seen, timesteps, places = inputs()
+    order = torch.tensor([2, 0, 3, 1])
+    turned = {name: VisibleTokens(p.read[:, order], p.write[:, order]) for name, p in places.items()}
+    again = model({name: x[:, order] for name, x in seen.items()}, timesteps, turned)
+    for name, predicted in model(seen, timesteps, places).items():
+        assert predicted.shape == (4, TOKENS, CHANNELS[name])
+        torch.testing.assert_close(predicted, again[name], atol=1e-5, rtol=1e-5)
+
+
+def test_modalities_share_the_encoder_and_do_not_mix() -> None:
+    model = transformer().eval()
+    seen, timesteps, places = inputs()
+    before = model(seen, timesteps, places)
+    after = model({**seen, "sar": seen["sar"] + 1}, timesteps, places)
+    assert torch.equal(before["hsi"], after["hsi"])
+    assert not torch.allclose(before["sar"], after["sar"])
+
+
+def test_a_gradient_reaches_every_parameter() -> None:
+    model = transformer()
+    seen, timesteps, places = inputs()
+    sum(predicted.square().sum() for predicted in model(seen, timesteps, places).values()).backward()
+    without = [name for name, values in model.named_parameters() if values.grad is None or not values.grad.any()]
+    assert without == []
+
+
+def image_encoder(readout: Readout, **options: bool) -> ImageEncoder:
+    torch.manual_seed(0)
+    return ImageEncoder(CHANNELS, SIDE, output=8, width=WIDTH, heads=HEADS, depth=2, readout=readout, **options)
+
+
+@pytest.mark.parametrize("readout", ["class", "tokens"])
+def test_a_gradient_reaches_every_parameter_of_the_image_encoder(readout: Readout) -> None:
+    model = image_encoder(readout, learn_positions=True)
+    pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}
+    model(model.embed_pixels(pixels), torch.zeros(4, dtype=torch.long)).square().sum().backward()
+    parameters = dict(model.named_parameters())
+    assert sum(".positions" in name for name in parameters) == len(CHANNELS)
+    assert [name for name, values in parameters.items() if values.grad is None or not values.grad.any()] == []
+
+
+def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timestep: int) -> Tensor:
+    """Of one window (n, c): modality after modality through every block, then what is read of it, side by side."""
+    read = []
+    for name, tokenizer in model.tokenizers.items():
+        rows = [tokenizer.class_tokens(torch.tensor([timestep]))[0, 0]]
+        for place, pixel in enumerate(pixels[name]):
+            rows.append(tokenizer.embed_pixels(pixel[None])[0] + sincos_positions(SIDE, WIDTH)[place])
+        x = torch.stack(rows)
+        for block in model.encoder.blocks:
+            x = x + slow_attention(block.attention, block.norm1(x))
+            x = x + block.mlp(block.norm2(x))
+        x = model.encoder.norm(x)
+        read.append(x[0])
+        if model.readout == "tokens":
+            row = column = SIDE // 2
+            read.append(x[1 + row * SIDE + column])
+            read.append(sum(x[1 + place] for place in range(TOKENS)) / TOKENS)
+    return model.head.weight @ torch.cat(read) + model.head.bias
+
+
+@pytest.mark.parametrize("readout", ["class", "tokens"])
+def test_the_image_embedding_is_that_of_a_loop(readout: Readout) -> None:
+    model = image_encoder(readout).eval()
+    for values in (model.head.weight, model.head.bias, *(b.attention.qkv.bias for b in model.encoder.blocks)):
+        nn.init.normal_(values)  # large enough to show
+    pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}
+    timesteps = [0, 3, 500, 999]
+    found = model(model.embed_pixels(pixels), torch.tensor(timesteps))
+    assert found.shape == (4, 8)
+    for b, t in enumerate(timesteps):
+        expected = slow_image_embedding(model, {name: x[b] for name, x in pixels.items()}, t)
+        torch.testing.assert_close(found[b], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_head_of_all_tokens_has_initial_values_of_torch() -> None:
+    head = ImageEncoder({"hsi": 2, "lidar": 1}, SIDE, output=128, readout="tokens").head
+    assert head.in_features == 2 * 3 * 128
+    assert float(head.weight.detach().std()) == pytest.approx((3 * head.in_features) ** -0.5, rel=0.05)
+
+
+def test_the_stage_two_encoder_takes_the_pretrained_weights_by_name() -> None:
+    model = transformer()
+    image = image_encoder("class")
+    names = {name for name in model.state_dict() if not name.startswith("decoders.")}
+    assert names == {name for name in image.state_dict() if not name.startswith("head.")}
+
+
+def test_the_image_head_starts_near_zero() -> None:
+    head = ImageEncoder({"hsi": 2, "lidar": 1}, SIDE, output=128).head
+    assert head.in_features == 256
+    assert float(head.weight.detach().std()) == pytest.approx(2e-5, rel=0.05)
+    assert not head.bias.any()
+
+
+def block_size(d: int, ratio: float) -> int:
+    hidden = int(ratio * d)
+    return 2 * 2 * d + (d * 3 * d + 3 * d) + (d * d + d) + (d * hidden + hidden) + (hidden * d + d)
+
+
+@pytest.mark.parametrize("channels", [{"hsi": 144, "lidar": 1}, {"hsi": 63, "lidar": 2}, CHANNELS])
+def test_the_parameter_count_is_the_sum_of_the_layers(channels: dict[str, int]) -> None:
+    """Counted layer by layer from the sizes."""
+    d, m = 128, len(channels)
+    tokenizers = sum(
+        (c * d + d) + 2 * d + (d * d + d) + 2 * d + (d * d + d) + d + (256 * d + d) + (d * d + d)
+        for c in channels.values()
+    )
+    encoder = 4 * block_size(d, 2.0) + 2 * d
+    decoders = sum(
+        (d * d + d) + d + 3 * block_size(d, 2.0) + 2 * d + 2 * (d * d + d) + (d * c + c) for c in channels.values()
+    )
+    pretrained = sum(values.numel() for values in MaskedDiffusionTransformer(channels, 11).parameters())
+    assert pretrained == tokenizers + encoder + decoders
+    for readout, parts in (("class", 1), ("tokens", 3)):
+        image = ImageEncoder(channels, 11, readout=readout)
+        head = parts * m * d * d + d
+        assert sum(values.numel() for values in image.parameters()) == tokenizers + encoder + head
+
+
+def test_windows_become_pixels_in_raster_order() -> None:
+    window = normal(2, 3, 4, 4)
+    pixels = window_pixels({"hsi": window})["hsi"]
+    for row in range(4):
+        for column in range(4):
+            assert torch.equal(pixels[:, row * 4 + column], window[:, :, row, column])
+
+
+def test_a_decoder_gives_all_pixels() -> None:
+    decoder = Decoder(7, SIDE, WIDTH, HEADS, 1, 2.0)
+    assert decoder(normal(2, 4, WIDTH), torch.tensor([[0, 4, 8], [1, 2, 3]])).shape == (2, TOKENS, 7)

@@ -1,0 +1,155 @@
+"""Text vectors on file: real CLIP vectors mean what they say, and every way the files can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.methods.clip.prompts import class_prompts
+from mmrs_bench.methods.clip.text import frozen_class_embeddings
+from mmrs_bench.paths import REPOSITORY
+from mmrs_bench.scenes.catalogue import load_manifest
+
+NAMES = ("Road", "Water", "Apple trees")
+PROMPTS = class_prompts(NAMES)
+
+
+COCO_STUFF = REPOSITORY / "docs" / "examples" / "coco-stuff-text.yaml"
+COCO_FILES = ("zegclip_coco_multi.npy", "coco_stuff_171_names.json")
+
+
+def beside_the_real_vectors(folder: Path, shared_data: Path) -> str:
+    """The tower of the documentation's example, with its two files beside it."""
+    for name in COCO_FILES:
+        (folder / name).symlink_to(shared_data / "text" / name)
+    return f"precomputed:{shutil.copy(COCO_STUFF, folder)}"
+
+
+@pytest.mark.parametrize(
+    "scene", ["trento", "muufl", "houston2013", "houston2013-original", "augsburg", "berlin", "simulated"]
+)
+def test_the_example_gives_real_clip_vectors_of_every_shipped_scene(
+    scene: str, tmp_path: Path, shared_data: Path
+) -> None:
+    names = [entry.name for entry in load_manifest(scene).classes]
+    tower = beside_the_real_vectors(tmp_path, shared_data)
+    embeddings = frozen_class_embeddings(tower, names, class_prompts(names), cache=None, width=512)
+    assert embeddings.shape == (len(names), 512)
+    assert embeddings.dtype == torch.float32
+    vectors = np.load(tmp_path / COCO_FILES[0]).astype(np.float64)
+    rows = json.loads((tmp_path / COCO_FILES[1]).read_text())
+    mapping = yaml.safe_load(COCO_STUFF.read_text())["classes"]
+    for name, embedding in zip(names, embeddings.double().numpy(), strict=True):
+        words = [mapping[name]] if isinstance(mapping[name], str) else mapping[name]
+        units = [vectors[rows.index(word)] for word in words]
+        mean = sum(unit / np.linalg.norm(unit) for unit in units)
+        np.testing.assert_allclose(embedding, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_the_real_vectors_mean_what_their_names_say(tmp_path: Path, shared_data: Path) -> None:
+    tower = beside_the_real_vectors(tmp_path, shared_data)
+    rows = json.loads((tmp_path / COCO_FILES[1]).read_text())
+    fields = {**yaml.safe_load(COCO_STUFF.read_text()), "classes": {name: name for name in rows}}
+    (tmp_path / COCO_STUFF.name).write_text(yaml.safe_dump(fields))
+    cosines = frozen_class_embeddings(tower, rows, [], cache=None)
+    cosines = cosines @ cosines.T
+
+    def nearest(name: str, count: int) -> set[str]:
+        order = cosines[rows.index(name)].argsort(descending=True)[1 : count + 1]
+        return {rows[i] for i in order}
+
+    assert nearest("river", 2) == {"water-other", "sea"}
+    assert nearest("road", 1) == {"pavement"}
+
+
+def vector_files(folder: Path, **changes: object) -> str:
+    """A small text file with its parts; ``changes`` replace vectors, names, classes or whole fields."""
+    vectors = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float16)
+    np.save(folder / "v.npy", changes.pop("array", vectors), allow_pickle=True)
+    (folder / "n.json").write_text(json.dumps(changes.pop("names_list", ["road", "sea", "tree", "fruit"])))
+    classes = {"Road": "road", "Water": "sea", "Apple trees": ["tree", "fruit"]}
+    fields = {"vectors": "v.npy", "names": "n.json", "classes": classes, **changes}
+    (folder / "text.yaml").write_text(yaml.safe_dump(fields))
+    return f"precomputed:{folder / 'text.yaml'}"
+
+
+def test_json_and_paths_relative_to_the_file_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = vector_files(tmp_path)
+    expected = frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
+    fields = yaml.safe_load((tmp_path / "text.yaml").read_text())
+    (tmp_path / "text.json").write_text(json.dumps(fields))
+    monkeypatch.chdir(tmp_path.parent)
+    again = frozen_class_embeddings(f"precomputed:{tmp_path.name}/text.json", NAMES, PROMPTS, cache=tmp_path / "cache")
+    assert torch.equal(again, expected)
+    assert not (tmp_path / "cache").exists(), "vectors on file are not cached"
+
+
+def test_every_class_without_a_vector_is_listed(tmp_path: Path) -> None:
+    tower = vector_files(tmp_path, classes={"Road": "road", "Water": []})
+    with pytest.raises(ConfigError, match="no vector for 'Water', 'Apple trees', 'Bushes'"):
+        frozen_class_embeddings(tower, [*NAMES, "Bushes"], PROMPTS, cache=None)
+
+
+def test_every_name_without_a_row_is_listed(tmp_path: Path) -> None:
+    tower = vector_files(tmp_path, classes={"Road": "rode", "Water": "sea", "Apple trees": ["tree", "moon"]})
+    with pytest.raises(ConfigError, match="has no 'rode' of class 'Road', 'moon' of class 'Apple trees'; near: road"):
+        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
+
+
+def test_classes_that_share_a_vector_are_refused(tmp_path: Path) -> None:
+    tower = vector_files(tmp_path, classes={"Road": "road", "Water": "road", "Apple trees": "tree"})
+    with pytest.raises(ConfigError, match="'Road' and 'Water' have the same text"):
+        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
+
+
+def test_vectors_of_another_width_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="vectors have width 6, expected 512"):
+        frozen_class_embeddings(vector_files(tmp_path), NAMES, PROMPTS, cache=None, width=512)
+
+
+def with_row(value: float) -> np.ndarray:
+    array = np.ones((4, 6), dtype=np.float32)
+    array[2] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"array": np.ones(24)}, r"v\.npy: holds float64 \(24,\), expected floating-point numbers"),
+        ({"array": np.ones((4, 6), dtype=int)}, r"holds int64 \(4, 6\)"),
+        ({"array": np.array([[1.0], [1.0, 2.0]], dtype=object)}, "cannot be read as .npy numbers"),
+        ({"array": with_row(np.nan)}, "row 2 is NaN or infinite"),
+        ({"array": with_row(0)}, "row 2 is zero"),
+        ({"array": np.array([[1.0, 0], [0, 1.0], [1, 1], [-1, -1]])}, "class 'Apple trees' has no direction"),
+        ({"array": np.ones((3, 6))}, r"n\.json has 4 names, v\.npy 3 rows"),
+        ({"names_list": {"road": 0}}, "is not a list of names"),
+        ({"names_list": ["road", "sea", "tree", "road"]}, "road stand there more than once"),
+        ({"vectors": "none.npy"}, r"none\.npy: cannot be read"),
+        ({"vectors": "n.json"}, r"n\.json: cannot be read as \.npy"),
+        ({"names": "v.npy"}, r"v\.npy: cannot be read as JSON"),
+        ({"rows": 3}, r"text\.yaml: rows: Extra inputs"),
+        ({"classes": ["road"]}, r"text\.yaml: classes: Input should be a valid dictionary"),
+    ],
+)
+def test_a_faulty_vector_file_is_refused_in_one_line(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    tower = vector_files(tmp_path, **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["a: [", "- road", "", None])
+def test_a_file_that_is_not_the_text_file_is_refused(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "text.yaml").write_text(content)
+    with pytest.raises(DataError, match="vectors, names, classes") as caught:
+        frozen_class_embeddings(f"precomputed:{tmp_path / 'text.yaml'}", NAMES, PROMPTS, cache=None)
+    assert "\n" not in str(caught.value)

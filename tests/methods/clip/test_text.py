@@ -1,0 +1,170 @@
+"""Prompts and the text tower that is trained, against slow references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.methods.clip.prompts import TEMPLATE, class_prompts, tokenize
+from mmrs_bench.methods.clip.text import ScratchTextTower, ensemble, frozen_class_embeddings
+
+NAMES = ("Road", "Water", "Apple trees")
+PROMPTS = class_prompts(NAMES, descriptions={"Road": ["asphalt seen from above", "a grey {class}"]})
+
+
+# Prompts
+
+
+def test_the_prompt_is_the_released_one_with_the_name_as_the_manifest_spells_it() -> None:
+    assert class_prompts(["Healthy grass"]) == (("a multimodal fusion patch of a Healthy grass.",),)
+    assert TEMPLATE.count("{class}") == 1
+
+
+def test_descriptions_follow_the_template_and_may_name_the_class() -> None:
+    assert PROMPTS[0] == (
+        "a multimodal fusion patch of a Road.",
+        "asphalt seen from above",
+        "a grey Road",
+    )
+    assert [len(group) for group in PROMPTS] == [3, 1, 1]
+
+
+def test_a_template_without_a_place_for_the_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'a patch\.' has no \{class\}"):
+        class_prompts(NAMES, template="a patch.")
+
+
+def test_a_description_of_no_class_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'Rode'.*did you mean Road"):
+        class_prompts(NAMES, descriptions={"Rode": ["grey"]})
+
+
+def test_tokens_are_clips() -> None:
+    tokens = tokenize(["a photo of a cat", "A  PHOTO of a cat"])
+    assert tokens.shape == (2, 77)
+    assert tokens.dtype == torch.int64
+    assert tokens[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]  # as published with CLIP
+    assert not tokens[0, 7:].any()
+    assert torch.equal(tokens[0], tokens[1])
+
+
+def test_the_longest_prompt_is_read_whole_and_the_next_is_refused() -> None:
+    fits = " ".join(["grass"] * 75)
+    assert tokenize([fits])[0, -1] == 49407
+    with pytest.raises(ConfigError, match=r"'grass .*grass' has 78 tokens, CLIP reads at most 77"):
+        tokenize(["fine", fits + " grass"])
+
+
+# The tower that is trained
+
+
+def slow_text_tower(tower: ScratchTextTower, tokens: Tensor) -> Tensor:
+    """The same tower, written out: one prompt, one head and one token at a time, over all 77 places."""
+    weights = {name: value.double() for name, value in tower.text.state_dict().items()}
+    width, heads, layers = tower.text.width, tower.text.heads, tower.text.transformer.layers
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (width,), weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    results = []
+    for prompt in tokens:
+        x = weights["token_embedding.weight"][prompt] + weights["positional_embedding"]
+        for layer in range(layers):
+            block = f"transformer.resblocks.{layer}"
+            h = norm(x, f"{block}.ln_1")
+            q, k, v = (h @ weights[f"{block}.attn.in_proj_weight"].T + weights[f"{block}.attn.in_proj_bias"]).chunk(
+                3, 1
+            )
+            mixed = torch.zeros_like(x)
+            for head in range(heads):
+                part = slice(head * width // heads, (head + 1) * width // heads)
+                for place in range(len(prompt)):
+                    scores = k[: place + 1, part] @ q[place, part] / (width / heads) ** 0.5
+                    mixed[place, part] = scores.softmax(0) @ v[: place + 1, part]
+            x = x + mixed @ weights[f"{block}.attn.out_proj.weight"].T + weights[f"{block}.attn.out_proj.bias"]
+            h = norm(x, f"{block}.ln_2") @ weights[f"{block}.mlp.c_fc.weight"].T + weights[f"{block}.mlp.c_fc.bias"]
+            h = h / (1 + torch.exp(-1.702 * h))
+            x = x + h @ weights[f"{block}.mlp.c_proj.weight"].T + weights[f"{block}.mlp.c_proj.bias"]
+        end = prompt.tolist().index(49407)
+        results.append(norm(x[end], "ln_final") @ weights["text_projection"])
+    return torch.stack(results)
+
+
+@pytest.fixture
+def small_tower() -> ScratchTextTower:
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        tower = ScratchTextTower(width=16, heads=4, layers=2)
+        for parameter in tower.parameters():  # biases and gains away from 0 and 1, so that none can be forgotten
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return tower
+
+
+def test_the_scratch_tower_is_the_transformer_it_says(small_tower: ScratchTextTower) -> None:
+    tokens = tokenize([prompt for group in PROMPTS for prompt in group])
+    expected = slow_text_tower(small_tower, tokens)
+    torch.testing.assert_close(small_tower(tokens).double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(small_tower(tokens), small_tower.text(tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_what_follows_the_end_mark_changes_nothing(small_tower: ScratchTextTower) -> None:
+    tokens = tokenize(["a road", "a very long road with trees"])
+    garbled = tokens.clone()
+    garbled[0, 4:] = 1000
+    torch.testing.assert_close(small_tower(garbled), small_tower(tokens))
+
+
+def test_gradient_reaches_every_parameter(small_tower: ScratchTextTower) -> None:
+    small_tower(tokenize(["a road", "a lake"])).square().sum().backward()
+    for name, parameter in small_tower.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_the_released_size_and_clips_initialisation() -> None:
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        tower = ScratchTextTower().text
+    assert sum(parameter.numel() for parameter in tower.parameters()) == 6_945_536
+    assert tower.token_embedding.weight.numel() == 6_324_224
+    block = tower.transformer.resblocks[0]
+    for parameter, deviation in (
+        (tower.token_embedding.weight, 0.02),
+        (tower.positional_embedding, 0.01),
+        (tower.text_projection, 128**-0.5),
+        (block.attn.in_proj_weight, 128**-0.5),
+        (block.attn.out_proj.weight, (128 * 2 * 3) ** -0.5),
+        (block.mlp.c_fc.weight, (2 * 128) ** -0.5),
+        (block.mlp.c_proj.weight, (128 * 2 * 3) ** -0.5),
+    ):
+        assert parameter.std().item() == pytest.approx(deviation, rel=0.03)
+
+
+def test_the_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
+    vectors = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    result = ensemble(vectors, [3, 1, 2])
+    rows = [[0, 1, 2], [3], [4, 5]]
+    for row, members in enumerate(rows):
+        total = sum(vectors[i] / vectors[i].square().sum().sqrt() for i in members)
+        torch.testing.assert_close(result[row], total / total.square().sum().sqrt())
+    torch.testing.assert_close(ensemble(vectors * torch.arange(1, 7)[:, None], [3, 1, 2]), result)
+    result.sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad.any(dim=1).all()
+
+
+def test_the_scratch_tower_has_no_frozen_vectors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'scratch' is trained"):
+        frozen_class_embeddings("scratch", NAMES, PROMPTS, cache=tmp_path / "text")
+    assert not (tmp_path / "text").exists()
+
+
+@pytest.mark.parametrize("tower", ["clip", "open_clip", "open_clip:", "precomputed:"])
+def test_an_unknown_tower_is_refused(tower: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown text tower.*Known: open_clip:<model>/<tag or path>, precomputed"):
+        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)

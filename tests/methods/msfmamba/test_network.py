@@ -1,0 +1,181 @@
+"""MSFMamba: the stems against loops, axes that are not scrambled, and windows and channels of every size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmrs_bench.methods.msfmamba.network import MSFMamba, PlainStem, SpectralBlock, SpectralStem
+
+CHANNELS = {"hsi": 12, "sar": 3}
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    torch.manual_seed(0)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def windows(channels: dict[str, int], side: int, batch: int = 3) -> dict[str, Tensor]:
+    return {name: normal(batch, count, side, side, seed=i) for i, (name, count) in enumerate(channels.items())}
+
+
+def small(channels: dict[str, int] = CHANNELS, side: int = 7, layers: int = 1) -> MSFMamba:
+    return MSFMamba(channels, side, 4, width=6, layers=layers, states=4)
+
+
+def test_the_spectral_stem_slides_along_channels_and_pixels() -> None:
+    """Batch statistics aside (they start at mean 0 and variance 1), every value is a sum over a 9 x 3 x 3 box."""
+    stem, x = SpectralStem(12, 5, 1).eval(), normal(2, 12, 5, 4)
+    convolve, norm, _ = stem.volumes
+    assert convolve.weight.shape == (8, 1, 9, 3, 3)
+    volume = torch.empty(2, 8, 4, 3, 2)
+    for depth in range(4):
+        for row in range(3):
+            for column in range(2):
+                box = x[:, depth : depth + 9, row : row + 3, column : column + 3]
+                volume[:, :, depth, row, column] = torch.einsum("bcij,mcij->bm", box, convolve.weight[:, 0])
+    volume = (volume / (1 + norm.eps) ** 0.5).clamp(min=0)
+    # Mixed pixel by pixel: all depths of map 0, then of map 1, ...
+    weight = stem.mix.weight[:, :, 0, 0].reshape(5, 8, 4)
+    expected = torch.einsum("dmz,bmzhw->bdhw", weight, volume) + stem.mix.bias[:, None, None]
+    torch.testing.assert_close(stem(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "layers", "spans"), [(30, 2, [9, 7]), (30, 1, [9]), (12, 2, [9, 4]), (5, 2, [5, 1]), (1, 2, [1, 1])]
+)
+def test_a_kernel_spans_no_more_channels_than_there_are(channels: int, layers: int, spans: list[int]) -> None:
+    stem = SpectralStem(channels, 5, layers)
+    assert [part.kernel_size for part in stem.volumes if hasattr(part, "kernel_size")] == [(n, 3, 3) for n in spans]
+    assert stem(normal(2, channels, 7, 7)).shape == (2, 5, 7 - 2 * layers, 7 - 2 * layers)
+
+
+def test_the_plain_stem_takes_a_pixel_off_every_side_per_layer() -> None:
+    assert PlainStem(3, 5, 1)(normal(2, 3, 7, 7)).shape == (2, 5, 5, 5)
+    assert PlainStem(3, 5, 2)(normal(2, 3, 7, 7)).shape == (2, 5, 3, 3)
+
+
+def test_the_spectral_block_reads_whole_maps_channel_after_channel() -> None:
+    block, x = SpectralBlock(6, states=4, expand=0.75), normal(2, 5, 2, 3)
+    out = block(x)
+    sequence = torch.empty(2, 6, 1, 5)
+    for channel in range(5):
+        for row in range(2):
+            for column in range(3):
+                sequence[:, 3 * row + column, 0, channel] = x[:, channel, row, column]
+    read = block.block(sequence)
+    for channel in range(5):
+        for row in range(2):
+            for column in range(3):
+                torch.testing.assert_close(out[:, channel, row, column], read[:, 3 * row + column, 0, channel])
+    assert block.block.scan.directions == ("rows", "rows-back")
+
+
+def test_the_axes_of_a_spectral_block_are_not_scrambled() -> None:
+    """A change of order of the pixels, with the same change of the block's weights, is the same change of its output.
+
+    With axes that are reshaped instead of exchanged, no change of the weights would do it.
+    """
+    block, x = SpectralBlock(6, states=4, expand=1.0).double(), normal(2, 5, 2, 3).double()
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    expected = block(x).flatten(2)[:, :, order]
+    with torch.no_grad():
+        block.block.widen.weight.copy_(block.block.widen.weight[:, order])
+        block.block.narrow.weight.copy_(block.block.narrow.weight[order])
+    found = block(x.flatten(2)[:, :, order].reshape(x.shape))
+    torch.testing.assert_close(found.flatten(2), expected)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_model_is_what_its_parts_make(layers: int) -> None:
+    model, inputs = small(layers=layers).eval(), windows(CHANNELS, 7)
+    x, y = model.first_stem(inputs["hsi"]), model.second_stem(inputs["sar"])
+    for layer in model.layers:
+        spatial, spectral = layer.first
+        x, y = layer.fuse(spectral(spatial(x)), layer.second(y))
+    side = 7 - 2 * layers
+    weight = model.head.weight.reshape(4, 2, 6, side, side)
+    expected = torch.einsum("kmdhw,bmdhw->bk", weight, torch.stack([x, y], dim=1)) + model.head.bias
+    torch.testing.assert_close(model(inputs), expected)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("side", [1, 3, 5, 7, 8, 11])
+def test_takes_windows_of_every_side(side: int, layers: int) -> None:
+    with torch.no_grad():
+        logits = small(side=side, layers=layers)(windows(CHANNELS, side))
+    assert logits.shape == (3, 4)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("side", "padded"), [(5, 1), (4, 2)])
+def test_small_windows_are_padded_with_their_own_border(side: int, padded: int) -> None:
+    """With two layers 7 is the smallest side: 5 gets one pixel all around, 4 one before and two after."""
+    model, inputs = small(side=side, layers=2).eval(), windows(CHANNELS, side)
+    larger = small(side=7, layers=2).eval()
+    larger.load_state_dict(model.state_dict(), strict=True)
+    places = [min(max(place - 1, 0), side - 1) for place in range(7)]
+    assert places[-padded:] == [side - 1] * padded
+    grown = {name: values[:, :, places][:, :, :, places] for name, values in inputs.items()}
+    torch.testing.assert_close(model(inputs), larger(grown))
+
+
+@pytest.mark.parametrize("channels", [{"hsi": 1, "sar": 1}, {"hsi": 31, "lidar": 7}, {"hsi": 13, "sar": 4, "dsm": 1}])
+def test_takes_any_number_of_channels_of_two_or_more_modalities(channels: dict[str, int]) -> None:
+    model, inputs = small(channels).eval(), windows(channels, 7)
+    before = model(inputs)
+    assert before.shape == (3, 4)
+    for name in channels:
+        changed = {**inputs, name: inputs[name].flip(0)}
+        assert (model(changed) - before).abs().max() > 1e-4
+
+
+def test_modalities_after_the_second_are_further_channels_of_it() -> None:
+    three, two = small({"hsi": 12, "sar": 2, "dsm": 1}).eval(), small().eval()
+    two.load_state_dict(three.state_dict(), strict=True)
+    inputs = windows(CHANNELS, 7)
+    parts = {"hsi": inputs["hsi"], "sar": inputs["sar"][:, :2], "dsm": inputs["sar"][:, 2:]}
+    assert torch.equal(three(parts), two(inputs))
+
+
+@pytest.mark.parametrize(("side", "layers"), [(7, 1), (5, 2)])
+def test_a_gradient_reaches_every_parameter(side: int, layers: int) -> None:
+    model = small(side=side, layers=layers)
+    torch.nn.functional.cross_entropy(model(windows(CHANNELS, side)), torch.tensor([0, 1, 2])).backward()
+    assert [name for name, values in model.named_parameters() if values.grad is None or not values.grad.any()] == []
+
+
+def test_samples_of_a_batch_do_not_mix() -> None:
+    model, inputs = small().eval(), windows(CHANNELS, 7)
+    alone = torch.cat([model({name: values[i : i + 1] for name, values in inputs.items()}) for i in range(3)])
+    torch.testing.assert_close(model(inputs), alone)
+
+
+def test_autocast_stays_close() -> None:
+    model, inputs = small().eval(), windows(CHANNELS, 7)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        rough = model(inputs)
+    torch.testing.assert_close(rough.float(), model(inputs), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(("layers", "count"), [(1, 343_632), (2, 540_638)])
+def test_parameter_counts_of_the_documented_example(layers: int, count: int) -> None:
+    model = MSFMamba({"hsi": 30, "sar": 4}, 11, 10, layers=layers)
+    assert sum(values.numel() for values in model.parameters()) == count
+    if layers == 1:
+        assert sum(values.numel() for values in model.head.parameters()) == 103_690
+
+
+def test_one_modality_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^MSFMamba fuses two modalities or more, but this scene has hsi alone; take"):
+        small({"hsi": 12})
+
+
+def test_windows_of_another_side_are_told() -> None:
+    with pytest.raises(ValueError, match=r"^windows of hsi are 9 x 9 pixels, but this MSFMamba was made for 7 x 7"):
+        small()(windows(CHANNELS, 9))

@@ -1,0 +1,136 @@
+"""Methods by name: shipped cards, cards of installed packages, and errors that name file and field."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmrs_bench.config import MethodSpec
+from mmrs_bench.errors import BenchError, ConfigError
+from mmrs_bench.methods.catalogue import method_card, method_cards, method_class, read_method_card, resolve_config
+
+FIELDS = {
+    "name": "my-method",
+    "version": 1,
+    "class_path": "my_package.method:Mine",
+    "title": "Mine",
+    "reference": "none",
+    "config": {"depth": 2, "width": 8},
+    "variants": {"wide": {"config": {"width": 64}}},
+    "budgets": {"smoke": {"depth": 1, "width": 1}},
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cards() -> Iterator[None]:
+    method_cards.cache_clear()
+    yield
+    method_cards.cache_clear()
+
+
+def write_card(folder: Path, **changes: object) -> Path:
+    path = folder / "card.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in {**FIELDS, **changes}.items() if value is not None}))
+    return path
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that is installed as far as Python can tell; returns the folder it lies in."""
+    package = tmp_path / "site" / "my_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from pathlib import Path\nCARD = Path(__file__).with_name('card.yaml')\n")
+    write_card(package)
+    info = tmp_path / "site" / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mmrs_bench.methods]\nmy-method = my_package:CARD\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)
+    return tmp_path / "site"
+
+
+def test_a_package_adds_a_method_by_entry_point(installed: Path) -> None:
+    card = method_card("my-method")
+    assert (card.title, card.version) == ("Mine", 1)
+    assert "my_package.method" not in sys.modules
+
+
+def test_a_package_may_not_take_a_shipped_name(installed: Path) -> None:
+    write_card(installed / "my_package", name="svm")
+    with pytest.raises(ConfigError, match=r"'svm' is taken"):
+        method_cards()
+
+
+def test_a_class_that_cannot_be_imported_is_one_clear_line(installed: Path) -> None:
+    with pytest.raises(ConfigError, match=r"my_package.method:Mine cannot be imported"):
+        method_class(method_card("my-method"))
+
+
+def test_listing_methods_imports_no_method_and_no_torch() -> None:
+    code = """
+        import sys
+        from mmrs_bench.methods.catalogue import method_cards
+        assert len(method_cards()) >= 8
+        heavy = {"torch", "lightning", "sklearn", "scipy", "mmrs_bench.methods.base"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": None}, "name: is missing; add it"),
+        ({"name": "My Method"}, "name: "),
+        ({"version": 0}, "version: "),
+        ({"class_path": "no colon"}, "class_path: "),
+        ({"colour": "red"}, "colour: is not a field of a method card; the fields are name, version"),
+        ({"selections": ["best"]}, "selections.0: "),
+        ({"budgets": {"huge": {}}}, "budgets.huge"),
+    ],
+)
+def test_a_faulty_card_names_file_and_field(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = write_card(tmp_path, **changes)
+    with pytest.raises(ConfigError) as caught:
+        read_method_card(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["name: [", "\x00", "just words"])
+def test_a_file_that_is_no_card_is_one_clear_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "card.yaml"
+    path.write_text(text)
+    with pytest.raises(BenchError) as caught:
+        read_method_card(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_defaults_then_budget_then_variant() -> None:
+    card = MethodSpec.model_validate(FIELDS)
+    assert resolve_config(card, "default", "paper") == {"depth": 2, "width": 8}
+    assert resolve_config(card, "default", "smoke") == {"depth": 1, "width": 1}
+    assert resolve_config(card, "wide", "smoke") == {"depth": 1, "width": 64}
+
+
+def test_unknown_names_come_with_the_nearest_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean rf-spatial"):
+        method_card("rf-spacial")
+    card = MethodSpec.model_validate(FIELDS)
+    with pytest.raises(ConfigError, match=r"unknown variant of my-method 'wild': did you mean wide\?"):
+        resolve_config(card, "wild", "paper")
+
+
+def test_a_variant_cannot_invent_a_setting() -> None:
+    card = MethodSpec.model_validate({**FIELDS, "variants": {"deep": {"config": {"dept": 9}}}})
+    with pytest.raises(ConfigError, match=r"unknown setting in variant deep of my-method 'dept': did you mean depth\?"):
+        resolve_config(card, "deep", "paper")

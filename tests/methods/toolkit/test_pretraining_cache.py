@@ -1,0 +1,457 @@
+"""The pretraining cache: once per key, shared by processes, resumed after a kill, strict about what it reads."""
+
+# The children of this file import it first: mmrs_bench has to come before lightning (see its _torchvision_guard.py).
+import mmrs_bench  # isort: skip
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers.method_helpers import small_data
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import BenchError, DataError, TrainingError
+from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.toolkit import training
+from mmrs_bench.methods.toolkit.pretraining_cache import WAITING, pretrained
+
+Tensors = dict[str, torch.Tensor]
+
+ADDRESS = {"scene": "tiny-r1", "window": 11, "settings": {"epochs": 4}}
+EPOCHS = 4
+STEPS = 12  # an epoch's: 1440 pixels in batches of 128
+PATIENCE_SECONDS = 60.0
+
+
+class Denoiser(L.LightningModule):
+    """Restores centre pixels from what dropout leaves of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(7, 7)
+        self.norm = torch.nn.BatchNorm1d(7)  # with an int64 buffer without dimensions
+        self.dropout = torch.nn.Dropout(0.5)
+        self.steps: list[int] = []
+        self.kill_at = -1
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        if self.global_step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.steps.append(self.global_step)
+        centre = torch.cat([w[:, :, 5, 5] for w in batch["windows"].values()], dim=1)
+        loss: torch.Tensor = (self.layer(self.dropout(self.norm(centre))) - centre).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.02)
+
+
+def learn(module: Denoiser, context: RunContext) -> None:
+    data = small_data()
+    view = data.serving(train=data.unlabelled_dataloader())
+    training.fit(module, view, context, stage="pretraining", epochs=EPOCHS, checkpoint_every=1)
+
+
+class Teacher:
+    """A training of no cost: draws values from the addressed generator and counts its calls."""
+
+    def __init__(self) -> None:
+        self.contexts: list[RunContext] = []
+
+    def __call__(self, module: torch.nn.Module, context: RunContext) -> None:
+        self.contexts.append(context)
+        (context.work_dir / "checkpoint").touch()
+        generator = torch.Generator().manual_seed(context.seed + 1000 * context.draw)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.rand(parameter.shape, generator=generator))
+
+
+def never(module: torch.nn.Module, context: RunContext) -> None:
+    raise AssertionError("trained again")
+
+
+def build() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+
+
+def cell(folder: Path, seed: int = 0, draw: int = 0, **options: Any) -> RunContext:
+    return RunContext(seed=seed, draw=draw, work_dir=folder / "cell", **options)
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def cache() -> Path:
+    return Path(os.environ["MMRS_BENCH_CACHE"]) / "pretraining"
+
+
+def files() -> set[str]:
+    """All files of the cache but locks, below its folder."""
+    return {str(p.relative_to(cache())) for p in cache().rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+
+def entries() -> list[Path]:
+    return sorted(cache().glob("*.safetensors"))
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.01)
+
+
+# Once per key
+
+
+def test_equal_addresses_train_once(tmp_path: Path) -> None:
+    teacher = Teacher()
+    first = pretrained(ADDRESS, build, teacher, cell(tmp_path))
+    second = pretrained(dict(reversed(ADDRESS.items())), build, never, cell(tmp_path))
+    untrained = training.initialised(build, cell(tmp_path), "pretraining")
+    assert len(teacher.contexts) == 1
+    assert same(first, second)
+    assert not same(first, untrained)
+    for module in (first, second):
+        assert not any(part.training for part in module.modules())
+        assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
+    assert not (tmp_path / "cell").exists(), "the cell's own folder was used"
+
+
+def test_what_decides_the_weights_is_in_the_key(tmp_path: Path) -> None:
+    teacher, execution = Teacher(), ExecutionConfig(precision="bf16-mixed")
+    for count, (address, context) in enumerate(
+        [
+            (ADDRESS, cell(tmp_path)),
+            ({**ADDRESS, "window": 9}, cell(tmp_path)),
+            ({**ADDRESS, "settings": {"epochs": 5}}, cell(tmp_path)),
+            (ADDRESS, cell(tmp_path, seed=1)),
+            (ADDRESS, cell(tmp_path, execution=execution)),
+            (ADDRESS, cell(tmp_path, execution=ExecutionConfig(device="cuda"))),
+        ],
+        start=1,
+    ):
+        pretrained(address, build, teacher, context)
+        assert len(teacher.contexts) == count == len(entries())
+
+
+def test_an_address_cannot_pass_for_what_is_added_to_it(tmp_path: Path) -> None:
+    teacher = Teacher()
+    pretrained({**ADDRESS, "seed": 1}, build, teacher, cell(tmp_path))
+    pretrained({**ADDRESS, "seed": 2}, build, teacher, cell(tmp_path))
+    assert len(entries()) == 2
+
+
+def test_what_only_decides_the_way_is_not_in_the_key(tmp_path: Path) -> None:
+    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", threads=2, inference_batch=7)
+    pretrained(ADDRESS, build, never, cell(tmp_path / "other", execution=execution))
+
+
+def test_the_weights_do_not_hang_on_the_draw_that_came_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Initial values and training alike; the seed does show."""
+    modules = []
+    for seed, draw in ((0, 0), (0, 5), (1, 0)):
+        monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / f"cache-{seed}-{draw}"))
+        modules.append(pretrained(ADDRESS, build, Teacher(), cell(tmp_path, seed, draw)))
+    assert same(modules[0], modules[1])
+    assert not same(modules[0], modules[2])
+
+
+def test_random_state_and_attributes_are_those_of_a_reader(tmp_path: Path) -> None:
+    """Whoever trains gets what whoever reads gets, and the process's random state stays as it was."""
+
+    def train(module: torch.nn.Module, context: RunContext) -> None:
+        Teacher()(module, context)
+        module.register_buffer("mark", torch.zeros(1), persistent=False)
+        module[0].weight.requires_grad_(False)  # type: ignore[index]
+
+    before = torch.random.get_rng_state()
+    trained = pretrained(ADDRESS, build, train, cell(tmp_path))
+    assert not hasattr(trained, "mark")
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_entry_can_be_read_by_people_and_by_others(tmp_path: Path) -> None:
+    module = pretrained(ADDRESS, build, Teacher(), cell(tmp_path, seed=3))
+    (entry,) = entries()
+    assert files() == {entry.name, f"{entry.stem}.json"}
+    about = json.loads(entry.with_suffix(".json").read_text())
+    assert about.pop("seconds_of_last_attempt") >= 0
+    assert about == {
+        "key": entry.stem,
+        "what": ADDRESS,
+        "seed": 3,
+        "device": "cpu",
+        "precision": "32-true",
+        "code_version": mmrs_bench.__version__,
+        "resumed": False,
+    }
+    weights, state = load_file(entry), module.state_dict()
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[name], state[name]) for name in state)
+
+
+def test_tied_transposed_and_narrow_tensors_come_back(tmp_path: Path) -> None:
+    """safetensors itself refuses tensors that share memory or are not contiguous."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = torch.nn.Parameter(torch.rand(3, 2).T)
+            self.two = self.one
+            self.register_buffer("narrow", torch.rand(4, dtype=torch.bfloat16))
+            self.register_buffer("flag", torch.tensor(True))
+            self.register_buffer("none", torch.empty(0, 3))
+
+    teacher = Teacher()
+    first = pretrained(ADDRESS, Odd, teacher, cell(tmp_path))
+    assert same(first, pretrained(ADDRESS, Odd, never, cell(tmp_path)))
+    assert first.one is first.two
+
+
+# Several processes
+
+
+def train_twice_and_die(folder: Path) -> None:
+    """A child's life: two pretrainings, each once another process says that it waits; SIGKILL in the second."""
+    for name, kill_at in (("first", -1), ("second", 2 * STEPS + STEPS // 2)):
+
+        def train(module: Denoiser, context: RunContext, name: str = name, kill_at: int = kill_at) -> None:
+            (folder / f"{name} begun").touch()
+            wait_for(folder / f"{name} awaited")
+            module.kill_at = kill_at
+            learn(module, context)
+
+        pretrained({"name": name}, Denoiser, train, cell(folder))
+
+
+def ask_while_the_child_trains(
+    name: str, folder: Path, train: Callable[[Denoiser, RunContext], None]
+) -> tuple[Denoiser, list[str]]:
+    """The module, and the stages that were heard of."""
+    stages: list[str] = []
+
+    def progress(stage: str, done: float) -> None:
+        stages.append(stage)
+        (folder / f"{name} awaited").touch()
+
+    wait_for(folder / f"{name} begun")
+    return pretrained({"name": name}, Denoiser, train, cell(folder, progress=progress)), stages
+
+
+def test_processes_share_a_training_and_a_killed_one_is_relieved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One trains and the other waits and reads; if the one dies, the other ends with an undisturbed one's weights."""
+    child = multiprocessing.get_context("spawn").Process(target=train_twice_and_die, args=(tmp_path,), daemon=True)
+    child.start()
+    read, stages = ask_while_the_child_trains("first", tmp_path, never)
+    assert stages == [WAITING]
+    (entry,) = entries()
+
+    steps: list[int] = []
+
+    def go_on(module: Denoiser, context: RunContext) -> None:
+        assert entries() == [entry], "the killed process left an entry"
+        learn(module, context)
+        steps.extend(module.steps)
+
+    resumed, stages = ask_while_the_child_trains("second", tmp_path, go_on)
+    child.join(PATIENCE_SECONDS)
+    assert child.exitcode == -signal.SIGKILL
+    assert stages[0] == WAITING
+    assert set(stages[1:]) == {"pretraining"}
+    assert steps == list(range(2 * STEPS, EPOCHS * STEPS)), "it did not go on from the second epoch's checkpoint"
+    (second,) = set(entries()) - {entry}
+    assert not json.loads(entry.with_suffix(".json").read_text())["resumed"]
+    assert json.loads(second.with_suffix(".json").read_text())["resumed"]
+    assert {path.name for path in (cache() / second.stem).iterdir()} == {"logs"}
+
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "undisturbed"))
+    undisturbed = pretrained({"name": "second"}, Denoiser, learn, cell(tmp_path))
+    assert same(resumed, undisturbed)
+    assert same(read, undisturbed)  # the name changes the key, and nothing of the training
+    assert not same(read, training.initialised(Denoiser, cell(tmp_path), "pretraining"))
+
+
+def test_ctrl_c_keeps_the_work_and_frees_the_lock(tmp_path: Path) -> None:
+    def interrupted(module: torch.nn.Module, context: RunContext) -> None:
+        Teacher()(module, context)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrained(ADDRESS, build, interrupted, cell(tmp_path))
+    assert {Path(name).name for name in files()} == {"checkpoint"}
+
+    def resuming(module: torch.nn.Module, context: RunContext) -> None:
+        assert (context.work_dir / "checkpoint").exists()
+
+    stages: list[str] = []
+    pretrained(ADDRESS, build, resuming, cell(tmp_path, progress=lambda stage, done: stages.append(stage)))
+    assert stages == []
+    assert {Path(name).suffix for name in files()} == {".safetensors", ".json"}
+
+
+def test_curves_are_kept_and_those_of_an_older_entry_replaced(tmp_path: Path) -> None:
+    def train(text: str) -> Callable[[torch.nn.Module, RunContext], None]:
+        def logging(module: torch.nn.Module, context: RunContext) -> None:
+            (context.work_dir / "logs" / "pretraining").mkdir(parents=True)
+            (context.work_dir / "logs" / "pretraining" / f"{text}.csv").touch()
+
+        return logging
+
+    for text in ("old", "new"):
+        pretrained(ADDRESS, build, train(text), cell(tmp_path))
+        (entry,) = entries()
+        assert files() == {entry.name, f"{entry.stem}.json", f"{entry.stem}/logs/pretraining/{text}.csv"}
+        entry.unlink()
+
+
+# What is refused
+
+
+def sealed(path: Path, weights: Tensors) -> None:
+    """Replace the tensors of an entry, but not what it says about itself."""
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file(weights, path, metadata)
+
+
+def change(**tensors: torch.Tensor | None) -> Callable[[Path], None]:
+    """A damage that replaces, adds or (None) removes tensors; `__` stands for the dot in names."""
+
+    def damage(path: Path) -> None:
+        weights: dict[str, Any] = {**load_file(path), **{n.replace("__", "."): t for n, t in tensors.items()}}
+        sealed(path, {name: tensor for name, tensor in weights.items() if tensor is not None})
+
+    return damage
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-8]), "cannot be read"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
+    "text": (lambda path: path.write_text("no weights " * 9), "cannot be read"),
+    "flipped bit": (flip_a_bit, "the values are not those that were written"),
+    "foreign": (lambda path: save_file(load_file(path), path), "another pretraining than its name says"),
+    "nan": (change(**{"0__bias": torch.tensor([0.0, float("nan")])}), r"0\.bias has values that are NaN or infinite"),
+    "inf": (change(**{"0__bias": torch.tensor([0.0, float("inf")])}), r"0\.bias has values that are NaN or infinite"),
+    "other values": (change(**{"0__bias": torch.zeros(2)}), "the values are not those that were written"),
+    "other shape": (
+        change(**{"0__weight": torch.zeros(2, 4)}),
+        r"0\.weight is torch.float32 \[2, 4\], expected torch.float32 \[2, 3\]",
+    ),
+    "other type": (
+        change(**{"0__bias": torch.zeros(2, dtype=torch.float64)}),
+        r"0\.bias is torch.float64 \[2\], expected torch.float32 \[2\]",
+    ),
+    "missing": (change(**{"0__bias": None}), r"missing \['0\.bias'\], unknown \[\]"),
+    "more": (change(head=torch.zeros(1)), r"missing \[\], unknown \['head'\]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_entries_are_neither_used_nor_replaced(damage: str, tmp_path: Path) -> None:
+    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    (entry,) = entries()
+    spoil, message = DAMAGES[damage]
+    spoil(entry)
+    content = entry.read_bytes()
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"(?s){entry.name}: .*{message}.*remove this file to train again$"):
+            pretrained(ADDRESS, build, never, cell(tmp_path))
+    assert entry.read_bytes() == content
+    entry.unlink()  # what the message says cures it
+    teacher = Teacher()
+    pretrained(ADDRESS, build, teacher, cell(tmp_path))
+    assert len(teacher.contexts) == 1
+
+
+def test_an_entry_under_another_name_is_refused(tmp_path: Path) -> None:
+    other = {**ADDRESS, "window": 9}
+    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    (one,) = entries()
+    pretrained(other, build, Teacher(), cell(tmp_path))
+    (two,) = set(entries()) - {one}
+    one.replace(two)
+    with pytest.raises(DataError, match=f"{two.name}: holds another pretraining than its name says"):
+        pretrained(other, build, never, cell(tmp_path))
+
+
+def test_an_entry_of_another_network_is_refused(tmp_path: Path) -> None:
+    """An address that leaves out a size gives an error, not a wrong network."""
+    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    with pytest.raises(DataError, match=r"weight is torch.float32 \[2, 3\], expected torch.float32 \[3, 2\]"):
+        pretrained(
+            ADDRESS, lambda: torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)), never, cell(tmp_path)
+        )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_training_that_ends_in_nan_leaves_no_entry(value: float, tmp_path: Path) -> None:
+    def spoil(module: torch.nn.Module, context: RunContext) -> None:
+        Teacher()(module, context)
+        module[1].running_var[1] = value  # type: ignore[index]
+
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"after training, 1\.running_var has values that are NaN or infinite"):
+            pretrained(ADDRESS, build, spoil, cell(tmp_path))
+        assert {Path(name).name for name in files()} == {"checkpoint"}
+
+
+def test_a_training_that_changes_the_module_leaves_no_entry(tmp_path: Path) -> None:
+    def grow(module: torch.nn.Module, context: RunContext) -> None:
+        module.register_buffer("extra", torch.zeros(1))
+
+    with pytest.raises(TrainingError, match=r"missing \[\], unknown \['extra'\]"):
+        pretrained(ADDRESS, build, grow, cell(tmp_path))
+    assert files() == set()
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_full_disk_leaves_no_part_of_an_entry(writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two files does not fit; the finished training is not lost."""
+    done = 0
+
+    def full(descriptor: int) -> None:
+        nonlocal done
+        done += 1
+        if done > writes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BenchError, match="No space left on device"):
+            pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    assert {Path(name).name for name in files()} == {"checkpoint"}
+    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    assert {Path(name).suffix for name in files()} == {".safetensors", ".json"}
+
+
+def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BenchError, match=r"cannot write to .*file/pretraining: .*set MMRS_BENCH_CACHE"):
+        pretrained(ADDRESS, build, never, cell(tmp_path))

@@ -1,0 +1,298 @@
+"""The training helper: isolation, faults, logs, progress, selection and resumption."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from helpers.method_helpers import small_data
+
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import TrainingError
+from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.toolkit import training
+from mmrs_bench.scenes.datamodule import SceneDataModule
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Linear(L.LightningModule):
+    """A linear classifier of the centre pixel with dropout, so that the random state of training matters."""
+
+    def __init__(self, loss: Callable[[int], float] = lambda step: 1.0, scores: tuple[float, ...] = ()) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(7, 4)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.factor, self.scores = loss, scores
+        self.seen: list[float] = []
+        self.devices: list[int] = []
+
+    def logits(self, batch: dict[str, Any]) -> torch.Tensor:
+        centre = torch.cat([w[:, :, 5, 5] for w in batch["windows"].values()], dim=1)
+        logits: torch.Tensor = self.layer(self.dropout(centre))
+        return logits
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        self.devices.append(torch.get_num_threads())
+        loss = torch.nn.functional.cross_entropy(self.logits(batch), batch["target"])
+        self.seen.append(float(loss.detach()))
+        self.log("loss", loss)
+        return loss * self.factor(self.global_step)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.log("score", self.scores[self.current_epoch])
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        return self.logits(batch).argmax(dim=1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8)}
+
+
+def context(folder: Path, **options: Any) -> RunContext:
+    return RunContext(seed=0, draw=0, work_dir=folder, **options)
+
+
+def linear(folder: Path, **options: Any) -> Linear:
+    return training.initialised(lambda: Linear(**options), context(folder), "linear")
+
+
+def fit(module: Linear, folder: Path, *, epochs: int = 8, data: SceneDataModule | None = None, **options: Any) -> None:
+    training.fit(module, data or small_data(), context(folder), stage="training", epochs=epochs, **options)
+
+
+def parameters(module: torch.nn.Module) -> Tensors:
+    return {name: values.clone() for name, values in module.state_dict().items()}
+
+
+def same(one: Tensors, other: Tensors) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_initial_values_hang_on_the_address_only(tmp_path: Path) -> None:
+    first = parameters(linear(tmp_path))
+    torch.rand(3)
+    assert same(first, parameters(linear(tmp_path)))
+    for other in (RunContext(1, 0, tmp_path), RunContext(0, 1, tmp_path)):
+        assert not same(first, parameters(training.initialised(Linear, other, "linear")))
+    assert not same(first, parameters(training.initialised(Linear, context(tmp_path), "other")))
+
+
+def test_a_training_is_repeatable_and_learns(tmp_path: Path) -> None:
+    one, two = linear(tmp_path), linear(tmp_path)
+    before = parameters(one)
+    fit(one, tmp_path / "1")
+    fit(two, tmp_path / "2")
+    assert one.seen == two.seen
+    assert same(parameters(one), parameters(two))
+    assert not same(parameters(one), before)
+    assert one.seen[-1] < one.seen[0]
+    assert not one.training
+
+
+def process_state() -> list[Any]:
+    return [
+        torch.random.get_rng_state().tolist(),
+        random.getstate(),
+        np.random.get_state(legacy=False)["state"]["key"].tolist(),  # noqa: NPY002
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.utils.deterministic.fill_uninitialized_memory,
+        signal.getsignal(signal.SIGINT),
+        logging.getLogger("lightning.pytorch").level,
+    ]
+
+
+def test_nothing_leaks_into_the_process(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    before = process_state()
+    module, data = linear(tmp_path), small_data()
+    training.fit(module, data, context(tmp_path, execution=ExecutionConfig(threads=1)), stage="training", epochs=2)
+    training.predict(module, data, data.query, context(tmp_path))
+    assert process_state() == before
+    assert set(module.devices) == {1}, "the training did not use the threads it was given"
+    torch.set_num_threads(1)
+
+
+def test_deterministic_mode_does_not_fill_memory_that_will_be_written_anyway(tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def look(step: int) -> float:
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        seen.append((torch.are_deterministic_algorithms_enabled(), fills))
+        return 1.0
+
+    fit(linear(tmp_path, loss=look), tmp_path)
+    assert set(seen) == {(True, False)}
+
+
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    module, data = linear(tmp_path), small_data()
+    fit(module, tmp_path, data=data)
+    training.predict(module, data, data.query, context(tmp_path))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_names_stage_and_step(bad: float, tmp_path: Path) -> None:
+    module = linear(tmp_path, loss=lambda step: bad if step == 3 else 1.0)
+    before = process_state()
+    with pytest.raises(TrainingError, match=rf"^training: the loss is {bad} at step 3;"):
+        fit(module, tmp_path)
+    assert process_state() == before
+    assert all(torch.isfinite(values).all() for values in module.parameters())
+
+
+def test_ctrl_c_is_a_keyboard_interrupt(tmp_path: Path) -> None:
+    """Lightning ends the process and ignores further Ctrl-C; the runner has to hear of it instead."""
+
+    def interrupt(step: int) -> float:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 1.0
+
+    before = process_state()
+    with pytest.raises(KeyboardInterrupt):
+        fit(linear(tmp_path, loss=interrupt), tmp_path)
+    assert process_state() == before
+
+
+def test_an_exit_of_the_module_is_not_mistaken_for_ctrl_c(tmp_path: Path) -> None:
+    def leave(step: int) -> float:
+        raise SystemExit(7)
+
+    with pytest.raises(SystemExit, match="7"):
+        fit(linear(tmp_path, loss=leave), tmp_path)
+
+
+def test_logs_are_csv_and_tensorboard_and_never_overwritten(tmp_path: Path) -> None:
+    for _ in range(2):
+        fit(linear(tmp_path), tmp_path, epochs=3)
+    for name in ("training", "training-2"):
+        lines = (tmp_path / "logs" / name / "metrics.csv").read_text().splitlines()
+        assert "loss" in lines[0].split(",")
+        assert len(lines) == 1 + 3
+        assert list((tmp_path / "logs" / name).glob("events.out.tfevents.*"))
+
+
+def test_no_checkpoint_unless_asked(tmp_path: Path) -> None:
+    fit(linear(tmp_path), tmp_path, epochs=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"logs"}
+
+
+def test_progress_rises_to_one(tmp_path: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    reporting = context(tmp_path, progress=lambda stage, done: seen.append((stage, done)))
+    data = SceneDataModule(small_data().scene, small_data().config, batch_size=3, inference_batch=500)
+    module = linear(tmp_path)
+    training.fit(module, data, reporting, stage="pretraining", epochs=2)
+    assert {stage for stage, _ in seen} == {"pretraining"}
+    assert [done for _, done in seen] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
+    seen.clear()
+    training.predict(module, data, np.arange(1440), reporting)
+    assert seen == [("prediction", pytest.approx(n / 3)) for n in (1, 2, 3)]
+
+
+def test_predictions_follow_the_order_of_the_pixels(tmp_path: Path) -> None:
+    data, module = small_data(), linear(tmp_path)
+    fit(module, tmp_path, data=data)
+    pixels = np.random.default_rng(0).permutation(1440)
+    whole = training.predict(module, data, np.arange(1440), context(tmp_path))
+    np.testing.assert_array_equal(training.predict(module, data, pixels, context(tmp_path)), whole[pixels])
+    with torch.inference_mode():
+        slow = module.layer(torch.from_numpy(data.features(pixels))).argmax(dim=1).numpy()
+    np.testing.assert_array_equal(whole[pixels], slow)
+    assert training.predict(module, data, pixels[:0], context(tmp_path)).shape == (0,)
+
+
+def test_the_epoch_with_the_best_validation_is_kept(tmp_path: Path) -> None:
+    """The first of equal ones; the epochs after it do not show."""
+    data = small_data(selection="paper-val")
+    scores = (0.1, 0.7, 0.5, 0.7, 0.2)
+    best, short = linear(tmp_path, scores=scores), linear(tmp_path, scores=scores)
+    fit(best, tmp_path / "1", epochs=5, data=data, maximise="score")
+    fit(short, tmp_path / "2", epochs=2, data=data, maximise="score")
+    assert same(parameters(best), parameters(short))
+
+
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    """Dropout, order and symmetries of the batches, optimiser and schedule all go on where they stopped."""
+
+    def stop(step: int) -> float:
+        if step == 11:
+            raise RuntimeError("power cut")
+        return 1.0
+
+    def data() -> SceneDataModule:
+        return SceneDataModule(small_data().scene, small_data().config, batch_size=4)
+
+    whole, first, second = linear(tmp_path), linear(tmp_path, loss=stop), linear(tmp_path)
+    fit(whole, tmp_path / "whole", data=data(), checkpoint_every=2)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(first, tmp_path / "cut", data=data(), checkpoint_every=2)
+    fit(second, tmp_path / "cut", data=data(), checkpoint_every=2)
+    assert same(parameters(whole), parameters(second))
+    assert second.seen == whole.seen[4 * 2 :]
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints" / "training").iterdir()] == ["last.ckpt"]
+
+
+def test_the_best_epoch_survives_an_interruption(tmp_path: Path) -> None:
+    data = small_data(selection="paper-val")
+    scores = (0.1, 0.9, 0.5, 0.7, 0.2, 0.3)
+
+    def stop(step: int) -> float:
+        if step == 5:
+            raise RuntimeError("power cut")
+        return 1.0
+
+    whole, first, second = (linear(tmp_path, scores=scores, loss=loss) for loss in (lambda s: 1.0, stop, lambda s: 1.0))
+    options: dict[str, Any] = {"epochs": 6, "data": data, "maximise": "score", "checkpoint_every": 1}
+    fit(whole, tmp_path / "whole", **options)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(first, tmp_path / "cut", **options)
+    fit(second, tmp_path / "cut", **options)
+    assert same(parameters(whole), parameters(second))
+    assert len(second.seen) == 1
+
+
+def test_pretraining_sees_unlabelled_pixels_with_windows(tmp_path: Path) -> None:
+    """The helper takes `SceneDataModule.serving` for other loaders."""
+    seen: list[torch.Tensor] = []
+
+    class Mean(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.zeros(7))
+
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+            assert "target" not in batch
+            seen.append(batch["pixel"])
+            return (torch.cat(list(batch["windows"].values()), dim=1) - self.bias[:, None, None]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    data = small_data()
+    view = data.serving(train=data.unlabelled_dataloader())
+    training.fit(Mean(), view, context(tmp_path), stage="pretraining", epochs=1)
+    np.testing.assert_array_equal(np.sort(torch.cat(seen).numpy()), np.arange(1440))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trains_on_a_gpu_and_comes_back(tmp_path: Path) -> None:
+    data, module = small_data(), linear(tmp_path)
+    execution = context(tmp_path, execution=ExecutionConfig(device="cuda"))
+    training.fit(module, data, execution, stage="training", epochs=2)
+    assert training.predict(module, data, data.query, execution).shape == data.query.shape
+    assert next(module.parameters()).device.type == "cpu"

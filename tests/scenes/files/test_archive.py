@@ -1,0 +1,174 @@
+"""Unpacking: only what is named, nothing outside, no links, no bombs, nothing broken left."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.small_release import sha256
+
+from mmrs_bench.errors import DataError, FetchError
+from mmrs_bench.scenes.files import archive as module
+from mmrs_bench.scenes.files.archive import extract_members
+from mmrs_bench.scenes.manifest import SourceMember
+
+CONTENT = b"the wanted bytes " * 100
+WANTED = SourceMember(path="data/wanted.bin", sha256=sha256(CONTENT))
+
+Fill = Callable[[zipfile.ZipFile], None]
+
+
+def make_zip(path: Path, fill: Fill) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        fill(archive)
+    return path
+
+
+def add_wanted(archive: zipfile.ZipFile) -> None:
+    archive.writestr("data/wanted.bin", CONTENT)
+
+
+def link_to(name: str, target: str, kind: int = stat.S_IFLNK) -> Fill:
+    def fill(archive: zipfile.ZipFile) -> None:
+        entry = zipfile.ZipInfo(name)
+        entry.create_system = 3
+        entry.external_attr = (kind | 0o777) << 16
+        archive.writestr(entry, target)
+
+    return fill
+
+
+def everything_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_only_named_members_are_written(tmp_path: Path) -> None:
+    def fill(archive: zipfile.ZipFile) -> None:
+        add_wanted(archive)
+        archive.writestr("data/unnamed.bin", b"x")
+        link_to("docs/link", "/etc/passwd")(archive)
+
+    path = make_zip(tmp_path / "a.zip", fill)
+    extract_members(path, [WANTED], tmp_path / "out")
+    assert everything_below(tmp_path / "out") == {"data/wanted.bin"}
+    assert (tmp_path / "out/data/wanted.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["../evil.bin", "data/../../evil.bin", "/evil.bin", "..\\evil.bin", "C:/evil.bin"])
+def test_archive_that_points_outside_is_refused_as_a_whole(tmp_path: Path, name: str) -> None:
+    def fill(archive: zipfile.ZipFile) -> None:
+        add_wanted(archive)
+        archive.writestr(name, b"evil")
+
+    path = make_zip(tmp_path / "a.zip", fill)
+    with pytest.raises(DataError, match="points outside"):
+        extract_members(path, [WANTED], tmp_path / "out")
+    assert everything_below(tmp_path) == {"a.zip"}
+    assert not Path("/evil.bin").exists()
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_link_or_device_is_refused(tmp_path: Path, kind: int) -> None:
+    path = make_zip(tmp_path / "a.zip", link_to("data/wanted.bin", "/etc/passwd", kind))
+    with pytest.raises(DataError, match="is a link or no plain file"):
+        extract_members(path, [WANTED], tmp_path / "out")
+    assert everything_below(tmp_path) == {"a.zip"}
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", lambda archive: archive.writestr("data/wanted.bin/", b""))
+    with pytest.raises(DataError, match="expected one member"):
+        extract_members(path, [WANTED], tmp_path / "out")
+
+
+def test_bomb_is_refused_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BOMB_FLOOR_BYTES", 1 << 20)
+    zeros = bytes(2 << 20)
+    path = make_zip(tmp_path / "a.zip", lambda archive: archive.writestr("data/wanted.bin", zeros))
+    with pytest.raises(DataError, match=r"would unpack to 2,097,152 bytes, [\d,]+ times"):
+        extract_members(path, [SourceMember(path="data/wanted.bin", sha256=sha256(zeros))], tmp_path / "out")
+    assert everything_below(tmp_path) == {"a.zip"}
+    # The same bytes are welcome below the floor: label rasters are mostly zeros.
+    monkeypatch.setattr(module, "BOMB_FLOOR_BYTES", 4 << 20)
+    extract_members(path, [SourceMember(path="data/wanted.bin", sha256=sha256(zeros))], tmp_path / "out")
+
+
+def test_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_MEMBER_BYTES", 1000)
+    path = make_zip(tmp_path / "a.zip", add_wanted)
+    with pytest.raises(DataError, match="expected at most 1,000 bytes"):
+        extract_members(path, [WANTED], tmp_path / "out")
+
+
+def test_archive_that_lies_about_a_size_writes_no_more_than_it_says(tmp_path: Path) -> None:
+    zeros = bytes(1 << 20)
+    path = make_zip(tmp_path / "a.zip", lambda archive: archive.writestr("data/wanted.bin", zeros))
+    content = path.read_bytes()
+    assert content.count(struct.pack("<I", len(zeros))) == 2
+    path.write_bytes(content.replace(struct.pack("<I", len(zeros)), struct.pack("<I", 100)))
+    with pytest.raises((DataError, FetchError)):
+        extract_members(path, [SourceMember(path="data/wanted.bin", sha256=sha256(zeros))], tmp_path / "out")
+    left = [file for file in tmp_path.rglob("*") if file.is_file() and file != path]
+    assert sum(file.stat().st_size for file in left) <= 100
+    assert "data/wanted.bin" not in everything_below(tmp_path / "out")
+
+
+def test_wrong_member_hash_is_quarantined(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", lambda archive: archive.writestr("data/wanted.bin", b"other"))
+    with pytest.raises(FetchError, match=sha256(b"other")):
+        extract_members(path, [WANTED], tmp_path / "out")
+    assert everything_below(tmp_path / "out") == {f"data/wanted.bin.bad-{sha256(b'other')[:8]}"}
+
+
+def test_missing_member_shows_where_it_lies_instead(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", lambda archive: archive.writestr("elsewhere/wanted.bin", CONTENT))
+    with pytest.raises(DataError, match=r"found 0 \(it has elsewhere/wanted\.bin\)"):
+        extract_members(path, [WANTED], tmp_path / "out")
+
+
+def test_member_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        add_wanted(archive)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("data/wanted.bin", b"another")
+    with pytest.raises(DataError, match="found 2"):
+        extract_members(path, [WANTED], tmp_path / "out")
+
+
+def test_encrypted_member_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", add_wanted)
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    content[central + 8] |= 1
+    content[6] |= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="is encrypted"):
+        extract_members(path, [WANTED], tmp_path / "out")
+
+
+def test_flipped_byte_is_found_without_a_hash(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", add_wanted)
+    content = bytearray(path.read_bytes())
+    content[len(b"data/wanted.bin") + 30 + 10] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="is not a complete"):
+        extract_members(path, [SourceMember(path="data/wanted.bin")], tmp_path / "out")
+    assert everything_below(tmp_path) == {"a.zip"}
+
+
+def test_other_kinds_and_truncated_archives(tmp_path: Path) -> None:
+    whole = make_zip(tmp_path / "a.zip", add_wanted).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.zip").write_bytes(b"<html>sign in</html>")
+    with tarfile.open(tmp_path / "tar.zip", "w") as archive:
+        archive.add(tmp_path / "text.zip", "data/wanted.bin")
+    for name in ("cut.zip", "text.zip", "tar.zip"):
+        with pytest.raises(DataError, match="is not a complete"):
+            extract_members(tmp_path / name, [WANTED], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

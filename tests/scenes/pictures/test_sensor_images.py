@@ -1,0 +1,251 @@
+"""Sensors as pictures: stretch, components and Pauli-like colours against slow references; every scene is served."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.tiny import striped_map, tiny_scene
+
+from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.paths import REPOSITORY
+from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.manifest import Manifest
+from mmrs_bench.scenes.pictures import sensor_images as module
+from mmrs_bench.scenes.pictures.pseudo_rgb import pseudo_rgb
+from mmrs_bench.scenes.pictures.sensor_images import sensor_images
+from mmrs_bench.scenes.scene import FloatArray, Scene, load_scene
+
+SIZE = (20, 24)
+
+
+def scene_of(bands: dict[str, int], **images: FloatArray) -> Scene:
+    """A tiny scene that says which bands are colours, with some of its images replaced."""
+    scene = tiny_scene(striped_map(*SIZE), bands=bands)
+    return replace(scene, manifest=with_colours(scene.manifest), images={**scene.images, **images})
+
+
+def with_colours(manifest: Manifest, **changes: Any) -> Manifest:
+    """The manifest with bands of the HSI named as colours, and other changes."""
+    modalities = tuple(
+        m.model_copy(update={"rgb_bands": (2, 1, 0)}) if m.name == "hsi" else m for m in manifest.modalities
+    )
+    return manifest.model_copy(update={"modalities": modalities, **changes})
+
+
+def slow_percentile(values: list[float], share: float) -> float:
+    """Linear between the two values around the rank."""
+    ranked = sorted(values)
+    rank = share * (len(ranked) - 1)
+    below = int(rank)
+    return ranked[below] + (rank - below) * (ranked[min(below + 1, len(ranked) - 1)] - ranked[below])
+
+
+def slow_stretch(values: list[float]) -> list[float]:
+    """From the 2nd to the 98th percentile to [0, 1]."""
+    low, high = slow_percentile(values, 0.02), slow_percentile(values, 0.98)
+    return [(min(max(value, low), high) - low) / (high - low) for value in values]
+
+
+def channel(image: FloatArray, k: int) -> list[float]:
+    return [float(v) for v in image[:, :, k].reshape(-1)]
+
+
+def expected_components(hsi: FloatArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Stretched scores (pixels, 3) by singular values; each direction's largest loading is positive."""
+    flat = hsi.reshape(-1, hsi.shape[2]).astype(np.float64)
+    centred = flat - flat.mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:3]
+    directions = np.array([d if max(d) > -min(d) else -d for d in directions])
+    return np.array([slow_stretch(list(scores)) for scores in directions @ centred.T]).T
+
+
+def assert_picture(found: FloatArray, expected: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    """Compare with [0, 1] values (pixels, 3), mapped to [-1, 1]."""
+    assert (found.shape, found.dtype) == ((*SIZE, 3), np.float32)
+    np.testing.assert_allclose(found.reshape(-1, 3), 2 * expected - 1, atol=1e-5)
+    assert (found.min(), found.max()) == (-1, 1)
+
+
+def test_rgb_is_the_pseudo_rgb() -> None:
+    scene = scene_of({"hsi": 5})
+    np.testing.assert_array_equal(sensor_images(scene)["rgb"], 2 * pseudo_rgb(scene) - 1)
+
+
+def test_components_are_those_of_the_singular_value_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    for chunk in (module.CHUNK_PIXELS, 3 * SIZE[1], 1):  # all rows at once, in blocks that do not divide, one by one
+        monkeypatch.setattr(module, "CHUNK_PIXELS", chunk)
+        for bands in (3, 7):
+            scene = scene_of({"hsi": bands})
+            assert_picture(sensor_images(scene)["pca"], expected_components(scene.images["hsi"]))
+
+
+def test_pixels_without_a_measurement_are_left_out() -> None:
+    hsi = scene_of({"hsi": 6}).images["hsi"].copy()
+    hsi[:5] = 0
+    hsi[:, 20:] = 0
+    picture = sensor_images(scene_of({"hsi": 6}, hsi=hsi))["pca"]
+    assert (picture[:5] == -1).all()
+    assert (picture[:, 20:] == -1).all()
+    expected = 2 * expected_components(hsi[5:, :20]) - 1
+    np.testing.assert_allclose(picture[5:, :20].reshape(-1, 3), expected, atol=1e-5)
+
+
+def test_one_zero_band_is_still_a_measurement() -> None:
+    hsi = scene_of({"hsi": 6}).images["hsi"].copy()
+    hsi[3, 4, :5] = 0
+    assert_picture(sensor_images(scene_of({"hsi": 6}, hsi=hsi))["pca"], expected_components(hsi))
+
+
+def test_components_without_variance_are_black_not_rounding_noise() -> None:
+    grey = scene_of({"hsi": 3}).images["hsi"][:, :, :1]
+    picture = sensor_images(scene_of({"hsi": 3}, hsi=np.concatenate([grey, 3 * grey, -0.7 * grey], axis=2)))["pca"]
+    assert (picture[:, :, 0].min(), picture[:, :, 0].max()) == (-1, 1)
+    assert (picture[:, :, 1:] == -1).all()
+    constant = sensor_images(scene_of({"hsi": 3}, hsi=np.full((*SIZE, 3), 0.1, dtype=np.float32)))
+    assert (constant["pca"] == -1).all()
+    assert (constant["rgb"] == -1).all()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_sar_is_composed_as_stated(channels: int) -> None:
+    scene = scene_of({"sar": channels})
+    first, second = (channel(scene.images["sar"], k) for k in (0, 1))
+    colours = (
+        ([abs(a - b) for a, b in zip(first, second, strict=True)], 1.25),
+        ([2 * abs(b) ** 0.5 for b in second], 0.95),
+        ([abs(a + b) for a, b in zip(first, second, strict=True)], 1.15),
+    )
+    for k, (values, gain) in enumerate(colours):
+        low, high = slow_percentile(values, 0.02), slow_percentile(values, 0.98)
+        roots = [min(max(value, low), high) ** 0.5 for value in values]
+        scaled = [(root - min(roots)) / (max(roots) - min(roots)) for root in roots]
+        expected = [2 * min(gain * value, 1.0) ** 0.7 - 1 for value in scaled]
+        np.testing.assert_allclose(channel(sensor_images(scene)["sar"], k), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lidar", "dsm"])
+def test_rasters_are_grey_pictures_each_stretched_by_itself(name: str) -> None:
+    one = sensor_images(scene_of({name: 1}))
+    assert list(one) == [name]
+    scene = scene_of({name: 2})
+    scene.images[name][:, :, 1] *= 1000
+    pictures = sensor_images(scene)
+    assert list(pictures) == [f"{name}0", f"{name}1"]
+    for k, picture in enumerate(pictures.values()):
+        assert_picture(picture, np.array([slow_stretch(channel(scene.images[name], k))] * 3).T)
+
+
+EXPECTED = {
+    "houston2013": ["rgb", "pca", "lidar"],
+    "houston2013-original": ["rgb", "pca", "lidar"],
+    "trento": ["rgb", "pca", "lidar0", "lidar1"],
+    "muufl": ["rgb", "pca", "lidar0", "lidar1"],
+    "augsburg": ["rgb", "pca", "sar"],
+    "berlin": ["rgb", "pca", "sar"],
+    "sim-augsburg": ["rgb", "pca", "sar"],
+    str(REPOSITORY / "docs/examples/trento-lite.yaml"): ["rgb", "pca", "lidar0", "lidar1"],
+    str(REPOSITORY / "docs/examples/muufl-lite.yaml"): ["rgb", "pca", "lidar0", "lidar1"],
+}
+
+
+@pytest.mark.parametrize("dataset", EXPECTED)
+def test_all_modalities_of_every_scene_have_a_picture(dataset: str) -> None:
+    """The manifests' own modalities, with random values on a small raster."""
+    manifest = load_manifest(dataset)
+    rng = np.random.default_rng(0)
+    images = {m.name: rng.gamma(2.0, size=(*SIZE, m.bands)).astype(np.float32) for m in manifest.modalities}
+    small = with_colours(manifest, height=SIZE[0], width=SIZE[1])
+    pictures = sensor_images(Scene(small, images, np.zeros(SIZE, dtype=np.int64)))
+    assert list(pictures) == EXPECTED[dataset]
+    for picture in pictures.values():
+        assert (picture.shape, picture.dtype) == ((*SIZE, 3), np.float32)
+        assert (picture.min(), picture.max()) == (-1, 1)
+
+
+def test_the_simulated_scene_has_pictures_that_differ() -> None:
+    scene = load_scene("simulated")
+    pictures = sensor_images(scene)
+    assert list(pictures) == ["rgb", "pca", "lidar0", "lidar1"]
+    for name, picture in pictures.items():
+        assert picture.shape == (scene.height, scene.width, 3)
+        assert np.isfinite(picture).all()
+        assert 0.2 < picture.std() < 1, name
+    same = sensor_images(scene)
+    assert all((same[name] == picture).all() for name, picture in pictures.items())
+
+
+def test_labels_change_nothing() -> None:
+    scene = scene_of({"hsi": 5, "lidar": 1, "sar": 4})
+    other = replace(scene, ground_truth=np.ones_like(scene.ground_truth))
+    for name, picture in sensor_images(scene).items():
+        np.testing.assert_array_equal(picture, sensor_images(other)[name])
+
+
+def test_images_stay_as_they_are() -> None:
+    scene = scene_of({"hsi": 5, "lidar": 1, "sar": 4})
+    for image in scene.images.values():
+        image.flags.writeable = False
+    sensor_images(scene)
+
+
+def test_the_hsi_comes_first_and_only_what_may_be_seen_is_there() -> None:
+    scene = scene_of({"sar": 4, "dsm": 1, "hsi": 5})
+    assert list(sensor_images(scene)) == ["rgb", "pca", "sar", "dsm"]
+    assert list(sensor_images(scene, ("dsm", "hsi"))) == ["rgb", "pca", "dsm"]
+    assert list(sensor_images(scene, ("sar",))) == ["sar"]
+    with pytest.raises(ConfigError, match="unknown modality of scene tiny 'lidar'"):
+        sensor_images(scene, ("hsi", "lidar"))
+
+
+def test_the_cube_is_never_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = tiny_scene(striped_map(128, 128), bands={"hsi": 200})
+    scene = replace(scene, manifest=with_colours(scene.manifest))
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 512)
+    tracemalloc.start()
+    try:
+        sensor_images(scene)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < scene.images["hsi"].nbytes / 2
+
+
+def test_a_scene_that_does_not_name_its_colours_is_told_how() -> None:
+    with pytest.raises(ConfigError, match=r"give modalities: hsi: rgb_bands: \[red, green, blue\]") as caught:
+        sensor_images(tiny_scene(striped_map(*SIZE)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sar_of_one_channel_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"the sar has 1 channel, expected at least 2.*--modalities"):
+        sensor_images(scene_of({"sar": 1}))
+
+
+def test_a_modality_without_a_rule_is_an_error() -> None:
+    scene = scene_of({"dsm": 1})
+    thermal = scene.manifest.modalities[0].model_copy(update={"name": "thermal"})
+    scene = replace(
+        scene,
+        manifest=scene.manifest.model_copy(update={"modalities": (thermal,)}),
+        images={"thermal": scene.images["dsm"]},
+    )
+    with pytest.raises(ConfigError, match="no rule makes a picture of modality thermal"):
+        sensor_images(scene)
+
+
+@pytest.mark.parametrize("name", ["hsi", "sar", "lidar"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_an_error(name: str, value: float) -> None:
+    scene = scene_of({"hsi": 5, "sar": 2, "lidar": 1})
+    scene.images[name][2, 3, -1] = value  # of the HSI, a band that is no colour
+    with pytest.raises(DataError, match=f"the {name} holds NaN or infinite values"):
+        sensor_images(scene)
+
+
+def test_a_hsi_of_zeros_is_an_error() -> None:
+    with pytest.raises(DataError, match="all values of the hsi are 0"):
+        sensor_images(scene_of({"hsi": 3}, hsi=np.zeros((*SIZE, 3), dtype=np.float32)))
