@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mmrs_bench.cli import main
-from mmrs_bench.commands.run import make_suite
+from mmrs_bench.commands.options import make_suite
 from mmrs_bench.evaluation.cells import build_cells
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.methods.catalogue import method_cards

@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.evaluation.report.statistics import paired, summarise
 from mmrs_bench.io import write_csv, write_png
-from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.catalogue import method_card, method_class, resolve_config
+from mmrs_bench.methods.base import RunContext, method_class
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff.adaptation import Adaptation, adapted_denoiser
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
 from mmrs_bench.methods.unidiff.module import denoising_loss

@@ -10,8 +10,9 @@ from mmrs_bench.commands.output import say, say_columns
 from mmrs_bench.paths import data_root
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.scenes.files.fetch import fetch as fetch_files
-from mmrs_bench.scenes.files.fetch import scene_folder, status
-from mmrs_bench.scenes.files.fetch import verify as verify_files
+from mmrs_bench.scenes.files.fetch import scene_folder
+from mmrs_bench.scenes.files.verify import status
+from mmrs_bench.scenes.files.verify import verify as verify_files
 
 EXIT_FAILED = 1
 #: Characters of the terms of use in the list; the manifest has them in full.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mmrs_bench.commands.options import make_suite
 from mmrs_bench.commands.output import say
-from mmrs_bench.commands.run import make_suite
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells

@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mmrs_bench.commands.options import parse_options
 from mmrs_bench.commands.output import say, table_console
-from mmrs_bench.commands.run import check_writable, parse_options, run_cells, worker_count
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells, weightless_methods
@@ -16,7 +16,8 @@ from mmrs_bench.evaluation.regression import regress as check_records
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.results.provenance import git_state
 from mmrs_bench.evaluation.results.records import load_records
-from mmrs_bench.evaluation.run.executors import environment
+from mmrs_bench.evaluation.run.pool import environment
+from mmrs_bench.evaluation.run.session import check_writable, run_cells, worker_count
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import CACHE_VARIABLE
 

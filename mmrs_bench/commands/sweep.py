@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from mmrs_bench.commands.options import make_suite
 from mmrs_bench.commands.output import say, table_console
-from mmrs_bench.commands.run import check_writable, make_suite
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.render import print_tables
+from mmrs_bench.evaluation.run.session import check_writable
 from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_path, sweep_table, write_figure
 
 

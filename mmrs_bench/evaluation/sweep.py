@@ -24,7 +24,8 @@ from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.evaluation.results.signature import signature
 from mmrs_bench.io import write_csv, write_png
-from mmrs_bench.methods.catalogue import method_card, method_cards, method_class
+from mmrs_bench.methods.base import method_class
+from mmrs_bench.methods.catalogue import method_card, method_cards
 from mmrs_bench.scenes.catalogue import load_manifest
 
 if TYPE_CHECKING:

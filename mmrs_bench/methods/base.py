@@ -6,6 +6,7 @@ The runner times each step, scores the predictions and writes the record; a meth
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.config import ExecutionConfig, MethodSpec
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
@@ -107,3 +108,21 @@ class Method(ABC):
     @abstractmethod
     def load(self, folder: Path) -> None:
         """Take the state that `save` wrote; predictions then equal those before saving."""
+
+
+def method_class(card: MethodSpec) -> type[Method]:
+    """Import a method's class.
+
+    Raises:
+        ConfigError: If the card's ``class_path`` cannot be imported or is not a `Method`.
+    """
+    module, _, name = card.class_path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"method {card.name!r}: {card.class_path} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError(
+            f"method {card.name!r}: {card.class_path} is not a subclass of mmrs_bench.methods.base.Method; derive it"
+        )
+    return found

@@ -7,7 +7,6 @@ of group ``mmrs_bench.scenes`` whose value is the path of a manifest.
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from mmrs_bench.plugins import entry_point_paths
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from mmrs_bench.methods.base import Method
 
 METHOD_GROUP = "mmrs_bench.methods"
 
@@ -101,23 +99,3 @@ def resolve_config(card: MethodSpec, variant: str, budget: BudgetName) -> dict[s
                 raise unknown_name(f"setting in {where} of {card.name}", name, config)
         config.update(changes)
     return config
-
-
-def method_class(card: MethodSpec) -> type[Method]:
-    """Import a method's class.
-
-    Raises:
-        ConfigError: If the card's ``class_path`` cannot be imported or is not a `Method`.
-    """
-    module, _, name = card.class_path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"method {card.name!r}: {card.class_path} cannot be imported: {error}") from error
-    from mmrs_bench.methods.base import Method
-
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise ConfigError(
-            f"method {card.name!r}: {card.class_path} is not a subclass of mmrs_bench.methods.base.Method; derive it"
-        )
-    return found

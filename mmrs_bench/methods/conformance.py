@@ -20,8 +20,8 @@ import torch
 
 from mmrs_bench.config import BudgetName, DataConfig, MethodSpec
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.methods.base import Method, RunContext
-from mmrs_bench.methods.catalogue import method_class, resolve_config
+from mmrs_bench.methods.base import Method, RunContext, method_class
+from mmrs_bench.methods.catalogue import resolve_config
 from mmrs_bench.randomness import numpy_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.manifest import Manifest

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
 
 from mmrs_bench.errors import ManifestError, unknown_name
 from mmrs_bench.paths import MANIFEST_DIR
+from mmrs_bench.plugins import entry_point_paths
 from mmrs_bench.scenes.manifest import Generator, GroundTruth, Manifest
-from mmrs_bench.scenes.plugins import entry_point_scenes
 
+if TYPE_CHECKING:
+    from mmrs_bench.scenes.scene import Scene
+
+SCENE_GROUP = "mmrs_bench.scenes"
 SIMULATED_PREFIX = "sim-"
 
 
@@ -71,7 +77,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def _manifest_paths() -> dict[str, Path]:
     shipped = {p.stem: p for p in sorted(MANIFEST_DIR.glob("*.yaml")) if p.stem != "weights"}
-    added = entry_point_scenes()
+    added = dict(entry_point_paths(SCENE_GROUP))
     for name in sorted(added.keys() & shipped.keys()):
         raise ManifestError(f"{added[name]}: an installed package registers {name!r}, a shipped scene; rename it")
     return {**shipped, **added}
@@ -126,3 +132,28 @@ def simulated_twin(real: Manifest) -> Manifest:
             "modalities": tuple(m.model_copy(update={"parts": ()}) for m in real.modalities),
         }
     ).at(real.path)
+
+
+def load_scene(dataset: str | Manifest, *, progress: Callable[[str], Any] | None = None) -> Scene:
+    """Load a scene: simulate it if its manifest has a generator, else fetch, verify and read its files.
+
+    Args:
+        dataset: A shipped name, the path of a manifest, or a manifest.
+        progress: Called with one line per step (fetching, reading); None is silent.
+
+    Raises:
+        ConfigError: If the name is unknown.
+        ManifestError: If the manifest is faulty.
+        DataError: If files are missing and cannot be fetched, or disagree with the manifest. A real scene is never
+            replaced by a simulated one.
+    """
+    manifest = dataset if isinstance(dataset, Manifest) else load_manifest(dataset)
+    if manifest.generator is not None:
+        from mmrs_bench.scenes.simulator.simulated import simulate
+
+        return simulate(manifest)
+    from mmrs_bench.scenes.files.fetch import ensure_files, missing_official
+    from mmrs_bench.scenes.files.readers import read_scene
+
+    scene = read_scene(manifest, ensure_files(manifest, progress=progress))
+    return scene if scene.official is not None else replace(scene, official_missing=missing_official(manifest))

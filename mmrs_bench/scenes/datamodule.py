@@ -16,10 +16,11 @@ import torch
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, unknown_name
+from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader, allow_no_validation
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.prepare import Prepared, prepare, reduced
-from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene, load_scene
+from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
 from mmrs_bench.scenes.splits.split import Split
 from mmrs_bench.scenes.windows import WindowGatherer
 

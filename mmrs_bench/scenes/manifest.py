@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from mmrs_bench.io import content_hash
+from mmrs_bench.paths import MANIFEST_DIR
 
 MODALITY_NAMES = ("hsi", "lidar", "sar", "dsm")
 
@@ -285,6 +286,11 @@ class Manifest(_Part):
     def path(self) -> Path:
         """The file this manifest was read from."""
         return self._path
+
+    @property
+    def dataset_name(self) -> str:
+        """What ``DATASET`` and the data commands call this scene: its shipped name or its manifest's path."""
+        return self.id if self.path.parent == MANIFEST_DIR else str(self.path)
 
     def at(self, path: Path) -> Manifest:
         """A copy that says it was read from this file."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.manifest import Manifest
 
 FloatArray = NDArray[np.float32]
@@ -44,6 +42,7 @@ class Scene:
         images: Raw float32 images (height, width, channels) by modality, in the manifest's order.
         ground_truth: int64 raster (height, width); 0 is unlabelled, 1..K are classes.
         official: Flat indices of the publishers' ``(train, test)`` pixels, where there is an official split.
+        official_missing: Why ``official`` is None, for the error message.
         pixel_bounds: For simulated scenes, what single pixels can tell (empty for real scenes).
     """
 
@@ -51,6 +50,7 @@ class Scene:
     images: Mapping[str, FloatArray]
     ground_truth: IntArray
     official: tuple[IntArray, IntArray] | None = None
+    official_missing: str = "the scene was built without the official pixels"
     pixel_bounds: tuple[PixelBound, ...] = ()
 
     @property
@@ -83,27 +83,3 @@ class Scene:
         """SHA-256 of size and labels; splits are bound to it."""
         head = f"{self.height}x{self.width}:".encode()
         return sha256(head + np.ascontiguousarray(self.ground_truth, dtype="<i8").tobytes()).hexdigest()
-
-
-def load_scene(dataset: str | Manifest, *, progress: Callable[[str], Any] | None = None) -> Scene:
-    """Load a scene: simulate it if its manifest has a generator, else fetch, verify and read its files.
-
-    Args:
-        dataset: A shipped name, the path of a manifest, or a manifest.
-        progress: Called with one line per step (fetching, reading); None is silent.
-
-    Raises:
-        ConfigError: If the name is unknown.
-        ManifestError: If the manifest is faulty.
-        DataError: If files are missing and cannot be fetched, or disagree with the manifest. A real scene is never
-            replaced by a simulated one.
-    """
-    manifest = dataset if isinstance(dataset, Manifest) else load_manifest(dataset)
-    if manifest.generator is not None:
-        from mmrs_bench.scenes.simulator.simulated import simulate
-
-        return simulate(manifest)
-    from mmrs_bench.scenes.files.fetch import ensure_files
-    from mmrs_bench.scenes.files.readers import read_scene
-
-    return read_scene(manifest, ensure_files(manifest, progress=progress))

@@ -24,7 +24,7 @@ from mmrs_bench.evaluation.regression import (
     update_baselines,
 )
 from mmrs_bench.evaluation.report.render import render
-from mmrs_bench.evaluation.results.records import Record
+from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.paths import cache_root
 

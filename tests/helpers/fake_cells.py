@@ -15,7 +15,9 @@ from mmrs_bench.errors import TrainingError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.metrics import scores
 from mmrs_bench.evaluation.results.provenance import measured
-from mmrs_bench.evaluation.results.records import Leakage, Provenance, Record, record_path, signature
+from mmrs_bench.evaluation.results.records import record_path
+from mmrs_bench.evaluation.results.schema import Leakage, Provenance, Record
+from mmrs_bench.evaluation.results.signature import signature
 
 EXECUTION = ExecutionConfig()
 

@@ -9,8 +9,8 @@ from typing import Any
 from helpers.tiny import striped_map, tiny_scene, with_colours
 
 from mmrs_bench.config import DataConfig
-from mmrs_bench.methods.base import Method, RunContext
-from mmrs_bench.methods.catalogue import method_card, method_class, resolve_config
+from mmrs_bench.methods.base import Method, RunContext, method_class
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 SHIPPED = (

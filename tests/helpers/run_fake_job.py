@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.fake_cells import make_cells
 
-from mmrs_bench.commands.run import run_cells
 from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.evaluation.run.session import run_cells
 
 
 def main() -> int:

@@ -10,16 +10,8 @@ import numpy.typing as npt
 
 from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
 from mmrs_bench.evaluation.results.metrics import scores
-from mmrs_bench.evaluation.results.records import (
-    FailureRecord,
-    Leakage,
-    Measured,
-    PixelBoundRecord,
-    Provenance,
-    Record,
-    signature,
-    unranked_reason,
-)
+from mmrs_bench.evaluation.results.schema import FailureRecord, Leakage, Measured, PixelBoundRecord, Provenance, Record
+from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 
 CLASSES = ("water", "trees & shrubs", "roof_50%")
 PIXELS = 200

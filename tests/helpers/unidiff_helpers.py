@@ -10,10 +10,10 @@ import torch
 from helpers.tiny import striped_map, tiny_scene, with_colours
 
 from mmrs_bench.config import DataConfig
+from mmrs_bench.methods.unidiff import adaptation as unidiff_adaptation
+from mmrs_bench.methods.unidiff import config as unidiff_config
 from mmrs_bench.methods.unidiff.adm import AdmConfig
 from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, original_shapes
-from mmrs_bench.methods.unidiff.method import adaptation as unidiff_adaptation
-from mmrs_bench.methods.unidiff.method import config as unidiff_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
 

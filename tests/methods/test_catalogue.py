@@ -13,7 +13,8 @@ import yaml
 
 from mmrs_bench.config import MethodSpec
 from mmrs_bench.errors import BenchError, ConfigError
-from mmrs_bench.methods.catalogue import method_card, method_cards, method_class, read_method_card, resolve_config
+from mmrs_bench.methods.base import method_class
+from mmrs_bench.methods.catalogue import method_card, method_cards, read_method_card, resolve_config
 
 FIELDS = {
     "name": "my-method",

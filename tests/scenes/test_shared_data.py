@@ -9,11 +9,11 @@ import pytest
 
 from mmrs_bench.io import file_sha256
 from mmrs_bench.paths import REPOSITORY
-from mmrs_bench.scenes.catalogue import load_manifest
-from mmrs_bench.scenes.files.fetch import fetch, verify
+from mmrs_bench.scenes.catalogue import load_manifest, load_scene
+from mmrs_bench.scenes.files.fetch import fetch
 from mmrs_bench.scenes.files.formats import read_array
+from mmrs_bench.scenes.files.verify import verify
 from mmrs_bench.scenes.manifest import Manifest
-from mmrs_bench.scenes.scene import load_scene
 
 TRENTO = (166, 600)
 MUUFL = (325, 220)

@@ -22,37 +22,10 @@ from mmrs_bench.evaluation.results.provenance import utc_now
 from mmrs_bench.evaluation.results.schema import (
     SCHEMA_VERSION,
     FailureRecord,
-    Leakage,
-    Measured,
-    PixelBoundRecord,
-    Provenance,
     Record,
     Scores,
 )
-from mmrs_bench.evaluation.results.signature import signature, signature_fields, signature_text, unranked_reason
 from mmrs_bench.io import write_json
-
-__all__ = [
-    "FailureRecord",
-    "Leakage",
-    "Measured",
-    "PixelBoundRecord",
-    "Provenance",
-    "Record",
-    "Scores",
-    "failure_path",
-    "find_record",
-    "load_failures",
-    "load_record",
-    "load_records",
-    "record_path",
-    "save_failure",
-    "save_record",
-    "signature",
-    "signature_fields",
-    "signature_text",
-    "unranked_reason",
-]
 
 RECORDS = "records"
 FAILURES = "failures"

@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any, Self
 
 from mmrs_bench.errors import BenchError, ConfigError
-from mmrs_bench.evaluation.run.executors import Stage, environment, worker_environment
 from mmrs_bench.evaluation.run.jobs import Job, work
+from mmrs_bench.evaluation.run.pool import Stage, environment, worker_environment
 
 POLL_SECONDS = 2.0
 

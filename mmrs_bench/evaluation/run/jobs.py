@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError, Deferred, TrainingError
 from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.results.records import Record, failure_path, record_path, save_failure, save_record
+from mmrs_bench.evaluation.results.records import failure_path, record_path, save_failure, save_record
+from mmrs_bench.evaluation.results.schema import Record
 
 #: Told a cell's key, a stage's name and the share of the stage that is done, in [0, 1].
 StageListener = Callable[[str, str, float], None]

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from mmrs_bench.config import QUERY_LIMITS
 from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.results.records import Record, failure_path, record_path
+from mmrs_bench.evaluation.results.records import failure_path, record_path
+from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.jobs import cell_lock
 from mmrs_bench.scenes.catalogue import load_manifest
 

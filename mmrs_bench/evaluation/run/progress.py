@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mmrs_bench import errors
 from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.results.records import FailureRecord, Record, failure_path, load_record
+from mmrs_bench.evaluation.results.records import failure_path, load_record
+from mmrs_bench.evaluation.results.schema import FailureRecord, Record
 
 STAGE_WIDTH = 60
 

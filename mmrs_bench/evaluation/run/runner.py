@@ -17,13 +17,13 @@ from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.evaluation.results.provenance import measured, provenance
-from mmrs_bench.evaluation.results.records import signature, unranked_reason
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
-from mmrs_bench.methods.base import Method, RunContext
-from mmrs_bench.methods.catalogue import method_card, method_class
-from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.evaluation.results.signature import signature, unranked_reason
+from mmrs_bench.methods.base import Method, RunContext, method_class
+from mmrs_bench.methods.catalogue import method_card
+from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.scene import Scene, load_scene
+from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.splits.audit import audit
 
 #: Told a stage's name and the share of it that is done, in [0, 1].

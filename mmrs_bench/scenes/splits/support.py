@@ -13,7 +13,6 @@ import numpy as np
 from mmrs_bench.config import SplitName
 from mmrs_bench.errors import SplitError
 from mmrs_bench.randomness import numpy_generator
-from mmrs_bench.scenes.files.fetch import missing_official
 from mmrs_bench.scenes.scene import IntArray, Scene
 from mmrs_bench.scenes.splits.blocks import BlockAssignment, assign_blocks, train_area
 
@@ -55,6 +54,8 @@ def official_pixels(scene: Scene) -> tuple[IntArray, IntArray]:
         SplitError: If the scene has none.
     """
     if scene.official is None:
-        lacking = missing_official(scene.manifest) or "the scene was built without the official pixels"
+        lacking = scene.official_missing
+        if scene.manifest.official_split is None:
+            lacking = f"{scene.manifest.tag} has no official split"
         raise SplitError(f"official-v1: {lacking.rstrip('.')}. Use random-v1 or block-v1, which need none.")
     return scene.official

@@ -20,7 +20,8 @@ from mmrs_bench.evaluation.report.leaderboard import build_leaderboard, write_le
 from mmrs_bench.evaluation.report.render import FORMATS, render
 from mmrs_bench.evaluation.report.reported import REPORTED, Reported, load_reported
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, cell_text
-from mmrs_bench.evaluation.results.records import Record, save_failure, save_record
+from mmrs_bench.evaluation.results.records import save_failure, save_record
+from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.scenes.catalogue import shipped_names
 
 GOLD = Path(__file__).parent / "gold"

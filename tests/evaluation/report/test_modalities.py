@@ -7,7 +7,7 @@ from helpers.synthetic_records import make_record
 
 from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
 from mmrs_bench.evaluation.report.tables import Estimate, Table
-from mmrs_bench.evaluation.results.records import Record
+from mmrs_bench.evaluation.results.schema import Record
 
 
 def runs(hits: int, *modalities: str, method: str = "rf", draws: int = 10, shots: int = 2) -> list[Record]:

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from mmrs_bench.errors import BenchError, RecordError, TrainingError
 from mmrs_bench.evaluation.results import records as store
 from mmrs_bench.evaluation.results.records import (
-    Record,
     failure_path,
     find_record,
     load_failures,
@@ -27,9 +26,9 @@ from mmrs_bench.evaluation.results.records import (
     record_path,
     save_failure,
     save_record,
-    signature,
-    unranked_reason,
 )
+from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)

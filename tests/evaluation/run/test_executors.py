@@ -16,13 +16,15 @@ import pytest
 from helpers.fake_cells import EXECUTION, fake_record, log_lines, make_cells
 from rich.console import Console
 
-from mmrs_bench.commands.run import run_cells
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, load_failures, load_records, save_record
-from mmrs_bench.evaluation.run.executors import LocalPool, execute, make_pool, usable_cores, worker_environment
+from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import Job
+from mmrs_bench.evaluation.run.local import LocalPool
+from mmrs_bench.evaluation.run.pool import usable_cores, worker_environment
 from mmrs_bench.evaluation.run.progress import RunDisplay
+from mmrs_bench.evaluation.run.session import run_cells
 
 
 def run_fakes(results: Path, cells: list[Cell], compute: str, *, workers: int = 2, keep_going: bool = False) -> int:

@@ -16,7 +16,8 @@ from helpers.tiny import striped_map, tiny_scene
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import BenchError, ConfigError, DataError, TrainingError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.results.records import Record, save_record
+from mmrs_bench.evaluation.results.records import save_record
+from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run import runner
 from mmrs_bench.evaluation.run.runner import resolve_device, run_cell
 from mmrs_bench.methods import catalogue as registry

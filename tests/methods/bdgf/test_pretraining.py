@@ -22,8 +22,8 @@ from torch import Tensor
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError, TrainingError
+from mmrs_bench.methods.bdgf import pretraining as bdgf_pretraining
 from mmrs_bench.methods.bdgf.method import BdgfConfig
-from mmrs_bench.methods.bdgf.method import pretraining as bdgf_pretraining
 from mmrs_bench.methods.bdgf.modality_masking import random_masks
 from mmrs_bench.methods.bdgf.multimodal_ddpm import modality_losses, white_loss
 from mmrs_bench.methods.bdgf.pretraining import (

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.methods.clip import text as text_module
 from mmrs_bench.methods.clip.clip_checkpoint import fetch_command, find_checkpoint, load_open_clip
-from mmrs_bench.methods.clip.method import text as text_module
 from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
 from mmrs_bench.models.weights import known_weights

@@ -24,11 +24,11 @@ from torch import Tensor
 from mmrs_bench.config import DataConfig, ExecutionConfig, MethodSpec
 from mmrs_bench.errors import BenchError, ConfigError, DataError
 from mmrs_bench.methods import conformance
-from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.catalogue import method_card, method_class, resolve_config
+from mmrs_bench.methods.base import RunContext, method_class
+from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.methods.clip import clip_image
 from mmrs_bench.methods.clip.clip_checkpoint import fetch_command
 from mmrs_bench.methods.clip.clip_image import HEAD_FILE, SETTINGS_FILE, ClipImage, ImageTower, cache_scores
-from mmrs_bench.methods.clip.method import clip_image
 from mmrs_bench.models.weights import known_weights
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.manifest import Manifest

@@ -32,8 +32,9 @@ from torch import Tensor
 
 from mmrs_bench.config import DataConfig, ExecutionConfig
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.catalogue import method_card, method_class, resolve_config
+from mmrs_bench.methods.base import RunContext, method_class
+from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.methods.clip import method as clip
 from mmrs_bench.methods.clip.method import (
     STAGE,
     VALIDATION_METRIC,
@@ -45,7 +46,6 @@ from mmrs_bench.methods.clip.method import (
     cropped,
     lr_schedule,
 )
-from mmrs_bench.methods.clip.method import method as clip
 from mmrs_bench.methods.clip.prompts import tokenize
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.models.weights import known_weights

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.methods.msfmamba import method as msfmamba
 from mmrs_bench.methods.msfmamba.method import MsfMambaConfig, MsfMambaModule
-from mmrs_bench.methods.msfmamba.method import method as msfmamba
 from mmrs_bench.methods.msfmamba.network import MSFMamba
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene

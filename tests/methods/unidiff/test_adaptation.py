@@ -23,13 +23,13 @@ from mmrs_bench.errors import ConfigError, DataError, TrainingError
 from mmrs_bench.io import file_sha256
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
+from mmrs_bench.methods.unidiff import adaptation as unidiff_adaptation
+from mmrs_bench.methods.unidiff import pictures as unidiff_pictures
 from mmrs_bench.methods.unidiff.adaptation import Adaptation, Backbone, adapted_denoiser, denoiser_on, scene_backbone
 from mmrs_bench.methods.unidiff.adm import build_adm
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
 from mmrs_bench.methods.unidiff.hybrid_diffusion import HybridDiffusion
-from mmrs_bench.methods.unidiff.method import adaptation as unidiff_adaptation
-from mmrs_bench.methods.unidiff.method import pictures as unidiff_pictures
 from mmrs_bench.methods.unidiff.module import (
     CURVE,
     DRIFT_TIMESTEPS,

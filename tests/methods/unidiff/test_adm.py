@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.methods.unidiff import adm_checkpoint
 from mmrs_bench.methods.unidiff.adm import ADM_64, ADM_TINY, AdmConfig, adm_with_weights, build_adm, zero_last_layers
 from mmrs_bench.methods.unidiff.adm_checkpoint import (
     ADM_64_WEIGHTS,
@@ -37,7 +38,6 @@ from mmrs_bench.methods.unidiff.adm_checkpoint import (
     original_shapes,
     pretrained_weights,
 )
-from mmrs_bench.methods.unidiff.method import adm_checkpoint
 from mmrs_bench.models.weights import weights_named
 
 #: Two levels with attention below one without, as in ADM_64; two and three heads.

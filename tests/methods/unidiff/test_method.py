@@ -22,12 +22,12 @@ from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.base import ParameterCounts, RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.toolkit.network_method import description_file, weights_file
+from mmrs_bench.methods.unidiff import method as unidiff
 from mmrs_bench.methods.unidiff.adm import ADM_64, ADM_TINY, AdmConfig, build_adm
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
 from mmrs_bench.methods.unidiff.features import EXTRACTED_AT_ONCE, NOISE_SEED, TileFeatures, activation_shape
 from mmrs_bench.methods.unidiff.method import ADAPTERS_FILE, BACKBONE_FILE, NAME, PixelHead, UniDiff, UniDiffConfig
-from mmrs_bench.methods.unidiff.method import method as unidiff
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row, scene_pictures
 from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP
 from mmrs_bench.scenes.datamodule import SceneDataModule

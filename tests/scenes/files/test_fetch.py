@@ -30,18 +30,11 @@ from helpers.small_release import (
 )
 
 from mmrs_bench.errors import ConfigError, DataError, FetchError
-from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.files import stamps, transfer
-from mmrs_bench.scenes.files.fetch import (
-    ensure_files,
-    fetch,
-    missing_official,
-    scene_folder,
-    status,
-    verify,
-)
+from mmrs_bench.scenes.files.fetch import ensure_files, fetch, missing_official, scene_folder
+from mmrs_bench.scenes.files.verify import status, verify
 from mmrs_bench.scenes.manifest import Manifest
-from mmrs_bench.scenes.scene import load_scene
 
 GOOD = npz_bytes(**{name: array for name, array in small_arrays().items() if name not in ("train", "test")})
 MASKS = npz_bytes(**{name: array for name, array in small_arrays().items() if name in ("train", "test")})

@@ -29,10 +29,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.files.formats import read_array, read_roi_text
 from mmrs_bench.scenes.files.readers import read_scene
 from mmrs_bench.scenes.manifest import Manifest
-from mmrs_bench.scenes.scene import Scene, load_scene
+from mmrs_bench.scenes.scene import Scene
 
 SIZE = (HEIGHT, WIDTH)
 

@@ -12,12 +12,12 @@ from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.paths import REPOSITORY
-from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.pictures import sensor_images as module
 from mmrs_bench.scenes.pictures.pseudo_rgb import pseudo_rgb
 from mmrs_bench.scenes.pictures.sensor_images import sensor_images
-from mmrs_bench.scenes.scene import FloatArray, Scene, load_scene
+from mmrs_bench.scenes.scene import FloatArray, Scene
 
 SIZE = (20, 24)
 

@@ -14,9 +14,9 @@ import pytest
 from scipy import stats
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
+from mmrs_bench.scenes.catalogue import load_manifest, load_scene, shipped_names
 from mmrs_bench.scenes.manifest import Manifest
-from mmrs_bench.scenes.scene import Scene, load_scene
+from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.simulator.landscape import Ground, build_ground
 from mmrs_bench.scenes.simulator.painter import LAYOUTS
 from mmrs_bench.scenes.simulator.pixel_bayes import pixel_bounds
@@ -82,7 +82,7 @@ def test_shipped_scene_is_as_its_manifest_says() -> None:
 def test_same_bytes_in_a_fresh_process_with_any_number_of_threads(threads: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     run = subprocess.run(
-        [sys.executable, "-c", FRESH_PROCESS, str(Path(__file__).parents[2])],
+        [sys.executable, "-c", FRESH_PROCESS, str(Path(__file__).parent)],
         capture_output=True,
         text=True,
         env=environment,
