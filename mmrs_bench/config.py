@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.io import content_hash
 from mmrs_bench.version import __version__
 
@@ -100,6 +101,22 @@ class ExecutionConfig(_Frozen):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     inference_batch: int = Field(default=2048, ge=1)
     threads: int = Field(default=1, ge=1)
+
+    def resolved(self) -> ExecutionConfig:
+        """The same with ``auto`` replaced by the device there is.
+
+        Raises:
+            ConfigError: If ``cuda`` is requested and absent.
+        """
+        import torch
+
+        present = torch.cuda.is_available()
+        if self.device == "cuda" and not present:
+            raise ConfigError(
+                "--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch"
+            )
+        device = ("cuda" if present else "cpu") if self.device == "auto" else self.device
+        return self.model_copy(update={"device": device})
 
 
 class VariantSpec(_Frozen):

@@ -14,7 +14,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.report.maps import write_map
-from mmrs_bench.evaluation.run.runner import fit_cell, resolve_device
+from mmrs_bench.evaluation.run.runner import fit_cell
 
 
 def draw_map(
@@ -23,7 +23,7 @@ def draw_map(
     """Compute one cell again, which gives the same method state, and classify every pixel of the raster."""
     cell = _one_cell(suite_options, draw)
     folder = Path(results).expanduser()
-    execution = resolve_device(ExecutionConfig.model_validate({"device": device, "precision": precision}))
+    execution = ExecutionConfig.model_validate({"device": device, "precision": precision}).resolved()
     method, data, _ = fit_cell(cell, execution, folder, _show_stage)
     _show_stage("predict the whole scene", 0.0)
     targets = method.predict(data, np.arange(data.scene.labels.size))

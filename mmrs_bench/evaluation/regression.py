@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.report.entries import METRIC_TITLES, METRICS, Entry, Metric, group_records
@@ -19,6 +18,7 @@ from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.results.signature import signature_fields, signature_text
 from mmrs_bench.io import write_json
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
+from mmrs_bench.reading import read_json, validated
 
 BASELINES = BENCHMARK_DIR / "baselines.json"
 
@@ -92,13 +92,9 @@ def load_baselines(path: Path = BASELINES) -> list[Baseline]:
     Raises:
         ConfigError: If the file cannot be read or a field is wrong; file and field are named.
     """
-    try:
-        return list(_BaselineFile.model_validate(json.loads(path.read_text(encoding="utf-8"))).rows)
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as baselines: {error}; restore the committed file") from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()[:3])
-        raise ConfigError(f"{path}: {faults}; restore the committed file") from error
+    advice = "restore the committed file"
+    fields = read_json(path, error=ConfigError, advice=advice)
+    return list(validated(_BaselineFile, fields, where=path, error=ConfigError, advice=advice).rows)
 
 
 class Check(NamedTuple):

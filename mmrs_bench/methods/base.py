@@ -13,12 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mmrs_bench.config import ExecutionConfig, MethodSpec
 from mmrs_bench.errors import ConfigError
+from mmrs_bench.reading import validated
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
+
+#: Receives the name of a stage and the share of it that is done, in [0, 1].
+Progress = Callable[[str, float], None]
+#: Receives what a cell waits for (see `RunContext`).
+Wait = Callable[[str], None]
 
 
 class ParameterCounts(NamedTuple):
@@ -38,6 +44,10 @@ def _silent(stage: str, done: float) -> None:
     """Progress for callers that show none."""
 
 
+def wait_at_once(reason: str) -> None:
+    """For callers without other work."""
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What the runner lends to a method.
@@ -48,16 +58,17 @@ class RunContext:
         draw: Index of the support sample.
         execution: Device, precision, batch size of inference.
         work_dir: This cell's own folder for logs and checkpoints.
-        progress: Called with a stage's name and the share done, in [0, 1]. A stage whose name begins with "waiting"
-            says that another process has to finish something first; the call may then raise
-            `mmrs_bench.errors.Deferred`, so make it before anything is begun.
+        progress: Called with a stage's name and the share done, in [0, 1].
+        wait: Called with what is missing before waiting for another process that computes it. The call may raise
+            `mmrs_bench.errors.Deferred` so that the worker can compute another cell first; call it before any work.
     """
 
     seed: int
     draw: int
     work_dir: Path
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    progress: Callable[[str, float], None] = _silent
+    progress: Progress = _silent
+    wait: Wait = wait_at_once
 
 
 class Method(ABC):
@@ -76,14 +87,8 @@ class Method(ABC):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, config: Mapping[str, Any], context: RunContext) -> None:
-        try:
-            self.config: Any = self.Config.model_validate(dict(config))
-        except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, f['loc']))}: {f['msg']} (found {f['input']!r})" for f in error.errors()
-            )
-            known = ", ".join(self.Config.model_fields) or "none"
-            raise ConfigError(f"settings of {type(self).__name__}: {faults}. Known settings: {known}.") from error
+        where = f"settings of {type(self).__name__}"
+        self.config: Any = validated(self.Config, dict(config), where=where, error=ConfigError)
         self.context = context
 
     def pretrain(self, data: SceneDataModule) -> None:  # noqa: B027 - most methods have nothing to do here

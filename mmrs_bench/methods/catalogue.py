@@ -11,44 +11,58 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import ValidationError
-
 from mmrs_bench.config import BudgetName, MethodSpec
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.paths import BENCHMARK_DIR
 from mmrs_bench.plugins import entry_point_paths
+from mmrs_bench.reading import read_yaml, validated
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    pass
 
 
 METHOD_GROUP = "mmrs_bench.methods"
+CARD_DIR = BENCHMARK_DIR / "methods"
 
 
 def read_method_card(path: Path) -> MethodSpec:
     """Read one method card.
 
+    A card with ``extends: NAME`` starts from the fields of another card, in the same folder or among the shipped ones.
+    Its ``config`` and ``budgets`` are merged into that card's key by key; every other field replaces that card's.
+
     Raises:
         ConfigError: If the file cannot be read or a field is wrong; file and field are named.
     """
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return MethodSpec.model_validate(fields)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a method card: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from error
+    return validated(MethodSpec, _card_fields(path, ()), where=path, error=ConfigError)
 
 
-def _describe(fault: ErrorDetails) -> str:
-    field = ".".join(map(str, fault["loc"])) or "(whole card)"
-    known = {
-        "missing": "is missing; add it",
-        "extra_forbidden": f"is not a field of a method card; the fields are {', '.join(MethodSpec.model_fields)}",
-    }
-    other = f"{fault['msg']} (found {fault['input']!r})"
-    return f"{field}: {known.get(fault['type'], other)}"
+def _card_fields(path: Path, extended_by: tuple[Path, ...]) -> Any:
+    fields = read_yaml(path, error=ConfigError, advice="give the path of a method card (.yaml)")
+    if not isinstance(fields, dict) or "extends" not in fields:
+        return fields
+    name = fields.pop("extends")
+    candidates = [folder / f"{name}.yaml" for folder in (path.parent, CARD_DIR)]
+    base_path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if base_path is None:
+        raise ConfigError(f"{path}: extends {name!r}, but there is no {name}.yaml in {path.parent} or {CARD_DIR}")
+    chain = (*extended_by, path)
+    if base_path in chain:
+        raise ConfigError(f"{path}: extends {name!r}, which extends this card; remove one of the two")
+    return _merged(_card_fields(base_path, chain), fields)
+
+
+def _merged(base: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a base card with those of a card that extends it."""
+    fields = {**base, **changes}
+    for name in ("config", "budgets"):
+        old, new = base.get(name), changes.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            fields[name] = {**old, **new}
+            if name == "budgets":
+                for budget in old.keys() & new.keys():
+                    fields[name][budget] = {**old[budget], **new[budget]}
+    return fields
 
 
 @cache
@@ -58,7 +72,7 @@ def method_cards() -> dict[str, MethodSpec]:
     Raises:
         ConfigError: If a card is faulty, two cards share a name, or an entry point does not give a card's path.
     """
-    paths = sorted((BENCHMARK_DIR / "methods").glob("*.yaml"))
+    paths = sorted(CARD_DIR.glob("*.yaml"))
     paths += [path for _, path in entry_point_paths(METHOD_GROUP)]
     cards: dict[str, MethodSpec] = {}
     for path in paths:

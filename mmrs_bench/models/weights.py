@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from mmrs_bench.errors import unknown_name
+from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.paths import MANIFEST_DIR
+from mmrs_bench.reading import read_yaml, validated
 
 WEIGHTS_FILE = MANIFEST_DIR / "weights.yaml"
+RESTORE = "restore the committed file"
 
 
 class Weights(BaseModel):
@@ -53,8 +54,10 @@ class Weights(BaseModel):
 @cache
 def all_weights() -> tuple[Weights, ...]:
     """All entries of ``data_manifests/weights.yaml``."""
-    entries = yaml.safe_load(WEIGHTS_FILE.read_text(encoding="utf-8"))["weights"]
-    return tuple(map(Weights.model_validate, entries))
+    content = read_yaml(WEIGHTS_FILE, error=ConfigError, advice=RESTORE)
+    entries = content.get("weights") if isinstance(content, dict) else None
+    adapter = TypeAdapter(tuple[Weights, ...])
+    return validated(adapter, entries, where=WEIGHTS_FILE, error=ConfigError, advice=RESTORE)
 
 
 @cache

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import ValidationError
-
 from mmrs_bench.errors import ManifestError, unknown_name
 from mmrs_bench.paths import MANIFEST_DIR
 from mmrs_bench.plugins import entry_point_paths
+from mmrs_bench.reading import read_yaml, validated
 from mmrs_bench.scenes.manifest import Generator, GroundTruth, Manifest
 
 if TYPE_CHECKING:
@@ -23,56 +20,14 @@ SCENE_GROUP = "mmrs_bench.scenes"
 SIMULATED_PREFIX = "sim-"
 
 
-def _validation_message(path: Path, error: ValidationError) -> str:
-    faults = []
-    for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"]) or "(whole manifest)"
-        text = re.sub(r"^Value error, ", "", fault["msg"])
-        if fault["type"] == "extra_forbidden":
-            text = "is not a field of a manifest; remove it or correct its spelling"
-        elif fault["type"] == "missing":
-            text = "is missing; add it"
-        elif "ctx" not in fault or "error" not in fault["ctx"]:
-            text = f"{text} (found {fault['input']!r})"
-        faults.append(f"{field}: {text}")
-    return f"{path}: " + "; ".join(faults)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without repeated keys, of which the standard loader silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} is given twice; keep one", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file.
 
     Raises:
         ManifestError: If the file is absent, is not YAML, or a field is wrong; file, field and fix are named.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); give the path of a manifest (.yaml)") from error
-    try:
-        fields = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(fields, dict):
-        raise ManifestError(f"{path}: holds {type(fields).__name__}, expected a mapping of fields")
-    try:
-        return Manifest.model_validate(fields).at(path)
-    except ValidationError as error:
-        raise ManifestError(_validation_message(path, error)) from error
+    fields = read_yaml(path, error=ManifestError, advice="give the path of a manifest (.yaml)")
+    return validated(Manifest, fields, where=path, error=ManifestError).at(path)
 
 
 def _manifest_paths() -> dict[str, Path]:

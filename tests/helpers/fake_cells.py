@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
@@ -22,6 +21,11 @@ from mmrs_bench.evaluation.results.signature import signature
 EXECUTION = ExecutionConfig()
 
 Progress = Callable[[str, float], None]
+Wait = Callable[[str], None]
+
+
+def wait_at_once(reason: str) -> None:
+    """For a caller without other work."""
 
 
 def make_cells(count: int, *, scenes: int = 1, method: str = "fake") -> list[Cell]:
@@ -83,50 +87,66 @@ def _log(results: Path, text: str) -> None:
     os.close(handle)
 
 
-def quick(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def quick(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     """Logs that it was called, and whether the cell had a record already."""
     _log(results, f"{'AGAIN' if record_path(results, cell.protocol).exists() else 'once'} {cell.key} {os.getpid()}")
     progress("fit", 0.5)
     return fake_record(cell, execution)
 
 
-def slow(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def slow(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     record = quick(cell, execution, results, progress)
     time.sleep(0.03)
     return record
 
 
-def endless(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def endless(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     record = quick(cell, execution, results, progress)
     time.sleep(600)
     return record
 
 
-def fails_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def fails_on_draw_1(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     if cell.protocol.data.draw == 1 and not (results / "mended").exists():
         raise TrainingError("the loss is NaN;\nlower the learning rate")
     return quick(cell, execution, results, progress)
 
 
-def defect_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def defect_on_draw_1(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     if cell.protocol.data.draw == 1:
         raise ZeroDivisionError("no such luck")
     return quick(cell, execution, results, progress)
 
 
-def waits_on_draw_0(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def waits_on_draw_0(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     if cell.protocol.data.draw == 0:
-        progress("waiting for another", 0.0)
+        wait("another")
     return fake_record(cell, execution)
 
 
-def dies_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def dies_on_draw_1(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     if cell.protocol.data.draw == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return quick(cell, execution, results, progress)
 
 
-def reports_environment(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def reports_environment(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+) -> Record:
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
     _log(results, " ".join(f"{name}={os.environ.get(name)}" for name in names))
     _log(results, f"SIGINT blocked: {signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.report.tables import Column, Section, Table
 from mmrs_bench.paths import BENCHMARK_DIR
+from mmrs_bench.reading import read_yaml, validated
 
 REPORTED = BENCHMARK_DIR / "reported.yaml"
 
@@ -49,13 +49,8 @@ def load_reported(path: Path = REPORTED) -> list[Reported]:
     Raises:
         ConfigError: If the file cannot be read or a field is wrong; file and field are named.
     """
-    try:
-        return TypeAdapter(list[Reported]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a list of claims: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors()[:3])
-        raise ConfigError(f"{path}: {faults}") from error
+    claims = read_yaml(path, error=ConfigError, advice="give a list of claims (see benchmarks/reported.yaml)")
+    return validated(TypeAdapter(list[Reported]), claims, where=path, error=ConfigError)
 
 
 def reported_table(claims: list[Reported], scene: str) -> Table | None:

@@ -6,14 +6,11 @@ is needed to trace, repeat and trust a number; ``results/failures/...`` holds, u
 
 from __future__ import annotations
 
-import json
 import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-
-from pydantic import ValidationError
 
 from mmrs_bench.config import ProtocolConfig
 from mmrs_bench.errors import DataError, RecordError
@@ -26,6 +23,7 @@ from mmrs_bench.evaluation.results.schema import (
     Scores,
 )
 from mmrs_bench.io import write_json
+from mmrs_bench.reading import read_json, validated
 
 RECORDS = "records"
 FAILURES = "failures"
@@ -35,6 +33,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 #: Rounding differs between machines in the last digit; a changed count differs by far more.
 _SCORE_TOLERANCE = 1e-9
+
+_ADVICE = "delete the file or move it away, and the next run computes its cell again"
 
 AnyRecord = TypeVar("AnyRecord", Record, FailureRecord)
 
@@ -137,6 +137,15 @@ def load_record(path: Path) -> Record:
     return record
 
 
+def load_failure(path: Path) -> FailureRecord:
+    """Read one failure record.
+
+    Raises:
+        RecordError: If the file is not a failure record.
+    """
+    return _parse(path, FailureRecord)
+
+
 def load_records(results: Path) -> list[Record]:
     """All records of a results folder, in the order of their paths; empty if there is none.
 
@@ -152,7 +161,7 @@ def load_failures(results: Path) -> list[FailureRecord]:
     Raises:
         RecordError: If a file is corrupt.
     """
-    failures = _load_all(results / FAILURES, lambda path: _parse(path, FailureRecord))
+    failures = _load_all(results / FAILURES, load_failure)
     return [failure for failure in failures if not record_path(results, failure.protocol).exists()]
 
 
@@ -170,29 +179,14 @@ def _load_all(folder: Path, load: Callable[[Path], AnyRecord]) -> list[AnyRecord
 
 
 def _corrupt(path: Path, fault: str) -> RecordError:
-    return RecordError(f"{path}: {fault}. Delete the file or move it away; its cell is run again by the next run.")
+    return RecordError(f"{path}: {fault}; {_ADVICE}")
 
 
 def _parse(path: Path, kind: type[AnyRecord]) -> AnyRecord:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}); give it back its permissions") from error
-    except ValueError as error:
-        raise _corrupt(path, f"is not a record but {_head(path)} (not JSON: {error})") from error
+    fields = read_json(path, error=RecordError, advice=_ADVICE)
     if not isinstance(fields, dict):
         raise _corrupt(path, f"holds a JSON {type(fields).__name__}, expected a record")
-    try:
-        return kind.model_validate(_migrate(path, fields))
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, f['loc'])) or 'record'}: {f['msg']}" for f in error.errors()]
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise _corrupt(path, f"is not a {kind.__name__} ({'; '.join(faults[:3])}{more})") from error
-
-
-def _head(path: Path) -> str:
-    size = path.stat().st_size
-    return "an empty file" if size == 0 else f"{size} bytes"
+    return validated(kind, _migrate(path, fields), where=path, error=RecordError, advice=_ADVICE)
 
 
 def _migrate(path: Path, fields: dict[str, Any]) -> dict[str, Any]:

@@ -27,13 +27,11 @@ from mmrs_bench.evaluation.results.schema import Record
 
 #: Told a cell's key, a stage's name and the share of the stage that is done, in [0, 1].
 StageListener = Callable[[str, str, float], None]
-#: Computes one cell's record: (cell, execution, results folder, progress of stages).
-CellFunction = Callable[[Cell, ExecutionConfig, Path, Callable[[str, float], None]], Record]
+#: Computes one cell's record: (cell, execution, results folder, progress, wait); the last two as in
+#: `mmrs_bench.methods.base.RunContext`.
+CellFunction = Callable[[Cell, ExecutionConfig, Path, Callable[[str, float], None], Callable[[str], None]], Record]
 
 RUN_CELL = "mmrs_bench.evaluation.run.runner:run_cell"
-
-#: How the names of stages begin in which a cell waits for another process, as for a pretraining that both need.
-WAITING = "waiting"
 
 #: Pause of a worker that finds only cells which others are computing, in seconds.
 WAIT_SECONDS = 0.2
@@ -205,12 +203,15 @@ def _compute(job: Job, cell: Cell, listener: StageListener, *, patient: bool) ->
 def _record_or_failure(job: Job, cell: Cell, listener: StageListener, *, patient: bool) -> bool:
     def progress(stage: str, done: float) -> None:
         listener(cell.key, stage, done)
-        if stage.startswith(WAITING) and not patient:
+
+    def wait(reason: str) -> None:
+        listener(cell.key, f"waiting for {reason}", 0.0)
+        if not patient:
             raise Deferred
 
     progress("start", 0.0)
     try:
-        save_record(job.results, _cell_function(job.compute)(cell, job.execution, job.results, progress))
+        save_record(job.results, _cell_function(job.compute)(cell, job.execution, job.results, progress, wait))
     except Deferred:
         raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one cell is recorded, traceback and all

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from mmrs_bench import errors
 from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.results.records import failure_path, load_record
-from mmrs_bench.evaluation.results.schema import FailureRecord, Record
+from mmrs_bench.evaluation.results.records import failure_path, load_failure, load_record
+from mmrs_bench.evaluation.results.schema import Record
 
 STAGE_WIDTH = 60
 
@@ -100,7 +100,7 @@ def score_text(record: Record) -> str:
 
 def failure_text(path: Path) -> str:
     """Why a cell failed, in one line; a defect rather than a wrong input points to its traceback."""
-    failure = FailureRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    failure = load_failure(path)
     known = getattr(errors, failure.error, None)
     if isinstance(known, type) and issubclass(known, errors.BenchError):
         return failure.message

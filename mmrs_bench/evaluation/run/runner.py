@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -13,21 +13,18 @@ from typing import NamedTuple
 import torch
 
 from mmrs_bench.config import ExecutionConfig
-from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.errors import DataError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
-from mmrs_bench.methods.base import Method, RunContext, method_class
+from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, wait_at_once
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.splits.audit import audit
-
-#: Told a stage's name and the share of it that is done, in [0, 1].
-Progress = Callable[[str, float], None]
 
 
 class Fitted(NamedTuple):
@@ -38,7 +35,13 @@ class Fitted(NamedTuple):
     seconds: dict[str, float]
 
 
-def run_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Record:
+def run_cell(
+    cell: Cell,
+    execution: ExecutionConfig,
+    results: Path,
+    progress: Progress,
+    wait: Wait = wait_at_once,
+) -> Record:
     """Compute one cell.
 
     Args:
@@ -53,8 +56,8 @@ def run_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Pr
     protocol = cell.protocol
     card = method_card(protocol.method)
     variant = card.variants[protocol.variant]
-    execution = resolve_device(execution)
-    method, data, seconds = fit_cell(cell, execution, results, progress)
+    execution = execution.resolved()
+    method, data, seconds = fit_cell(cell, execution, results, progress, wait)
     with _timed(seconds, "predict", progress):
         prediction = method.predict(data, data.query)
     with _timed(seconds, "score", progress):
@@ -100,7 +103,13 @@ def run_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Pr
     )
 
 
-def fit_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> Fitted:
+def fit_cell(
+    cell: Cell,
+    execution: ExecutionConfig,
+    results: Path,
+    progress: Progress,
+    wait: Wait = wait_at_once,
+) -> Fitted:
     """Load a cell's data and train its method: everything up to, but without, prediction.
 
     Raises:
@@ -119,7 +128,12 @@ def fit_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Pr
         data.setup()
     work_dir = _fresh_folder(results / "work" / protocol.key)
     context = RunContext(
-        seed=protocol.seed, draw=protocol.data.draw, work_dir=work_dir, execution=execution, progress=progress
+        seed=protocol.seed,
+        draw=protocol.data.draw,
+        work_dir=work_dir,
+        execution=execution,
+        progress=progress,
+        wait=wait,
     )
     method = method_class(method_card(protocol.method))(protocol.method_config, context)
     with _timed(seconds, "pretrain", progress):
@@ -127,19 +141,6 @@ def fit_cell(cell: Cell, execution: ExecutionConfig, results: Path, progress: Pr
     with _timed(seconds, "fit", progress):
         method.fit(data)
     return Fitted(method, data, seconds)
-
-
-def resolve_device(execution: ExecutionConfig) -> ExecutionConfig:
-    """The execution config with ``auto`` replaced by the device there is.
-
-    Raises:
-        ConfigError: If ``cuda`` is asked for and absent.
-    """
-    present = torch.cuda.is_available()
-    if execution.device == "cuda" and not present:
-        raise ConfigError("--device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build")
-    device = ("cuda" if present else "cpu") if execution.device == "auto" else execution.device
-    return execution.model_copy(update={"device": device})
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,6 @@ from torch import Tensor
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, extracted
-from mmrs_bench.methods.toolkit.training import device_type
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -42,7 +41,7 @@ class DiffusionFeatures:
     def __init__(
         self, denoiser: MultimodalDenoiser, data: SceneDataModule, timesteps: tuple[int, ...], context: RunContext
     ) -> None:
-        self._device = device_type(context.execution)
+        self._device = context.execution.resolved().device
         self._address = {
             "method": "bdgf",
             "version": FEATURES_VERSION,

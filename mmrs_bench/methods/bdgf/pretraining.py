@@ -254,7 +254,7 @@ def pretrained_denoiser(config: DenoisingConfig, data: SceneDataModule, context:
             context,
             stage=STAGE,
             epochs=config.pretrain_epochs,
-            checkpoint_every=max(1, config.pretrain_epochs // CHECKPOINTS),
+            resumable=True,
         )
         write_curve(network, context.work_dir / "logs")
 

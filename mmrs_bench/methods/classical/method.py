@@ -8,7 +8,6 @@ estimator is ever pickled.
 from __future__ import annotations
 
 import itertools
-import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from mmrs_bench.methods.classical.features import (
     extended_profile,
 )
 from mmrs_bench.randomness import derive_seed
+from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import FloatArray, IntArray
 
@@ -240,10 +240,7 @@ class Classical(Method):
         """
         arrays = _load_arrays(folder)
         path = folder / SETTINGS_FILE
-        try:
-            self._chosen = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); fit and save the method again") from error
+        self._chosen = read_json(path, error=DataError, advice="fit and save the method again")
         self._features, self._targets = arrays["features"], arrays["targets"]
         self._refit()
 

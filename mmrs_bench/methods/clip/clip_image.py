@@ -31,7 +31,6 @@ from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
 from mmrs_bench.methods.clip.clip_checkpoint import find_checkpoint, load_open_clip
 from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
-from mmrs_bench.methods.toolkit.training import device_type
 from mmrs_bench.paths import cache_root
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.pictures.pseudo_rgb import pseudo_rgb
@@ -106,7 +105,7 @@ class ImageTower:
             raise unknown_name("image tower", tower, ["open_clip:<model>/<tag or path>"])
         model, _, weights = argument.partition("/")
         checkpoint = find_checkpoint(model, weights)
-        self.device = torch.device(device_type(execution))
+        self.device = torch.device(execution.resolved().device)
         self.sha256 = checkpoint.sha256
         self._bf16 = execution.precision == "bf16-mixed"
         self._visual: Any = load_open_clip(checkpoint).visual.to(self.device)

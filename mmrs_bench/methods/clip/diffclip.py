@@ -223,7 +223,7 @@ class DiffClip(Clip):
                 context,
                 stage=STAGE,
                 epochs=config.pretrain_epochs,
-                checkpoint_every=max(1, config.pretrain_epochs // CHECKPOINTS),
+                resumable=True,
             )
 
         address = {

@@ -12,17 +12,16 @@ The file that a ``precomputed:`` tower names is YAML (or JSON) with three fields
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.reading import read_json, read_yaml, validated
 
 
 class TextVectors(BaseModel):
@@ -85,22 +84,13 @@ def precomputed_class_embeddings(file: Path, class_names: Sequence[str]) -> tupl
 
 
 def _read_settings(file: Path) -> TextVectors:
-    try:
-        return TextVectors.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(
-            f"{file}: cannot be read as YAML ({_one_line(error)}); give a file with the fields vectors, names, classes"
-        ) from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'the file'}: {f['msg']}" for f in error.errors())
-        raise DataError(f"{file}: {faults}; a text file has the fields vectors, names, classes") from error
+    advice = "give a file with the fields vectors, names, classes"
+    fields = read_yaml(file, error=DataError, advice=advice)
+    return validated(TextVectors, fields, where=file, error=DataError, advice=advice)
 
 
 def _read_names(file: Path) -> list[str]:
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({_one_line(error)}); give a list of names") from error
+    names = read_json(file, error=DataError, advice="give a list of names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file}: is not a list of names; give a JSON list with one text for each row of the vectors")
     twice = sorted({name for name in names if names.count(name) > 1})

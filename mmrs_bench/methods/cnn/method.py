@@ -1,29 +1,25 @@
 """CNN: a small window network trained from scratch on the support set, the plain deep baseline.
 
-Few labels, so the care goes into regularisation: flips and rotations of whole windows (the data module's), dropout,
-label smoothing, weight decay, a cosine schedule to zero and a fixed number of steps.
+With few labels the regularisation decides: flips and rotations of whole windows, dropout, label smoothing, weight
+decay, a cosine schedule to zero and a fixed number of steps.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 import torch
 from pydantic import Field
-from torch.nn import functional
+from torch import Tensor
 
-from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.base import MethodConfig
 from mmrs_bench.methods.cnn.network import WindowCNN
-from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.network_method import Blueprint, load_network, save_network
+from mmrs_bench.methods.toolkit.classification import WindowClassifier
+from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.scene import IntArray
-
-NAME = "cnn"
-VALIDATION_METRIC = "validation_accuracy"
+from mmrs_bench.scenes.loader import LoaderView
 
 
 class CnnConfig(MethodConfig):
@@ -38,45 +34,25 @@ class CnnConfig(MethodConfig):
         label_smoothing: Share of the target's weight that is spread over all classes.
     """
 
-    width: int = Field(default=32, ge=1)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    steps: int = Field(default=300, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    width: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    label_smoothing: float = Field(ge=0, lt=1)
 
 
-class CnnModule(L.LightningModule):
+class CnnModule(WindowClassifier):
     """Trains a `WindowCNN` by cross-entropy.
 
     Args:
         network: The network.
         config: Settings.
-        epochs: Length of the schedule.
     """
 
-    def __init__(self, network: WindowCNN, config: CnnConfig, epochs: int) -> None:
-        super().__init__()
-        self.network = network
+    def __init__(self, network: WindowCNN, config: CnnConfig) -> None:
+        super().__init__(network, label_smoothing=config.label_smoothing)
         self._config = config
-        self._epochs = epochs
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        """Cross-entropy (scalar) of a batch with ``windows`` and ``target`` (b,)."""
-        logits = self.network(batch["windows"])
-        loss = functional.cross_entropy(logits, batch["target"], label_smoothing=self._config.label_smoothing)
-        self.log("loss", loss, batch_size=len(logits))
-        return loss
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the accuracy; runs only under the selection rule ``paper-val``."""
-        correct = self.predict_step(batch, batch_idx) == batch["target"]
-        self.log(VALIDATION_METRIC, correct.float().mean(), batch_size=len(correct))
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        """Targets (b,) of a batch with ``windows``."""
-        logits: torch.Tensor = self.network(batch["windows"])
-        return logits.argmax(dim=1)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule over the epochs."""
@@ -84,64 +60,29 @@ class CnnModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._epochs),
-        }
+        return self.with_cosine_schedule(optimizer)
 
 
-class Cnn(Method):
+class Cnn(NetworkMethod):
     """Window CNN with one branch per modality."""
 
     Config = CnnConfig
+    name = "cnn"
+    title = "CNN"
 
-    _network: WindowCNN
-    _blueprint: Blueprint
+    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> WindowCNN:
+        """See `NetworkMethod.build`."""
+        channels, classes = dict(blueprint.channels), len(blueprint.class_names)
+        return WindowCNN(channels, classes, width=self.config.width, dropout=self.config.dropout)
 
-    def fit(self, data: SceneDataModule) -> None:
-        """See `Method.fit`; under ``paper-val`` the epoch with the best validation accuracy is kept."""
-        self._blueprint = Blueprint.of(data, self.config)
-        self._network = self._build(self._blueprint)
-        epochs = math.ceil(self.config.steps / len(data.train_dataloader()))
-        training.fit(
-            CnnModule(self._network, self.config, epochs),
-            data,
-            self.context,
-            stage="training",
-            epochs=epochs,
-            maximise=VALIDATION_METRIC if data.config.selection == "paper-val" else None,
-        )
+    def module(self) -> CnnModule:
+        """See `NetworkMethod.module`."""
+        return CnnModule(self.network, self.config)
 
-    def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """See `Method.predict`.
+    def loaders(self, data: SceneDataModule) -> LoaderView:
+        """The data module's own loaders."""
+        return data.serving(train=data.train_dataloader(), validate=data.val_dataloader())
 
-        Raises:
-            ConfigError: If the network was fitted to windows of another side or other channels.
-        """
-        self._blueprint.check_inputs(Blueprint.of(data, self.config), "CNN")
-        return training.predict(CnnModule(self._network, self.config, epochs=1), data, pixels, self.context)
-
-    def parameter_counts(self) -> ParameterCounts:
-        """All parameters are trained."""
-        count = sum(parameter.numel() for parameter in self._network.parameters())
-        return ParameterCounts(count, count)
-
-    def save(self, folder: Path) -> None:
-        """See `Method.save`: weights (safetensors) and the sizes that the network is built from (JSON)."""
-        save_network(folder, NAME, self._blueprint, self._network)
-
-    def load(self, folder: Path) -> None:
-        """See `Method.load`.
-
-        Raises:
-            DataError: If a file is absent or damaged, or the weights do not fit the settings or are not numbers.
-        """
-        self._blueprint, self._network = load_network(
-            folder, NAME, self.config, lambda blueprint, weights: self._build(blueprint)
-        )
-
-    def _build(self, blueprint: Blueprint) -> WindowCNN:
-        config, channels, classes = self.config, dict(blueprint.channels), len(blueprint.class_names)
-        return training.initialised(
-            lambda: WindowCNN(channels, classes, width=config.width, dropout=config.dropout), self.context, NAME
-        )
+    def epochs(self, steps_per_epoch: int) -> int:
+        """As many passes as the steps need."""
+        return math.ceil(int(self.config.steps) / steps_per_epoch)

@@ -41,7 +41,7 @@ from mmrs_bench.scenes.scene import IntArray
 #: Version of the segments' layout; part of the key, so a suite of another layout neither reads nor trips over them.
 FORMAT = 2
 STAGE = "features"
-WAITING = "waiting for features"
+WAITING = "features from another process"
 
 #: What h5py raises on files that are damaged or not its own.
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError)

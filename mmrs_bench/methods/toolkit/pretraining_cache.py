@@ -28,11 +28,11 @@ from torch import Tensor
 from mmrs_bench.errors import BenchError, DataError, TrainingError
 from mmrs_bench.io import atomic_write, content_hash, write_json
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.toolkit.training import ModuleT, device_type, initialised
+from mmrs_bench.methods.toolkit.training import ModuleT, initialised
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.version import __version__
 
-WAITING = "waiting for pretraining"
+WAITING = "pretraining by another process"
 
 
 def pretrained(
@@ -87,7 +87,7 @@ def computed_by(context: RunContext) -> dict[str, str]:
     """Device type, precision and the suite's version: what else decides values that are kept for other cells."""
     execution = context.execution
     return {
-        "device": device_type(execution),
+        "device": execution.resolved().device,
         "precision": execution.precision,
         "code_version": __version__,
     }
@@ -107,7 +107,7 @@ def alone(lock_file: Path, context: RunContext, waiting: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            context.progress(waiting, 0.0)
+            context.wait(waiting)
             lock.acquire()
     except OSError as error:
         raise BenchError(

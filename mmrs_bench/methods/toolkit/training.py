@@ -23,7 +23,6 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.randomness import derive_seed
@@ -32,19 +31,15 @@ from mmrs_bench.scenes.scene import IntArray
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
+#: A resumable training writes about this many checkpoints.
+CHECKPOINTS = 20
+
 #: Warnings that say nothing about a run, as regular expressions of their beginnings.
 HARMLESS = (
     r"GPU available but not used",  # the device is a setting, not an oversight
     r"Checkpoint directory .* exists and is not empty",  # it does when a training is resumed
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
 )
-
-
-def device_type(execution: ExecutionConfig) -> str:
-    """``cuda`` or ``cpu``: where an execution computes, ``auto`` being a GPU if there is one."""
-    if execution.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return execution.device
 
 
 def initialised(build: Callable[[], ModuleT], context: RunContext, purpose: str) -> ModuleT:
@@ -69,12 +64,12 @@ def fit(
     epochs: int,
     clip: float | None = None,
     maximise: str | None = None,
-    checkpoint_every: int | None = None,
+    resumable: bool = False,
 ) -> None:
     """Train a module in place; its parameters end on the CPU, in evaluation mode.
 
-    With ``checkpoint_every`` a training that was interrupted goes on from its last checkpoint in the cell's folder,
-    and ends with the same parameters as an undisturbed one: all randomness of an epoch is addressed by its number.
+    A resumable training that was interrupted continues from its last checkpoint in the cell's folder, and ends with
+    the same parameters as an undisturbed one: all random numbers of an epoch depend on its number only.
 
     Args:
         module: The module; its ``training_step`` returns the loss.
@@ -85,7 +80,7 @@ def fit(
         clip: Largest norm of the gradient; None does not clip.
         maximise: Name of a logged validation metric; the parameters of the first epoch with its largest value are
             kept. None keeps the last epoch's.
-        checkpoint_every: Epochs between checkpoints; None writes none and never resumes.
+        resumable: Whether to write checkpoints, about `CHECKPOINTS` of them, and to continue from the last one.
 
     Raises:
         TrainingError: If a loss is NaN or infinite; stage and step are named.
@@ -96,11 +91,15 @@ def fit(
     resume_from = None
     if maximise is not None:
         callbacks.append(_KeepBest(maximise))
-    if checkpoint_every is not None:
+    if resumable:
         folder = context.work_dir / "checkpoints" / stage
         callbacks.append(
             ModelCheckpoint(
-                folder, filename="last", every_n_epochs=checkpoint_every, save_top_k=1, enable_version_counter=False
+                folder,
+                filename="last",
+                every_n_epochs=max(1, epochs // CHECKPOINTS),
+                save_top_k=1,
+                enable_version_counter=False,
             )
         )
         resume_from = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else None
@@ -110,7 +109,7 @@ def fit(
             max_epochs=epochs,
             callbacks=callbacks,
             logger=_loggers(context.work_dir, stage),
-            enable_checkpointing=checkpoint_every is not None,
+            enable_checkpointing=resumable,
             gradient_clip_val=clip,
             log_every_n_steps=1,
             limit_val_batches=0 if maximise is None else 1.0,
@@ -145,9 +144,28 @@ def predict(module: L.LightningModule, data: SceneDataModule, pixels: IntArray, 
     return collect.targets
 
 
+def check_finite(stage: str, losses: Mapping[str, torch.Tensor], step: int) -> None:
+    """Refuse losses that are NaN or infinite.
+
+    Args:
+        stage: Name of the training stage.
+        losses: Scalars by name, such as one loss per modality.
+        step: Number of the optimiser step.
+
+    Raises:
+        TrainingError: If one is not finite; it names stage, loss and step.
+    """
+    for name, loss in losses.items():
+        if not torch.isfinite(loss).all():
+            raise TrainingError(
+                f"{stage}: {name} is {float(loss.detach())} at step {step}; lower the learning rate, or check the "
+                "images for values far outside the range of the rest"
+            )
+
+
 def _trainer(context: RunContext, **options: Any) -> L.Trainer:
     return L.Trainer(
-        accelerator={"cuda": "gpu", "cpu": "cpu"}[device_type(context.execution)],
+        accelerator={"cuda": "gpu", "cpu": "cpu"}[context.execution.resolved().device],
         devices=1,
         precision=context.execution.precision,
         deterministic=True,
@@ -222,11 +240,7 @@ class _Watch(Callback):
         )
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
-        if not torch.isfinite(loss).all():
-            raise TrainingError(
-                f"{self._stage}: the loss is {float(loss.detach())} at step {trainer.global_step}; lower the learning "
-                "rate, or check the images for values far outside the range of the rest"
-            )
+        check_finite(self._stage, {"loss": loss}, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -191,7 +191,7 @@ def _train(network: StageA, pictures: ScenePictures, config: AdaptationConfig, s
         context,
         stage=stage,
         epochs=epochs,
-        checkpoint_every=max(1, epochs // CHECKPOINTS),
+        resumable=True,
     )
 
 

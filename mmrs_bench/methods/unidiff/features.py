@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, extracted
-from mmrs_bench.methods.toolkit.training import device_type
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row
 from mmrs_bench.scenes.pictures.tiles import Places
@@ -60,7 +59,7 @@ class TileFeatures:
     def __init__(
         self, denoiser: AdaptedDenoiser, pictures: ScenePictures, *, timestep: int, block: int, context: RunContext
     ) -> None:
-        self.device = device_type(context.execution)
+        self.device = context.execution.resolved().device
         self.shapes = dict.fromkeys(pictures.images, activation_shape(denoiser, pictures.grid.tile, block))
         self._address = {
             "method": "unidiff",

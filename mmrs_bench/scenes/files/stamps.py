@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmrs_bench.errors import BenchError
+from mmrs_bench.errors import BenchError, DataError
 from mmrs_bench.io import file_sha256, write_json
 from mmrs_bench.paths import cache_root
+from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.manifest import SourceMember
 
 
@@ -33,8 +33,8 @@ class Stamps:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            stamps = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            stamps = read_json(self._path, error=DataError, advice="the files are hashed again")
+        except DataError:
             # Absent or damaged only means that files are hashed once more.
             return {}
         return stamps if isinstance(stamps, dict) else {}

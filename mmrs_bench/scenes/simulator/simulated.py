@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.randomness import numpy_generator
+from mmrs_bench.reading import validated
 from mmrs_bench.scenes.manifest import Generator, Manifest
 from mmrs_bench.scenes.scene import FloatArray, Scene
 from mmrs_bench.scenes.simulator.landscape import build_ground
@@ -50,16 +51,8 @@ class SimulationOptions(BaseModel):
 
 
 def _options(manifest: Manifest, generator: Generator) -> SimulationOptions:
-    try:
-        options = SimulationOptions.model_validate(generator.options)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = str(fault["loc"][0])
-        if fault["type"] == "extra_forbidden":
-            raise unknown_name("option of the simulated scene", name, SimulationOptions.model_fields) from error
-        raise ConfigError(
-            f"{manifest.path}: generator.options.{name}: {fault['msg']} (found {fault['input']!r})"
-        ) from error
+    where = f"{manifest.path}: generator.options"
+    options = validated(SimulationOptions, generator.options, where=where, error=ConfigError)
     if options.dominant is not None and options.dominant not in manifest.modality_names:
         raise ConfigError(
             f"{manifest.path}: generator.options.dominant: the scene has no {options.dominant!r}; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mmrs_bench.config import SplitName
 from mmrs_bench.errors import SplitError
 from mmrs_bench.io import content_hash, write_json
 from mmrs_bench.paths import BENCHMARK_DIR
+from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.splits.blocks import REFERENCE_WINDOW, BlockAssignment
 from mmrs_bench.scenes.splits.support import SupportOrder, draw_order, official_pixels
@@ -101,10 +101,7 @@ def _identity(scene: Scene, name: SplitName) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def _read_verified(path: Path, _modified_ns: int) -> dict[str, Any]:
     advice = "restore the committed file"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SplitError(f"split file {path} cannot be read as JSON ({error}); {advice}.") from error
+    content = read_json(path, error=SplitError, advice=advice)
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     found = content_hash(content)
     if stated != found:

@@ -19,7 +19,7 @@ from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.results.records import save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run import runner
-from mmrs_bench.evaluation.run.runner import resolve_device, run_cell
+from mmrs_bench.evaluation.run.runner import run_cell
 from mmrs_bench.methods import catalogue as registry
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
 from mmrs_bench.scenes.scene import IntArray
@@ -212,6 +212,6 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         (False, "auto", "cpu"),
     ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
-        assert resolve_device(ExecutionConfig.model_validate({"device": asked})).device == resolved
+        assert ExecutionConfig.model_validate({"device": asked}).resolved().device == resolved
     with pytest.raises(ConfigError, match="torch sees no CUDA device"):
-        resolve_device(ExecutionConfig(device="cuda"))
+        ExecutionConfig(device="cuda").resolved()
