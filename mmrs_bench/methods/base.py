@@ -44,7 +44,7 @@ def _silent(stage: str, done: float) -> None:
     """Progress for callers that show none."""
 
 
-def wait_at_once(reason: str) -> None:
+def never_defer(reason: str) -> None:
     """For callers without other work."""
 
 
@@ -68,7 +68,7 @@ class RunContext:
     work_dir: Path
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     progress: Progress = _silent
-    wait: Wait = wait_at_once
+    wait: Wait = never_defer
 
 
 class Method(ABC):

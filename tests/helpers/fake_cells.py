@@ -24,7 +24,7 @@ Progress = Callable[[str, float], None]
 Wait = Callable[[str], None]
 
 
-def wait_at_once(reason: str) -> None:
+def never_defer(reason: str) -> None:
     """For a caller without other work."""
 
 
@@ -88,7 +88,7 @@ def _log(results: Path, text: str) -> None:
 
 
 def quick(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     """Logs that it was called, and whether the cell had a record already."""
     _log(results, f"{'AGAIN' if record_path(results, cell.protocol).exists() else 'once'} {cell.key} {os.getpid()}")
@@ -97,7 +97,7 @@ def quick(
 
 
 def slow(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     record = quick(cell, execution, results, progress)
     time.sleep(0.03)
@@ -105,7 +105,7 @@ def slow(
 
 
 def endless(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     record = quick(cell, execution, results, progress)
     time.sleep(600)
@@ -113,7 +113,7 @@ def endless(
 
 
 def fails_on_draw_1(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     if cell.protocol.data.draw == 1 and not (results / "mended").exists():
         raise TrainingError("the loss is NaN;\nlower the learning rate")
@@ -121,7 +121,7 @@ def fails_on_draw_1(
 
 
 def defect_on_draw_1(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     if cell.protocol.data.draw == 1:
         raise ZeroDivisionError("no such luck")
@@ -129,7 +129,7 @@ def defect_on_draw_1(
 
 
 def waits_on_draw_0(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     if cell.protocol.data.draw == 0:
         wait("another")
@@ -137,7 +137,7 @@ def waits_on_draw_0(
 
 
 def dies_on_draw_1(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     if cell.protocol.data.draw == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -145,7 +145,7 @@ def dies_on_draw_1(
 
 
 def reports_environment(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = wait_at_once
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
     _log(results, " ".join(f"{name}={os.environ.get(name)}" for name in names))

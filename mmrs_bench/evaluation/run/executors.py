@@ -68,12 +68,12 @@ def execute(
                 for stage in pool.poll():
                     on_stage(*stage)
                 alive = pool.alive  # asked before looking, so that nothing written meanwhile is missed
-                pending = [cell for cell in pending if not _tell(job, cell, on_outcome)]
+                pending = [cell for cell in pending if not _report_outcome(job, cell, on_outcome)]
     finally:
         job.clean_up()
 
 
-def _tell(job: Job, cell: Cell, on_outcome: Callable[[Cell, Path], None]) -> bool:
+def _report_outcome(job: Job, cell: Cell, on_outcome: Callable[[Cell, Path], None]) -> bool:
     path = job.outcome(cell)
     if path is not None:
         on_outcome(cell, path)

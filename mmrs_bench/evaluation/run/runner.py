@@ -19,7 +19,7 @@ from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
-from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, wait_at_once
+from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, never_defer
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -40,7 +40,7 @@ def run_cell(
     execution: ExecutionConfig,
     results: Path,
     progress: Progress,
-    wait: Wait = wait_at_once,
+    wait: Wait = never_defer,
 ) -> Record:
     """Compute one cell.
 
@@ -108,7 +108,7 @@ def fit_cell(
     execution: ExecutionConfig,
     results: Path,
     progress: Progress,
-    wait: Wait = wait_at_once,
+    wait: Wait = never_defer,
 ) -> Fitted:
     """Load a cell's data and train its method: everything up to, but without, prediction.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser
-from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, extracted
+from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -66,9 +66,9 @@ class DiffusionFeatures:
         """A store that has the features of pixels (n,); what the cache lacks is computed first.
 
         Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.extracted`.
+            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
-        return extracted(self._address, np.unique(pixels), self.shapes, self.computed, self._context)
+        return load_or_extract(self._address, np.unique(pixels), self.shapes, self.computed, self._context)
 
     def computed(self, pixels: IntArray) -> dict[str, Tensor]:
         """Features (n, d, w, w) of pixels (n,) by level, float32, on the denoiser's device."""

@@ -268,7 +268,7 @@ class Bdgf(Method):
 
         Raises:
             ConfigError: If the network was fitted to windows of another side or other channels.
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.extracted`.
+            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
         data, read = self._asked(data, pixels)
         return training.predict(GuidedLearner(self._network.ensemble, self.config, read), data, pixels, self.context)

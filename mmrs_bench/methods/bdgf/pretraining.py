@@ -24,7 +24,7 @@ from mmrs_bench.methods.base import MethodConfig, RunContext
 from mmrs_bench.methods.bdgf.modality_masking import MaskRatios, MaskRule, MaskTokens, random_masks
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser, modality_losses, white_loss
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.pretraining_cache import pretrained
+from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
 from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -268,7 +268,7 @@ def pretrained_denoiser(config: DenoisingConfig, data: SceneDataModule, context:
         "pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),
         "settings": {name: getattr(config, name) for name in DenoisingConfig.model_fields},
     }
-    return pretrained(address, build, train, context)
+    return load_or_pretrain(address, build, train, context)
 
 
 def check_modalities(data: SceneDataModule) -> None:

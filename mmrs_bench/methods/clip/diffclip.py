@@ -32,7 +32,7 @@ from mmrs_bench.methods.clip.masked_vit import (
 )
 from mmrs_bench.methods.clip.method import Clip, ClipConfig, Crop, class_vectors, cropped, lr_schedule
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.pretraining_cache import pretrained
+from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
 from mmrs_bench.models.diffusion import TIMESTEPS, add_noise, linear_schedule, split_error
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -236,7 +236,7 @@ class DiffClip(Clip):
             "pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),
             "settings": {name: getattr(config, name) for name in PRETRAINING_SETTINGS},
         }
-        self._pretrained = pretrained(address, build, train, self.context)
+        self._pretrained = load_or_pretrain(address, build, train, self.context)
 
     def _start(self, image: ImageEncoder) -> None:
         """Take tokenizers and shared encoder of stage 1; the head is new, the decoders have done their part."""

@@ -34,7 +34,7 @@ from torch import Tensor
 from mmrs_bench.errors import BenchError, DataError, TrainingError
 from mmrs_bench.io import atomic_write, content_hash, write_json
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.toolkit.pretraining_cache import alone, computed_by
+from mmrs_bench.methods.toolkit.pretraining_cache import exclusive_lock, execution_fields
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.scenes.scene import IntArray
 
@@ -59,7 +59,7 @@ class _Segment:
 
 
 class FeatureStore:
-    """Features of the rows that were asked for; made by `extracted`.
+    """Features of the rows that were asked for; made by `load_or_extract`.
 
     No file stays open between reads, so a store can be used by several threads and sent to other processes.
     """
@@ -79,7 +79,7 @@ class FeatureStore:
 
         Raises:
             ValueError: If ``rows`` are not integers in one dimension.
-            DataError: If a row was not asked for in `extracted`, or a segment is gone or damaged.
+            DataError: If a row was not asked for in `load_or_extract`, or a segment is gone or damaged.
         """
         rows = _integers(rows)
         out = {name: np.empty((len(rows), 2 * math.prod(shape)), np.uint8) for name, shape in self._shapes.items()}
@@ -88,7 +88,7 @@ class FeatureStore:
             if row not in self._where:
                 raise DataError(
                     f"features of row {row} were not extracted, only those of {len(self._where)} other rows; name "
-                    "every row that will be read in the call of extracted()"
+                    "every row that will be read in the call of load_or_extract()"
                 )
             segment, place = self._where[row]
             wanted.setdefault(segment, []).append((place, target))
@@ -100,7 +100,7 @@ class FeatureStore:
         }
 
 
-def extracted(
+def load_or_extract(
     address: Mapping[str, Any],
     rows: IntArray,
     shapes: Shapes,
@@ -150,18 +150,18 @@ def extracted(
         "what": dict(address),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
         "format": FORMAT,
-        **computed_by(context),
+        **execution_fields(context),
     }
     key = content_hash(fields)
     folder = cache_root() / "features" / key
     if _missing(rows, _segments(folder)).size:
-        with alone(folder.with_suffix(".lock"), context, WAITING):
+        with exclusive_lock(folder.with_suffix(".lock"), context, WAITING):
             for part in folder.glob(".*.tmp"):  # of processes that were killed: who writes holds the lock
                 part.unlink()
             missing = _missing(rows, _segments(folder))
             if missing.size:
-                _refuse_what_does_not_fit(folder.parent, missing, shapes)
-                with _saying_where():
+                _check_free_space(folder.parent, missing, shapes)
+                with _with_advice():
                     write_json(folder / "about.json", {"key": key, **fields})
                 _extract(folder, missing, shapes, compute, context, segment)
     return FeatureStore(_segments(folder), shapes, rows)
@@ -224,7 +224,7 @@ def _write(folder: Path, rows: IntArray, features: Mapping[str, NDArray[np.float
         file["seals"] = seals
         for name, array in features.items():
             file.create_dataset(f"levels/{name}", data=array, chunks=(1, *array.shape[1:]))
-    with _saying_where():
+    with _with_advice():
         atomic_write(folder / f"{_seal(folder.name, rows, seals)}.h5", lambda out: out.write(image.getbuffer()))
 
 
@@ -299,7 +299,7 @@ def _refused(path: Path, fault: str) -> DataError:
     return DataError(f"{path}: {fault}; remove this file to extract its rows again")
 
 
-def _refuse_what_does_not_fit(folder: Path, rows: IntArray, shapes: Shapes) -> None:
+def _check_free_space(folder: Path, rows: IntArray, shapes: Shapes) -> None:
     needed, free = len(rows) * _row_bytes(shapes), shutil.disk_usage(folder).free
     if needed > free:
         raise BenchError(
@@ -309,7 +309,7 @@ def _refuse_what_does_not_fit(folder: Path, rows: IntArray, shapes: Shapes) -> N
 
 
 @contextmanager
-def _saying_where() -> Iterator[None]:
+def _with_advice() -> Iterator[None]:
     """Let what cannot be written say how to go on."""
     try:
         yield

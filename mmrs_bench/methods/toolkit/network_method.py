@@ -27,7 +27,7 @@ from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import LoaderView
 from mmrs_bench.scenes.scene import IntArray
 
-AGAIN = "fit and save it again"
+REFIT_ADVICE = "fit and save it again"
 
 
 class Blueprint(BaseModel):
@@ -119,25 +119,25 @@ def load_network(
             numbers.
     """
     description = description_file(folder, name)
-    fields = read_json(description, error=DataError, advice=AGAIN)
-    blueprint = validated(Blueprint, fields, where=description, error=DataError, advice=AGAIN)
+    fields = read_json(description, error=DataError, advice=REFIT_ADVICE)
+    blueprint = validated(Blueprint, fields, where=description, error=DataError, advice=REFIT_ADVICE)
     try:
         weights = load_file(weights_file(folder, name))
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{weights_file(folder, name)}: cannot be read ({_line(error)}); {AGAIN}") from error
+        raise DataError(f"{weights_file(folder, name)}: cannot be read ({_line(error)}); {REFIT_ADVICE}") from error
     settings = config.model_dump(mode="json")
     others = [key for key, value in settings.items() if blueprint.settings.get(key) != value]
     if others:
         raise DataError(f"{folder}: was saved with other settings ({', '.join(others)}); use those it was saved with")
     broken = [key for key, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise DataError(f"{folder}: {', '.join(broken)} hold values that are not numbers; {AGAIN}")
+        raise DataError(f"{folder}: {', '.join(broken)} hold values that are not numbers; {REFIT_ADVICE}")
     network = build(blueprint, weights)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(
-            f"{folder}: the weights do not fit {name}.json beside them ({_line(error)}); {AGAIN}"
+            f"{folder}: the weights do not fit {name}.json beside them ({_line(error)}); {REFIT_ADVICE}"
         ) from error
     return blueprint, network.eval()
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mmrs_bench.methods.base import MethodConfig, RunContext
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.pretraining_cache import pretrained
+from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
 from mmrs_bench.methods.toolkit.training import ModuleT
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
@@ -115,4 +115,4 @@ def pretrain_on_windows(
         images=data.images_sha256(),
         pixels=hashlib.sha256(centres.tobytes()).hexdigest(),
     )
-    return pretrained(address, build, train, context)
+    return load_or_pretrain(address, build, train, context)

@@ -35,7 +35,7 @@ from mmrs_bench.version import __version__
 WAITING = "pretraining by another process"
 
 
-def pretrained(
+def load_or_pretrain(
     address: Mapping[str, Any],
     build: Callable[[], ModuleT],
     train: Callable[[ModuleT, RunContext], None],
@@ -65,14 +65,14 @@ def pretrained(
         TrainingError: If the trained weights are not finite, or not those of ``build``; only the work folder is kept.
         BenchError: If the cache cannot be written; checkpoints are kept.
     """
-    fields = {"what": dict(address), "seed": context.seed, **computed_by(context)}
+    fields = {"what": dict(address), "seed": context.seed, **execution_fields(context)}
     key = content_hash(fields)
     folder = cache_root() / "pretraining"
     entry = folder / f"{key}.safetensors"
     shared = replace(context, draw=0, work_dir=folder / key / "work")
     module = initialised(build, shared, "pretraining")
     if not entry.exists():
-        with alone(folder / f"{key}.lock", context, WAITING):
+        with exclusive_lock(folder / f"{key}.lock", context, WAITING):
             if not entry.exists():
                 pupil = initialised(build, shared, "pretraining")
                 seconds, resumed = _train(pupil, module.state_dict(), train, shared)
@@ -83,7 +83,7 @@ def pretrained(
     return module.eval()
 
 
-def computed_by(context: RunContext) -> dict[str, str]:
+def execution_fields(context: RunContext) -> dict[str, str]:
     """Device type, precision and the suite's version: what else decides values that are kept for other cells."""
     execution = context.execution
     return {
@@ -94,7 +94,7 @@ def computed_by(context: RunContext) -> dict[str, str]:
 
 
 @contextmanager
-def alone(lock_file: Path, context: RunContext, waiting: str) -> Iterator[None]:
+def exclusive_lock(lock_file: Path, context: RunContext, waiting: str) -> Iterator[None]:
     """Hold a lock of the cache; while another process does, the progress hears the stage ``waiting`` and this waits.
 
     Raises:

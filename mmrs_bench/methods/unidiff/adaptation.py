@@ -23,7 +23,7 @@ from torch import Tensor
 from mmrs_bench.io import file_sha256
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.pretraining_cache import pretrained
+from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
 from mmrs_bench.methods.unidiff.adm import ADM_64, AdmConfig, build_adm, zero_last_layers
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser, LoraOptions
 from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, pretrained_weights
@@ -108,7 +108,7 @@ def adapted_denoiser(config: AdaptationConfig, data: SceneDataModule, context: R
         "network": asdict(backbone.network),
         "settings": {name: getattr(config, name) for name in AdaptationConfig.model_fields},
     }
-    network = pretrained(address, build, train, context)
+    network = load_or_pretrain(address, build, train, context)
     return Adaptation(network.denoiser, backbone, network.drift)
 
 
@@ -178,7 +178,7 @@ def scene_backbone(
         "network": asdict(config.network()),
         "settings": {name: getattr(config, name) for name in settings},
     }
-    weights = pretrained(address, build, train, context).denoiser.network.state_dict()
+    weights = load_or_pretrain(address, build, train, context).denoiser.network.state_dict()
     return Backbone(config.network(), weights, f"adm-tiny {hashlib.sha256(save(weights)).hexdigest()}")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, extracted
+from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row
 from mmrs_bench.scenes.pictures.tiles import Places
@@ -82,9 +82,9 @@ class TileFeatures:
         """A store that has the features of these tiles (n,); what the cache lacks is computed first.
 
         Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.extracted`.
+            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
-        return extracted(self._address, tiles, self.shapes, self.computed, self._context, segment=SEGMENT)
+        return load_or_extract(self._address, tiles, self.shapes, self.computed, self._context, segment=SEGMENT)
 
     def computed(self, tiles: IntArray) -> dict[str, Tensor]:
         """Activations (n, d, h, w) of tiles (n,) by picture, float32, on the extractor's device."""
@@ -102,7 +102,7 @@ class TileFeatures:
             float32, on the extractor's device.
 
         Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.extracted`.
+            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
         order = np.argsort(places.tile, kind="stable")
         tiles, first = np.unique(places.tile[order], return_index=True)
@@ -120,7 +120,7 @@ class TileFeatures:
         """The vector of every pair (pairs, p * d) float32, on the CPU, in the order of ``places``.
 
         Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.extracted`.
+            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
         found = torch.empty(len(places.tile), sum(shape[0] for shape in self.shapes.values()))
         for pairs, vectors in self.by_tile(places):

@@ -28,7 +28,7 @@ from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write
 from mmrs_bench.methods.base import Method, ParameterCounts
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.network_method import AGAIN, Blueprint, load_network, save_network
+from mmrs_bench.methods.toolkit.network_method import REFIT_ADVICE, Blueprint, load_network, save_network
 from mmrs_bench.methods.unidiff.adaptation import Backbone, adapted_denoiser, denoiser_on, imagenet_backbone
 from mmrs_bench.methods.unidiff.adm import ADM_64, ADM_TINY
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
@@ -154,7 +154,7 @@ class UniDiff(Method):
         """See `Method.fit`; under ``paper-val`` the epoch with the best validation accuracy is kept.
 
         Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.extracted`.
+            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
         config, context = self.config, self.context
         features = self._features(data)
@@ -195,7 +195,7 @@ class UniDiff(Method):
 
         Raises:
             ConfigError: If the head was fitted to other modalities or bands, or see `scene_pictures`.
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.extracted`.
+            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
         self._blueprint.check_inputs(Blueprint.of(data, self.config), "UniDiff")
         features = self._features(data)
@@ -281,7 +281,7 @@ def _saved_tiny(folder: Path) -> Backbone:
     name = about.get("name", "")
     # The name ends with the hash of the weights.
     if not name.endswith(hashlib.sha256(save(weights)).hexdigest()):
-        raise DataError(f"{folder / BACKBONE_FILE}: the values are not those that were written; {AGAIN}")
+        raise DataError(f"{folder / BACKBONE_FILE}: the values are not those that were written; {REFIT_ADVICE}")
     return Backbone(ADM_TINY, weights, name)
 
 
@@ -297,4 +297,4 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
             return tensors, opened.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); {AGAIN}") from error
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); {REFIT_ADVICE}") from error

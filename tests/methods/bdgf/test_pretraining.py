@@ -342,7 +342,7 @@ def test_an_interrupted_pretraining_goes_on_and_ends_alike(tmp_path: Path, monke
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The addresses of the pretrainings from here on, none of which is trained."""
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(bdgf_pretraining, "pretrained", lambda address, *rest: seen.append(address))
+    monkeypatch.setattr(bdgf_pretraining, "load_or_pretrain", lambda address, *rest: seen.append(address))
     return seen
 
 

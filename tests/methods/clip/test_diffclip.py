@@ -380,7 +380,7 @@ def test_both_stages_run_and_without_a_rate_the_encoder_stays_the_pretrained_one
 def test_the_released_size_is_the_documented_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,607,744 parameters for 63 bands and one LiDAR raster, however the method's settings reach the network."""
     built: list[torch.nn.Module] = []
-    monkeypatch.setattr(diffclip, "pretrained", lambda address, build, train, context: built.append(build()))
+    monkeypatch.setattr(diffclip, "load_or_pretrain", lambda address, build, train, context: built.append(build()))
     scene = tiny_scene(striped_map(36, 40), bands={"hsi": 63, "lidar": 1})
     released = {"width": 128, "heads": 8, "depth": 4, "decoder_depth": 3, "mlp_ratio": 2.0}
     cheap("diffclip", tmp_path, **released).pretrain(SceneDataModule(scene, DataConfig(window=11)))

@@ -28,7 +28,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import BenchError, DataError, TrainingError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import feature_cache, pretraining_cache
-from mmrs_bench.methods.toolkit.feature_cache import WAITING, FeatureStore, extracted
+from mmrs_bench.methods.toolkit.feature_cache import WAITING, FeatureStore, load_or_extract
 
 Tensors = dict[str, torch.Tensor]
 
@@ -80,7 +80,7 @@ def extract(
     segment: int = 4,
     **options: Any,
 ) -> FeatureStore:
-    return extracted(address, np.array(rows, np.int64), shapes, compute, cell(**options), segment=segment)
+    return load_or_extract(address, np.array(rows, np.int64), shapes, compute, cell(**options), segment=segment)
 
 
 def cache() -> Path:
@@ -181,7 +181,7 @@ def test_what_a_network_returns_may_be_of_any_kind_and_work_in_place() -> None:
         }
 
     rows = np.arange(5)
-    store = extracted(ADDRESS, rows, SHAPES, compute, cell())
+    store = load_or_extract(ADDRESS, rows, SHAPES, compute, cell())
     check(store, range(5))
     assert rows.tolist() == [0, 1, 2, 3, 4]
 
@@ -603,7 +603,7 @@ def test_a_network_that_returns_something_else_is_a_defect(change: dict[str, tor
 )
 def test_senseless_requests_are_refused(rows: Any, shapes: Any, segment: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        extracted(ADDRESS, rows, shapes, never, cell(), segment=segment)
+        load_or_extract(ADDRESS, rows, shapes, never, cell(), segment=segment)
     assert not cache().exists()
 
 

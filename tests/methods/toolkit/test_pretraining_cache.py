@@ -24,7 +24,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import BenchError, DataError, TrainingError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.pretraining_cache import WAITING, pretrained
+from mmrs_bench.methods.toolkit.pretraining_cache import WAITING, load_or_pretrain
 
 Tensors = dict[str, torch.Tensor]
 
@@ -121,8 +121,8 @@ def wait_for(path: Path) -> None:
 
 def test_equal_addresses_train_once(tmp_path: Path) -> None:
     teacher = Teacher()
-    first = pretrained(ADDRESS, build, teacher, cell(tmp_path))
-    second = pretrained(dict(reversed(ADDRESS.items())), build, never, cell(tmp_path))
+    first = load_or_pretrain(ADDRESS, build, teacher, cell(tmp_path))
+    second = load_or_pretrain(dict(reversed(ADDRESS.items())), build, never, cell(tmp_path))
     untrained = training.initialised(build, cell(tmp_path), "pretraining")
     assert len(teacher.contexts) == 1
     assert same(first, second)
@@ -146,21 +146,21 @@ def test_what_decides_the_weights_is_in_the_key(tmp_path: Path) -> None:
         ],
         start=1,
     ):
-        pretrained(address, build, teacher, context)
+        load_or_pretrain(address, build, teacher, context)
         assert len(teacher.contexts) == count == len(entries())
 
 
 def test_an_address_cannot_pass_for_what_is_added_to_it(tmp_path: Path) -> None:
     teacher = Teacher()
-    pretrained({**ADDRESS, "seed": 1}, build, teacher, cell(tmp_path))
-    pretrained({**ADDRESS, "seed": 2}, build, teacher, cell(tmp_path))
+    load_or_pretrain({**ADDRESS, "seed": 1}, build, teacher, cell(tmp_path))
+    load_or_pretrain({**ADDRESS, "seed": 2}, build, teacher, cell(tmp_path))
     assert len(entries()) == 2
 
 
 def test_what_only_decides_the_way_is_not_in_the_key(tmp_path: Path) -> None:
-    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
     execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", threads=2, inference_batch=7)
-    pretrained(ADDRESS, build, never, cell(tmp_path / "other", execution=execution))
+    load_or_pretrain(ADDRESS, build, never, cell(tmp_path / "other", execution=execution))
 
 
 def test_the_weights_do_not_hang_on_the_draw_that_came_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_the_weights_do_not_hang_on_the_draw_that_came_first(tmp_path: Path, mon
     modules = []
     for seed, draw in ((0, 0), (0, 5), (1, 0)):
         monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / f"cache-{seed}-{draw}"))
-        modules.append(pretrained(ADDRESS, build, Teacher(), cell(tmp_path, seed, draw)))
+        modules.append(load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path, seed, draw)))
     assert same(modules[0], modules[1])
     assert not same(modules[0], modules[2])
 
@@ -182,14 +182,14 @@ def test_random_state_and_attributes_are_those_of_a_reader(tmp_path: Path) -> No
         module[0].weight.requires_grad_(False)  # type: ignore[index]
 
     before = torch.random.get_rng_state()
-    trained = pretrained(ADDRESS, build, train, cell(tmp_path))
+    trained = load_or_pretrain(ADDRESS, build, train, cell(tmp_path))
     assert not hasattr(trained, "mark")
     assert all(parameter.requires_grad for parameter in trained.parameters())
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_the_entry_can_be_read_by_people_and_by_others(tmp_path: Path) -> None:
-    module = pretrained(ADDRESS, build, Teacher(), cell(tmp_path, seed=3))
+    module = load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path, seed=3))
     (entry,) = entries()
     assert files() == {entry.name, f"{entry.stem}.json"}
     about = json.loads(entry.with_suffix(".json").read_text())
@@ -221,8 +221,8 @@ def test_tied_transposed_and_narrow_tensors_come_back(tmp_path: Path) -> None:
             self.register_buffer("none", torch.empty(0, 3))
 
     teacher = Teacher()
-    first = pretrained(ADDRESS, Odd, teacher, cell(tmp_path))
-    assert same(first, pretrained(ADDRESS, Odd, never, cell(tmp_path)))
+    first = load_or_pretrain(ADDRESS, Odd, teacher, cell(tmp_path))
+    assert same(first, load_or_pretrain(ADDRESS, Odd, never, cell(tmp_path)))
     assert first.one is first.two
 
 
@@ -239,7 +239,7 @@ def train_twice_and_die(folder: Path) -> None:
             module.kill_at = kill_at
             learn(module, context)
 
-        pretrained({"name": name}, Denoiser, train, cell(folder))
+        load_or_pretrain({"name": name}, Denoiser, train, cell(folder))
 
 
 def ask_while_the_child_trains(
@@ -253,7 +253,7 @@ def ask_while_the_child_trains(
         (folder / f"{name} awaited").touch()
 
     wait_for(folder / f"{name} begun")
-    return pretrained({"name": name}, Denoiser, train, cell(folder, progress=progress)), stages
+    return load_or_pretrain({"name": name}, Denoiser, train, cell(folder, progress=progress)), stages
 
 
 def test_processes_share_a_training_and_a_killed_one_is_relieved(
@@ -285,7 +285,7 @@ def test_processes_share_a_training_and_a_killed_one_is_relieved(
     assert {path.name for path in (cache() / second.stem).iterdir()} == {"logs"}
 
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "undisturbed"))
-    undisturbed = pretrained({"name": "second"}, Denoiser, learn, cell(tmp_path))
+    undisturbed = load_or_pretrain({"name": "second"}, Denoiser, learn, cell(tmp_path))
     assert same(resumed, undisturbed)
     assert same(read, undisturbed)  # the name changes the key, and nothing of the training
     assert not same(read, training.initialised(Denoiser, cell(tmp_path), "pretraining"))
@@ -297,14 +297,14 @@ def test_ctrl_c_keeps_the_work_and_frees_the_lock(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrained(ADDRESS, build, interrupted, cell(tmp_path))
+        load_or_pretrain(ADDRESS, build, interrupted, cell(tmp_path))
     assert {Path(name).name for name in files()} == {"checkpoint"}
 
     def resuming(module: torch.nn.Module, context: RunContext) -> None:
         assert (context.work_dir / "checkpoint").exists()
 
     stages: list[str] = []
-    pretrained(ADDRESS, build, resuming, cell(tmp_path, progress=lambda stage, done: stages.append(stage)))
+    load_or_pretrain(ADDRESS, build, resuming, cell(tmp_path, progress=lambda stage, done: stages.append(stage)))
     assert stages == []
     assert {Path(name).suffix for name in files()} == {".safetensors", ".json"}
 
@@ -318,7 +318,7 @@ def test_curves_are_kept_and_those_of_an_older_entry_replaced(tmp_path: Path) ->
         return logging
 
     for text in ("old", "new"):
-        pretrained(ADDRESS, build, train(text), cell(tmp_path))
+        load_or_pretrain(ADDRESS, build, train(text), cell(tmp_path))
         (entry,) = entries()
         assert files() == {entry.name, f"{entry.stem}.json", f"{entry.stem}/logs/pretraining/{text}.csv"}
         entry.unlink()
@@ -374,37 +374,37 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_entries_are_neither_used_nor_replaced(damage: str, tmp_path: Path) -> None:
-    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
     (entry,) = entries()
     spoil, message = DAMAGES[damage]
     spoil(entry)
     content = entry.read_bytes()
     for _ in range(2):
         with pytest.raises(DataError, match=rf"(?s){entry.name}: .*{message}.*remove this file to train again$"):
-            pretrained(ADDRESS, build, never, cell(tmp_path))
+            load_or_pretrain(ADDRESS, build, never, cell(tmp_path))
     assert entry.read_bytes() == content
     entry.unlink()  # what the message says cures it
     teacher = Teacher()
-    pretrained(ADDRESS, build, teacher, cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, teacher, cell(tmp_path))
     assert len(teacher.contexts) == 1
 
 
 def test_an_entry_under_another_name_is_refused(tmp_path: Path) -> None:
     other = {**ADDRESS, "window": 9}
-    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
     (one,) = entries()
-    pretrained(other, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(other, build, Teacher(), cell(tmp_path))
     (two,) = set(entries()) - {one}
     one.replace(two)
     with pytest.raises(DataError, match=f"{two.name}: holds another pretraining than its name says"):
-        pretrained(other, build, never, cell(tmp_path))
+        load_or_pretrain(other, build, never, cell(tmp_path))
 
 
 def test_an_entry_of_another_network_is_refused(tmp_path: Path) -> None:
     """An address that leaves out a size gives an error, not a wrong network."""
-    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
     with pytest.raises(DataError, match=r"weight is torch.float32 \[2, 3\], expected torch.float32 \[3, 2\]"):
-        pretrained(
+        load_or_pretrain(
             ADDRESS, lambda: torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)), never, cell(tmp_path)
         )
 
@@ -417,7 +417,7 @@ def test_a_training_that_ends_in_nan_leaves_no_entry(value: float, tmp_path: Pat
 
     for _ in range(2):
         with pytest.raises(TrainingError, match=r"after training, 1\.running_var has values that are NaN or infinite"):
-            pretrained(ADDRESS, build, spoil, cell(tmp_path))
+            load_or_pretrain(ADDRESS, build, spoil, cell(tmp_path))
         assert {Path(name).name for name in files()} == {"checkpoint"}
 
 
@@ -426,7 +426,7 @@ def test_a_training_that_changes_the_module_leaves_no_entry(tmp_path: Path) -> N
         module.register_buffer("extra", torch.zeros(1))
 
     with pytest.raises(TrainingError, match=r"missing \[\], unknown \['extra'\]"):
-        pretrained(ADDRESS, build, grow, cell(tmp_path))
+        load_or_pretrain(ADDRESS, build, grow, cell(tmp_path))
     assert files() == set()
 
 
@@ -444,9 +444,9 @@ def test_a_full_disk_leaves_no_part_of_an_entry(writes: int, tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(BenchError, match="No space left on device"):
-            pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+            load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
     assert {Path(name).name for name in files()} == {"checkpoint"}
-    pretrained(ADDRESS, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
     assert {Path(name).suffix for name in files()} == {".safetensors", ".json"}
 
 
@@ -454,4 +454,4 @@ def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(BenchError, match=r"cannot write to .*file/pretraining: .*set MMRS_BENCH_CACHE"):
-        pretrained(ADDRESS, build, never, cell(tmp_path))
+        load_or_pretrain(ADDRESS, build, never, cell(tmp_path))
