@@ -1,13 +1,139 @@
-"""Accuracy measures, all derived from one integer K x K confusion matrix (rows: truth, columns: predictions)."""
+"""Accuracy metrics, all computed from one K x K confusion matrix of counts (rows: truth, columns: predictions).
+
+To add a metric, write a function of `ClassCounts` and add a row to `METRICS`. Regression, tables and CSV files then
+contain it. To store it in new records too, add a field of the same name, with the default None, to `Scores`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mmrs_bench.errors import DataError, TrainingError
-from mmrs_bench.evaluation.results.schema import Scores
+from mmrs_bench.evaluation.results.schema import Record, Scores
 from mmrs_bench.scenes.scene import IntArray
+
+
+class ClassCounts(NamedTuple):
+    """Pixels by class, each list (K,), as Python integers: their products are exact at any scene size."""
+
+    correct: list[int]
+    true: list[int]
+    predicted: list[int]
+
+
+class Metric(NamedTuple):
+    """A row of `METRICS`.
+
+    Attributes:
+        name: Key in records, baselines and CSV files.
+        title: Short name in tables.
+        compute: Returns the value as a fraction, or None where the metric is undefined.
+        higher_is_better: Whether a larger value is a better result.
+    """
+
+    name: str
+    title: str
+    compute: Callable[[ClassCounts], float | None]
+    higher_is_better: bool = True
+
+
+def overall_accuracy(counts: ClassCounts) -> float:
+    """Share of correctly classified pixels."""
+    return sum(counts.correct) / sum(counts.true)
+
+
+def average_accuracy(counts: ClassCounts) -> float:
+    """Mean recall over the classes that have query pixels.
+
+    A class that is predicted but has no query pixels is left out; it lowers the recall of other classes already.
+    """
+    defined = [value for value in recalls(counts) if value is not None]
+    return sum(defined) / len(defined)
+
+
+def kappa(counts: ClassCounts) -> float | None:
+    """Cohen's kappa; None where the chance agreement is 1.
+
+    Reference:
+        Cohen 1960.
+    """
+    total = sum(counts.true)
+    chance = sum(row * column for row, column in zip(counts.true, counts.predicted, strict=True))
+    return _ratio(total * sum(counts.correct) - chance, total * total - chance)
+
+
+def recalls(counts: ClassCounts) -> tuple[float | None, ...]:
+    """Recall by class (K,); None for a class without query pixels."""
+    return tuple(map(_ratio, counts.correct, counts.true))
+
+
+#: Metrics that tables, CSV files and baselines contain, by name, in this order.
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("oa", "OA", overall_accuracy),
+        Metric("aa", "AA", average_accuracy),
+        Metric("kappa", "κ", kappa),
+    )
+}
+
+
+def metric_value(record: Record, name: str) -> float | None:
+    """Value of a metric of `METRICS` in a record: the stored one, else computed from the confusion matrix."""
+    if name in record.scores.model_fields_set:
+        value: float | None = getattr(record.scores, name)
+        return value
+    return METRICS[name].compute(class_counts(record.confusion))
+
+
+def scores(confusion: ArrayLike) -> Scores:
+    """All stored metrics of a confusion matrix.
+
+    Args:
+        confusion: Counts (K, K); rows are truth, columns are predictions.
+
+    Raises:
+        DataError: As `class_counts`.
+
+    Reference:
+        Pontius and Millones 2011, Int. J. Remote Sensing 32(15), eqs. 2-7 (quantity and allocation disagreement,
+        which add up to 1 - OA).
+    """
+    counts = class_counts(confusion)
+    classes = list(zip(*counts, strict=True))
+    total = sum(counts.true)
+    quantity = sum(abs(row - column) for _, row, column in classes)
+    allocation = sum(2 * min(row - hit, column - hit) for hit, row, column in classes)
+    return Scores.model_validate(
+        {
+            **{name: metric.compute(counts) for name, metric in METRICS.items() if name in Scores.model_fields},
+            "recall": recalls(counts),
+            "f1": tuple(_ratio(2 * hit, row + column) for hit, row, column in classes),
+            "iou": tuple(_ratio(hit, row + column - hit) for hit, row, column in classes),
+            "quantity_disagreement": quantity / (2 * total),
+            "allocation_disagreement": allocation / (2 * total),
+        }
+    )
+
+
+def class_counts(confusion: ArrayLike) -> ClassCounts:
+    """The counts by class of a confusion matrix (K, K).
+
+    Raises:
+        DataError: If the matrix is not square, contains a negative or fractional count, or no pixel at all.
+    """
+    matrix = np.asarray(confusion)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise DataError(f"confusion matrix has shape {matrix.shape}; expected (K, K)")
+    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
+        raise DataError("confusion matrix must contain whole, non-negative counts")
+    if not matrix.any():
+        raise DataError("confusion matrix is empty: no query pixel was scored; lower the shots or the block buffer")
+    return ClassCounts(np.diagonal(matrix).tolist(), matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist())
 
 
 def confusion_matrix(target: ArrayLike, prediction: ArrayLike, num_classes: int) -> IntArray:
@@ -34,65 +160,17 @@ def confusion_matrix(target: ArrayLike, prediction: ArrayLike, num_classes: int)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
 
 
-def _check_classes(values: np.ndarray, num_classes: int, what: str, error: type[Exception]) -> None:
+def _check_classes(values: np.ndarray, num_classes: int, kind: str, error: type[Exception]) -> None:
     if values.size == 0:
         return
     if not np.issubdtype(values.dtype, np.integer):
-        raise error(f"{what}s have type {values.dtype}; expected whole numbers in 0..{num_classes - 1}")
+        raise error(f"{kind}s have type {values.dtype}; expected whole numbers in 0..{num_classes - 1}")
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= num_classes:
-        wrong = low if low < 0 else high
         raise error(
-            f"{what} {wrong} is not a class; expected 0..{num_classes - 1} (unlabelled pixels are never scored, "
-            "and class ids of the ground truth start at 1, targets at 0)"
+            f"{kind} {low if low < 0 else high} is not a class; expected 0..{num_classes - 1} (unlabelled pixels are "
+            "never scored; class ids of the ground truth start at 1, targets at 0)"
         )
-
-
-def scores(confusion: ArrayLike) -> Scores:
-    """All measures of a confusion matrix.
-
-    Average accuracy (AA) is the mean recall over the classes that have query pixels: a class that is predicted but
-    never true lowers the recall of others and must not enter a second time as a zero.
-
-    Args:
-        confusion: Whole counts (K, K); rows are truth, columns are predictions.
-
-    Raises:
-        DataError: If the matrix is not square, holds a negative or fractional count, or no pixel at all.
-
-    Reference:
-        Cohen 1960 (kappa); Pontius and Millones 2011, Int. J. Remote Sensing 32(15), eqs. 2-7 (quantity and
-        allocation disagreement, which add up to 1 - OA).
-    """
-    matrix = np.asarray(confusion)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise DataError(f"confusion matrix has shape {matrix.shape}; expected (K, K)")
-    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
-        raise DataError("confusion matrix must hold whole, non-negative counts")
-    # Python integers: the products below are exact at any scene size, so kappa is 1 exactly on a diagonal matrix
-    # and its undefined case (chance agreement of 1) is recognised exactly.
-    truth = [int(v) for v in matrix.sum(axis=1)]
-    predicted = [int(v) for v in matrix.sum(axis=0)]
-    hits = [int(v) for v in np.diagonal(matrix)]
-    total, correct = sum(truth), sum(hits)
-    if total == 0:
-        raise DataError("confusion matrix is empty: no query pixel was scored; lower the shots or the block buffer")
-    classes = list(zip(hits, truth, predicted, strict=True))
-    recall = tuple(_ratio(hit, row) for hit, row, _ in classes)
-    supported = [value for value in recall if value is not None]
-    chance = sum(row * column for _, row, column in classes)
-    quantity = sum(abs(row - column) for _, row, column in classes)
-    allocation = sum(2 * min(row - hit, column - hit) for hit, row, column in classes)
-    return Scores(
-        oa=correct / total,
-        aa=sum(supported) / len(supported),
-        kappa=_ratio(total * correct - chance, total * total - chance),
-        recall=recall,
-        f1=tuple(_ratio(2 * hit, row + column) for hit, row, column in classes),
-        iou=tuple(_ratio(hit, row + column - hit) for hit, row, column in classes),
-        quantity_disagreement=quantity / (2 * total),
-        allocation_disagreement=allocation / (2 * total),
-    )
 
 
 def _ratio(numerator: int, denominator: int) -> float | None:
