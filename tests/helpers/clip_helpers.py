@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 import yaml
@@ -42,18 +41,6 @@ def text_file(folder: Path, classes: Mapping[str, str | Sequence[str]] | None = 
     return f"precomputed:{folder / 'text.yaml'}"
 
 
-def silent(module: L.LightningModule) -> None:
-    """Let a module run its steps without a trainer, which is what its logs go to."""
-    module.log = lambda *args, **options: None  # type: ignore[method-assign,assignment]
-    module.log_dict = lambda *args, **options: None  # type: ignore[method-assign,assignment]
-
-
-def random_windows(channels: Mapping[str, int], batch: int, side: int) -> dict[str, Tensor]:
-    """Windows (b, c, w, w) by modality."""
-    generator = torch.Generator().manual_seed(7)
-    return {name: torch.randn(batch, count, side, side, generator=generator) for name, count in channels.items()}
-
-
 def slowly_cropped(windows: Mapping[str, Tensor], crop: str, generator: torch.Generator) -> dict[str, Tensor]:
     """Window after window: a coin for it, or for each of its modalities, decides on the enlargement of its centre."""
     batch = len(next(iter(windows.values())))
@@ -77,22 +64,3 @@ def flat(windows: Mapping[str, Tensor], at: int) -> dict[str, Tensor]:
     side = next(iter(windows.values())).shape[-1]
     places = [(row, column) for row in range(side) for column in range(side)]
     return {name: torch.stack([x[at, :, i, j] for i, j in places])[None] for name, x in windows.items()}
-
-
-def without_gradient(module: torch.nn.Module) -> list[str]:
-    """Names of the trainable parameters that no gradient has reached."""
-    return [
-        name
-        for name, values in module.named_parameters()
-        if values.requires_grad and (values.grad is None or not values.grad.any())
-    ]
-
-
-def weights(module: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy of everything that a module would save."""
-    return {name: values.detach().clone() for name, values in module.state_dict().items()}
-
-
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of tensors are equal, bit by bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.bdgf_helpers import SIDE, STAGE_1, cheap, settings
-from helpers.clip_helpers import random_windows, same, silent, weights, without_gradient
 from helpers.method_helpers import small_data
+from helpers.network_helpers import random_windows, same, silent, weights, without_gradient
 from helpers.tiny import striped_map, tiny_scene
 from torch import Tensor
 

@@ -16,15 +16,11 @@ from helpers.clip_helpers import (
     LEARNING,
     cheap,
     flat,
-    random_windows,
-    same,
-    silent,
     slowly_cropped,
     text_file,
-    weights,
-    without_gradient,
 )
 from helpers.method_helpers import small_data
+from helpers.network_helpers import random_windows, same, silent, weights, without_gradient
 from helpers.tiny import striped_map, tiny_scene
 from helpers.tiny_clip import register_tiny_models, tiny_weights
 from safetensors.torch import load_file, save_file

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.clip_helpers import same, silent, weights
+from helpers.network_helpers import same, silent, weights
 from helpers.unidiff_helpers import SMALL, STAGE_A, picture_data, picture_scene, small_checkpoint, small_tiny
 from safetensors.torch import load_file
 from torch import Tensor

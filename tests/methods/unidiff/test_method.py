@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.clip_helpers import same, silent
 from helpers.method_helpers import make
+from helpers.network_helpers import same, silent
 from helpers.unidiff_helpers import SMALL, STAGE_A, picture_data, small_checkpoint, small_tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor
