@@ -36,6 +36,7 @@ CHECKPOINTS = 20
 
 #: Warnings that say nothing about a run, as regular expressions of their beginnings.
 HARMLESS = (
+    r"The `srun` command is available",  # on every login node; a cell is one process, started by the runner
     r"GPU available but not used",  # the device is a setting, not an oversight
     r"Checkpoint directory .* exists and is not empty",  # it does when a training is resumed
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
