@@ -1,4 +1,4 @@
-"""Transformer blocks whose heads are narrow and whose tokens are few, fast on CPUs too; scores may be biased.
+"""Transformer blocks for narrow heads and few tokens, fast on CPUs too; attention scores may have a bias.
 
 Letters: b batch, n tokens, d width, e channels of a head.
 
@@ -12,20 +12,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAYER_NORM_EPS = 1e-6
-#: Attention scores that bfloat16 products work on at once, so that they stay in a CPU's cache (6 MB).
+#: Attention scores per chunk of bfloat16 products; 6 MB fit a CPU's cache.
 CACHED_SCORES = 1 << 20
-#: Attention scores of a layer up to which a training in bfloat16 on a CPU keeps them for the gradient (200 MB).
+#: Most attention scores of a layer that a bfloat16 training on a CPU stores for the gradient (200 MB).
 HELD_SCORES = 1 << 25
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention (b, heads, n, e), the fastest way torch has for heads this narrow.
+    """Scaled dot-product attention.
 
-    ``bias`` (heads, n, n) is added to the scores of all sequences; no gradient flows into it.
+    Torch's fused kernel, except for bfloat16 on a CPU, where its backward pass is several times slower than in
+    float32. There this function uses plain matrix products on a few sequences at a time. If a training would have to
+    store more than `HELD_SCORES` scores, it uses the fused kernel in float32.
 
-    That is torch's fused kernel, but for bfloat16 on a CPU, where that kernel's gradient takes several times as long as
-    in float32. There plain matrix products do it, few sequences at a time; if a training would have to keep more scores
-    than memory should hold, the fused kernel works in float32.
+    Args:
+        q, k, v: Queries, keys and values (b, heads, n, e).
+        bias: Added to the scores of all sequences (heads, n, n); receives no gradient.
+
+    Returns:
+        (b, heads, n, e).
     """
     bias = None if bias is None else bias.detach().to(q.device)[None]
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
@@ -35,22 +40,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled() and b * scores > HELD_SCORES:
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias).to(q.dtype)
-        turns = (torch.split(part, max(1, CACHED_SCORES // scores)) for part in (q, k, v))
-        return torch.cat([_attend_by_products(*turn, bias=bias) for turn in zip(*turns, strict=True)])
+        chunks = (torch.split(part, max(1, CACHED_SCORES // scores)) for part in (q, k, v))
+        return torch.cat([_attend_by_products(*chunk, bias=bias) for chunk in zip(*chunks, strict=True)])
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None) -> Tensor:
-    # Two casts and a softmax in float32 take a fraction of the time of torch's softmax of bfloat16 values.
+    # Two casts and a float32 softmax are several times faster than torch's bfloat16 softmax.
     scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float()
-    share = (scores if bias is None else scores + bias).softmax(dim=-1).to(v.dtype)
-    return torch.matmul(share, v)
+    weights = (scores if bias is None else scores + bias).softmax(dim=-1).to(v.dtype)
+    return torch.matmul(weights, v)
 
 
 class TokenLinear(nn.Linear):
-    """A linear layer; tokens (b, n, d) on a CPU pass it as the convolution of a 1 x n image that it also is.
+    """A linear layer that is computed as a 1 x 1 convolution for tokens (b, n, d) on a CPU.
 
-    oneDNN then computes it. A linear layer in float32 goes to MKL, which on a processor that is not Intel's leaves half
-    of its width unused: 90 GFLOP/s against 200 on a core with AVX-512 (AMD Zen 5).
+    A convolution uses oneDNN. A float32 linear layer uses MKL, which reaches half the speed on CPUs that are not from
+    Intel: 90 against 200 GFLOP/s on one core with AVX-512 (AMD Zen 5).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,44 +67,51 @@ class TokenLinear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; optionally only the class token asks, or scores are biased (see `attend`)."""
+    """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = TokenLinear(width, 3 * width)
-        self.proj = TokenLinear(width, width)
+        self.in_proj = TokenLinear(width, 3 * width)
+        self.out_proj = TokenLinear(width, width)
 
     def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
-        """Attend from all tokens of ``x`` (b, n, d), or only from the first, to all of them: (b, n or 1, d).
+        """Self-attention of tokens.
+
+        Args:
+            x: Tokens (b, n, d).
+            class_only: Compute the output of the first token only.
+            bias: Added to the scores (heads, n, n), see `attend`.
+
+        Returns:
+            (b, n, d), or (b, 1, d) with ``class_only``.
 
         Raises:
-            ValueError: If scores are to be biased, but only the first token asks.
+            ValueError: If both ``class_only`` and ``bias`` are given.
         """
         if class_only and bias is not None:
-            raise ValueError("biased scores need the questions of all tokens; leave out class_only or bias")
+            raise ValueError("class_only supports no bias; leave out one of the two")
         if class_only:
-            return self.proj(self._first(x))  # type: ignore[no-any-return]
+            return self.out_proj(self._first(x))  # type: ignore[no-any-return]
         b, n, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        q, k, v = self.in_proj(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        return self.out_proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _first(self, x: Tensor) -> Tensor:
-        """What the heads hand to the first token (b, 1, d).
+        """Attention of the first token (b, 1, d), before ``out_proj``.
 
-        Keys and values of one query need not be computed: the query goes through the key weights instead, and the
-        weighted mean of the tokens through the value weights. The bias of the keys shifts all scores of a query alike
-        and so drops out.
+        For one query, keys and values need not be computed: the query is multiplied by the key weights, and the
+        weighted mean of the tokens by the value weights. The key bias adds the same to all scores and drops out.
         """
         b, _, d = x.shape
         h, e = self.heads, d // self.heads
-        to_q, to_k, to_v = self.qkv.weight.reshape(3, h, e, d)
-        q_bias, _, v_bias = self.qkv.bias.reshape(3, h, e)
-        q = torch.einsum("bd,hed->bhe", x[:, 0], to_q) + q_bias
-        asked = torch.einsum("bhe,hed->bhd", q, to_k) * e**-0.5
-        share = (asked @ x.transpose(1, 2)).softmax(dim=-1)  # (b, h, n)
-        heard: Tensor = torch.einsum("bhd,hed->bhe", share.to(x.dtype) @ x, to_v) + v_bias
-        return heard.reshape(b, 1, d)
+        w_q, w_k, w_v = self.in_proj.weight.reshape(3, h, e, d)
+        b_q, _, b_v = self.in_proj.bias.reshape(3, h, e)
+        q = torch.einsum("bd,hed->bhe", x[:, 0], w_q) + b_q
+        scores = torch.einsum("bhe,hed->bhd", q, w_k) * e**-0.5 @ x.transpose(1, 2)  # (b, h, n)
+        weights = scores.softmax(dim=-1).to(x.dtype)
+        out: Tensor = torch.einsum("bhd,hed->bhe", weights @ x, w_v) + b_v
+        return out.reshape(b, 1, d)
 
 
 class Block(nn.Module):
@@ -114,6 +126,6 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(TokenLinear(width, hidden), nn.GELU(), TokenLinear(hidden, width))
 
     def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
-        """(b, n, d) -> (b, n, d), or only the first token (b, 1, d); ``bias`` as of `attend`, for all tokens only."""
+        """(b, n, d) -> (b, n, d), or (b, 1, d) with ``class_only``; arguments as of `Attention.forward`."""
         x = (x[:, :1] if class_only else x) + self.attention(self.norm1(x), class_only=class_only, bias=bias)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ def test_attention_is_that_of_a_loop(cached: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(attention_file, "CACHED_SCORES", cached)
     torch.manual_seed(0)
     attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
-    nn.init.normal_(attention.qkv.bias)
+    nn.init.normal_(attention.in_proj.bias)
     expected = torch.stack([slow_attention(attention, sample) for sample in x])
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(attention(x, class_only=True), expected[:, :1], atol=1e-5, rtol=1e-5)

@@ -40,7 +40,7 @@ from mmrs_bench.scenes.datamodule import SceneDataModule
 STAGE = "pretraining"
 
 #: Raised when the same settings would pretrain to other weights, so that no old pretraining is read again.
-PRETRAINING_VERSION = 1
+PRETRAINING_VERSION = 2
 #: What 1 - 0.8 is short of 0.2, and more.
 ROUNDING = 1e-9
 #: A checkpoint is written about so many times in a pretraining.

@@ -98,7 +98,7 @@ def test_the_encoder_gives_the_same_class_token_if_only_that_is_asked_for() -> N
     torch.manual_seed(0)
     encoder, x = SharedEncoder(WIDTH, HEADS, 3, 2.0), normal(2, 6, WIDTH)
     for block in encoder.blocks:
-        nn.init.normal_(block.attention.qkv.bias)
+        nn.init.normal_(block.attention.in_proj.bias)
     torch.testing.assert_close(encoder(x, class_only=True), encoder(x)[:, :1], atol=1e-5, rtol=1e-5)
 
 
@@ -225,7 +225,7 @@ def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timeste
 @pytest.mark.parametrize("readout", ["class", "tokens"])
 def test_the_image_embedding_is_that_of_a_loop(readout: Readout) -> None:
     model = image_encoder(readout).eval()
-    for values in (model.head.weight, model.head.bias, *(b.attention.qkv.bias for b in model.encoder.blocks)):
+    for values in (model.head.weight, model.head.bias, *(b.attention.in_proj.bias for b in model.encoder.blocks)):
         nn.init.normal_(values)  # large enough to show
     pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}
     timesteps = [0, 3, 500, 999]
