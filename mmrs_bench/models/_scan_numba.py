@@ -1,11 +1,10 @@
 # numba has no types.
 # mypy: ignore-errors
-"""The selective scan on a CPU, compiled by numba; `mmrs_bench.models.selective_scan` says what it computes.
+"""The selective scan on a CPU, compiled by numba; see `mmrs_bench.models.selective_scan` for the equations.
 
-One sample and one channel at a time, along the whole sequence: of everything that has a state's size only one
-channel's history is ever held, and that stays in the cache. So the forward pass keeps nothing for the backward pass,
-which computes the states anew: about a third of its time, and no faster to have back from memory, of which states and
-decays of one call would take 127 MB at batch 64, length 121, 128 channels and 16 states.
+The kernels process one sample and one channel at a time along the whole sequence, so that the states of one channel
+stay in the CPU's cache. The forward pass stores no states; the backward pass computes them again, which is as fast as
+reading them from memory (127 MB for batch 64, length 121, 128 channels and 16 states).
 
 Letters: s sample, j channel, t place in the sequence, n state.
 """
@@ -22,30 +21,27 @@ from numba import njit, types
 from numba.extending import overload
 from torch import Tensor
 
-#: States computed side by side; more states take several passes, fewer are filled up with zeros.
+#: States per pass; more states take several passes, fewer are padded with zeros.
 LANES = 16
-#: Fields of a row of the history, a row per place: LANES numbers each. At constant offsets of one array, because
-#: between separate arrays LLVM would have to check for overlaps, and gives up vectorising where checks are many.
+#: Fields of a row of the history (one row per place), LANES numbers each. They share one array at constant offsets:
+#: for separate arrays LLVM checks for overlaps, and does not vectorise loops with many checks.
 B, C, H, DECAY, DB, DC = range(0, 6 * LANES, LANES)
 ROW = 6 * LANES
-#: The state after a place is stored in the next row, as the state before that.
+#: The state after a place is the state before the next one, so it is stored in the next row.
 NEXT_H = ROW + H
-#: Fields of what a channel carries along: its a (in units of ln 2), and the gradients of a and of the state.
+#: Fields per channel: its a (in units of ln 2), and the gradients of a and of the state.
 A, DA, DH = range(0, 3 * LANES, LANES)
 
 LN2 = math.log(2)
-#: NaN and infinity must come out as such, so only those liberties that leave them alone.
+#: Only the optimisations that keep NaN and infinity.
 FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
 def compiled(function: Callable) -> Callable:
-    """The function compiled at its first call, from the cache on disk if there is one.
-
-    The cache lies in ``NUMBA_CACHE_DIR``, or beside this file, or in the user's cache folder.
-    """
+    """Compile a function at its first call, with numba's cache on disk if a cache folder can be written."""
     try:
         return njit(cache=True, nogil=True, fastmath=FASTMATH)(function)
-    except RuntimeError:  # none of them can be written
+    except RuntimeError:  # no cache folder
         return njit(nogil=True, fastmath=FASTMATH)(function)
 
 
@@ -54,7 +50,7 @@ def power_of_two(x):
     return 2**x
 
 
-# Taylor coefficients of 2 ** x; with |x| <= 1/2 the first term left out is below a tenth of float32's rounding.
+# Taylor coefficients of 2 ** x; for |x| <= 1/2 the first omitted term is below a tenth of float32's rounding.
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(LN2**k / math.factorial(k)) for k in range(1, 8))
 _ONE, _LOWEST, _HIGHEST = np.float32(1), np.float32(-127), np.float32(128)
 _BIAS, _MANTISSA = np.int32(127), np.int32(23)
@@ -66,22 +62,22 @@ def _power_of_two(x):
         return lambda x: math.exp(x * LN2)
 
     def vectorisable(x):
-        """Without a call, which would keep the loop around it from being vectorised; 0 below and inf above."""
-        x = _LOWEST if x < _LOWEST else x  # in this form NaN stays
+        """Contains no function call, so that the loop around it is vectorised; returns 0 below and inf above."""
+        x = _LOWEST if x < _LOWEST else x  # this form keeps NaN
         x = _HIGHEST if x > _HIGHEST else x
         whole = np.rint(x)
         part = x - whole
         power = _ONE + part * (
             _C1 + part * (_C2 + part * (_C3 + part * (_C4 + part * (_C5 + part * (_C6 + part * _C7)))))
         )
-        exponent = np.int32(whole if whole > _LOWEST else _LOWEST)  # in this form NaN becomes a number
+        exponent = np.int32(whole if whole > _LOWEST else _LOWEST)  # this form maps NaN to a number
         return power * np.int32(np.int32(exponent + _BIAS) << _MANTISSA).view(np.float32)
 
     return vectorisable
 
 
 # In the kernels below `lanes` is always LANES. It is an argument because LLVM unrolls a loop of known length into
-# scalar code before it comes to vectorising.
+# scalar code before it vectorises.
 
 
 @compiled
@@ -129,7 +125,7 @@ def forward_samples(y, u, delta, a, b, c, d, rows, carried, start, stop, lanes):
 
 @compiled
 def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, rows, carried, start, stop, lanes):
-    """Fill the gradients for samples start..stop - 1; da (batch, channels, states) and dd (batch, channels) apart."""
+    """Fill the gradients for samples start..stop - 1; da (batch, channels, states), dd (batch, channels)."""
     _, channels, length = u.shape
     states = a.shape[1]
     zero = a.dtype.type(0)
@@ -182,17 +178,16 @@ def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, rows,
 
 
 def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> None:
-    """Run a kernel over all samples in as many threads as torch has.
+    """Run a kernel over all samples in as many threads as torch has; results do not depend on their number.
 
-    Threads of our own rather than numba's: those stay alive, and then a forked process (a data loader's) may abort.
-    No number depends on how samples are shared out.
+    Numba's own threads stay alive, and can make a forked process (of a data loader) abort.
     """
     batch, _, length = outputs[0].shape
     passes = -(-inputs[-4].shape[1] // LANES)
     arrays = [tensor.numpy() for tensor in (*outputs, *inputs)]
 
     def run(start: int, stop: int) -> None:
-        # From torch, which aligns memory to 64 bytes, as the widest vectors want; numba does to 32 (a sixth slower).
+        # Allocated by torch, which aligns memory to 64 bytes; numba aligns to 32 (a sixth slower).
         rows, carried = (outputs[0].new_zeros(shape).numpy() for shape in ((passes, length + 1, ROW), 3 * LANES))
         kernel(*arrays, rows, carried, start, stop, LANES)
 
@@ -219,5 +214,5 @@ def backward(
     du, ddelta, db, dc = (torch.empty_like(x) for x in (u, delta, b, c))
     da, dd = a.new_empty(u.shape[0], *a.shape), d.new_empty(u.shape[0], *d.shape)
     over_batch(backward_samples, (du, ddelta, da, db, dc, dd), (dy, u, delta, a, b, c, d))
-    # Summed by numpy, always in the same order; torch's order would depend on the number of threads.
+    # Summed by numpy, because torch's order of summation depends on the number of threads.
     return du, ddelta, torch.from_numpy(da.numpy().sum(0)), db, dc, torch.from_numpy(dd.numpy().sum(0))

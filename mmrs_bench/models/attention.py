@@ -26,7 +26,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     store more than `HELD_SCORES` scores, it uses the fused kernel in float32.
 
     Args:
-        q, k, v: Queries, keys and values (b, heads, n, e).
+        q: Queries (b, heads, n, e).
+        k: Keys, of the same shape.
+        v: Values, of the same shape.
         bias: Added to the scores of all sequences (heads, n, n); receives no gradient.
 
     Returns:

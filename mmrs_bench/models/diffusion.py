@@ -1,9 +1,9 @@
-"""Noising of pixels and the loss of masked diffusion.
+"""Adding noise to pixels, and the loss of masked diffusion.
 
 Letters: b batch, n tokens of a window, v visible tokens, c channels, t timestep.
 
-Reference: DDPM (Ho et al. 2020), equation 4, for the noising; MaskDiT (Zheng et al. 2023) for a loss that is split into
-visible and masked tokens; DiffCLIP (AAAI 2025) for the weights, the schedule and the prediction of clean pixels.
+Reference: DDPM (Ho et al. 2020), equation 4, for the noise; MaskDiT (Zheng et al. 2023) for separate losses of visible
+and masked tokens; DiffCLIP (AAAI 2025) for the schedule and the prediction of clean pixels.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def add_noise(schedule: DDPMScheduler, clean: Tensor, timesteps: Tensor, generat
     """Noised pixels: sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal.
 
     Args:
-        schedule: Gives abar.
+        schedule: Provides abar.
         clean: Clean pixels (b, v, c).
         timesteps: A timestep per window (b,), 0 the least noise.
-        generator: Where the noise comes from, on the device of ``clean``.
+        generator: Source of the noise, on the device of ``clean``.
 
     Returns:
         (b, v, c).
@@ -57,12 +57,12 @@ class TokenErrors(NamedTuple):
 
 
 def split_error(clean: Tensor, predicted: Tensor, visible: Tensor) -> TokenErrors:
-    """Squared error of predicted clean pixels, averaged over channels and then over each part of the tokens.
+    """Mean squared errors of predicted clean pixels, over the visible and over the masked tokens.
 
     Args:
         clean: Clean pixels (b, n, c).
         predicted: Their prediction (b, n, c).
-        visible: Places of the visible tokens (b, v), 0 < v < n.
+        visible: Indices of the visible tokens (b, v), 0 < v < n.
     """
     error = (predicted.float() - clean).square().mean(dim=2)
     seen = error.gather(1, visible).sum()

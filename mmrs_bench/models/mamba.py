@@ -1,9 +1,10 @@
-"""Mamba blocks over windows: selective state spaces that read the pixels in several orders.
+"""Mamba blocks: for sequences, and for windows whose pixels are scanned in several orders.
 
-Letters: b batch, d width of a block, e its inner channels, h w space, n pixels (h w), s states, r rank of delta.
+Letters: b batch, d width of a block, e its inner channels, h w space, n pixels (h w) or places of a sequence, s states,
+r rank of delta. Parameters have the names, shapes and layouts of mamba-ssm's ``Mamba``.
 
 Reference: Mamba (Gu & Dao 2023), section 3.4, for the block; VMamba (Liu et al. 2024) for scans of images in four
-directions; MSFMamba (Gao et al. 2025) for scans at two scales and for scans steered by another modality.
+directions; MSFMamba (Gao et al. 2025) for scans at two scales, and for coefficients from another modality.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from mmrs_bench.models.selective_scan import selective_scan
 DELTA_FIRST, DELTA_LAST = 1e-3, 1e-1
 #: The directions of a scan: along rows (the order of pixels in memory), along columns, and the reverse of each.
 DIRECTIONS = ("rows", "columns", "rows-back", "columns-back")
-#: Of those, the two of a sequence: a window of height 1, or one whose pixels are taken as a sequence.
+#: The two directions of a sequence: a window of height 1, or a window whose pixels are read as a sequence.
 BIDIRECTIONAL = ("rows", "rows-back")
 
 
 def scan_order(direction: str, height: int, width: int) -> Tensor:
-    """The pixels of a window, as indices row * width + column, in the order in which a scan visits them (n,).
+    """Pixel indices (row * width + column) in the order of a scan (n,).
 
     Raises:
         ValueError: If ``direction`` is not one of `DIRECTIONS`.
     """
     if direction not in DIRECTIONS:
-        raise ValueError(f"unknown direction {direction!r} of a scan; choose from {', '.join(DIRECTIONS)}")
+        raise ValueError(f"unknown scan direction {direction!r}; choose from {', '.join(DIRECTIONS)}")
     pixels = torch.arange(height * width).reshape(height, width)
     path = (pixels.T if direction.startswith("columns") else pixels).flatten()
     return path.flip(0) if direction.endswith("back") else path
@@ -44,62 +45,85 @@ def _reorder(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(2, order.expand_as(x))
 
 
-def _pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply every place of x (b, e, n) by a matrix (f, e): (b, f, n)."""
-    return F.conv1d(x, weight[:, :, None])
-
-
 class StateSpace(nn.Module):
-    """A selective state space (S6): along one sequence, with coefficients made of the sequence or of another one.
+    """A selective state space model (S6) along one sequence.
 
     Args:
         channels: e, channels of the sequence.
         states: s, states per channel.
-        rank: r, rank of the map to delta.
-        source_channels: Channels of the sequence that the coefficients are made of; None if it is the same.
+        rank: r, rank of delta.
+        source_channels: Channels of the sequence that delta, B and C are computed from; None if it is the same one.
 
-    Rates start at -1, ..., -s, skip weights at 1, and delta's bias such that softplus makes it lie in [0.001, 0.1].
+    Initial values: A is -1, ..., -s; D is 1; the bias of delta is such that softplus returns values in [0.001, 0.1].
 
-    Reference: Mamba, algorithm 2, and section 3.6 for the start.
+    Reference: Mamba, algorithm 2, and section 3.6 for the initial values.
     Deviation: delta starts log-uniform, as in the released code; the paper says uniform.
     """
 
     def __init__(self, channels: int, states: int, rank: int, source_channels: int | None = None) -> None:
         super().__init__()
-        self.coefficients = nn.Linear(source_channels or channels, rank + 2 * states, bias=False)
-        self.delta = nn.Linear(rank, channels)
-        self.log_rates = nn.Parameter(torch.arange(1, states + 1).log().repeat(channels, 1))
-        self.skip = nn.Parameter(torch.ones(channels))
-        nn.init.uniform_(self.delta.weight, -(rank**-0.5), rank**-0.5)
+        self.x_proj = nn.Linear(source_channels or channels, rank + 2 * states, bias=False)
+        self.dt_proj = nn.Linear(rank, channels)
+        self.A_log = nn.Parameter(torch.arange(1, states + 1).log().repeat(channels, 1))
+        self.D = nn.Parameter(torch.ones(channels))
+        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
         with torch.no_grad():
-            first, last = math.log(DELTA_FIRST), math.log(DELTA_LAST)
-            delta = torch.empty(channels).uniform_(first, last).exp()
-            self.delta.bias.copy_(delta.expm1().log())  # softplus backwards
+            delta = torch.empty(channels).uniform_(math.log(DELTA_FIRST), math.log(DELTA_LAST)).exp()
+            self.dt_proj.bias.copy_(delta.expm1().log())  # the inverse of softplus
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Scan a sequence.
 
         Args:
             x: The sequence (b, e, n).
-            source: What delta, b and c are made of (b, source channels, n); None for ``x``.
+            source: Sequence that delta, B and C are computed from (b, source channels, n); None for ``x``.
 
         Returns:
             (b, e, n).
         """
-        states = self.log_rates.shape[1]
-        made = _pointwise(x if source is None else source, self.coefficients.weight)
-        low, b, c = torch.split(made, [self.delta.in_features, states, states], dim=1)
-        # The bias is added outside, in full precision: bfloat16 has too few digits to tell its values apart.
-        steps = _pointwise(low, self.delta.weight) + self.delta.bias[:, None]
-        return selective_scan(x, F.softplus(steps), -self.log_rates.exp(), b, c, self.skip)
+        states = self.A_log.shape[1]
+        projected = F.conv1d(x if source is None else source, self.x_proj.weight[:, :, None])  # (b, r + 2 s, n)
+        dt, b, c = torch.split(projected, [self.dt_proj.in_features, states, states], dim=1)
+        # The bias is added outside, in full precision: bfloat16 has too few digits for it.
+        delta = F.conv1d(dt, self.dt_proj.weight[:, :, None]) + self.dt_proj.bias[:, None]  # (b, e, n)
+        return selective_scan(x, F.softplus(delta), -self.A_log.exp(), b, c, self.D)
+
+
+class Mamba(StateSpace):
+    """The plain Mamba block for sequences, causal and without residual; loads state dicts of mamba-ssm's ``Mamba``.
+
+    Args:
+        width: d.
+        states: s, states per channel.
+        expand: Inner channels per channel.
+        kernel: Places that the causal convolution spans.
+
+    Reference: Mamba, figure 3; rank of delta d / 16, as in the released code.
+    """
+
+    def __init__(self, width: int, *, states: int = 16, expand: int = 2, kernel: int = 4) -> None:
+        inner = expand * width
+        super().__init__(inner, states, delta_rank(width))
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, kernel, padding=kernel - 1, groups=inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(b, n, d) -> (b, n, d)."""
+        features, gate = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # (b, e, n)
+        y = super().forward(F.silu(self.conv1d(features)[..., : x.shape[1]]))  # (b, e, n)
+        return cast(Tensor, self.out_proj((y * F.silu(gate)).transpose(1, 2)))
 
 
 class WindowScan(nn.Module):
-    """The sum of scans over a window in several directions, with a state space for each.
+    """The sum of scans over a window in several directions, each with its own state space model.
 
     Args:
         channels, states, rank, source_channels: See `StateSpace`.
         directions: Of `DIRECTIONS`; `BIDIRECTIONAL` for sequences.
+
+    Raises:
+        ValueError: If a direction is unknown.
 
     Reference: VMamba, 2-D selective scan.
     """
@@ -115,7 +139,7 @@ class WindowScan(nn.Module):
     ) -> None:
         super().__init__()
         for direction in directions:
-            scan_order(direction, 1, 1)  # an unknown one is told now
+            scan_order(direction, 1, 1)  # raises if unknown
         self.directions = tuple(directions)
         self.spaces = nn.ModuleList(StateSpace(channels, states, rank, source_channels) for _ in directions)
 
@@ -124,57 +148,57 @@ class WindowScan(nn.Module):
 
         Args:
             x: Windows (b, e, h, w).
-            source: Windows that delta, b and c are made of (b, source channels, h, w); None for ``x``.
+            source: Windows that delta, B and C are computed from (b, source channels, h, w); None for ``x``.
 
         Returns:
             (b, e, h, w).
         """
         height, width = x.shape[2:]
-        sequence = x.flatten(2)
-        steering = None if source is None else source.flatten(2)
+        sequence = x.flatten(2)  # (b, e, n)
+        other = None if source is None else source.flatten(2)
         total = torch.zeros_like(sequence)
         for direction, space in zip(self.directions, self.spaces, strict=True):
             order = scan_order(direction, height, width).to(x.device)
-            y = space(_reorder(sequence, order), None if steering is None else _reorder(steering, order))
+            y = space(_reorder(sequence, order), None if other is None else _reorder(other, order))
             total = total + _reorder(y, order.argsort())
         return total.reshape(x.shape)
 
 
 class MultiScaleScan(nn.Module):
-    """Scans along rows and columns at full resolution, and of their reverses at half of it.
-
-    Reference: MSFMamba, multi-scale spatial Mamba block; kernels and directions as in the released code.
-    Deviation: what the half-resolution scans give is summed before, not after, it is brought back to full resolution;
-    the released code so adds the bias of that step twice.
+    """Scans along rows and columns at full resolution, and in the reverse directions at half of it.
 
     Args:
         channels, states, rank: See `StateSpace`.
+
+    Reference: MSFMamba, multi-scale spatial Mamba block; kernels and directions as in the released code.
+    Deviation: the two half-resolution scans are added before upsampling. The released code upsamples each, and so adds
+    the bias of that step twice.
     """
 
     def __init__(self, channels: int, states: int, rank: int) -> None:
         super().__init__()
-        self.smooth = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.shrink = nn.Conv2d(channels, channels, 5, stride=2, padding=2, groups=channels)
+        self.conv2d = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.downsample = nn.Conv2d(channels, channels, 5, stride=2, padding=2, groups=channels)
         self.fine = WindowScan(channels, states, rank, directions=("rows", "columns"))
         self.coarse = WindowScan(channels, states, rank, directions=("rows-back", "columns-back"))
-        self.grow = nn.ConvTranspose2d(channels, channels, 5, stride=2, padding=2)
+        self.upsample = nn.ConvTranspose2d(channels, channels, 5, stride=2, padding=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, e, h, w) -> (b, e, h, w)."""
-        coarse = self.coarse(self.shrink(x))
-        return self.fine(self.smooth(x)) + self.grow(coarse, output_size=x.shape[2:])  # type: ignore[no-any-return]
+        coarse = self.coarse(self.downsample(x))  # (b, e, h / 2, w / 2), rounded up
+        return self.fine(self.conv2d(x)) + self.upsample(coarse, output_size=x.shape[2:])  # type: ignore[no-any-return]
 
 
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of (b, d, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, d, h, w) -> the same shape."""
+        """(b, d, h, w) -> (b, d, h, w)."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class MambaBlock(nn.Module):
-    """Normalise, widen, convolve, scan, gate, narrow; with a residual.
+    """A Mamba block for windows: norm, ``in_proj``, ``conv2d``, scan, gate, ``out_proj``, residual.
 
     Args:
         width: d, channels of the windows.
@@ -185,8 +209,8 @@ class MambaBlock(nn.Module):
         kernel: Size of the depthwise convolution, odd; (1, 3) for sequences (b, d, 1, n).
 
     Reference: Mamba, figure 3; rank of delta d / 16, as in the released code.
-    Deviation: as in VMamba, the convolution sees both sides and not only the past, for a window has no direction, and
-    the sum of scans is normalised before the gate.
+    Deviation: as in VMamba, the convolution is not causal, because a window has no direction, and the sum of scans is
+    normalised before the gate.
     """
 
     def __init__(
@@ -201,33 +225,34 @@ class MambaBlock(nn.Module):
         super().__init__()
         inner = inner_channels(width, expand)
         self.norm = ChannelNorm(width)
-        self.widen = nn.Conv2d(width, 2 * inner, 1, bias=False)
-        self.convolve = nn.Conv2d(inner, inner, kernel, padding=(kernel[0] // 2, kernel[1] // 2), groups=inner)
-        self.scan = scan(inner, states, -(-width // 16))
-        self.scan_norm = ChannelNorm(inner)
-        self.narrow = nn.Conv2d(inner, width, 1, bias=False)
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, kernel, padding=(kernel[0] // 2, kernel[1] // 2), groups=inner)
+        self.scan = scan(inner, states, delta_rank(width))
+        self.out_norm = ChannelNorm(inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, d, h, w) -> (b, d, h, w)."""
-        features, gate = self.enter(x)
-        return self.leave(x, self.scan(features), gate)
+        features, gate = self.before_scan(x)
+        return self.after_scan(x, self.scan(features), gate)
 
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is to be scanned and the gate's argument, each (b, e, h, w)."""
-        features, gate = self.widen(self.norm(x)).chunk(2, dim=1)
-        return F.silu(self.convolve(features)), gate
+    def before_scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of the scan and the argument of the gate, each (b, e, h, w)."""
+        features, gate = F.conv2d(self.norm(x), self.in_proj.weight[:, :, None, None]).chunk(2, dim=1)
+        return F.silu(self.conv2d(features)), gate
 
-    def leave(self, x: Tensor, scanned: Tensor, gate: Tensor) -> Tensor:
-        """Add what came out of the scan (b, e, h, w), gated, to ``x``."""
-        return x + cast(Tensor, self.narrow(self.scan_norm(scanned) * F.silu(gate)))
+    def after_scan(self, x: Tensor, scanned: Tensor, gate: Tensor) -> Tensor:
+        """Add the gated output of the scan (b, e, h, w) to ``x``."""
+        gated = self.out_norm(scanned) * F.silu(gate)  # (b, e, h, w)
+        return x + F.conv2d(gated, self.out_proj.weight[:, :, None, None])
 
 
 class FusionBlock(nn.Module):
-    """Two modalities, each scanned with coefficients (delta, b, c) that the other one gives.
+    """Two modalities, each scanned with coefficients (delta, B, C) from the other one.
 
     Args:
         widths: Channels of the two modalities.
-        states, expand: As of `MambaBlock`.
+        states, expand: See `MambaBlock`.
 
     Reference: MSFMamba, fusion Mamba block.
     """
@@ -247,14 +272,19 @@ class FusionBlock(nn.Module):
         self.first, self.second = block(*widths), block(*reversed(widths))
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows of both modalities, (b, d, h, w) with its own d each, to the same."""
-        x_features, x_gate = self.first.enter(x)
-        y_features, y_gate = self.second.enter(y)
+        """Windows of both modalities, each (b, d, h, w) with its own d -> the same shapes."""
+        x_features, x_gate = self.first.before_scan(x)
+        y_features, y_gate = self.second.before_scan(y)
         x_scanned = self.first.scan(x_features, y_features)
         y_scanned = self.second.scan(y_features, x_features)
-        return self.first.leave(x, x_scanned, x_gate), self.second.leave(y, y_scanned, y_gate)
+        return self.first.after_scan(x, x_scanned, x_gate), self.second.after_scan(y, y_scanned, y_gate)
 
 
 def inner_channels(width: int, expand: float) -> int:
     """Channels inside a block: ``expand`` times its width, rounded down, at least 1."""
     return max(1, int(expand * width))
+
+
+def delta_rank(width: int) -> int:
+    """Rank of delta in a block: a sixteenth of its width, rounded up."""
+    return -(-width // 16)

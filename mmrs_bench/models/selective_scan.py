@@ -1,13 +1,12 @@
-"""The selective scan of Mamba (S6), with an analytic gradient, on whatever is there to run it.
+"""The selective scan of Mamba (S6) with an analytic gradient.
 
-Back ends, the first that fits (`scan_backend` tells which):
+Back ends; the first one that is available is used (see `scan_backend`):
 
-- ``mamba-ssm``: its CUDA kernel, where the package imports (extra ``cuda``) and the tensors are on CUDA.
-- ``numba``: our compiled kernels (`mmrs_bench.models._scan_numba`), on CPU where numba is installed (extra ``fast``).
-- ``torch``: plain tensor operations, everywhere else; the same numbers up to rounding, several times slower.
+- ``mamba-ssm``: its CUDA kernel, for CUDA tensors where the package is installed (extra ``cuda``).
+- ``numba``: the compiled kernels of `mmrs_bench.models._scan_numba`, for CPU tensors with numba (extra ``fast``).
+- ``torch``: plain tensor operations; equal up to rounding, several times slower.
 
-Softplus of delta and the gate are the caller's, so they are the same for all back ends. Inside the CUDA kernel they
-would be free; on a CPU, torch's own vectorised ones together take a quarter of the scan's time.
+Softplus of delta and the gate are computed by the caller, in the same way for all back ends.
 
 Letters: b batch, c channels, s states, t place in the sequence.
 """
@@ -28,25 +27,25 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
-    """Run a linear recurrence along a sequence whose coefficients depend on the place in it.
+    """A linear recurrence along a sequence, with coefficients that depend on the place in it.
 
     Per channel, from a state of zeros: h_t = exp(delta_t a) h_(t-1) + delta_t u_t b_t, y_t = c_t . h_t + d u_t.
 
     Args:
         u: Input (batch, channels, length).
-        delta: Step sizes (batch, channels, length), as a rule positive.
-        a: Rates (channels, states), as a rule negative.
+        delta: Step sizes (batch, channels, length), usually positive.
+        a: Rates (channels, states), usually negative.
         b: Input coefficients (batch, states, length).
         c: Output coefficients (batch, states, length).
         d: Skip weights (channels,), or None for no skip.
 
     Returns:
-        y (batch, channels, length) of u's type. Computed in float64 if any argument is float64, else in float32,
-        autocast or not.
+        y (batch, channels, length) of u's type. Computed in float64 if any argument is float64, else in float32, also
+        under autocast.
 
     Raises:
-        ValueError: If shapes do not fit together, or a size other than the batch is 0.
-        TypeError: If an argument does not hold real floating-point numbers.
+        ValueError: If shapes or devices do not match, or a size other than the batch is 0.
+        TypeError: If an argument is not real floating-point.
 
     Reference: Mamba (Gu & Dao 2023), equations 2 and 4 and algorithm 2.
     Deviation: b is discretised as delta b (Euler), not by the paper's equation 4; its released kernels do the same.
@@ -64,7 +63,7 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
 
 
 def scan_backend(device: torch.device | str) -> Literal["mamba-ssm", "numba", "torch"]:
-    """Name of what `selective_scan` runs on a device; in float64 on CUDA it is always ``torch``."""
+    """Back end of `selective_scan` on a device; in float64 on CUDA it is always ``torch``."""
     kind = torch.device(device).type
     if kind == "cuda" and _cuda_scan() is not None:
         return "mamba-ssm"
@@ -83,7 +82,7 @@ def _cuda_scan() -> Callable[..., Tensor] | None:
 
 @functools.cache
 def _numba_scan() -> ModuleType | None:
-    # Imported at the first scan only: it takes half a second.
+    # Imported at the first scan, because the import takes half a second.
     try:
         importlib.import_module("numba")
     except ImportError:
@@ -112,13 +111,10 @@ def _check(**tensors: Tensor) -> None:
         if not tensor.is_floating_point():
             raise TypeError(f"selective_scan: {name} holds {tensor.dtype}; convert it to float32 or float64")
         if tensor.device != u.device:
-            raise ValueError(
-                f"selective_scan: {name} is on {tensor.device} but u on {u.device}; move them to one device"
-            )
+            raise ValueError(f"selective_scan: {name} is on {tensor.device}, u on {u.device}; move them to one device")
     if not (channels and states and length):
         raise ValueError(
-            f"selective_scan: nothing to scan in {channels} channels, {states} states and length {length}; each must "
-            "be at least 1"
+            f"selective_scan: {channels} channels, {states} states and length {length}; each must be at least 1"
         )
 
 
@@ -171,7 +167,7 @@ _scan.register_autograd(_differentiate, setup_context=_keep_inputs)
 
 
 def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """The state (b, c, s) after every place."""
+    """The states (b, c, s) after each place."""
     h = u.new_zeros(u.shape[0], *a.shape)
     drive = delta * u
     for t in range(u.shape[2]):

@@ -1,4 +1,4 @@
-"""Pretrained checkpoints that methods may ask for: where they come from, what they have seen, how to fetch them."""
+"""Pretrained checkpoints of methods: source, training data, terms of use and download command."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Weights(BaseModel):
     Attributes:
         name: Name in method cards (``needs_weights``).
         title: One line for lists.
-        tower: How methods name it (``open_clip:<model>/<tag>``), if it is a text tower.
+        tower: Setting that selects it in method cards (``open_clip:<model>/<tag>``), for text towers.
         file: Name of the checkpoint file.
         url: Its address.
-        sha256: Of the file; None where its publisher states none.
-        original: Address of the authors' own file with the same weights, if that is another one.
+        sha256: Hash of the file; None if the publisher states none.
+        original: Address of the authors' own file with the same weights, if it is another one.
         original_sha256: Its stated hash.
         licence: Terms of use.
-        trained_on: Data that the weights have seen.
-        fetch: Shell command that fetches the file to where methods look for it.
+        trained_on: Training data of the weights.
+        fetch: Shell command that downloads the file to where methods look for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,7 +46,7 @@ class Weights(BaseModel):
     fetch: str
 
     def describe(self) -> str:
-        """Address and hash, for messages."""
+        """Addresses and hashes, for messages."""
         stated = f"{self.url}, sha256 {self.sha256 or 'not stated by its publisher'}"
         return stated + (f"; made from {self.original}, sha256 {self.original_sha256}" if self.original else "")
 
@@ -62,15 +62,15 @@ def all_weights() -> tuple[Weights, ...]:
 
 @cache
 def known_weights() -> dict[str, Weights]:
-    """The entries that are text towers, by tower."""
+    """The entries of text towers, by ``tower``."""
     return {entry.tower: entry for entry in all_weights() if entry.tower}
 
 
 def weights_named(name: str) -> Weights:
-    """The entry of a name.
+    """The entry with a name.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If the name is unknown.
     """
     by_name = {entry.name: entry for entry in all_weights()}
     if name not in by_name:

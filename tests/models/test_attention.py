@@ -1,4 +1,4 @@
-"""Attention against a loop over tokens and heads: narrow heads, bfloat16, biased scores."""
+"""Attention against a loop over tokens and heads: narrow heads, bfloat16, a bias of the scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("cached", [0, 1 << 30])
-def test_attention_is_that_of_a_loop(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_equals_a_loop(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_file, "CACHED_SCORES", cached)
     torch.manual_seed(0)
     attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
@@ -29,7 +29,7 @@ def test_attention_is_that_of_a_loop(cached: int, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("cached", [0, 1 << 30])
-def test_attention_in_bfloat16_stays_close(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_bfloat16_is_close(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_file, "CACHED_SCORES", cached)
     torch.manual_seed(0)
     attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
@@ -43,7 +43,7 @@ def test_attention_in_bfloat16_stays_close(cached: int, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("cached", [0, 1 << 30])
 @pytest.mark.parametrize("held", [0, 1 << 30])
-def test_scores_may_be_biased(cached: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_with_a_bias_equals_a_loop(cached: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_file, "CACHED_SCORES", cached)
     monkeypatch.setattr(attention_file, "HELD_SCORES", held)
     torch.manual_seed(0)
@@ -58,8 +58,8 @@ def test_scores_may_be_biased(cached: int, held: int, monkeypatch: pytest.Monkey
         torch.testing.assert_close(attention(x, bias=bias).float(), expected, atol=0.03, rtol=0.03)
 
 
-def test_who_asks_alone_cannot_bias_scores() -> None:
-    with pytest.raises(ValueError, match=r"^biased scores need the questions of all tokens; leave out class_only or"):
+def test_attention_of_the_first_token_only_supports_no_bias() -> None:
+    with pytest.raises(ValueError, match=r"^class_only supports no bias; leave out one of the two"):
         Block(WIDTH, HEADS, 2.0)(normal(2, 5, WIDTH), class_only=True, bias=torch.zeros(HEADS, 5, 5))
 
 

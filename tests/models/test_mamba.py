@@ -1,4 +1,4 @@
-"""Mamba blocks against slow loops over pixels: coefficients, orders, directions, scales, the steering modality."""
+"""Mamba blocks against slow loops over places: state dicts of mamba-ssm, scan orders, scales, a second modality."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mmrs_bench.models.mamba import (
     BIDIRECTIONAL,
     DIRECTIONS,
     FusionBlock,
+    Mamba,
     MambaBlock,
     MultiScaleScan,
     StateSpace,
@@ -40,17 +41,17 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def slow_space(space: StateSpace, path: list[Tensor], steering: list[Tensor]) -> list[Tensor]:
-    """One sample's vectors, one place after the other: (e,) each, with coefficients made of other vectors."""
-    a, rank = -space.log_rates.exp(), space.delta.in_features
+def slow_space(space: StateSpace, path: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
+    """The vectors (e,) of one sample, place after place, with coefficients computed from the vectors of ``sources``."""
+    a, rank = -space.A_log.exp(), space.dt_proj.in_features
     h = torch.zeros_like(a)
     out = []
-    for x, source in zip(path, steering, strict=True):
-        made = space.coefficients.weight @ source
-        low, b, c = made[:rank], made[rank : rank + STATES], made[rank + STATES :]
-        delta = torch.log(1 + torch.exp(space.delta.weight @ low + space.delta.bias))
+    for x, source in zip(path, sources, strict=True):
+        projected = space.x_proj.weight @ source
+        dt, b, c = projected[:rank], projected[rank : rank + STATES], projected[rank + STATES :]
+        delta = torch.log(1 + torch.exp(space.dt_proj.weight @ dt + space.dt_proj.bias))
         h = torch.exp(delta[:, None] * a) * h + (delta * x)[:, None] * b
-        out.append(h @ c + space.skip * x)
+        out.append(h @ c + space.D * x)
     return out
 
 
@@ -70,8 +71,8 @@ def slow_window_scan(scan: WindowScan, x: Tensor, source: Tensor) -> Tensor:
     for sample in range(x.shape[0]):
         for direction, space in zip(scan.directions, scan.spaces, strict=True):
             places = slow_paths(*x.shape[2:])[direction]
-            path, steering = ([image[sample, :, r, c] for r, c in places] for image in (x, source))
-            for (row, column), value in zip(places, slow_space(space, path, steering), strict=True):
+            path, sources = ([image[sample, :, r, c] for r, c in places] for image in (x, source))
+            for (row, column), value in zip(places, slow_space(space, path, sources), strict=True):
                 total[sample, :, row, column] += value
     return total
 
@@ -82,7 +83,7 @@ def slow_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def perturb(module: nn.Module) -> nn.Module:
-    """Give all parameters, also those that start at 0 or 1, values of their own."""
+    """Add noise to all parameters, because some start at 0 or 1."""
     with torch.no_grad():
         for seed, values in enumerate(module.parameters()):
             values += 0.1 * normal(*values.shape, seed=seed).to(values.dtype)
@@ -99,53 +100,102 @@ def test_a_scan_visits_every_pixel_once_in_its_order(direction: str, height: int
     assert torch.equal(pixels[order][order.argsort()], pixels)
 
 
-def test_unknown_directions_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^unknown direction 'diagonal' of a scan; choose from rows, columns, rows-b"):
+def test_unknown_directions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^unknown scan direction 'diagonal'; choose from rows, columns, rows-b"):
         WindowScan(CHANNELS, STATES, RANK, directions=("rows", "diagonal"))
 
 
-def test_a_state_space_starts_as_the_paper_says() -> None:
+def test_initial_values_of_a_state_space_are_those_of_the_paper() -> None:
     space = StateSpace(4000, STATES, RANK)
-    assert torch.allclose(-space.log_rates.exp(), -torch.arange(1.0, STATES + 1).expand(4000, -1))
-    assert torch.equal(space.skip, torch.ones(4000))
-    delta = F.softplus(space.delta.bias)
+    assert torch.allclose(-space.A_log.exp(), -torch.arange(1.0, STATES + 1).expand(4000, -1))
+    assert torch.equal(space.D, torch.ones(4000))
+    delta = F.softplus(space.dt_proj.bias)
     assert 0.9999e-3 < delta.min() < 1.01e-3
     assert 0.099 < delta.max() < 0.10001
-    # Log-uniform: a quarter of the values in each quarter of the logarithms, to within five standard errors.
+    # Log-uniform: a quarter of the values in each quarter of the logarithms, within five standard errors.
     share = torch.histc(delta.detach().log10(), bins=4, min=-3, max=-1) / 4000
     assert (share - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / 4000)
-    assert space.delta.weight.abs().max() <= RANK**-0.5
+    assert space.dt_proj.weight.abs().max() <= RANK**-0.5
 
 
-def test_a_state_space_is_a_loop_over_places() -> None:
+def test_a_state_space_equals_a_loop_over_places() -> None:
     space, x = perturb(StateSpace(CHANNELS, STATES, RANK).double()), normal(2, CHANNELS, 5)
     for sample, found in zip(x, space(x), strict=True):
         path = list(sample.T)
         torch.testing.assert_close(found, torch.stack(slow_space(space, path, path), dim=1))
 
 
-def test_a_state_space_can_be_steered_by_another_sequence() -> None:
+def test_coefficients_of_a_state_space_can_come_from_another_sequence() -> None:
     space, x, source = perturb(StateSpace(CHANNELS, STATES, RANK, 3).double()), normal(1, CHANNELS, 5), normal(1, 3, 5)
     expected = torch.stack(slow_space(space, list(x[0].T), list(source[0].T)), dim=1)
     torch.testing.assert_close(space(x, source)[0], expected)
 
 
+def mamba_ssm_state(d_model: int, d_state: int, d_conv: int, expand: int) -> dict[str, Tensor]:
+    """A state dict as mamba-ssm's ``Mamba(d_model, d_state, d_conv, expand)`` writes it, with random values."""
+    d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
+    shapes = {
+        "A_log": (d_inner, d_state),
+        "D": (d_inner,),
+        "in_proj.weight": (2 * d_inner, d_model),
+        "conv1d.weight": (d_inner, 1, d_conv),
+        "conv1d.bias": (d_inner,),
+        "x_proj.weight": (dt_rank + 2 * d_state, d_inner),
+        "dt_proj.weight": (d_inner, dt_rank),
+        "dt_proj.bias": (d_inner,),
+        "out_proj.weight": (d_model, d_inner),
+    }
+    return {name: 0.5 * normal(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())}
+
+
+def slow_mamba(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """The forward pass of mamba-ssm's ``Mamba`` for one sample (n, d), place after place."""
+    d_inner, d_state = state["A_log"].shape
+    dt_rank, d_conv = state["dt_proj.weight"].shape[1], state["conv1d.weight"].shape[2]
+    projected = tokens @ state["in_proj.weight"].T
+    h, out = torch.zeros(d_inner, d_state, dtype=tokens.dtype), []
+    for t in range(len(tokens)):
+        u = state["conv1d.bias"].clone()
+        for lag in range(min(d_conv, t + 1)):
+            u += state["conv1d.weight"][:, 0, d_conv - 1 - lag] * projected[t - lag, :d_inner]
+        u = u / (1 + torch.exp(-u))
+        coefficients = state["x_proj.weight"] @ u
+        b, c = coefficients[dt_rank : dt_rank + d_state], coefficients[dt_rank + d_state :]
+        delta = torch.log(1 + torch.exp(state["dt_proj.weight"] @ coefficients[:dt_rank] + state["dt_proj.bias"]))
+        h = torch.exp(-delta[:, None] * state["A_log"].exp()) * h + torch.outer(delta * u, b)
+        z = projected[t, d_inner:]
+        out.append(state["out_proj.weight"] @ ((h @ c + state["D"] * u) * z / (1 + torch.exp(-z))))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize(("d_model", "d_state", "d_conv", "expand"), [(8, 16, 4, 2), (20, 3, 2, 1)])
+def test_state_dicts_of_mamba_ssm_load_into_mamba(d_model: int, d_state: int, d_conv: int, expand: int) -> None:
+    state = mamba_ssm_state(d_model, d_state, d_conv, expand)
+    block = Mamba(d_model, states=d_state, kernel=d_conv, expand=expand).double()
+    block.load_state_dict(state, strict=True)
+    x = normal(2, 7, d_model, seed=9)
+    torch.testing.assert_close(block(x), torch.stack([slow_mamba(state, sample) for sample in x]))
+    assert {name: values.shape for name, values in Mamba(16).state_dict().items()} == {
+        name: values.shape for name, values in mamba_ssm_state(16, 16, 4, 2).items()
+    }, "the defaults are those of mamba-ssm"
+
+
 @pytest.mark.parametrize("directions", [*((d,) for d in DIRECTIONS), BIDIRECTIONAL, DIRECTIONS])
-def test_a_window_scan_is_a_loop_over_pixels(directions: tuple[str, ...]) -> None:
+def test_a_window_scan_equals_a_loop_over_pixels(directions: tuple[str, ...]) -> None:
     scan = perturb(WindowScan(CHANNELS, STATES, RANK, directions=directions).double())
     x = normal(2, CHANNELS, 3, 4)
     torch.testing.assert_close(scan(x), slow_window_scan(scan, x, x))
     assert torch.equal(scan(x), scan(x, x))
 
 
-def test_a_steered_window_scan_is_a_loop_over_pixels() -> None:
+def test_a_window_scan_with_another_source_equals_a_loop_over_pixels() -> None:
     scan = perturb(WindowScan(CHANNELS, STATES, RANK, 3).double())
     x, source = normal(2, CHANNELS, 3, 4), normal(2, 3, 3, 4, seed=1)
     torch.testing.assert_close(scan(x, source), slow_window_scan(scan, x, source))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_pixel_is_heard_only_by_those_after_it(direction: str) -> None:
+def test_a_pixel_affects_only_later_pixels_of_the_scan(direction: str) -> None:
     scan = WindowScan(CHANNELS, STATES, RANK, directions=(direction,)).double()
     x = normal(1, CHANNELS, 3, 4)
     changed = x.clone()
@@ -157,69 +207,69 @@ def test_a_pixel_is_heard_only_by_those_after_it(direction: str) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (4, 6), (1, 1), (1, 8), (11, 11)])
-def test_a_multi_scale_scan_is_the_sum_of_its_scales(height: int, width: int) -> None:
+def test_a_multi_scale_scan_equals_the_sum_of_its_scales(height: int, width: int) -> None:
     scan = perturb(MultiScaleScan(CHANNELS, STATES, RANK).double())
     x = normal(2, CHANNELS, height, width)
     assert scan.fine.directions == ("rows", "columns")
     assert scan.coarse.directions == ("rows-back", "columns-back")
-    smooth = F.conv2d(x, scan.smooth.weight, scan.smooth.bias, padding=1, groups=CHANNELS)
-    shrunk = F.conv2d(x, scan.shrink.weight, scan.shrink.bias, padding=2, groups=CHANNELS)[:, :, ::2, ::2]
+    convolved = F.conv2d(x, scan.conv2d.weight, scan.conv2d.bias, padding=1, groups=CHANNELS)
+    shrunk = F.conv2d(x, scan.downsample.weight, scan.downsample.bias, padding=2, groups=CHANNELS)[:, :, ::2, ::2]
     coarse = slow_window_scan(scan.coarse, shrunk, shrunk)
-    grown = scan.grow.bias[:, None, None].expand(2, -1, height + 4, width + 4).clone()
+    grown = scan.upsample.bias[:, None, None].expand(2, -1, height + 4, width + 4).clone()
     for row in range(coarse.shape[2]):
         for column in range(coarse.shape[3]):
-            patch = torch.einsum("be,efhw->bfhw", coarse[:, :, row, column], scan.grow.weight)
+            patch = torch.einsum("be,efhw->bfhw", coarse[:, :, row, column], scan.upsample.weight)
             target = grown[:, :, 2 * row : 2 * row + 5, 2 * column : 2 * column + 5]
             target += patch[:, :, : target.shape[2], : target.shape[3]]
-    expected = slow_window_scan(scan.fine, smooth, smooth) + grown[:, :, 2:-2, 2:-2]
+    expected = slow_window_scan(scan.fine, convolved, convolved) + grown[:, :, 2:-2, 2:-2]
     torch.testing.assert_close(scan(x), expected)
 
 
 @pytest.mark.parametrize("expand", [0.75, 2.0])
-def test_a_block_is_what_its_parts_make(expand: float) -> None:
+def test_a_window_block_equals_a_loop_over_pixels(expand: float) -> None:
     block = perturb(MambaBlock(8, states=STATES, expand=expand).double())
     x = normal(2, 8, 3, 4)
     inner = int(expand * 8)
-    wide = torch.einsum("fd,bdhw->bfhw", block.widen.weight[:, :, 0, 0], slow_norm(block.norm, x))
+    wide = torch.einsum("fd,bdhw->bfhw", block.in_proj.weight, slow_norm(block.norm, x))
     features = torch.zeros(2, inner, 3, 4, dtype=torch.float64)
     for row in range(3):
         for column in range(4):
-            value = block.convolve.bias.repeat(2, 1)
+            value = block.conv2d.bias.repeat(2, 1)
             for i in range(-1, 2):
                 for j in range(-1, 2):
                     if 0 <= row + i < 3 and 0 <= column + j < 4:
-                        value = value + block.convolve.weight[:, 0, 1 + i, 1 + j] * wide[:, :inner, row + i, column + j]
+                        value = value + block.conv2d.weight[:, 0, 1 + i, 1 + j] * wide[:, :inner, row + i, column + j]
             features[:, :, row, column] = value * torch.sigmoid(value)
     gate = wide[:, inner:] * torch.sigmoid(wide[:, inner:])
-    gated = slow_norm(block.scan_norm, block.scan(features)) * gate
-    expected = x + torch.einsum("de,behw->bdhw", block.narrow.weight[:, :, 0, 0], gated)
+    gated = slow_norm(block.out_norm, block.scan(features)) * gate
+    expected = x + torch.einsum("de,behw->bdhw", block.out_proj.weight, gated)
     torch.testing.assert_close(block(x), expected)
 
 
-def test_a_block_for_sequences_has_a_kernel_without_idle_weights() -> None:
+def test_a_block_for_sequences_uses_all_weights_of_its_kernel() -> None:
     block = MambaBlock(8, states=STATES, scan=SCANS["sequence"], kernel=(1, 3))
     sequence = normal(2, 8, 1, 9, dtype=torch.float32)
     out = block(sequence)
     assert out.shape == sequence.shape
     out.square().sum().backward()
-    assert block.convolve.weight.grad.shape[2:] == (1, 3)
-    assert block.convolve.weight.grad.all()
+    assert block.conv2d.weight.grad.shape[2:] == (1, 3)
+    assert block.conv2d.weight.grad.all()
 
 
 @pytest.mark.parametrize(("width", "rank"), [(8, 1), (16, 1), (17, 2), (64, 4)])
 def test_the_rank_of_delta_is_a_sixteenth_of_the_width(width: int, rank: int) -> None:
-    assert MambaBlock(width, states=STATES).scan.spaces[0].delta.in_features == rank
+    assert MambaBlock(width, states=STATES).scan.spaces[0].dt_proj.in_features == rank
 
 
-def test_fusion_crosses_the_modalities_coefficients() -> None:
+def test_fusion_computes_coefficients_from_the_other_modality() -> None:
     fusion = perturb(FusionBlock((8, 5), states=STATES, expand=0.75).double())
     x, y = normal(2, 8, 3, 4), normal(2, 5, 3, 4, seed=1)
-    (x_features, x_gate), (y_features, y_gate) = fusion.first.enter(x), fusion.second.enter(y)
+    (x_features, x_gate), (y_features, y_gate) = fusion.first.before_scan(x), fusion.second.before_scan(y)
     found_x, found_y = fusion(x, y)
     x_scanned = slow_window_scan(fusion.first.scan, x_features, y_features)
     y_scanned = slow_window_scan(fusion.second.scan, y_features, x_features)
-    torch.testing.assert_close(found_x, fusion.first.leave(x, x_scanned, x_gate))
-    torch.testing.assert_close(found_y, fusion.second.leave(y, y_scanned, y_gate))
+    torch.testing.assert_close(found_x, fusion.first.after_scan(x, x_scanned, x_gate))
+    torch.testing.assert_close(found_y, fusion.second.after_scan(y, y_scanned, y_gate))
 
 
 def test_inner_channels_are_rounded_down_but_at_least_one() -> None:
@@ -241,8 +291,7 @@ def test_a_gradient_reaches_every_parameter_of_both_modalities() -> None:
 
 
 @pytest.mark.parametrize("scan", SCANS)
-def test_weights_do_not_depend_on_the_back_end(scan: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one back end has learned, another one loads and goes on with."""
+def test_weights_can_be_used_with_another_back_end(scan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = normal(2, 8, 5, 5, dtype=torch.float32)
     block = MambaBlock(8, states=STATES, scan=SCANS[scan])
     expected = block(x)
@@ -254,14 +303,14 @@ def test_weights_do_not_depend_on_the_back_end(scan: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("scan", SCANS)
-def test_autocast_stays_close(scan: str) -> None:
+def test_output_under_autocast_is_close(scan: str) -> None:
     block, x = MambaBlock(8, states=STATES, scan=SCANS[scan]), normal(2, 8, 5, 5, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         rough = block(x)
     torch.testing.assert_close(rough.float(), block(x), atol=0.05, rtol=0.05)
 
 
-def test_torch_compile_in_one_graph() -> None:
+def test_a_block_compiles_to_one_graph() -> None:
     block, x = MambaBlock(8, states=STATES), normal(2, 8, 3, 3, dtype=torch.float32)
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), block(x))

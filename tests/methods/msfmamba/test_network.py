@@ -85,8 +85,8 @@ def test_the_axes_of_a_spectral_block_are_not_scrambled() -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     expected = block(x).flatten(2)[:, :, order]
     with torch.no_grad():
-        block.block.widen.weight.copy_(block.block.widen.weight[:, order])
-        block.block.narrow.weight.copy_(block.block.narrow.weight[order])
+        block.block.in_proj.weight.copy_(block.block.in_proj.weight[:, order])
+        block.block.out_proj.weight.copy_(block.block.out_proj.weight[order])
     found = block(x.flatten(2)[:, :, order].reshape(x.shape))
     torch.testing.assert_close(found.flatten(2), expected)
 
