@@ -23,15 +23,17 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from mmrs_bench.methods.clip.diffclip import DiffClipConfig, MaskedDiffusionPretrainer, visible_count
+from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.methods.clip.config import ClipConfig, DiffClipConfig
 from mmrs_bench.methods.clip.masked_vit import SINUSOID_WIDTH, MaskedDiffusionTransformer, Readout
-from mmrs_bench.methods.clip.method import ClipConfig, SceneClassifier, clip_network
+from mmrs_bench.methods.clip.method import clip_network
+from mmrs_bench.methods.clip.module import MaskedDiffusionPretrainer, SceneClassifier, visible_count
 from mmrs_bench.scenes.windows import WindowGatherer, build_canvas
 
 HEIGHT, WIDTH, SIDE, BATCH, SAMPLE = 166, 600, 11, 128, 2_048
 CHANNELS = {"hsi": 63, "lidar": 1}
 CLASSES = ["apple trees", "buildings", "ground", "woods", "vineyard", "roads"]
-CONFIG = DiffClipConfig()
+CONFIG = DiffClipConfig(**resolve_config(method_card("diffclip"), "default", "paper"))
 N, V, D = SIDE**2, visible_count(SIDE, CONFIG.mask_ratio), CONFIG.width
 HIDDEN = int(D * CONFIG.mlp_ratio)
 
@@ -120,6 +122,7 @@ def test_step(benchmark: BenchmarkFixture, gatherer: WindowGatherer, precision: 
     )
     pretrainer = MaskedDiffusionPretrainer(network, CONFIG, side=SIDE, seed=0)
     pretrainer.log_dict = lambda *values, **options: None  # type: ignore[method-assign]
+    pretrainer.trainer = cast(Any, SimpleNamespace(max_epochs=CONFIG.pretrain_epochs, current_epoch=0, global_step=0))
     optimizer = cast(torch.optim.Optimizer, pretrainer.configure_optimizers()["optimizer"])
     pixel = random_pixels(BATCH)
     batch = {"pixel": pixel, "windows": gatherer.gather(pixel)}
@@ -153,7 +156,8 @@ def test_pixels(
 ) -> None:
     benchmark.group = f"{SAMPLE} pixels by readout {readout}, {precision}"
     torch.manual_seed(0)
-    network = clip_network(ClipConfig(readout=readout), CHANNELS, SIDE, CLASSES)
+    settings = {**resolve_config(method_card("clip"), "default", "paper"), "readout": readout}
+    network = clip_network(ClipConfig(**settings), CHANNELS, SIDE, CLASSES)
     data: Any = SimpleNamespace(gatherer=lambda device: gatherer)
     classifier = SceneClassifier(network, data, torch.zeros(HEIGHT * WIDTH, dtype=torch.int64)).eval()
     plugin = SimpleNamespace(forward_context=lambda: autocast(precision))

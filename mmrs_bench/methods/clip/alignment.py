@@ -1,26 +1,27 @@
-"""Class texts as modules, and their contrast with image embeddings.
+"""The network that compares windows with class texts, and its contrastive losses.
 
-Letters: b batch, k classes, d width of the embeddings. All embeddings are unit vectors.
+Letters: b batch, n pixels of a window, c channels, p prompts, k classes, d width of the embeddings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmrs_bench.methods.clip.masked_vit import ImageEncoder
 from mmrs_bench.methods.clip.prompts import tokenize
 from mmrs_bench.methods.clip.text import ensemble
 
 
 class ScratchTexts(nn.Module):
-    """Class texts by a text tower that is trained with the image encoder.
+    """Class embeddings of a text tower that is trained with the image encoder.
 
     Args:
-        tower: (p, 77) tokens -> (p, d).
+        tower: From tokens (p, 77) to embeddings (p, d).
         prompts: Prompts of each class.
     """
 
@@ -38,31 +39,22 @@ class ScratchTexts(nn.Module):
 
 
 class FrozenTexts(nn.Module):
-    """Class texts that are given, with a learned projection.
-
-    Args:
-        embeddings: Unit vectors (k, d).
-        width: Width of the projection; None leaves the vectors as they are.
-    """
+    """Fixed class embeddings, unit vectors (k, e), with a learned projection to width d."""
 
     embeddings: Tensor
 
-    def __init__(self, embeddings: Tensor, width: int | None) -> None:
+    def __init__(self, embeddings: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("embeddings", embeddings)
-        self.projection = nn.Identity() if width is None else nn.Linear(embeddings.shape[1], width)
+        self.projection = nn.Linear(embeddings.shape[1], width)
 
     def forward(self) -> Tensor:
-        """Unit vectors (k, width)."""
+        """Unit vectors (k, d)."""
         return F.normalize(self.projection(self.embeddings), dim=-1)
 
 
 class LogitScale(nn.Module):
-    """A learned inverse temperature exp(s).
-
-    Args:
-        temperature: Where s starts: ln(1 / temperature). CLIP starts at 0.07, DiffCLIP's released code at 0.7.
-    """
+    """A learned inverse temperature exp(s); s starts at ln(1 / temperature)."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
@@ -73,22 +65,38 @@ class LogitScale(nn.Module):
         return self.log_scale.exp() * similarity
 
 
+class ClipNetwork(nn.Module):
+    """Image encoder, class embeddings (a module that returns unit vectors (k, d)) and learned temperature."""
+
+    def __init__(self, image: ImageEncoder, texts: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.image = image
+        self.texts = texts
+        self.scale = LogitScale(temperature)
+
+    def forward(self, pixels: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
+        """Scaled cosines (b, k) of the pixels of windows (b, n, c) by modality at timesteps (b,)."""
+        images = self.image(self.image.embed_pixels(pixels), timesteps)
+        logits: Tensor = self.scale(cosine_similarity(images, self.texts()))
+        return logits
+
+
 def cosine_similarity(images: Tensor, texts: Tensor) -> Tensor:
-    """Cosines (b, k) of image embeddings (b, d), of any length, and class texts (k, d)."""
+    """Cosines (b, k) of image embeddings (b, d) and class embeddings (k, d) of any length."""
     return F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
 
 
 def class_aware_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Symmetric contrast over classes: image to class, plus class to all of its images.
+    """Symmetric contrast over classes: each image to its class, and each class to all of its images.
 
     L = -mean_i log softmax_k(z_i)[y_i] - mean_k mean_{i: y_i = k} log softmax_i(z_k)[i], over classes k in the batch.
-
-    Deviation: the released code contrasts the pairs of a batch, in which images of one class are each other's
-    negatives although their texts are the same; see `diagonal_loss`.
 
     Args:
         logits: z, scaled cosines (b, k).
         target: y, targets (b,).
+
+    Deviation: the released code uses `diagonal_loss`, in which images of one class are negatives of each other although
+    their texts are the same.
     """
     member = F.one_hot(target, logits.shape[1]).to(logits.dtype)
     counts = member.sum(dim=0)
@@ -97,11 +105,9 @@ def class_aware_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def diagonal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """The released contrast: image i against the text of image j's class, only i = j counts as a match.
+    """The released contrast of pairs: image i against the text of image j, where only i = j is a match.
 
-    Args:
-        logits: Scaled cosines (b, k).
-        target: Targets (b,).
+    Arguments as of `class_aware_loss`.
     """
     pairs = logits[:, target]
     diagonal = torch.arange(len(target), device=target.device)

@@ -1,4 +1,4 @@
-"""Augmentation of windows of several modalities.
+"""Random crops of windows of several modalities.
 
 Letters: b batch, c channels, w window side.
 """
@@ -6,51 +6,42 @@ Letters: b batch, c channels, w window side.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+#: ``none``; ``joint``: all modalities of a window are cropped or none; ``independent``: each by its own coin.
+Crop = Literal["none", "joint", "independent"]
+
 #: Pixels that a crop leaves out on each side, as released: a window of 11 is cropped to 9.
 CROP_BORDER = 1
+#: Smaller windows have no centre to enlarge and stay as they are.
 SMALLEST_CROPPED = 3
 
 
-def center_resize_crop(windows: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Enlarge the centre of some windows to the whole window, bilinearly.
+def random_crops(windows: Mapping[str, Tensor], crop: Crop, generator: torch.Generator) -> Mapping[str, Tensor]:
+    """Windows (b, c, w, w) by modality with the centres of about half of them enlarged."""
+    if crop == "none":
+        return windows
+    batch, modalities = len(next(iter(windows.values()))), len(windows)
+    draws = 1 if crop == "joint" else modalities
+    coins = [torch.rand(batch, generator=generator, device=generator.device) < 0.5 for _ in range(draws)]
+    return {name: enlarge_centers(window, coins[i % draws]) for i, (name, window) in enumerate(windows.items())}
+
+
+def enlarge_centers(windows: Tensor, chosen: Tensor) -> Tensor:
+    """Windows (b, c, w, w) with the centres of the chosen ones (bool (b,)) enlarged to whole windows, bilinearly.
 
     Reference: DiffCLIP's released code (CenterResizeCrop with sides 9 and 11 of a window of 11).
-
-    Args:
-        windows: Windows (b, c, w, w) by modality.
-        chosen: Which windows to enlarge, bool (b,), by modality; the same tensor for all keeps them registered.
-
-    Returns:
-        Windows (b, c, w, w) by modality; windows below 3 have no centre to enlarge and stay as they are.
     """
-    return {name: _enlarge(window, chosen[name]) for name, window in windows.items()}
-
-
-def _enlarge(window: Tensor, chosen: Tensor) -> Tensor:
-    side = window.shape[-1]
+    side = windows.shape[-1]
     if side < SMALLEST_CROPPED or not chosen.any():
-        return window
-    centre = window[chosen][:, :, CROP_BORDER : side - CROP_BORDER, CROP_BORDER : side - CROP_BORDER]
-    enlarged = window.clone()
-    enlarged[chosen] = F.interpolate(centre, size=(side, side), mode="bilinear", align_corners=False)
+        return windows
+    inner = slice(CROP_BORDER, side - CROP_BORDER)
+    enlarged = windows.clone()
+    enlarged[chosen] = F.interpolate(
+        windows[chosen][:, :, inner, inner], size=(side, side), mode="bilinear", align_corners=False
+    )
     return enlarged
-
-
-def random_choice(names: tuple[str, ...], batch: int, generator: torch.Generator, *, joint: bool) -> dict[str, Tensor]:
-    """A fair coin (b,) for each window: one for all its modalities, or one for each.
-
-    Args:
-        names: Modalities.
-        batch: b.
-        generator: Where the coins come from.
-        joint: Whether all modalities share one coin.
-    """
-    if joint:
-        coins = torch.rand(batch, generator=generator, device=generator.device) < 0.5
-        return dict.fromkeys(names, coins)
-    return {name: torch.rand(batch, generator=generator, device=generator.device) < 0.5 for name in names}

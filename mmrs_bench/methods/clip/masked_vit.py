@@ -1,9 +1,9 @@
-"""The masked diffusion transformer of DiffCLIP: per-modality tokenizers, one shared encoder, per-modality decoders.
+"""The masked diffusion transformer of DiffCLIP: tokenizers per modality, a shared encoder, decoders per modality.
 
 Letters: b batch, m modalities, c channels, n tokens of a window (one per pixel), v visible tokens, d width.
 
-Reference: DiffCLIP (AAAI 2025, doi 10.1609/aaai.v39i21.34401); sizes as in its released configuration. The layout
-follows masked autoencoders (He et al. 2022) with MaskDiT's objective (Zheng et al. 2023).
+Reference: DiffCLIP (AAAI 2025, doi 10.1609/aaai.v39i21.34401). The layout follows masked autoencoders (He et al. 2022)
+with the objective of MaskDiT (Zheng et al. 2023).
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ MAX_PERIOD = 10_000
 #: Initial standard deviation of the image head, as released.
 HEAD_STD = 2e-5
 
+#: Tokens of each modality that the head receives: the ``class`` token, or all ``tokens``: the class token, the token
+#: of the centre pixel, and the mean of all pixels' tokens.
+Readout = Literal["class", "tokens"]
+
 
 def sincos_positions(side: int, width: int) -> Tensor:
-    """Fixed 2-D sine-cosine position embeddings (side * side, width), rows of pixels in raster order.
+    """Fixed 2-D sine-cosine position embeddings (side * side, width) of pixels in raster order.
 
-    The first half of the channels encodes the column, the second half the row; each half holds the sines and then
-    the cosines of ``width / 4`` frequencies from 1 down to 1 / 10,000.
+    The first half of the channels encodes the column, the second half the row: sines, then cosines, of ``width / 4``
+    frequencies from 1 to 1 / 10,000.
 
     Raises:
         ValueError: If ``width`` is not a multiple of 4.
@@ -44,7 +48,7 @@ def sincos_positions(side: int, width: int) -> Tensor:
 
 
 class PixelNorm(nn.BatchNorm1d):
-    """Batch normalisation of (b, n, d) over batch and tokens, as a 1x1 convolution's BatchNorm2d would do."""
+    """Batch normalisation of (b, n, d) over batch and tokens, as BatchNorm2d in a convolutional stem."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, d) -> (b, n, d)."""
@@ -52,17 +56,13 @@ class PixelNorm(nn.BatchNorm1d):
 
 
 class Tokenizer(nn.Module):
-    """Turns one modality's pixels into tokens; owns its class token, timestep embedding and positions.
-
-    A stem of two 1x1 convolutions with batch normalisation and ReLU, and a 1x1 patch embedding. All of it acts on
-    single pixels, so `embed_pixels` of a whole scene serves every window that contains a pixel.
+    """Tokens of one modality: a stem and a patch embedding of single pixels, class token, timesteps and positions.
 
     Args:
         channels: Channels of the modality.
         side: Window side in pixels.
         width: Token width.
-        learn_positions: Whether positions start as sines and cosines and are learned from there, as the release's
-            second stage does, or stay fixed.
+        learn_positions: Whether the sine-cosine positions are trained, as in the second stage of the release.
     """
 
     positions: Tensor
@@ -90,23 +90,20 @@ class Tokenizer(nn.Module):
         """Pixels (..., c) -> embeddings (..., d) without position."""
         return self.embed(self.stem(pixels))  # type: ignore[no-any-return]
 
-    def sequence(self, embedded: Tensor, timesteps: Tensor, places: Tensor | None = None) -> Tensor:
-        """What the encoder reads.
+    def sequence(self, embedded: Tensor, timesteps: Tensor, indices: Tensor | None = None) -> Tensor:
+        """Class token and pixel tokens with their positions (b, 1 + v, d).
 
         Args:
             embedded: Embedded pixels (b, v, d).
-            timesteps: Diffusion steps (b,).
-            places: Where in the window the pixels are (b, v); None if they are the whole window.
-
-        Returns:
-            Class token and pixel tokens with their positions (b, 1 + v, d).
+            timesteps: Diffusion timesteps (b,).
+            indices: Indices of the pixels in the window (b, v); None for all pixels of the window.
         """
-        positions = self.positions if places is None else self.positions[places]
+        positions = self.positions if indices is None else self.positions[indices]
         first = self.class_tokens(timesteps).to(embedded.dtype)
         return torch.cat([first, embedded + positions.to(embedded.dtype)], dim=1)
 
     def class_tokens(self, timesteps: Tensor) -> Tensor:
-        """The class token with each sample's timestep added (b, 1, d); only the class token knows the time."""
+        """The class token plus the embeddings of timesteps (b,): (b, 1, d)."""
         sinusoid = get_timestep_embedding(
             timesteps, SINUSOID_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0, max_period=MAX_PERIOD
         )
@@ -115,7 +112,7 @@ class Tokenizer(nn.Module):
 
 
 class SharedEncoder(nn.Module):
-    """The transformer that all modalities share; one batch holds the sequences of every modality."""
+    """The transformer that all modalities share; one batch contains the sequences of all modalities."""
 
     def __init__(self, width: int, heads: int, depth: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -123,7 +120,7 @@ class SharedEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(self, tokens: Tensor, *, class_only: bool = False) -> Tensor:
-        """(b, 1 + n, d) -> the same, or only the class token (b, 1, d), whose last block then skips the rest."""
+        """(b, 1 + n, d) -> the same, or only the class token (b, 1, d) with less work in the last block."""
         *early, last = self.blocks
         for block in early:
             tokens = block(tokens)
@@ -131,46 +128,45 @@ class SharedEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One modality's decoder: from encoded visible tokens to every pixel of the clean window."""
+    """Decoder of one modality: from encoded visible tokens to all pixels of the clean window."""
 
     positions: Tensor
 
     def __init__(self, channels: int, side: int, width: int, heads: int, depth: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.enter = nn.Linear(width, width)
+        self.input_projection = nn.Linear(width, width)
         self.mask_token = nn.Parameter(torch.empty(width).normal_(std=0.02))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.leave = nn.Sequential(nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, channels))
+        self.output_projection = nn.Sequential(
+            nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, channels)
+        )
         self.register_buffer("positions", sincos_positions(side, width), persistent=False)
 
-    def forward(self, encoded: Tensor, places: Tensor) -> Tensor:
-        """Reconstruct a window.
+    def forward(self, encoded: Tensor, indices: Tensor) -> Tensor:
+        """Predicted clean pixels (b, n, c).
 
         Args:
             encoded: Class token and visible tokens (b, 1 + v, d).
-            places: Where in the window each visible token belongs (b, v).
-
-        Returns:
-            The predicted clean pixels (b, n, c).
+            indices: Indices of the visible tokens in the window (b, v).
         """
-        entered = self.enter(encoded)
+        projected = self.input_projection(encoded)
         b, n, d = encoded.shape[0], self.positions.shape[0], encoded.shape[2]
-        tokens = self.mask_token.to(entered.dtype).expand(b, n, d)
-        tokens = tokens.scatter(1, places[..., None].expand(-1, -1, d), entered[:, 1:])
-        x = torch.cat([entered[:, :1], tokens + self.positions], dim=1)
+        tokens = self.mask_token.to(projected.dtype).expand(b, n, d)
+        tokens = tokens.scatter(1, indices[..., None].expand(-1, -1, d), projected[:, 1:])
+        x = torch.cat([projected[:, :1], tokens + self.positions], dim=1)
         for block in self.blocks:
             x = block(x)
-        return self.leave(self.norm(x[:, 1:]))  # type: ignore[no-any-return]
+        return self.output_projection(self.norm(x[:, 1:]))  # type: ignore[no-any-return]
 
 
 class VisibleTokens(NamedTuple):
-    """Which tokens of a window the encoder sees.
+    """The visible tokens of a window.
 
     Attributes:
-        read: Places the encoder's tokens are read from (b, v).
-        write: Places the decoder puts them back to (b, v), and which the loss counts as visible; equal to ``read`` in
-            every correct model.
+        read: Indices of the pixels that the encoder receives (b, v).
+        write: Indices at which the decoder places their tokens, and which the loss counts as visible (b, v). Equal to
+            ``read``, except in `misplaced_visible`.
     """
 
     read: Tensor
@@ -178,31 +174,30 @@ class VisibleTokens(NamedTuple):
 
 
 def random_visible(batch: int, tokens: int, visible: int, generator: torch.Generator) -> VisibleTokens:
-    """A uniformly random subset of ``visible`` places for each window of a batch."""
-    places = torch.rand(batch, tokens, generator=generator, device=generator.device).argsort(dim=1)[:, :visible]
-    return VisibleTokens(places, places)
+    """A uniformly random subset of ``visible`` indices for each window of a batch."""
+    indices = torch.rand(batch, tokens, generator=generator, device=generator.device).argsort(dim=1)[:, :visible]
+    return VisibleTokens(indices, indices)
 
 
 def misplaced_visible(batch: int, tokens: int, visible: int, generator: torch.Generator) -> VisibleTokens:
-    """As `random_visible`, but tokens are read by the inverse of the permutation they are put back by.
+    """As `random_visible`, but tokens are read by the inverse of the permutation by which they are written.
 
-    Only for the reproduction of the released code, whose second modality is masked so: its tokens come back at wrong
-    places, and the loss takes masked places for visible ones.
+    Only to reproduce the released code, in which tokens of the second modality are placed at wrong positions.
     """
     shuffle = torch.rand(batch, tokens, generator=generator, device=generator.device).argsort(dim=1)
     return VisibleTokens(shuffle.argsort(dim=1)[:, :visible], shuffle[:, :visible])
 
 
 class MaskedDiffusionTransformer(nn.Module):
-    """Tokenizers, shared encoder and decoders of every modality (stage 1).
-
-    Deviation: the released code embeds all pixels of a window and then drops the masked ones; here masked pixels are
-    dropped first. Tokens are the same but for the batch statistics of the stems, which are those of visible pixels.
+    """Tokenizers, shared encoder and decoders of all modalities (stage 1).
 
     Args:
         channels: Channels by modality.
-        side: Window side in pixels; one token a pixel.
+        side: Window side in pixels.
         width, heads, depth, decoder_depth, mlp_ratio: Transformer sizes.
+
+    Deviation: masked pixels are dropped before the stem, in the released code after it. Only the batch statistics of
+    the stems differ.
     """
 
     def __init__(
@@ -210,11 +205,11 @@ class MaskedDiffusionTransformer(nn.Module):
         channels: Mapping[str, int],
         side: int,
         *,
-        width: int = 128,
-        heads: int = 8,
-        depth: int = 4,
-        decoder_depth: int = 3,
-        mlp_ratio: float = 2.0,
+        width: int,
+        heads: int,
+        depth: int,
+        decoder_depth: int,
+        mlp_ratio: float,
     ) -> None:
         super().__init__()
         self.tokenizers = nn.ModuleDict({name: Tokenizer(c, side, width) for name, c in channels.items()})
@@ -224,20 +219,17 @@ class MaskedDiffusionTransformer(nn.Module):
         )
 
     def forward(
-        self, seen: Mapping[str, Tensor], timesteps: Tensor, visible: Mapping[str, VisibleTokens]
+        self, noised: Mapping[str, Tensor], timesteps: Tensor, visible: Mapping[str, VisibleTokens]
     ) -> dict[str, Tensor]:
-        """Predict clean windows from noised visible pixels.
+        """Predicted clean pixels (b, n, c) by modality.
 
         Args:
-            seen: Noised pixels (b, v, c) by modality, read at the visible places.
-            timesteps: Diffusion step of each window (b,), the same for all modalities.
-            visible: Visible places by modality.
-
-        Returns:
-            Predicted clean pixels (b, n, c) by modality.
+            noised: Noised visible pixels (b, v, c) by modality.
+            timesteps: Diffusion timestep of each window (b,), the same for all modalities.
+            visible: Indices of the visible pixels by modality.
         """
         sequences = [
-            tokenizer.sequence(tokenizer.embed_pixels(seen[name]), timesteps, visible[name].read)
+            tokenizer.sequence(tokenizer.embed_pixels(noised[name]), timesteps, visible[name].read)
             for name, tokenizer in _tokenizers(self)
         ]
         encoded = self.encoder(torch.cat(sequences)).chunk(len(sequences))
@@ -247,27 +239,19 @@ class MaskedDiffusionTransformer(nn.Module):
         }
 
 
-Readout = Literal["class", "tokens"]
-
-
 class ImageEncoder(nn.Module):
-    """The pretrained half: from clean windows to one image embedding (stage 2).
-
-    Tokenizers and encoder have the names they have in `MaskedDiffusionTransformer`, whose weights they take.
-
-    Deviation: the released code reads the class tokens only, and starts the head at a standard deviation of 2e-5
-    (``readout="class"``). Stage 1 asks nothing of a class token but the timestep, and under a cosine a head that small
-    starts as a single direction; ``readout="tokens"`` also reads the centre pixel's token and the mean of all, from a
-    head with torch's initial values.
+    """From clean windows to image embeddings (stage 2); takes tokenizers and encoder of `MaskedDiffusionTransformer`.
 
     Args:
         channels: Channels by modality.
         side: Window side in pixels.
-        output: Width of the image embedding.
         width, heads, depth, mlp_ratio: Transformer sizes.
         learn_positions: See `Tokenizer`.
-        readout: What the head reads of each modality: ``class``: its class token; ``tokens``: also the token of the
-            centre pixel and the mean of all pixels' tokens.
+        readout: See `Readout`.
+
+    Deviation: the released code reads class tokens only, with a head of initial standard deviation 2e-5
+    (``readout="class"``). ``readout="tokens"`` also reads pixel tokens, with an ordinary head: stage 1 trains class
+    tokens to encode the timestep only, and under a cosine a head that small hardly learns.
     """
 
     def __init__(
@@ -275,13 +259,12 @@ class ImageEncoder(nn.Module):
         channels: Mapping[str, int],
         side: int,
         *,
-        output: int = 128,
-        width: int = 128,
-        heads: int = 8,
-        depth: int = 4,
-        mlp_ratio: float = 2.0,
-        learn_positions: bool = False,
-        readout: Readout = "class",
+        width: int,
+        heads: int,
+        depth: int,
+        mlp_ratio: float,
+        learn_positions: bool,
+        readout: Readout,
     ) -> None:
         super().__init__()
         self.tokenizers = nn.ModuleDict(
@@ -290,27 +273,24 @@ class ImageEncoder(nn.Module):
         self.encoder = SharedEncoder(width, heads, depth, mlp_ratio)
         self.readout = readout
         parts = len(channels) * (1 if readout == "class" else 3)
-        self.head = nn.Linear(parts * width, output)
+        self.head = nn.Linear(parts * width, width)
         if readout == "class":
             nn.init.trunc_normal_(self.head.weight, std=HEAD_STD)
             nn.init.zeros_(self.head.bias)
 
     def embed_pixels(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pixels (..., c) -> embeddings (..., d) by modality; needed once per pixel of a scene."""
+        """Pixels (..., c) -> embeddings (..., d) by modality."""
         return {name: tokenizer.embed_pixels(pixels[name]) for name, tokenizer in _tokenizers(self)}
 
     def forward(self, embedded: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
-        """Embedded pixels of whole windows (b, n, d) by modality and timesteps (b,) -> image embeddings (b, output)."""
+        """Embedded pixels of whole windows (b, n, d) by modality and timesteps (b,) -> image embeddings (b, d)."""
         sequences = [tokenizer.sequence(embedded[name], timesteps) for name, tokenizer in _tokenizers(self)]
-        tokens = self.encoder(torch.cat(sequences), class_only=self.readout == "class")
-        read = tokens[:, :1] if self.readout == "class" else self._read(tokens)
+        tokens = self.encoder(torch.cat(sequences), class_only=self.readout == "class")  # (m b, 1 + n or 1, d)
+        read = tokens[:, :1]
+        if self.readout == "tokens":
+            pixels = tokens[:, 1:]
+            read = torch.stack([tokens[:, 0], pixels[:, pixels.shape[1] // 2], pixels.mean(dim=1)], dim=1)
         return self.head(torch.cat(read.flatten(1).chunk(len(sequences)), dim=1))  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _read(tokens: Tensor) -> Tensor:
-        """Class token, centre token and mean token (b, 3, d) of (b, 1 + n, d)."""
-        pixels = tokens[:, 1:]
-        return torch.stack([tokens[:, 0], pixels[:, pixels.shape[1] // 2], pixels.mean(dim=1)], dim=1)
 
 
 def _tokenizers(model: MaskedDiffusionTransformer | ImageEncoder) -> Iterable[tuple[str, Tokenizer]]:

@@ -1,10 +1,10 @@
-"""Text vectors on file: real CLIP semantics without CLIP's weights.
+"""Class vectors from a file, for machines without CLIP's weights.
 
-The file that a ``precomputed:`` tower names is YAML (or JSON) with three fields; paths are relative to it::
+A ``precomputed:`` tower names a YAML or JSON file with three fields; paths are relative to it::
 
     vectors: zegclip_coco_multi.npy      # (names, d), float
-    names: coco_stuff_171_names.json     # one name a row
-    classes:                             # the scene's classes -> names; the vectors of several names are ensembled
+    names: coco_stuff_171_names.json     # one name per row
+    classes:                             # classes of scenes -> names; the vectors of several names are ensembled
       Apple trees: [fruit, tree]
       Roads: road
 """
@@ -23,9 +23,11 @@ from torch import Tensor
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.reading import read_json, read_yaml, validated
 
+FILE_ADVICE = "use a file with the fields vectors, names, classes"
+
 
 class TextVectors(BaseModel):
-    """The content of a ``precomputed:`` file (see the module's text)."""
+    """The content of a ``precomputed:`` file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,68 +36,56 @@ class TextVectors(BaseModel):
     classes: dict[str, str | tuple[str, ...]]
 
     def names_of(self, class_name: str) -> tuple[str, ...]:
-        """The names whose vectors stand for a class; empty where it has none."""
+        """The names that are mapped to a class; empty if there are none."""
         names = self.classes.get(class_name, ())
         return (names,) if isinstance(names, str) else names
 
 
 def precomputed_class_embeddings(file: Path, class_names: Sequence[str]) -> tuple[Tensor, list[int]]:
-    """Vectors of the names that stand for a scene's classes.
+    """The vectors (p, d) float32 of a scene's classes, class after class, and the number of vectors of each class.
 
-    The file may map more classes than the scene has, so that one file serves several scenes.
-
-    Args:
-        file: The YAML or JSON file.
-        class_names: k names, in target order.
-
-    Returns:
-        The vectors (p, d) float32, class after class, and how many each class has.
+    The file may contain other classes as well.
 
     Raises:
         ConfigError: If a class has no name, or a name no row; all of them are listed.
-        DataError: If a file is missing or damaged, or vectors and names do not fit each other.
+        DataError: If a file is missing or damaged, or the numbers of vectors and names differ.
     """
-    settings = _read_settings(file)
+    fields = read_yaml(file, error=DataError, advice=FILE_ADVICE)
+    settings = validated(TextVectors, fields, where=file, error=DataError, advice=FILE_ADVICE)
     names = _read_names(file.parent / settings.names)
     vectors = _read_vectors(file.parent / settings.vectors)
     if len(names) != len(vectors):
         raise DataError(
-            f"{file}: {settings.names} has {len(names)} names, {settings.vectors} {len(vectors)} rows; give each row "
-            "its name"
+            f"{file}: {settings.names} has {len(names)} names, but {settings.vectors} has {len(vectors)} rows; list "
+            "one name per row"
         )
-    missing = [name for name in class_names if not settings.names_of(name)]
+    groups = {class_name: settings.names_of(class_name) for class_name in class_names}
+    missing = [class_name for class_name, group in groups.items() if not group]
     if missing:
         raise ConfigError(
             f"{file}: no vector for {', '.join(map(repr, missing))}; map each under 'classes' to one or more names of "
             f"{settings.names}"
         )
-    groups = [settings.names_of(name) for name in class_names]
     rows = {name: row for row, name in enumerate(names)}
-    unknown = [
-        f"{n!r} of class {c!r}" for c, group in zip(class_names, groups, strict=True) for n in group if n not in rows
-    ]
+    unknown = [(name, class_name) for class_name, group in groups.items() for name in group if name not in rows]
     if unknown:
-        near = difflib.get_close_matches(unknown[0].split("'")[1], names, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(unknown[0][0], names, n=3, cutoff=0.5)
         raise ConfigError(
-            f"{file}: {settings.names} has no {', '.join(unknown)}{'; near: ' + ', '.join(near) if near else ''}"
+            f"{file}: {settings.names} does not contain "
+            + ", ".join(f"{name!r} of class {class_name!r}" for name, class_name in unknown)
+            + (f"; similar names: {', '.join(near)}" if near else "")
         )
-    picked = vectors[[rows[name] for group in groups for name in group]]
-    return torch.from_numpy(picked), [len(group) for group in groups]
-
-
-def _read_settings(file: Path) -> TextVectors:
-    advice = "give a file with the fields vectors, names, classes"
-    fields = read_yaml(file, error=DataError, advice=advice)
-    return validated(TextVectors, fields, where=file, error=DataError, advice=advice)
+    selected = vectors[[rows[name] for group in groups.values() for name in group]]
+    return torch.from_numpy(selected), [len(group) for group in groups.values()]
 
 
 def _read_names(file: Path) -> list[str]:
-    names = read_json(file, error=DataError, advice="give a list of names")
+    names = read_json(file, error=DataError, advice="use a list of names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{file}: is not a list of names; give a JSON list with one text for each row of the vectors")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{file}: {', '.join(twice)} stand there more than once; give each row a name of its own")
+        raise DataError(f"{file}: is not a list of names; use a JSON list with one text per row of the vectors")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{file}: contains {', '.join(repeated)} more than once; use different names for all rows")
     return names
 
 
@@ -104,18 +94,13 @@ def _read_vectors(file: Path) -> np.ndarray:
     try:
         vectors = np.load(file, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(
-            f"{file}: cannot be read as .npy numbers ({_one_line(error)}); save it with numpy.save"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file}: cannot be read as an .npy file ({reason}); save it with numpy.save") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
         found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
-        raise DataError(f"{file}: holds {found}, expected floating-point numbers of shape (names, width)")
+        raise DataError(f"{file}: contains {found}, expected floating-point numbers of shape (names, width)")
     vectors = vectors.astype(np.float32)
-    for row, fault in ((~np.isfinite(vectors).all(axis=1), "NaN or infinite"), ((vectors == 0).all(axis=1), "zero")):
-        if row.any():
-            raise DataError(f"{file}: row {int(row.argmax())} is {fault}; compute the vectors again")
+    for rows, fault in ((~np.isfinite(vectors).all(axis=1), "NaN or infinite"), ((vectors == 0).all(axis=1), "zero")):
+        if rows.any():
+            raise DataError(f"{file}: row {int(rows.argmax())} is {fault}; compute the vectors again")
     return vectors
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,0 +1,96 @@
+"""Settings of CLIP and DiffCLIP; the cards ``clip`` and ``diffclip`` contain their values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from mmrs_bench.methods.base import MethodConfig
+from mmrs_bench.methods.clip.augmentation import Crop
+from mmrs_bench.methods.clip.masked_vit import Readout
+from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig
+
+
+class ClipConfig(MethodConfig):
+    """Settings of `mmrs_bench.methods.clip.method.Clip`.
+
+    Attributes:
+        components: Largest number of whitened principal components that replace the bands of the HSI, or None.
+        width, heads, depth, mlp_ratio, learn_positions, readout: See `mmrs_bench.methods.clip.masked_vit.ImageEncoder`.
+        temperature: Initial temperature of the contrast; it is learned.
+        text: Text tower, see `mmrs_bench.methods.clip.text`.
+        text_layers: Layers of the tower ``scratch``.
+        template, descriptions: See `mmrs_bench.methods.clip.prompts.class_prompts`.
+        contrast: ``class``: images against classes; ``diagonal``: pairs of a batch against each other, as released.
+        crop: Random crops of training windows, see `mmrs_bench.methods.clip.augmentation.Crop`.
+        symmetries: Whether training windows get a random symmetry of the square.
+        timestep: Timestep of clean windows: ``zero``, or ``random`` as released.
+        epochs, batch_size: Passes over the support set, and windows of a step.
+        learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
+        encoder_rate: Learning rate of tokenizers and encoder as a share of ``learning_rate``.
+        schedule: See `mmrs_bench.methods.clip.module.lr_schedule`.
+    """
+
+    components: int | None = Field(ge=1)
+    width: int = Field(ge=4, multiple_of=4)
+    heads: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    mlp_ratio: float = Field(gt=0)
+    learn_positions: bool
+    readout: Readout
+    temperature: float = Field(gt=0)
+    text: str
+    text_layers: int = Field(ge=1)
+    template: str
+    descriptions: dict[str, tuple[str, ...]]
+    contrast: Literal["class", "diagonal"]
+    crop: Crop
+    symmetries: bool
+    timestep: Literal["zero", "random"]
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    encoder_rate: float = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["cosine", "multistep"]
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", heads)
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide the width {width}; use a divisor of it")
+        return heads
+
+
+class DiffClipConfig(ClipConfig, PretrainingConfig):
+    """Settings of `mmrs_bench.methods.clip.method.DiffClip`: those of stage 2, and these of stage 1.
+
+    Attributes:
+        decoder_depth: Blocks of each modality's decoder.
+        mask_ratio: Share of the pixels of a window that are hidden from the encoder.
+        masked_weight: Weight of the error of masked pixels; visible pixels have weight 1.
+        misplaced_tokens: Whether to use `misplaced_visible` masks for all modalities but the first, as released.
+        pretrain_source: ``unlabelled``: the protocol's unlabelled pixels; ``support``: the support set, as released.
+        pretrain_decay, pretrain_schedule, pretrain_crop: As the settings of stage 2.
+    """
+
+    decoder_depth: int = Field(ge=1)
+    mask_ratio: float = Field(gt=0, lt=1)
+    masked_weight: float = Field(ge=0)
+    misplaced_tokens: bool
+    pretrain_source: Literal["unlabelled", "support"]
+    pretrain_decay: float = Field(ge=0)
+    pretrain_schedule: Literal["cosine", "restarts"]
+    pretrain_crop: Crop
+
+
+#: Settings that decide the weights of stage 1, besides ``components``, which changes the images.
+PRETRAINING_SETTINGS = (
+    "width",
+    "heads",
+    "depth",
+    "mlp_ratio",
+    *(name for name in DiffClipConfig.model_fields if name not in ClipConfig.model_fields),
+)
