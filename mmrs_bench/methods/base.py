@@ -1,7 +1,7 @@
-"""The interface between the runner and every method.
+"""The interface of all methods.
 
-A cell's life: ``Method(config, context)`` -> ``pretrain(data)`` -> ``fit(data)`` -> ``predict(data, pixels)``.
-The runner times each step, scores the predictions and writes the record; a method never sees a query label.
+For each cell the runner calls ``Method(config, context)``, ``pretrain(data)``, ``fit(data)`` and
+``predict(data, pixels)``, scores the predictions and writes the record. A method never receives query labels.
 """
 
 from __future__ import annotations
@@ -21,67 +21,67 @@ from mmrs_bench.reading import validated
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
-#: Receives the name of a stage and the share of it that is done, in [0, 1].
+#: Receives the name of a stage and its finished share in [0, 1].
 Progress = Callable[[str, float], None]
-#: Receives what a cell waits for (see `RunContext`).
+#: Receives the reason for waiting (see `RunContext`).
 Wait = Callable[[str], None]
 
 
 class ParameterCounts(NamedTuple):
-    """Learned numbers of a method; both 0 for methods without a parameter vector (forests, say)."""
+    """Numbers of learned parameters; 0 for methods without a fixed number, such as forests."""
 
     total: int
     trainable: int
 
 
 class MethodConfig(BaseModel):
-    """Base of a method's settings: typed, closed, immutable."""
+    """Base of a method's settings: immutable, without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _silent(stage: str, done: float) -> None:
-    """Progress for callers that show none."""
+def _no_progress(stage: str, share: float) -> None:
+    """Ignore the progress."""
 
 
 def never_defer(reason: str) -> None:
-    """For callers without other work."""
+    """Let the cell wait."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the runner lends to a method.
+    """What the runner passes to a method.
 
     Attributes:
-        seed: Initialisation and training seed; derive every stream with `mmrs_bench.randomness` from
+        seed: Seed of initialisation and training; derive every random stream with `mmrs_bench.randomness` from
             ``(purpose, draw, seed)``.
         draw: Index of the support sample.
-        execution: Device, precision, batch size of inference.
-        work_dir: This cell's own folder for logs and checkpoints.
-        progress: Called with a stage's name and the share done, in [0, 1].
-        wait: Called with what is missing before waiting for another process that computes it. The call may raise
-            `mmrs_bench.errors.Deferred` so that the worker can compute another cell first; call it before any work.
+        work_dir: Folder for logs and checkpoints of this cell.
+        execution: Device, precision and batch size of inference.
+        progress: Callback with the name of a stage and its finished share in [0, 1].
+        wait: Call it with a reason before waiting for another process. It may raise `mmrs_bench.errors.Deferred`, so
+            that the worker computes another cell first.
     """
 
     seed: int
     draw: int
     work_dir: Path
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    progress: Progress = _silent
+    progress: Progress = _no_progress
     wait: Wait = never_defer
 
 
 class Method(ABC):
-    """A classifier of pixels that learns from few labels.
+    """A classifier of pixels. Predictions depend only on config, context and data.
 
-    Subclasses set ``Config``. All predictions are deterministic given config, context and data.
+    Subclasses set ``Config``.
 
     Args:
-        config: The settings, as a mapping that ``Config`` validates.
-        context: What the runner lends.
+        config: The settings, validated by ``Config``.
+        context: Seed, draw, device, folder and callbacks.
 
     Raises:
-        ConfigError: If a setting is unknown or has a wrong value.
+        ConfigError: If a setting is unknown, missing or invalid.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -91,8 +91,8 @@ class Method(ABC):
         self.config: Any = validated(self.Config, dict(config), where=where, error=ConfigError)
         self.context = context
 
-    def pretrain(self, data: SceneDataModule) -> None:  # noqa: B027 - most methods have nothing to do here
-        """Learn from ``data.unlabelled`` without labels; does nothing unless the method pretrains."""
+    def pretrain(self, data: SceneDataModule) -> None:  # noqa: B027 - optional
+        """Learn from ``data.unlabelled`` without labels; does nothing by default."""
 
     @abstractmethod
     def fit(self, data: SceneDataModule) -> None:
@@ -100,26 +100,30 @@ class Method(ABC):
 
     @abstractmethod
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """Targets (n,) in 0..K-1 of the pixels with these flat indices (n,); identical on every call."""
+        """Targets (n,) int64 in 0..K-1 of the pixels with flat indices (n,)."""
 
     def parameter_counts(self) -> ParameterCounts:
-        """Counts after `fit`."""
+        """Numbers of parameters after `fit`."""
         return ParameterCounts(0, 0)
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the fitted state to a folder, without pickles (safetensors, npz, JSON)."""
+        """Write the fitted state to a folder as data without code (safetensors, npz, JSON)."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Take the state that `save` wrote; predictions then equal those before saving."""
+        """Restore the state that `save` wrote.
+
+        Raises:
+            DataError: If a file is missing or damaged, or does not fit the settings.
+        """
 
 
 def method_class(card: MethodSpec) -> type[Method]:
     """Import a method's class.
 
     Raises:
-        ConfigError: If the card's ``class_path`` cannot be imported or is not a `Method`.
+        ConfigError: If the card's ``class_path`` cannot be imported or is not a subclass of `Method`.
     """
     module, _, name = card.class_path.partition(":")
     try:

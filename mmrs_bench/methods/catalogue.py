@@ -1,15 +1,14 @@
-"""Methods and scenes by name: the shipped ones, and those that installed packages add by entry point.
+"""Method cards: the shipped ones, those of installed packages, and those at a path.
 
-Cards are plain YAML, so listing and planning import no method's code. A third party registers a method with an
-entry point of group ``mmrs_bench.methods`` whose value is a ``pathlib.Path`` of such a card, and a scene with one
-of group ``mmrs_bench.scenes`` whose value is the path of a manifest.
+An installed package registers a method with an entry point of group ``mmrs_bench.methods`` whose value is the
+``pathlib.Path`` of its card. Reading cards imports no code of methods.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmrs_bench.config import BudgetName, MethodSpec
 from mmrs_bench.errors import ConfigError, unknown_name
@@ -17,22 +16,18 @@ from mmrs_bench.paths import BENCHMARK_DIR
 from mmrs_bench.plugins import entry_point_paths
 from mmrs_bench.reading import read_yaml, validated
 
-if TYPE_CHECKING:
-    pass
-
-
 METHOD_GROUP = "mmrs_bench.methods"
 CARD_DIR = BENCHMARK_DIR / "methods"
 
 
 def read_method_card(path: Path) -> MethodSpec:
-    """Read one method card.
+    """Read a method card.
 
-    A card with ``extends: NAME`` starts from the fields of another card, in the same folder or among the shipped ones.
-    Its ``config`` and ``budgets`` are merged into that card's key by key; every other field replaces that card's.
+    A card with ``extends: NAME`` starts from the fields of another card in its folder or among the shipped ones. Its
+    ``config`` and ``budgets`` are merged key by key; its other fields replace those of the other card.
 
     Raises:
-        ConfigError: If the file cannot be read or a field is wrong; file and field are named.
+        ConfigError: If the file cannot be read or a field is wrong.
     """
     return validated(MethodSpec, _card_fields(path, ()), where=path, error=ConfigError)
 
@@ -48,34 +43,36 @@ def _card_fields(path: Path, extended_by: tuple[Path, ...]) -> Any:
         raise ConfigError(f"{path}: extends {name!r}, but there is no {name}.yaml in {path.parent} or {CARD_DIR}")
     chain = (*extended_by, path)
     if base_path in chain:
-        raise ConfigError(f"{path}: extends {name!r}, which extends this card; remove one of the two")
-    return _merged(_card_fields(base_path, chain), fields)
+        raise ConfigError(f"{path}: extends {name!r}, which extends this card; remove one of the two fields")
+    base = _card_fields(base_path, chain)
+    return _merged(base, fields) if isinstance(base, dict) else base
 
 
-def _merged(base: Any, changes: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a base card with those of a card that extends it."""
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a base card, changed by those of a card that extends it."""
     fields = {**base, **changes}
-    for name in ("config", "budgets"):
-        old, new = base.get(name), changes.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            fields[name] = {**old, **new}
-            if name == "budgets":
-                for budget in old.keys() & new.keys():
-                    fields[name][budget] = {**old[budget], **new[budget]}
+    for name, depth in (("config", 1), ("budgets", 2)):
+        if name in base and name in changes:
+            fields[name] = _merged_mappings(base[name], changes[name], depth)
     return fields
+
+
+def _merged_mappings(base: Any, changes: Any, depth: int) -> Any:
+    if depth == 0 or not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    merged = {key: _merged_mappings(base[key], changes[key], depth - 1) for key in base.keys() & changes.keys()}
+    return {**base, **changes, **merged}
 
 
 @cache
 def method_cards() -> dict[str, MethodSpec]:
-    """All known methods by name.
+    """The cards of all shipped and installed methods by name.
 
     Raises:
-        ConfigError: If a card is faulty, two cards share a name, or an entry point does not give a card's path.
+        ConfigError: If a card or an entry point is faulty, or two cards have the same name.
     """
-    paths = sorted(CARD_DIR.glob("*.yaml"))
-    paths += [path for _, path in entry_point_paths(METHOD_GROUP)]
     cards: dict[str, MethodSpec] = {}
-    for path in paths:
+    for path in [*sorted(CARD_DIR.glob("*.yaml")), *(path for _, path in entry_point_paths(METHOD_GROUP))]:
         card = read_method_card(path)
         if card.name in cards:
             raise ConfigError(f"{path}: the method name {card.name!r} is taken; choose another name")
@@ -86,9 +83,14 @@ def method_cards() -> dict[str, MethodSpec]:
 def method_card(name: str) -> MethodSpec:
     """The card of a method.
 
+    Args:
+        name: Name of a shipped or installed method, or the path of a card, recognised by ``.yaml`` or ``.yml``.
+
     Raises:
-        ConfigError: If there is no such method; the nearest names are suggested.
+        ConfigError: If the name is unknown, or the card at the path is faulty.
     """
+    if name.endswith((".yaml", ".yml")):
+        return read_method_card(Path(name))
     cards = method_cards()
     if name not in cards:
         raise unknown_name("method", name, cards)
@@ -96,10 +98,10 @@ def method_card(name: str) -> MethodSpec:
 
 
 def resolve_config(card: MethodSpec, variant: str, budget: BudgetName) -> dict[str, Any]:
-    """A method's settings under a budget and variant (defaults, then budget, then variant).
+    """A method's settings: the defaults, changed by the budget and then by the variant.
 
     Raises:
-        ConfigError: If the variant is unknown, or a budget or variant names a setting that has no default.
+        ConfigError: If the variant is unknown, or a budget or variant changes a setting without a default.
     """
     if variant not in card.variants:
         raise unknown_name(f"variant of {card.name}", variant, card.variants)

@@ -1,7 +1,6 @@
-"""What every method must hold to, tried out on a tiny scene in seconds.
+"""Conformance tests: whether a method keeps the promises of `mmrs_bench.methods.base.Method`.
 
-`check` runs a method's card under budget ``smoke`` and reports one finding per promise of
-`mmrs_bench.methods.base.Method`. It needs no data and no GPU.
+They run a method's card with budget ``smoke`` on a tiny scene. They need no data and no GPU.
 """
 
 from __future__ import annotations
@@ -30,48 +29,48 @@ from mmrs_bench.scenes.splits.support import official_pixels
 
 BUDGET: BudgetName = "smoke"
 HEIGHT, WIDTH, CLASSES, SHOTS, WINDOW = 20, 22, 3, 2, 11
-#: One to three modalities, odd and even channel counts.
+#: Channels by modality of the scenes: one to three modalities, odd and even numbers of channels.
 MODALITIES: tuple[dict[str, int], ...] = ({"hsi": 7}, {"hsi": 5, "lidar": 1}, {"hsi": 6, "sar": 3, "dsm": 1})
-#: Files that hold data and no code.
+PIXELS = np.arange(HEIGHT * WIDTH)
+#: Suffixes of files that hold data and no code.
 DATA_FILES = {".npz", ".npy", ".json", ".safetensors", ".txt", ".csv", ".yaml"}
 
 
 class Finding(NamedTuple):
-    """The outcome of one check: ``fault`` is empty where the method holds to it."""
+    """The result of one check; ``fault`` is empty if the method passed."""
 
     check: str
     fault: str
 
 
 def check(card: MethodSpec) -> list[Finding]:
-    """Try everything that a method promises.
+    """Run all checks of a method.
 
     Args:
         card: The method's card.
 
     Returns:
-        One finding per check. Checks that need a fitted method are left out if the method does not get that far;
-        why is then the fault of ``learns from 1, 2 and 3 modalities``.
+        One finding per check. If one of the first three checks fails, the others are left out.
     """
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(card, Path(folder))
         findings = [
-            _finding("the card names every setting, and valid ones", trial.settings),
-            _finding("an unknown setting is refused", trial.unknown_setting),
-            _finding("learns from 1, 2 and 3 modalities", trial.modalities),
+            _finding("the card lists every setting with a valid value", trial.settings),
+            _finding("unknown settings are refused", trial.unknown_setting),
+            _finding("1, 2 and 3 modalities can be fitted", trial.modalities),
         ]
         if any(finding.fault for finding in findings):
             return findings
         findings += [
-            _finding("one whole target per pixel", trial.targets),
-            _finding("predicting again changes nothing", trial.predict_again),
-            _finding("a prediction does not depend on the other pixels asked for", trial.other_pixels),
-            _finding("fitting again changes nothing", trial.fit_again),
-            _finding("labels of query pixels change nothing", trial.label_budget),
-            _finding("saved and loaded it predicts the same", trial.save_and_load),
-            _finding("the process's random state is left alone", trial.random_state),
-            _finding("progress is a share between 0 and 1", trial.progress),
-            _finding("trainable parameters are some of all parameters", trial.parameters),
+            _finding("every pixel gets one integer target", trial.targets),
+            _finding("repeated predictions are equal", trial.predict_again),
+            _finding("a prediction does not depend on the other pixels", trial.other_pixels),
+            _finding("repeated fits are equal", trial.fit_again),
+            _finding("query labels are not used", trial.label_budget),
+            _finding("a saved and loaded method predicts the same", trial.save_and_load),
+            _finding("the random state of the process is unchanged", trial.random_state),
+            _finding("progress is between 0 and 1", trial.progress),
+            _finding("trainable parameters are at most all parameters", trial.parameters),
         ]
         return findings
 
@@ -79,21 +78,21 @@ def check(card: MethodSpec) -> list[Finding]:
 def _finding(title: str, run: Callable[[], str]) -> Finding:
     try:
         return Finding(title, run())
-    except Exception as error:  # noqa: BLE001 - whatever the method under test raises is the finding
+    except Exception as error:  # noqa: BLE001 - any exception of the tested method is a finding
         return Finding(title, f"raised {type(error).__name__}: {error}")
 
 
 def tiny_scene(modalities: Mapping[str, int]) -> Scene:
     """A scene of `HEIGHT` x `WIDTH` pixels with three classes in blocks, mostly labelled.
 
-    Its official split has exactly `SHOTS` train pixels per class, so that the support set does not hang on how the
-    other pixels are labelled.
+    Its official split has exactly `SHOTS` train pixels per class, so that the support set does not depend on the
+    labels of the other pixels.
 
     Args:
         modalities: Channels by modality.
     """
     rng = numpy_generator("conformance", *modalities)
-    rows, columns = np.divmod(np.arange(HEIGHT * WIDTH), WIDTH)
+    rows, columns = np.divmod(PIXELS, WIDTH)
     labels = (rows // 5 + columns // 6) % CLASSES + 1
     labels[rng.random(labels.size) < 0.1] = 0
     images = {}
@@ -108,6 +107,7 @@ def tiny_scene(modalities: Mapping[str, int]) -> Scene:
 
 
 def _manifest(modalities: Mapping[str, int]) -> Manifest:
+    colours = {"hsi": {"rgb_bands": [2, 1, 0]}}
     return Manifest.model_validate(
         {
             "schema": 1,
@@ -117,7 +117,7 @@ def _manifest(modalities: Mapping[str, int]) -> Manifest:
             "height": HEIGHT,
             "width": WIDTH,
             "modalities": [
-                {"name": name, "sensor": "none", "bands": bands, **({"rgb_bands": [2, 1, 0]} if name == "hsi" else {})}
+                {"name": name, "sensor": "none", "bands": bands, **colours.get(name, {})}
                 for name, bands in modalities.items()
             ],
             "classes": [{"id": k, "name": f"class {k}", "color": f"#{k:06x}"} for k in range(1, CLASSES + 1)],
@@ -129,7 +129,7 @@ def _manifest(modalities: Mapping[str, int]) -> Manifest:
 
 
 def scramble_query(scene: Scene, attempt: int) -> Scene:
-    """The scene with the labels of its test pixels permuted; train pixels keep theirs."""
+    """The scene with permuted labels of its test pixels."""
     _, test = official_pixels(scene)
     labels = scene.labels.copy()
     labels[test] = numpy_generator("scramble", attempt).permutation(labels[test])
@@ -137,36 +137,35 @@ def scramble_query(scene: Scene, attempt: int) -> Scene:
 
 
 class _Trial:
-    """One method under test; every check returns its fault, or nothing."""
+    """The checks of one method; each returns the fault, or an empty text."""
 
     def __init__(self, card: MethodSpec, folder: Path) -> None:
         self._card, self._folder = card, folder
-        self._fits = 0
-        self._reported: list[float] = []
+        self._methods = 0
+        self._progress: list[float] = []
 
     # Helpers
 
     def _build(self, **changes: Any) -> Method:
-        self._fits += 1
-        work_dir = self._folder / str(self._fits)
+        self._methods += 1
+        work_dir = self._folder / str(self._methods)
         work_dir.mkdir()
-        context = RunContext(
-            seed=0, draw=0, work_dir=work_dir, progress=lambda stage, done: self._reported.append(done)
-        )
-        config = {**resolve_config(self._card, "default", BUDGET), **changes}
-        return method_class(self._card)(config, context)
+        context = RunContext(0, 0, work_dir, progress=lambda stage, share: self._progress.append(share))
+        return method_class(self._card)({**resolve_config(self._card, "default", BUDGET), **changes}, context)
 
     def _data(self, scene: Scene) -> SceneDataModule:
-        config = DataConfig(
-            split="official-v1", shots=SHOTS, window=WINDOW, selection=self._card.selections[0], normalisation="zscore"
-        )
-        return SceneDataModule(scene, config)
+        selection = self._card.selections[0]
+        return SceneDataModule(scene, DataConfig(split="official-v1", shots=SHOTS, window=WINDOW, selection=selection))
 
     def _fit(self, scene: Scene) -> tuple[Method, SceneDataModule]:
         method, data = self._build(), self._data(scene)
         method.pretrain(data)
         method.fit(data)
         return method, data
+
+    def _difference(self, method: Method, data: SceneDataModule, *, pixels: IntArray = PIXELS) -> str:
+        """How many predictions of a method differ from those of the first fit."""
+        return _difference(self._prediction[pixels], method.predict(data, pixels))
 
     @cached_property
     def _scene(self) -> Scene:
@@ -177,28 +176,24 @@ class _Trial:
         return self._fit(self._scene)
 
     @cached_property
-    def _fitted_to_most(self) -> tuple[Method, SceneDataModule]:
+    def _fitted_to_three(self) -> tuple[Method, SceneDataModule]:
         return self._fit(tiny_scene(MODALITIES[2]))
 
     @cached_property
     def _prediction(self) -> IntArray:
         method, data = self._fitted
-        return method.predict(data, self._pixels)
-
-    @property
-    def _pixels(self) -> IntArray:
-        return np.arange(HEIGHT * WIDTH)
+        return method.predict(data, PIXELS)
 
     # Checks
 
     def settings(self) -> str:
-        known = method_class(self._card).Config.model_fields
-        missing = sorted(set(known) - set(self._card.config))
+        config = method_class(self._card).Config
+        missing = sorted(config.model_fields.keys() - self._card.config.keys())
         if missing:
-            return f"the card does not give {', '.join(missing)}; its config lists every setting with its default"
+            return f"the card does not list {', '.join(missing)}; its config contains every setting"
         for variant in self._card.variants:
             for budget in ("smoke", "quick", "paper"):
-                method_class(self._card).Config.model_validate(resolve_config(self._card, variant, budget))
+                config.model_validate(resolve_config(self._card, variant, budget))
         return ""
 
     def unknown_setting(self) -> str:
@@ -206,11 +201,11 @@ class _Trial:
             self._build(no_such_setting=1)
         except ConfigError:
             return ""
-        return "a setting that does not exist was accepted; set extra='forbid' as MethodConfig does"
+        return "an unknown setting was accepted; set extra='forbid' as MethodConfig does"
 
     def modalities(self) -> str:
-        fitted = [self._fitted, self._fitted_to_most]
-        with suppress(ConfigError):  # what fuses modalities may refuse a single one, in a line for its user
+        fitted = [self._fitted, self._fitted_to_three]
+        with suppress(ConfigError):  # a method may require two modalities
             fitted.insert(0, self._fit(tiny_scene(MODALITIES[0])))
         for method, data in fitted:
             fault = _target_fault(method.predict(data, data.query), data.query)
@@ -219,50 +214,45 @@ class _Trial:
         return ""
 
     def targets(self) -> str:
-        few = self._pixels[:0]
         method, data = self._fitted
-        return _target_fault(self._prediction, self._pixels) or _target_fault(method.predict(data, few), few)
+        none = PIXELS[:0]
+        return _target_fault(self._prediction, PIXELS) or _target_fault(method.predict(data, none), none)
 
     def predict_again(self) -> str:
-        method, data = self._fitted
-        return _difference(self._prediction, method.predict(data, self._pixels))
+        return self._difference(*self._fitted)
 
     def other_pixels(self) -> str:
-        method, data = self._fitted
-        some = self._pixels[::-7]
-        return _difference(self._prediction[some], method.predict(data, some))
+        return self._difference(*self._fitted, pixels=PIXELS[::-7])
 
     def fit_again(self) -> str:
-        method, data = self._fit(self._scene)
-        return _difference(self._prediction, method.predict(data, self._pixels))
+        return self._difference(*self._fit(self._scene))
 
     def label_budget(self) -> str:
         support = self._data(self._scene).support
-        # The order of the support within a class hangs on all labels, so scramble until it comes out the same.
+        # The order of the support set within a class depends on all labels, so find a permutation that keeps it.
         scenes = (scramble_query(self._scene, attempt) for attempt in range(1000))
         scrambled = next(scene for scene in scenes if np.array_equal(self._data(scene).support, support))
-        method, data = self._fit(scrambled)
-        fault = _difference(self._prediction, method.predict(data, self._pixels))
-        return f"{fault} after the labels of the query pixels were permuted: the method has read them" if fault else ""
+        fault = self._difference(*self._fit(scrambled))
+        return f"{fault} after the labels of the query pixels were permuted; the method uses them" if fault else ""
 
     def save_and_load(self) -> str:
-        # Three modalities, not in the order of the alphabet: the order is what is lost most easily.
-        method, data = self._fitted_to_most
+        # The three modalities are not in alphabetical order, so a method that loses their order fails.
+        method, data = self._fitted_to_three
         folder = self._folder / "saved"
         folder.mkdir()
         method.save(folder)
         for path in folder.rglob("*"):
             if path.is_file() and path.suffix not in DATA_FILES:
-                return f"{path.name} may hold code; save {', '.join(sorted(DATA_FILES))}"
+                return f"{path.name} may contain code; save {', '.join(sorted(DATA_FILES))}"
             if path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as arrays:
                     _ = [arrays[name] for name in arrays.files]
         loaded = self._build()
         loaded.load(folder)
-        return _difference(method.predict(data, self._pixels), loaded.predict(data, self._pixels))
+        return _difference(method.predict(data, PIXELS), loaded.predict(data, PIXELS))
 
     def random_state(self) -> str:
-        # Moved on first: a method that seeds alike in every fit has left its state behind already.
+        # Advance the state first: a method that always sets the same seed has set it in the earlier fits.
         random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
         before = _global_states()
         method, data = self._fit(self._scene)
@@ -271,7 +261,7 @@ class _Trial:
         return f"{', '.join(changed)} changed; use mmrs_bench.randomness" if changed else ""
 
     def progress(self) -> str:
-        outside = [done for done in self._reported if not 0 <= done <= 1]
+        outside = [share for share in self._progress if not 0 <= share <= 1]
         return f"{outside[0]} was reported" if outside else ""
 
     def parameters(self) -> str:
@@ -293,7 +283,7 @@ def _difference(one: IntArray, other: IntArray) -> str:
 
 
 def _global_states() -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - the global state is what is watched
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - reads the global state
     return {
         "random": random.getstate(),
         "numpy.random": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),

@@ -1,1 +1,1 @@
-"""Classical baselines: support vector machines, random forests, class means."""
+"""Classical baselines."""

@@ -1,7 +1,6 @@
-"""Features of single pixels for the classical methods, computed in pieces so that no scene-sized table is built.
+"""Features of pixels for the classical methods, computed in blocks to save memory.
 
-Every extractor answers the same question: the features of these pixels, block by block. A pixel's features do not
-depend, to the last bit, on which other pixels are asked for.
+The features of a pixel do not depend on the other pixels of a call, to the last bit.
 """
 
 from __future__ import annotations
@@ -20,15 +19,14 @@ from mmrs_bench.scenes.scene import FloatArray, IntArray
 
 #: Numbers in one block of features (128 MiB of float32).
 BLOCK_NUMBERS = 1 << 25
-#: Fewest rows in a band of `NeighbourhoodFeatures`; below it the margins cost more than the band.
+#: Smallest number of rows in a band of `NeighbourhoodFeatures`.
 MIN_BAND_ROWS = 8
 #: Channels filtered at once.
 CHANNEL_BLOCK = 16
-#: Variance (of normalised values) below which an area counts as constant: the rounding noise of E[x^2] - E[x]^2.
-#: Without it a tree can split flat ground by that noise.
+#: Variance below which a neighbourhood is constant: smaller values are rounding errors of E[x^2] - E[x]^2.
 CONSTANT_VARIANCE = 1e-10
-#: Pixels that principal components are fitted on at most; more would only cost memory.
-MOST_FIT_PIXELS = 100_000
+#: Largest number of pixels that principal components are fitted on, to save memory.
+MAX_FIT_PIXELS = 100_000
 
 Block = tuple[IntArray, FloatArray]
 
@@ -47,11 +45,11 @@ class FeatureExtractor(ABC):
         """Features of ``pixels`` (n,) in blocks.
 
         Yields:
-            Positions (m,) in ``pixels`` and their features (m, f); together the positions are 0..n-1, each once.
+            Positions (m,) in ``pixels`` and the features (m, f) there; every position occurs once.
         """
 
     def __call__(self, pixels: IntArray) -> FloatArray:
-        """Features (n, f) of ``pixels`` (n,), for sets that fit into memory."""
+        """Features (n, f) of ``pixels`` (n,)."""
         features = np.empty((len(pixels), self.num_features), np.float32)
         for positions, block in self.blocks(pixels):
             features[positions] = block
@@ -59,10 +57,10 @@ class FeatureExtractor(ABC):
 
 
 class StackFeatures(FeatureExtractor):
-    """The values of a stack of images at the pixel itself.
+    """The concatenated channels of all images at the pixel.
 
     Args:
-        images: Images (h, w, c) of one size; their channels are concatenated.
+        images: Images (h, w, c) of one size.
     """
 
     def __init__(self, images: Sequence[FloatArray]) -> None:
@@ -73,7 +71,7 @@ class StackFeatures(FeatureExtractor):
         """See `FeatureExtractor.blocks`."""
         step = max(1, BLOCK_NUMBERS // self.num_features)
         for start in range(0, len(pixels), step):
-            # The images are views into a padded canvas, which a flat reshape would copy.
+            # No reshape to (h w, c): it would copy images that are views of padded arrays.
             rows, columns = np.divmod(pixels[start : start + step], self._images[0].shape[1])
             block = np.concatenate([image[rows, columns] for image in self._images], axis=1)
             yield np.arange(start, start + len(rows)), block
@@ -82,14 +80,14 @@ class StackFeatures(FeatureExtractor):
 def window_statistics(image: FloatArray, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation over the ``size`` x ``size`` neighbourhood of every pixel.
 
-    Sums are taken in float64. The border is mirrored without repeating the edge pixel.
+    The border is mirrored without repeating the edge pixel.
 
     Args:
-        image: (h, w, c), values of order 1 (normalised).
+        image: (h, w, c), normalised.
         size: Side of the neighbourhood in pixels, odd.
 
     Returns:
-        Means and standard deviations (ddof 0), both (h, w, c).
+        Means and standard deviations (ddof 0), both (h, w, c) float64.
     """
     values = image.astype(np.float64)
     window = (size, size, 1)
@@ -102,8 +100,7 @@ def window_statistics(image: FloatArray, size: int) -> tuple[NDArray[np.float64]
 class NeighbourhoodFeatures(FeatureExtractor):
     """The pixel, and mean and standard deviation of its neighbourhoods, in every channel.
 
-    Works through the scene in fixed bands of rows. The bands depend only on the sizes of the scene, so running sums
-    start at the same row whatever is asked for.
+    Computed in bands of rows that depend only on the size of the scene, so that rounding never depends on the pixels.
 
     Args:
         images: Normalised images (h, w, c) of one size.
@@ -120,7 +117,7 @@ class NeighbourhoodFeatures(FeatureExtractor):
         self._band_rows = max(MIN_BAND_ROWS, BLOCK_NUMBERS // (self._width * self.num_features))
 
     def blocks(self, pixels: IntArray) -> Iterator[Block]:
-        """See `FeatureExtractor.blocks`; blocks are bands of the scene that hold at least one of ``pixels``."""
+        """See `FeatureExtractor.blocks`."""
         order = np.argsort(pixels, kind="stable")
         band_of = pixels[order] // (self._band_rows * self._width)
         starts = np.flatnonzero(np.diff(band_of, prepend=-1))
@@ -147,21 +144,20 @@ class NeighbourhoodFeatures(FeatureExtractor):
 
 
 def morphological_profile(image: FloatArray, radii: Sequence[int]) -> FloatArray:
-    """Openings and closings by reconstruction of one channel, with disks of growing radius.
+    """Openings and closings by reconstruction of one channel, with disks of ascending radius.
 
-    Reconstruction removes bright (opening) or dark (closing) structures into which the disk does not fit, and leaves
-    the outlines of all others as they are.
+    They remove bright (opening) or dark (closing) structures that are smaller than the disk, and keep the shapes of
+    all others.
 
     Reference:
         Benediktsson, Palmason, Sveinsson (2005), TGRS 43(3), Section II.
 
     Args:
         image: (h, w).
-        radii: Radii of the disks in pixels, growing.
+        radii: r radii of the disks in pixels, ascending.
 
     Returns:
-        (h, w, 2 r + 1) float32: closings from the largest radius to the smallest, the image, openings from the
-        smallest radius to the largest.
+        (h, w, 2 r + 1) float32: closings by descending radius, the image, openings by ascending radius.
     """
     rebuild: Callable[..., NDArray[np.float64]] = reconstruction
     openings, closings = [], []
@@ -173,19 +169,19 @@ def morphological_profile(image: FloatArray, radii: Sequence[int]) -> FloatArray
 
 
 def leading_components(image: FloatArray, scope: IntArray, count: int, variance: float) -> FloatArray:
-    """The leading principal components of an image, each with mean 0 and variance 1 over the scope.
+    """The leading principal components of an image, with mean 0 and variance 1 over the scope.
 
     Args:
         image: Normalised image (h, w, c).
-        scope: Flat indices (n,) of the pixels to fit on, n >= 2; beyond `MOST_FIT_PIXELS` an even subset of them.
-        count: Most components kept.
-        variance: Share of the variance, in (0, 1], beyond which no further component is kept.
+        scope: Flat indices (n,) of the pixels to fit on, n >= 2; at most `MAX_FIT_PIXELS` of them are used.
+        count: Largest number of components.
+        variance: Share of the variance in (0, 1]; components beyond it are dropped.
 
     Returns:
         (h, w, k) float32 with 1 <= k <= ``count``.
     """
     width, channels = image.shape[1:]
-    scope = scope[:: -(-len(scope) // MOST_FIT_PIXELS)]
+    scope = scope[:: -(-len(scope) // MAX_FIT_PIXELS)]
     rows, columns = np.divmod(scope, width)
     components = principal_components(image, scope, min(count, channels, len(scope) - 1))
     shares = components[rows, columns].var(axis=0) / image[rows, columns].var(axis=0).sum()
@@ -200,10 +196,10 @@ def extended_profile(
 
     Args:
         images: Normalised images (h, w, c) by modality.
-        scope: Flat indices of the pixels that the principal components are fitted on.
-        components: Most principal components of the HSI.
-        variance: Share of the HSI's variance beyond which no further component is kept.
-        radii: Radii of the disks in pixels, growing.
+        scope: Flat indices (n,) of the pixels that the principal components are fitted on.
+        components: Largest number of principal components of the HSI.
+        variance: Share of the HSI's variance; components beyond it are dropped.
+        radii: Radii of the disks in pixels, ascending.
 
     Returns:
         (h, w, (2 r + 1) * channels) float32.

@@ -1,17 +1,17 @@
-"""Baselines without gradient descent: the floor, class means, support vector machines and random forests.
+"""Classical baselines: majority class, nearest prototype, support vector machine and random forest.
 
-Hyper-parameters are chosen by cross-validation inside the support set and nowhere else. State is saved as the
-features of the support set and the chosen hyper-parameters; loading fits again, which is deterministic, so no
-estimator is ever pickled.
+Hyperparameters are chosen by cross-validation on the support set. A tuned classifier saves its support features and
+hyperparameters; loading fits it again, which is deterministic, so that no estimator is pickled.
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 
 from mmrs_bench.errors import ConfigError, DataError
@@ -31,6 +30,7 @@ from mmrs_bench.methods.classical.features import (
     StackFeatures,
     extended_profile,
 )
+from mmrs_bench.methods.toolkit.tuning import best_by_cross_validation
 from mmrs_bench.randomness import derive_seed
 from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -41,24 +41,24 @@ SETTINGS_FILE = "settings.json"
 
 
 class PixelInput(MethodConfig):
-    """The normalised values of the pixel in every modality."""
+    """The normalised values of the pixel in all modalities."""
 
-    kind: Literal["pixel"] = "pixel"
+    kind: Literal["pixel"]
 
     def extractor(self, data: SceneDataModule) -> FeatureExtractor:
-        """The extractor of these features on a scene."""
+        """The feature extractor for a scene."""
         return StackFeatures(list(data.images.values()))
 
 
 class NeighbourhoodInput(MethodConfig):
-    """The pixel plus mean and standard deviation of its neighbourhoods, every modality and channel.
+    """The pixel, and mean and standard deviation of its neighbourhoods, in all channels of all modalities.
 
     Attributes:
         sizes: Sides of the neighbourhoods in pixels.
     """
 
-    kind: Literal["neighbourhood"] = "neighbourhood"
-    sizes: tuple[int, ...] = (3, 7, 11)
+    kind: Literal["neighbourhood"]
+    sizes: tuple[int, ...]
 
     @field_validator("sizes")
     @classmethod
@@ -68,35 +68,29 @@ class NeighbourhoodInput(MethodConfig):
         return sizes
 
     def extractor(self, data: SceneDataModule) -> FeatureExtractor:
-        """The extractor of these features on a scene.
+        """The feature extractor for a scene.
 
         Raises:
-            ConfigError: If a neighbourhood is larger than the protocol's window, which splits and audit rely on.
+            ConfigError: If a neighbourhood is larger than the protocol's window.
         """
         if max(self.sizes) > data.config.window:
             raise ConfigError(
-                f"neighbourhood {max(self.sizes)} reaches beyond the protocol's window {data.config.window}; use a "
-                f"window of at least {max(self.sizes)} or set features.sizes to smaller neighbourhoods"
+                f"neighbourhood {max(self.sizes)} is larger than the protocol's window {data.config.window}; use a "
+                f"window of at least {max(self.sizes)}, or smaller neighbourhoods in features.sizes"
             )
         return NeighbourhoodFeatures(list(data.images.values()), self.sizes)
 
 
 class ProfileInput(MethodConfig):
-    """Extended morphological profile: see `mmrs_bench.methods.classical.features.extended_profile`.
+    """An extended morphological profile, see `mmrs_bench.methods.classical.features.extended_profile`."""
 
-    Attributes:
-        components: Most principal components of the HSI.
-        variance: Share of the HSI's variance beyond which no further component is kept.
-        radii: Radii of the disks in pixels.
-    """
-
-    kind: Literal["profile"] = "profile"
-    components: int = Field(default=4, ge=1)
-    variance: float = Field(default=0.99, gt=0, le=1)
-    radii: tuple[Annotated[int, Field(ge=1)], ...] = (2, 4, 6, 8)
+    kind: Literal["profile"]
+    components: int = Field(ge=1)
+    variance: float = Field(gt=0, le=1)
+    radii: tuple[Annotated[int, Field(ge=1)], ...]
 
     def extractor(self, data: SceneDataModule) -> FeatureExtractor:
-        """The extractor of these features on a scene."""
+        """The feature extractor for a scene."""
         return StackFeatures(
             [extended_profile(data.images, data.unlabelled, self.components, self.variance, self.radii)]
         )
@@ -106,11 +100,7 @@ Input = Annotated[PixelInput | NeighbourhoodInput | ProfileInput, Field(discrimi
 
 
 def _load_arrays(folder: Path) -> dict[str, NDArray[Any]]:
-    """Arrays that a baseline saved.
-
-    Raises:
-        DataError: If the file is absent or damaged.
-    """
+    """Read the arrays that `_save_arrays` wrote; raises DataError if the file is missing or damaged."""
     path = folder / ARRAYS_FILE
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -124,10 +114,7 @@ def _save_arrays(folder: Path, **arrays: NDArray[Any]) -> None:
 
 
 class Majority(Method):
-    """Predicts the class with most support pixels everywhere; the first such class when several tie.
-
-    With equal shots every class ties, so this predicts class 1: the floor below which a method has learned nothing.
-    """
+    """Predicts the most frequent class of the support set for all pixels; with equal shots that is class 1."""
 
     def fit(self, data: SceneDataModule) -> None:
         """See `Method.fit`."""
@@ -147,13 +134,17 @@ class Majority(Method):
 
 
 class NearestPrototypeConfig(MethodConfig):
-    """Settings of `NearestPrototype`."""
+    """Settings of `NearestPrototype`.
 
-    features: Input = PixelInput()
+    Attributes:
+        features: Features of a pixel.
+    """
+
+    features: Input
 
 
 class NearestPrototype(Method):
-    """Predicts the class whose mean of support features is nearest (Euclidean distance of normalised values)."""
+    """Predicts the class with the nearest mean of support features (Euclidean distance)."""
 
     Config = NearestPrototypeConfig
 
@@ -165,16 +156,12 @@ class NearestPrototype(Method):
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`."""
-        # |x - p|^2 without |x|^2, which is the same for every class.
-        offset = (self._prototypes**2).sum(axis=1) / 2
-        return _predict_blocks(
-            self.config.features.extractor(data),
-            pixels,
-            lambda block: (offset - block @ self._prototypes.T).argmin(axis=1),
-        )
+        offset = (self._prototypes**2).sum(axis=1) / 2  # (|x - p|^2 - |x|^2) / 2 = |p|^2 / 2 - x p
+        extractor = self.config.features.extractor(data)
+        return _predict_blocks(extractor, pixels, lambda x: (offset - x @ self._prototypes.T).argmin(axis=1))
 
     def parameter_counts(self) -> ParameterCounts:
-        """The prototypes' coordinates."""
+        """All coordinates of the prototypes."""
         return ParameterCounts(self._prototypes.size, self._prototypes.size)
 
     def save(self, folder: Path) -> None:
@@ -196,31 +183,34 @@ def _predict_blocks(
 
 
 class ClassicalConfig(MethodConfig):
-    """Settings that every method tuned on the support set has.
+    """Settings of all `Classical` methods.
 
     Attributes:
-        features: What the classifier sees of a pixel.
-        folds: Most folds of the cross-validation; with fewer shots, as many folds as shots.
+        features: Features of a pixel.
+        folds: Largest number of folds of the cross-validation; never more than shots.
     """
 
-    features: Input = PixelInput()
-    folds: int = Field(default=5, ge=2)
+    features: Input
+    folds: int = Field(ge=2)
 
 
 class Classical(Method):
-    """A scikit-learn classifier on pixel features, tuned by cross-validation inside the support set.
+    """A scikit-learn classifier of pixel features, tuned by cross-validation on the support set."""
 
-    With one shot there is nothing to validate on, and the first point of the grid is used. Ties go to the earlier
-    point, so the grid's order is the order of preference.
-    """
+    _extractor_cache: tuple[SceneDataModule, FeatureExtractor] | None = None
 
     def fit(self, data: SceneDataModule) -> None:
         """See `Method.fit`."""
-        self._extractor_of = (data, self.config.features.extractor(data))
-        self._features = self._extractor_of[1](data.support)
-        self._targets = data.support_targets
-        self._chosen = self._tune()
-        self._refit()
+        self._features, self._targets = self._extractor(data)(data.support), data.support_targets
+        self._chosen = best_by_cross_validation(
+            self._grid(),
+            partial(self._fitted, tuning=True),
+            self._features,
+            self._targets,
+            folds=self.config.folds,
+            context=self.context,
+        )
+        self._estimator = self._fitted(self._chosen, self._features, self._targets)
         self.context.progress("training", 1.0)
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
@@ -228,113 +218,89 @@ class Classical(Method):
         return _predict_blocks(self._extractor(data), pixels, self._estimator.predict)
 
     def save(self, folder: Path) -> None:
-        """See `Method.save`: support features and targets (npz), chosen hyper-parameters (JSON)."""
+        """See `Method.save`: support features and targets (npz), chosen hyperparameters (JSON)."""
         _save_arrays(folder, features=self._features, targets=self._targets)
         write_json(folder / SETTINGS_FILE, self._chosen)
 
     def load(self, folder: Path) -> None:
-        """See `Method.load`: fits again to the saved support features.
-
-        Raises:
-            DataError: If a file is absent or damaged.
-        """
+        """See `Method.load`."""
         arrays = _load_arrays(folder)
-        path = folder / SETTINGS_FILE
-        self._chosen = read_json(path, error=DataError, advice="fit and save the method again")
+        self._chosen = read_json(folder / SETTINGS_FILE, error=DataError, advice="fit and save the method again")
         self._features, self._targets = arrays["features"], arrays["targets"]
-        self._refit()
+        self._estimator = self._fitted(self._chosen, self._features, self._targets)
 
     @abstractmethod
-    def _grid(self) -> Iterator[dict[str, Any]]:
-        """Hyper-parameters to choose from, the preferred first."""
+    def _grid(self) -> list[dict[str, Any]]:
+        """Hyperparameters to choose from, in order of preference."""
 
     @abstractmethod
-    def _build(self, chosen: dict[str, Any], *, tuning: bool) -> ClassifierMixin:
-        """An estimator with these hyper-parameters; ``tuning`` allows a cheaper one for comparison."""
+    def _build(self, chosen: dict[str, Any], num_features: int, *, tuning: bool) -> ClassifierMixin:
+        """An untrained estimator; it may be cheaper for ``tuning``."""
+
+    def _fitted(self, chosen: dict[str, Any], features: FloatArray, targets: IntArray, *, tuning: bool = False) -> Any:
+        estimator: Any = self._build(chosen, features.shape[1], tuning=tuning)
+        return estimator.fit(features, targets)
 
     def _extractor(self, data: SceneDataModule) -> FeatureExtractor:
-        # A profile takes seconds to compute, so the one made for fitting serves predictions too.
-        cached: tuple[SceneDataModule, FeatureExtractor] | None = getattr(self, "_extractor_of", None)
-        if cached is None or cached[0] is not data:
-            self._extractor_of = cached = (data, self.config.features.extractor(data))
-        return cached[1]
-
-    def _refit(self) -> None:
-        self._estimator: Any = self._build(self._chosen, tuning=False).fit(self._features, self._targets)
-
-    def _tune(self) -> dict[str, Any]:
-        grid = list(self._grid())
-        folds = min(self.config.folds, int(np.bincount(self._targets).min()))
-        if folds < 2 or len(grid) == 1:
-            return grid[0]
-        # The support is in random draw order within each class, so folds need no shuffling.
-        parts = list(StratifiedKFold(folds).split(self._features, self._targets))
-        correct = []
-        for done, chosen in enumerate(grid):
-            correct.append(sum(self._correct(chosen, train, test) for train, test in parts))
-            self.context.progress("training", (done + 1) / (len(grid) + 1))
-        return grid[int(np.argmax(correct))]
-
-    def _correct(self, chosen: dict[str, Any], train: IntArray, test: IntArray) -> int:
-        estimator: Any = self._build(chosen, tuning=True).fit(self._features[train], self._targets[train])
-        return int((estimator.predict(self._features[test]) == self._targets[test]).sum())
+        # Cached, because a morphological profile takes seconds to compute.
+        if self._extractor_cache is None or self._extractor_cache[0] is not data:
+            self._extractor_cache = (data, self.config.features.extractor(data))
+        return self._extractor_cache[1]
 
 
 class SvmConfig(ClassicalConfig):
     """Settings of `Svm`.
 
     Attributes:
-        costs: Values of C to choose from, the preferred first.
-        gammas: Widths of the kernel to choose from, as multiples of 1 / (number of features), the preferred first.
+        costs: Values of C to choose from, in order of preference.
+        gammas: Values of gamma to choose from, as multiples of 1 / (number of features), in order of preference.
     """
 
-    costs: tuple[Annotated[float, Field(gt=0)], ...] = (100.0, 10.0, 1.0, 1000.0)
-    gammas: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 0.1)
+    costs: tuple[Annotated[float, Field(gt=0)], ...]
+    gammas: tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class Svm(Classical):
-    """Support vector machine with a radial basis function kernel, one against one."""
+    """Support vector machine with an RBF kernel, one against one."""
 
     Config = SvmConfig
 
-    def _grid(self) -> Iterator[dict[str, Any]]:
-        for gamma, cost in itertools.product(self.config.gammas, self.config.costs):
-            yield {"cost": cost, "gamma": gamma}
+    def _grid(self) -> list[dict[str, Any]]:
+        pairs = itertools.product(self.config.gammas, self.config.costs)
+        return [{"cost": cost, "gamma": gamma} for gamma, cost in pairs]
 
-    def _build(self, chosen: dict[str, Any], *, tuning: bool) -> ClassifierMixin:
-        # The seed has no effect here, but without one SVC draws from NumPy's global state.
-        return SVC(C=chosen["cost"], gamma=chosen["gamma"] / self._features.shape[1], random_state=0)
+    def _build(self, chosen: dict[str, Any], num_features: int, *, tuning: bool) -> ClassifierMixin:
+        # random_state does not change the result, but without it SVC draws from NumPy's global state.
+        return SVC(C=chosen["cost"], gamma=chosen["gamma"] / num_features, random_state=0)
 
 
 class ForestConfig(ClassicalConfig):
     """Settings of `Forest`.
 
     Attributes:
-        trees: Trees of the forest.
-        tuning_trees: Trees of the smaller forests that are compared in cross-validation.
-        max_features: Features looked at per node to choose from, as ``sqrt`` or a share, the preferred first.
+        trees: Number of trees.
+        tuning_trees: Number of trees in cross-validation.
+        max_features: Features per split to choose from, as ``sqrt`` or a share, in order of preference.
     """
 
-    trees: int = Field(default=300, ge=1)
-    tuning_trees: int = Field(default=100, ge=1)
-    max_features: tuple[Literal["sqrt"] | Annotated[float, Field(gt=0, le=1)], ...] = ("sqrt", 0.5)
+    trees: int = Field(ge=1)
+    tuning_trees: int = Field(ge=1)
+    max_features: tuple[Literal["sqrt"] | Annotated[float, Field(gt=0, le=1)], ...]
 
 
 class Forest(Classical):
     """Random forest of fully grown trees (Gini impurity, bootstrap samples)."""
 
     Config = ForestConfig
-    _SEED_BITS: ClassVar[int] = 32
 
-    def _grid(self) -> Iterator[dict[str, Any]]:
-        for share in self.config.max_features:
-            yield {"max_features": share}
+    def _grid(self) -> list[dict[str, Any]]:
+        return [{"max_features": share} for share in self.config.max_features]
 
-    def _build(self, chosen: dict[str, Any], *, tuning: bool) -> ClassifierMixin:
-        # One job: with more, votes are added in the order in which threads finish, and sums differ in the last bit.
+    def _build(self, chosen: dict[str, Any], num_features: int, *, tuning: bool) -> ClassifierMixin:
+        # One job: with more, votes are summed in the order in which threads finish, and sums can differ in rounding.
         return RandomForestClassifier(
             self.config.tuning_trees if tuning else self.config.trees,
             max_features=chosen["max_features"],
-            random_state=derive_seed("forest", self.context.draw, self.context.seed) % 2**self._SEED_BITS,
+            random_state=derive_seed("forest", self.context.draw, self.context.seed) % 2**32,
             n_jobs=1,
         )

@@ -1,1 +1,1 @@
-"""A small CNN trained from scratch: the plain deep baseline."""
+"""CNN baseline."""

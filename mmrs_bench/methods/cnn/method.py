@@ -1,7 +1,6 @@
-"""CNN: a small window network trained from scratch on the support set, the plain deep baseline.
+"""CNN baseline: a small window network, trained from scratch on the support set.
 
-With few labels the regularisation decides: flips and rotations of whole windows, dropout, label smoothing, weight
-decay, a cosine schedule to zero and a fixed number of steps.
+Regularised by flips and rotations of windows, dropout, label smoothing and weight decay.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ class CnnConfig(MethodConfig):
     """Settings of `Cnn`.
 
     Attributes:
-        width: Channels of a modality's stem; the fusion has twice as many.
-        dropout: See `mmrs_bench.methods.cnn.network.WindowCNN`.
+        width, dropout: See `mmrs_bench.methods.cnn.network.WindowCNN`.
         steps: Optimiser steps, rounded up to whole epochs.
-        learning_rate: AdamW's at the first step; falls to 0 along a half cosine.
-        weight_decay: AdamW's.
+        learning_rate: Initial learning rate of AdamW; falls to 0 along a half cosine.
+        weight_decay: Weight decay of AdamW.
         label_smoothing: Share of the target's weight that is spread over all classes.
     """
 
@@ -43,11 +41,11 @@ class CnnConfig(MethodConfig):
 
 
 class CnnModule(WindowClassifier):
-    """Trains a `WindowCNN` by cross-entropy.
+    """Trains a `WindowCNN` with cross-entropy.
 
     Args:
         network: The network.
-        config: Settings.
+        config: The settings.
     """
 
     def __init__(self, network: WindowCNN, config: CnnConfig) -> None:
@@ -80,9 +78,9 @@ class Cnn(NetworkMethod):
         return CnnModule(self.network, self.config)
 
     def loaders(self, data: SceneDataModule) -> LoaderView:
-        """The data module's own loaders."""
+        """The loaders of the data module."""
         return data.serving(train=data.train_dataloader(), validate=data.val_dataloader())
 
     def epochs(self, steps_per_epoch: int) -> int:
-        """As many passes as the steps need."""
+        """The smallest number of epochs with at least ``steps`` steps."""
         return math.ceil(int(self.config.steps) / steps_per_epoch)

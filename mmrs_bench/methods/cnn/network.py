@@ -1,6 +1,6 @@
 """A small convolutional network for windows of any number of modalities.
 
-b batch, c channels, h w space, d width, k classes, m modalities.
+b batch, c channels, h w height and width, d width of the network, k classes, m modalities.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-#: Side below which a window has no pixel left after three 3 x 3 convolutions.
+#: Smallest window side from which three 3 x 3 convolutions without padding leave a pixel.
 SMALLEST_WINDOW = 7
 
 
 class ConvBlock(nn.Sequential):
     """Convolution without padding, group normalisation, GELU.
 
-    Group rather than batch normalisation: a few-shot batch is a handful of windows, whose statistics say little about
-    the scene's.
+    Group instead of batch normalisation, because a few-shot batch is too small for batch statistics.
     """
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3) -> None:
@@ -31,26 +30,24 @@ class ConvBlock(nn.Sequential):
 
 
 def group_count(channels: int) -> int:
-    """Groups of a group normalisation: the largest divisor of ``channels`` that is at most 8."""
+    """Number of groups for group normalisation: the largest divisor of ``channels`` up to 8."""
     return max(groups for groups in range(1, 9) if channels % groups == 0)
 
 
 class WindowCNN(nn.Module):
-    """One stem per modality, fusion by concatenation, and a linear head on the centre pixel and the window's mean.
+    """One stem per modality, fusion by concatenation, linear head on centre pixel and window mean.
 
-    The stem is a 1 x 1 convolution (spectral) and a 3 x 3 block (spatial); the fusion two 3 x 3 blocks. The head sees
-    the centre pixel, which is what is to be classified, beside the mean over the window, which is its context.
-    Convolutions see only measured pixels, so a window of 11 ends as 5 x 5; windows below 7 are padded to 7 with their
-    own border.
+    A stem is a 1 x 1 convolution and a 3 x 3 convolution; the fusion is two 3 x 3 convolutions. Windows below 7 are
+    padded to 7 with their border pixels.
 
-    Parameters: d c + 9 d^2 + 4 d per modality with c channels; 18 m d^2 + 36 d^2 + 8 d in the fusion; (4 d + 1) k in
-    the head. With the default d = 32, 48 + 2 channels and 10 classes that is 95,562.
+    Parameters: d c + 9 d^2 + 4 d per modality with c channels, 18 m d^2 + 36 d^2 + 8 d in the fusion, (4 d + 1) k in
+    the head.
 
     Args:
-        channels: Channels by modality; any number of modalities, any number of channels.
+        channels: Channels by modality.
         num_classes: k.
-        width: d, channels of each stem; the fusion has 2 d.
-        dropout: Share of features dropped before the head, and of whole maps dropped before the fusion.
+        width: d, channels of a stem; the fusion has 2 d.
+        dropout: Share of maps dropped before the fusion, and of features dropped before the head.
     """
 
     def __init__(self, channels: Mapping[str, int], num_classes: int, *, width: int, dropout: float) -> None:
@@ -70,7 +67,7 @@ class WindowCNN(nn.Module):
         """Logits of windows.
 
         Args:
-            windows: Per modality (b, c, h, w), h and w odd.
+            windows: (b, c, h, w) by modality, h and w odd.
 
         Returns:
             (b, k).

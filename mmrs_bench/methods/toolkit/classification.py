@@ -1,4 +1,4 @@
-"""The base of LightningModules that classify windows."""
+"""Base of the LightningModules that classify windows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: Name under which every module logs the accuracy on validation pixels.
+#: Metric that every classification module logs on validation pixels.
 VALIDATION_METRIC = "validation_accuracy"
 
 
 class WindowClassifier(L.LightningModule):
-    """Trains a network by cross-entropy on windows, and classifies windows with it.
+    """Trains a network with cross-entropy.
 
     Args:
-        network: From windows (b, c, w, w) by modality to logits (b, k).
+        network: Maps windows (b, c, w, w) by modality to logits (b, k).
         label_smoothing: Share of the target's weight that is spread over all classes.
     """
 
-    #: Windows that a CPU classifies at once: more do not fit its cache, fewer cost time between operations.
+    #: Windows per forward pass of a prediction on CPU, for speed; None takes the whole batch.
     cpu_chunk: ClassVar[int | None] = None
 
     def __init__(self, network: nn.Module, *, label_smoothing: float = 0.0) -> None:
@@ -35,14 +35,14 @@ class WindowClassifier(L.LightningModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy (scalar) of a batch with ``windows`` and ``target`` (b,)."""
+        """Cross-entropy of a batch with ``windows`` and ``target`` (b,)."""
         target = batch["target"]
         loss = functional.cross_entropy(self.logits(batch), target, label_smoothing=self._label_smoothing)
         self.log("loss", loss, batch_size=len(target))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the accuracy; runs only under the selection rule ``paper-val``."""
+        """Log the accuracy; only called with the selection rule ``paper-val``."""
         self.log_accuracy(self.logits(batch).argmax(dim=1), batch["target"])
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -56,16 +56,15 @@ class WindowClassifier(L.LightningModule):
         return torch.cat(parts)
 
     def log_accuracy(self, predicted: Tensor, target: Tensor) -> None:
-        """Log the share of predicted targets (b,) that are right, for selection under ``paper-val``."""
+        """Log the accuracy of predicted targets (b,) as `VALIDATION_METRIC`."""
         self.log(VALIDATION_METRIC, (predicted == target).float().mean(), batch_size=len(target))
 
     def with_cosine_schedule(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimiser with a rate that falls to 0 along a half cosine over the trainer's epochs."""
+        """The optimiser with a learning rate that falls to 0 along a half cosine over the trainer's epochs."""
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs_of(self))
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def epochs_of(module: L.LightningModule) -> int:
-    """Number of epochs that a module's trainer runs."""
-    epochs = module.trainer.max_epochs
-    return 1 if epochs is None or epochs < 1 else epochs
+    """Number of epochs of a module's trainer."""
+    return max(1, module.trainer.max_epochs or 1)

@@ -1,15 +1,13 @@
-"""Features of frozen networks on file: every row is computed once, for all shots, draws and methods that ask for it.
+"""Cache of features of frozen networks, shared by all cells: every row is computed once.
 
-A row is whatever a method numbers (a pixel's window, a tile). In ``<cache>/features/<key>`` lie
+A row is an item that the method numbers (a pixel, a tile). Files in ``<cache>/features/<key>``:
 
-- ``<seal>.h5``: a segment, features of some rows. Written whole, then never changed; its name is a hash of its content;
-- ``about.json``: what the key stands for; for people, never read;
+- ``<checksum>.h5``: a segment with the features of some rows; never changed once written;
+- ``about.json``: readable description of the entry; never read by the suite.
 
-and beside the folder the lock under which one process extracts. Those that only read need none.
-
-Many small files rather than one that grows: HDF5 leaves a file damaged if it is killed, or finds the disk full, while
-it writes. So a segment is made in memory and reaches the disk as bytes, under a temporary name until it is whole. One
-row is one chunk: reading a row touches no other, and the seal of each row is checked each time it is read.
+Beside the folder lies the lock that the computing process holds; reading needs none. Segments are built in memory and
+written at once, because an HDF5 file that grows is damaged if the process is killed or the disk is full. Every row is
+one HDF5 chunk with a checksum, so reading a row reads and checks nothing else.
 """
 
 from __future__ import annotations
@@ -38,12 +36,12 @@ from mmrs_bench.methods.toolkit.pretraining_cache import exclusive_lock, executi
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.scenes.scene import IntArray
 
-#: Version of the segments' layout; part of the key, so a suite of another layout neither reads nor trips over them.
+#: Version of the segments' layout; part of the key.
 FORMAT = 2
 STAGE = "features"
 WAITING = "features from another process"
 
-#: What h5py raises on files that are damaged or not its own.
+#: Exceptions of h5py on damaged or foreign files.
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError)
 _SEAL_BYTES = 32
 
@@ -55,13 +53,13 @@ Compute = Callable[[IntArray], Mapping[str, Tensor]]
 class _Segment:
     path: Path
     rows: IntArray  # (n,)
-    seals: NDArray[np.uint8]  # (n, 32), one a row
+    seals: NDArray[np.uint8]  # (n, 32), the checksum of each row
 
 
 class FeatureStore:
-    """Features of the rows that were asked for; made by `load_or_extract`.
+    """Read access to the features that `load_or_extract` was called for.
 
-    No file stays open between reads, so a store can be used by several threads and sent to other processes.
+    Keeps no file open, so it can be used by several threads and pickled.
     """
 
     def __init__(self, segments: Sequence[_Segment], shapes: Shapes, rows: IntArray) -> None:
@@ -70,16 +68,17 @@ class FeatureStore:
         self._where = {row: where[row] for row in rows.tolist()}
 
     def read(self, rows: IntArray) -> dict[str, Tensor]:
-        """Features of rows, by level: (n, *shape) float16 on the CPU, in the order of ``rows``.
-
-        Reads these rows and no others; holds nothing.
+        """Read the features of some rows.
 
         Args:
             rows: (n,) integers, repeats allowed.
 
+        Returns:
+            By level, (n, *shape) float16 on the CPU.
+
         Raises:
-            ValueError: If ``rows`` are not integers in one dimension.
-            DataError: If a row was not asked for in `load_or_extract`, or a segment is gone or damaged.
+            ValueError: If ``rows`` is not a one-dimensional array of integers.
+            DataError: If `load_or_extract` was not called for a row, or a segment is missing or damaged.
         """
         rows = _integers(rows)
         out = {name: np.empty((len(rows), 2 * math.prod(shape)), np.uint8) for name, shape in self._shapes.items()}
@@ -87,8 +86,8 @@ class FeatureStore:
         for target, row in enumerate(rows.tolist()):
             if row not in self._where:
                 raise DataError(
-                    f"features of row {row} were not extracted, only those of {len(self._where)} other rows; name "
-                    "every row that will be read in the call of load_or_extract()"
+                    f"features of row {row} were not extracted, only those of {len(self._where)} other rows; pass "
+                    "every row that will be read to load_or_extract()"
                 )
             segment, place = self._where[row]
             wanted.setdefault(segment, []).append((place, target))
@@ -109,32 +108,29 @@ def load_or_extract(
     *,
     segment: int = 512,
 ) -> FeatureStore:
-    """Features of rows, read from the cache as far as they are there, computed and kept there where not.
+    """Compute the features of rows that are missing in the cache, and give access to the features of all rows.
 
-    A row's features must not depend on the cell, nor on which other rows are computed with it (noise has to be
-    addressed by row), for they are kept for all. Missing rows are computed in ascending order, a segment at a time, so
-    memory holds one segment: as ``compute`` returns it, and twice in half precision. An interruption loses the segment
-    under way and nothing else.
+    The features of a row must not depend on the cell or on the other rows of a call (so noise has to be addressed by
+    row). Missing rows are computed in ascending order, one segment at a time; an interruption loses only the current
+    segment.
 
     Args:
-        address: JSON values that decide the features: hash of the network's weights, of the images, timesteps, seed of
-            the noise, scene. Shapes, layout, device type, precision and the suite's version are added here. The cell's
-            seed is not: what it decides is in the weights' hash, and a network that no seed has touched serves all.
-        rows: (n,) distinct non-negative integers; no others are ever computed.
-        shapes: By level, the shape of one row's features.
-        compute: From rows (b,), b <= ``segment``, to floating-point tensors (b, *shape) by level, on any device.
-        context: The cell's. Its progress hears the size, after the first segment also the time that all segments are
-            going to take, and `WAITING` once if another process is extracting.
-        segment: Most rows of one file. Not part of the key: it may change from call to call.
-
-    Returns:
-        The store of these rows.
+        address: JSON values that the features depend on: hashes of weights and images, timesteps, seed of the noise.
+            Shapes, layout, device type, precision and version of the suite are added here; the seed of the cell is
+            not, because the hash of the weights covers it.
+        rows: (n,) distinct non-negative integers.
+        shapes: By level, the shape of the features of one row.
+        compute: Maps rows (b,), b <= ``segment``, to floating-point tensors (b, *shape) by level, on any device.
+        context: Context of the cell. Its progress receives the size and, after the first segment, the total time; its
+            ``wait`` is called with `WAITING` if another process computes.
+        segment: Largest number of rows per file; not part of the key.
 
     Raises:
-        ValueError: If rows, shapes or ``segment`` are not as above, or ``compute`` returns other levels or shapes.
-        DataError: If a segment is damaged or of another key; it is neither used nor replaced.
-        TrainingError: If a feature is not finite in half precision; nothing of its segment is kept.
+        ValueError: If an argument, or the result of ``compute``, is not as described.
+        DataError: If a segment is damaged or belongs to another key.
+        TrainingError: If a feature is not finite in half precision.
         BenchError: If the missing rows do not fit on the disk, or it cannot be written; finished segments are kept.
+        Deferred: If the worker computes another cell instead of waiting.
     """
     rows = _integers(rows)
     if len(np.unique(rows)) != len(rows) or (rows < 0).any():
@@ -156,7 +152,7 @@ def load_or_extract(
     folder = cache_root() / "features" / key
     if _missing(rows, _segments(folder)).size:
         with exclusive_lock(folder.with_suffix(".lock"), context, WAITING):
-            for part in folder.glob(".*.tmp"):  # of processes that were killed: who writes holds the lock
+            for part in folder.glob(".*.tmp"):  # left by killed processes
                 part.unlink()
             missing = _missing(rows, _segments(folder))
             if missing.size:
@@ -168,30 +164,30 @@ def load_or_extract(
 
 
 def _extract(folder: Path, rows: IntArray, shapes: Shapes, compute: Compute, context: RunContext, segment: int) -> None:
-    """Compute rows and add them to a folder, a segment at a time."""
+    """Compute rows and write them to a folder, one segment at a time."""
     stage = f"{STAGE}: {_size_text(len(rows) * _row_bytes(shapes))}"
     context.progress(stage, 0.0)
     begin = time.perf_counter()
     for start in range(0, len(rows), segment):
         part = rows[start : start + segment]
-        # A copy: a `compute` that works in place must not change which rows are written. No name for the features,
-        # which would keep them while the next are computed.
-        _write(folder, part, _halved(compute(part.copy()), part, shapes))
+        # A copy, in case `compute` changes its argument. The features have no name, so that their memory is free
+        # when the next segment is computed.
+        _write(folder, part, _half_precision(compute(part.copy()), part, shapes))
         done = (start + len(part)) / len(rows)
         if start == 0 and done < 1:
             stage += f", about {math.ceil((time.perf_counter() - begin) / done / 60)} min"
         context.progress(stage, done)
 
 
-def _halved(features: Mapping[str, Tensor], rows: IntArray, shapes: Shapes) -> dict[str, NDArray[np.float16]]:
-    """What `compute` gave, by level in order, in half precision; refuses what is not as announced."""
+def _half_precision(features: Mapping[str, Tensor], rows: IntArray, shapes: Shapes) -> dict[str, NDArray[np.float16]]:
+    """The result of ``compute`` in half precision, in the order of ``shapes``, after checking it."""
     found = {name: (tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in features.items()}
     expected = {name: ((len(rows), *shape), True) for name, shape in shapes.items()}
     if found != expected:
         kinds = {name: f"{features[name].dtype} {[*features[name].shape]}" for name in sorted(features)}
         wanted = {name: [len(rows), *shape] for name, shape in shapes.items()}
         raise ValueError(f"compute returned {kinds}, expected floating-point tensors {wanted}")
-    halved = {}
+    arrays = {}
     for name in shapes:
         tensor = features[name].detach()
         half = tensor.to("cpu", torch.float16).contiguous()
@@ -199,16 +195,15 @@ def _halved(features: Mapping[str, Tensor], rows: IntArray, shapes: Shapes) -> d
         if bad.any():
             wrong = "beyond ±65504, the range of half precision" if tensor.isfinite().all() else "NaN or infinite"
             raise TrainingError(
-                f"features: level {name!r} has values that are {wrong}, first in row {rows[bad.numpy()][0]}; nothing "
-                "of this segment was kept. Check the network's training, and the images for values far outside the "
-                "range of the rest."
+                f"features: level {name!r} has values that are {wrong}, first in row {rows[bad.numpy()][0]}; this "
+                "segment was not stored. Check the training of the network, and the images for extreme values."
             )
-        halved[name] = half.numpy()
-    return halved
+        arrays[name] = half.numpy()
+    return arrays
 
 
 def _write(folder: Path, rows: IntArray, features: Mapping[str, NDArray[np.float16]]) -> None:
-    """Add a segment to a folder."""
+    """Write a segment to a folder."""
     seals = np.empty((len(rows), _SEAL_BYTES), np.uint8)
     for place in range(len(rows)):
         digest = hashlib.sha256()
@@ -216,8 +211,8 @@ def _write(folder: Path, rows: IntArray, features: Mapping[str, NDArray[np.float
             digest.update(array[place].data)
         seals[place] = np.frombuffer(digest.digest(), np.uint8)
     image = io.BytesIO()
-    # The format since HDF5 1.10 seals what HDF5 itself writes, which the older one does not; all but its heap of texts
-    # of any length, on which a flipped bit can keep the library busy forever. So the key is a text of fixed length.
+    # The format of HDF5 1.10 has checksums for HDF5's own data, except for the heap of variable-length strings, where a
+    # flipped bit can cause an endless loop. So the key is a string of fixed length.
     with h5py.File(image, "w", libver="v110") as file:
         file.attrs["key"] = np.bytes_(folder.name)
         file["rows"] = rows
@@ -229,10 +224,10 @@ def _write(folder: Path, rows: IntArray, features: Mapping[str, NDArray[np.float
 
 
 def _read(segment: _Segment, pairs: Sequence[tuple[int, int]], out: Mapping[str, NDArray[np.uint8]]) -> None:
-    """Fill rows of ``out`` (bytes, by level in order) for (place in the segment, place in ``out``)."""
+    """Read rows into ``out`` (bytes by level) for pairs (place in the segment, place in ``out``)."""
     with _opened(segment.path) as file:
         levels = [(file[f"levels/{name}"], array) for name, array in out.items()]
-        # Chunks as they lie on the disk: h5py's selections take 6 (rows one by one) to 40 (lists) times as long.
+        # Raw chunks: h5py's selections take 6 to 40 times as long.
         chunks = [(dataset.id, (0,) * (dataset.ndim - 1), array) for dataset, array in levels]
         for place, target in pairs:
             digest = hashlib.sha256()
@@ -240,11 +235,11 @@ def _read(segment: _Segment, pairs: Sequence[tuple[int, int]], out: Mapping[str,
                 dataset.read_direct_chunk((place, *origin), out=array[target])
                 digest.update(array[target].data)
             if digest.digest() != segment.seals[place].tobytes():
-                raise _refused(segment.path, f"row {segment.rows[place]} is not what was written")
+                raise _damaged(segment.path, f"row {segment.rows[place]} was changed after it was written")
 
 
 def _segments(folder: Path) -> list[_Segment]:
-    """All segments of a folder, after checking all but their features."""
+    """All segments of a folder; their features are not checked yet."""
     return [_segment(path) for path in sorted(folder.glob("*.h5"))]
 
 
@@ -252,33 +247,33 @@ def _segment(path: Path) -> _Segment:
     with _opened(path) as file:
         key = file.attrs["key"].decode()
         if key != path.parent.name:
-            raise _refused(path, "holds features of another network, scene or setting than its folder says")
+            raise _damaged(path, "its features belong to another network, scene or setting than the folder")
         rows = file["rows"][()].astype(np.int64)
         seals = file["seals"][()].astype(np.uint8).reshape(len(rows), _SEAL_BYTES)
     if _seal(key, rows, seals) != path.stem:
-        raise _refused(path, "the content is not what its name says")
+        raise _damaged(path, "the content does not match the file name")
     return _Segment(path, rows, seals)
 
 
 def _places(segments: Sequence[_Segment]) -> dict[int, tuple[_Segment, int]]:
-    """Where each row lies: its segment, and its place therein."""
+    """Segment and place within it, by row."""
     where: dict[int, tuple[_Segment, int]] = {}
     for segment in segments:
         for place, row in enumerate(segment.rows.tolist()):
             if row in where:
-                raise _refused(segment.path, f"row {row} is also in {where[row][0].path.name}")
+                raise _damaged(segment.path, f"row {row} is also in {where[row][0].path.name}")
             where[row] = segment, place
     return where
 
 
 def _missing(rows: IntArray, segments: Sequence[_Segment]) -> IntArray:
-    """Those of ``rows`` that no segment has, ascending."""
+    """The rows that are in no segment, ascending."""
     where = _places(segments)
     return np.array(sorted(row for row in rows.tolist() if row not in where), np.int64)
 
 
 def _seal(key: str, rows: IntArray, seals: NDArray[np.uint8]) -> str:
-    """The name of a segment; through the rows' seals it stands for all of the content."""
+    """Checksum of a segment, its file name; covers the features through the checksums of the rows."""
     digest = hashlib.sha256(key.encode())
     digest.update(rows.astype("<i8").tobytes())
     digest.update(seals.tobytes())
@@ -287,15 +282,15 @@ def _seal(key: str, rows: IntArray, seals: NDArray[np.uint8]) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A segment's file; whatever h5py then says against it becomes one line."""
+    """An open segment; errors of h5py become a DataError."""
     try:
-        with h5py.File(path, "r", locking=False) as file:  # nobody writes to it, and not every disk has locks
+        with h5py.File(path, "r", locking=False) as file:  # the file never changes, and not every disk has locks
             yield file
     except _UNREADABLE as error:
-        raise _refused(path, f"cannot be read ({' '.join(str(error).split())})") from error
+        raise _damaged(path, f"cannot be read ({' '.join(str(error).split())})") from error
 
 
-def _refused(path: Path, fault: str) -> DataError:
+def _damaged(path: Path, fault: str) -> DataError:
     return DataError(f"{path}: {fault}; remove this file to extract its rows again")
 
 
@@ -310,7 +305,7 @@ def _check_free_space(folder: Path, rows: IntArray, shapes: Shapes) -> None:
 
 @contextmanager
 def _with_advice() -> Iterator[None]:
-    """Let what cannot be written say how to go on."""
+    """Add advice to the error of a file that cannot be written."""
     try:
         yield
     except BenchError as error:
@@ -320,7 +315,7 @@ def _with_advice() -> Iterator[None]:
 def _integers(rows: IntArray) -> IntArray:
     rows = np.asarray(rows)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        raise ValueError(f"rows must be integers in one dimension, not {rows.dtype} {[*rows.shape]}")
+        raise ValueError(f"rows must be a one-dimensional array of integers, not {rows.dtype} {[*rows.shape]}")
     return rows.astype(np.int64)
 
 

@@ -1,7 +1,4 @@
-"""Methods whose fitted state is one network: a base class, and the files that it saves.
-
-A fitted network is saved as weights (safetensors) beside a description of what it is built from (JSON).
-"""
+"""Base class of methods that train one network, and the files that a fitted network is saved to."""
 
 from __future__ import annotations
 
@@ -31,13 +28,13 @@ REFIT_ADVICE = "fit and save it again"
 
 
 class Blueprint(BaseModel):
-    """What a saved network is built from, and the settings that it was fitted with.
+    """The inputs and settings that a network is built from; saved beside its weights.
 
     Attributes:
-        channels: Modalities and their channels; pairs, because their order counts and objects of JSON have none.
+        channels: Modalities and their channels, as ordered pairs.
         side: Window side in pixels.
         class_names: In target order.
-        settings: Of the method.
+        settings: The method's settings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +46,7 @@ class Blueprint(BaseModel):
 
     @classmethod
     def of(cls, data: SceneDataModule, config: MethodConfig) -> Blueprint:
-        """The blueprint of a network for some data, as the method sees them."""
+        """The blueprint of a network for some data."""
         return cls(
             channels=tuple(data.channels.items()),
             side=data.config.window,
@@ -57,19 +54,19 @@ class Blueprint(BaseModel):
             settings=config.model_dump(mode="json"),
         )
 
-    def check_inputs(self, asked: Blueprint, title: str) -> None:
-        """Refuse to classify with a fitted network what it cannot take.
+    def check_inputs(self, other: Blueprint, title: str) -> None:
+        """Check that the fitted network can classify other data.
 
         Args:
-            asked: The blueprint of a network for the data that are to be classified.
-            title: Of the method.
+            other: The blueprint for the data to classify.
+            title: The method's name in the error message.
 
         Raises:
-            ConfigError: If the windows have another side, or the modalities other channels or another order.
+            ConfigError: If window side, modalities, their order or their channels differ.
         """
-        if (asked.channels, asked.side) != (self.channels, self.side):
+        if (other.channels, other.side) != (self.channels, self.side):
             raise ConfigError(
-                f"{title} was fitted to {self._inputs()}, but is to classify {asked._inputs()}; fit it to those"
+                f"{title} was fitted to {self._inputs()}, but is to classify {other._inputs()}; fit it to those"
             )
 
     def _inputs(self) -> str:
@@ -81,17 +78,17 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def description_file(folder: Path, name: str) -> Path:
-    """Where `save_network` writes the blueprint."""
+    """Path of the blueprint that `save_network` writes."""
     return folder / f"{name}.json"
 
 
 def weights_file(folder: Path, name: str) -> Path:
-    """Where `save_network` writes the weights."""
+    """Path of the weights that `save_network` writes."""
     return folder / f"{name}.safetensors"
 
 
 def save_network(folder: Path, name: str, blueprint: Blueprint, network: nn.Module) -> None:
-    """Write a network's weights and its blueprint to a folder."""
+    """Write a network's weights (safetensors) and blueprint (JSON) to a folder."""
     content = save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})
     atomic_write(weights_file(folder, name), lambda file: file.write(content))
     write_json(description_file(folder, name), blueprint.model_dump(mode="json"))
@@ -103,20 +100,19 @@ def load_network(
     config: MethodConfig,
     build: Callable[[Blueprint, Mapping[str, Tensor]], NetworkT],
 ) -> tuple[Blueprint, NetworkT]:
-    """Read what `save_network` wrote.
+    """Read a network that `save_network` wrote.
 
     Args:
-        folder: Its folder.
-        name: Its name.
-        config: Settings of the method that loads; they have to be those of the one that saved.
-        build: Makes the network of a blueprint; also given the weights, for what else they tell.
+        folder: Folder of the files.
+        name: Name of the files.
+        config: Settings of the method; must equal the saved ones.
+        build: Builds the network from its blueprint and the saved tensors by name, which are then copied into it.
 
     Returns:
-        The blueprint and the network in evaluation mode.
+        The blueprint, and the network in evaluation mode.
 
     Raises:
-        DataError: If a file is absent or damaged, the settings are others, or the weights do not fit or are not
-            numbers.
+        DataError: If a file is missing or damaged, settings differ, or weights do not fit or are not finite.
     """
     description = description_file(folder, name)
     fields = read_json(description, error=DataError, advice=REFIT_ADVICE)
@@ -126,12 +122,12 @@ def load_network(
     except (OSError, SafetensorError) as error:
         raise DataError(f"{weights_file(folder, name)}: cannot be read ({_line(error)}); {REFIT_ADVICE}") from error
     settings = config.model_dump(mode="json")
-    others = [key for key, value in settings.items() if blueprint.settings.get(key) != value]
-    if others:
-        raise DataError(f"{folder}: was saved with other settings ({', '.join(others)}); use those it was saved with")
+    different = [key for key, value in settings.items() if blueprint.settings.get(key) != value]
+    if different:
+        raise DataError(f"{folder}: was saved with other settings ({', '.join(different)}); use the saved settings")
     broken = [key for key, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise DataError(f"{folder}: {', '.join(broken)} hold values that are not numbers; {REFIT_ADVICE}")
+        raise DataError(f"{folder}: {', '.join(broken)} have values that are NaN or infinite; {REFIT_ADVICE}")
     network = build(blueprint, weights)
     try:
         network.load_state_dict(weights)
@@ -147,16 +143,15 @@ def _line(error: Exception) -> str:
 
 
 class NetworkMethod(Method):
-    """A method whose fitted state is one network that is trained on the support set.
+    """A method that trains one network on the support set.
 
-    A subclass sets ``Config``, ``name`` and ``title``, and defines `build` and `module`. The rest has defaults:
-    training on shuffled support windows, selection, prediction, parameter counts, saving and loading. ``Config`` may
-    have the settings ``components``, ``epochs``, ``batch_size`` and ``symmetries``.
+    Subclasses set ``Config``, ``name`` and ``title``, and define `build` and `module`. The rest has defaults, which
+    use these settings where ``Config`` has them: ``components``, ``epochs``, ``batch_size``, ``symmetries``.
     """
 
-    #: Name of the saved files, and of the random stream of the initial weights.
+    #: Name of the saved files and of the random stream of the initial weights.
     name: ClassVar[str]
-    #: Name in messages.
+    #: Name in error messages.
     title: ClassVar[str]
     #: Name of the training stage in progress, logs and errors.
     stage: ClassVar[str] = "training"
@@ -168,11 +163,11 @@ class NetworkMethod(Method):
 
     @abstractmethod
     def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """The untrained network; random values come from torch's default generator.
+        """Build the untrained network; random values come from torch's default generator.
 
         Args:
             blueprint: Channels, window side and classes.
-            weights: When a saved network is loaded, its tensors by name; they are copied into the result.
+            weights: Tensors of a saved network that is being loaded; they are copied into the result afterwards.
         """
 
     @abstractmethod
@@ -180,25 +175,25 @@ class NetworkMethod(Method):
         """A new module that trains ``network``."""
 
     def predictor(self, data: SceneDataModule) -> L.LightningModule:
-        """The module whose ``predict_step`` classifies the batches of some data; by default `module`."""
+        """The module whose ``predict_step`` classifies ``data``; by default `module`."""
         return self.module()
 
     def check(self, data: SceneDataModule) -> None:
-        """Refuse data that the network cannot be built for; accepts everything by default."""
+        """Raise ConfigError if the network cannot be built for ``data``; accepts everything by default."""
 
     def inputs(self, data: SceneDataModule) -> SceneDataModule:
-        """The data as the network receives them: the HSI reduced to ``components``, if there is such a setting."""
+        """The data as the network receives them: with ``components`` principal components of the HSI, if set."""
         return data.with_components(getattr(self.config, "components", None))
 
     def describe(self, data: SceneDataModule) -> Blueprint:
-        """The blueprint of a network for some data."""
+        """The blueprint of a network for ``data``."""
         return Blueprint.of(data, self.config)
 
     def fit(self, data: SceneDataModule) -> None:
-        """See `Method.fit`; under ``paper-val`` the epoch with the best validation accuracy is kept.
+        """See `Method.fit`. The rule ``paper-val`` keeps the epoch with the best validation accuracy.
 
         Raises:
-            ConfigError: If the network cannot be built for these data.
+            ConfigError: If the network cannot be built for ``data``.
         """
         self.check(data)
         data = self.inputs(data)
@@ -206,12 +201,12 @@ class NetworkMethod(Method):
         self.train(self.module(), self.loaders(data), data)
 
     def create(self, data: SceneDataModule) -> None:
-        """Make the untrained network for some data, as `inputs` returns them."""
+        """Set ``blueprint``, and ``network`` to an untrained network for ``data`` (as `inputs` returns them)."""
         self.blueprint = self.describe(data)
         self.network = training.initialised(lambda: self.build(self.blueprint), self.context, self.name)
 
     def loaders(self, data: SceneDataModule) -> LoaderView:
-        """Shuffled support windows for training, and the validation windows of the selection rule."""
+        """Loaders of shuffled support windows and of the validation windows of the selection rule."""
         config, context = self.config, self.context
         train = data.shuffled_dataloader(
             (self.shuffle, context.draw, context.seed),
@@ -223,11 +218,11 @@ class NetworkMethod(Method):
         return data.serving(train=train, validate=data.val_dataloader())
 
     def epochs(self, steps_per_epoch: int) -> int:
-        """Passes over the support set."""
+        """Number of epochs."""
         return int(self.config.epochs)
 
     def train(self, module: L.LightningModule, loaders: L.LightningDataModule, data: SceneDataModule) -> None:
-        """Train a module in place, with the selection rule of the protocol."""
+        """Train a module in place with the selection rule of the protocol."""
         training.fit(
             module,
             loaders,
@@ -250,16 +245,12 @@ class NetworkMethod(Method):
     def parameter_counts(self) -> ParameterCounts:
         """All parameters of the network, and those that require a gradient."""
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.network.parameters()]
-        return ParameterCounts(sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained))
+        return ParameterCounts(sum(n for n, _ in sizes), sum(n for n, trainable in sizes if trainable))
 
     def save(self, folder: Path) -> None:
-        """See `Method.save`: weights (safetensors) and blueprint (JSON)."""
+        """See `save_network`."""
         save_network(folder, self.name, self.blueprint, self.network)
 
     def load(self, folder: Path) -> None:
-        """See `Method.load`.
-
-        Raises:
-            DataError: If a file is absent or damaged, or the weights do not fit the settings or are not finite.
-        """
+        """See `load_network`."""
         self.blueprint, self.network = load_network(folder, self.name, self.config, self.build)

@@ -1,4 +1,4 @@
-"""Pretraining on unlabelled windows: settings, cache key, loader and training in one call."""
+"""Pretraining on unlabelled windows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class PretrainingConfig(MethodConfig):
     """Settings of a pretraining on windows.
 
     Attributes:
-        pretrain_epochs: Passes.
-        pretrain_windows: Windows of an epoch, other ones in every epoch, unless there are fewer pixels.
-        pretrain_batch: Windows of a step.
-        pretrain_rate: Adam's learning rate.
-        pretrain_symmetries: Whether windows get a random symmetry of the square.
+        pretrain_epochs: Number of epochs.
+        pretrain_windows: Windows per epoch; every epoch draws new ones.
+        pretrain_batch: Windows per step.
+        pretrain_rate: Learning rate.
+        pretrain_symmetries: Whether windows are flipped and rotated at random.
     """
 
     pretrain_epochs: int = Field(ge=1)
@@ -40,14 +40,14 @@ class PretrainingConfig(MethodConfig):
 def pretraining_address(
     method: str, version: int, data: SceneDataModule, settings: Mapping[str, Any], **inputs: Any
 ) -> dict[str, Any]:
-    """What decides the weights of a pretraining, for the key of its cache entry.
+    """The address of a pretraining for `mmrs_bench.methods.toolkit.pretraining_cache.load_or_pretrain`.
 
     Args:
         method: Name of the pretraining.
-        version: Increment it when the code changes the weights, so that old cache entries are ignored.
+        version: Increment when the pretraining changes, so that old cache entries are ignored.
         data: The scene.
-        settings: The settings that decide the weights.
-        inputs: Hashes and sizes of what the network is trained on.
+        settings: Settings that the weights depend on.
+        inputs: Further values that the weights depend on, such as hashes of images and pixels.
     """
     scene = data.scene.manifest.id
     return {"method": method, "version": version, "scene": scene, "settings": dict(settings), **inputs}
@@ -66,23 +66,22 @@ def pretrain_on_windows(
     pixels: IntArray | None = None,
     finish: Callable[[ModuleT, RunContext], None] | None = None,
 ) -> ModuleT:
-    """A network pretrained on windows without labels: read from the cache, or trained and stored there.
+    """Load a network that was pretrained on windows without labels from the cache, or pretrain it.
 
     Args:
-        build: Makes the untrained network.
-        module: From the network and the seed, makes the module that trains it.
+        build: Builds the untrained network.
+        module: Builds the module that trains a network, from the network and the seed.
         data: The scene as the network receives it.
-        context: The cell's.
-        config: All settings.
-        settings: Names of the settings that decide the weights.
-        method, version: See `pretraining_address`.
-        pixels: Centres of the windows; by default the unlabelled pixels of the protocol.
-        finish: Called with the trained network and the training's context, to write figures to its logs.
+        context: Context of the cell.
+        config: The settings.
+        settings: Names of the settings that the weights depend on.
+        method: Name of the pretraining.
+        version: Increment when the pretraining changes, so that old cache entries are ignored.
+        pixels: Centres of the windows (n,); by default the unlabelled pixels of the protocol.
+        finish: Called with the trained network and the context of the training, for example to log figures.
 
     Raises:
-        TrainingError: If a loss is not finite.
-        DataError: If the cache holds a damaged file for this pretraining.
-        BenchError: If the cache cannot be written.
+        TrainingError, DataError, BenchError: See `mmrs_bench.methods.toolkit.pretraining_cache.load_or_pretrain`.
     """
     centres = data.unlabelled if pixels is None else pixels
 

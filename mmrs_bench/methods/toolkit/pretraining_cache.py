@@ -1,11 +1,11 @@
-"""Pretraining done once: weights on file, shared by all shots, draws and methods that ask for the same training.
+"""Cache of pretrained weights, shared by all cells with the same pretraining.
 
-The first that asks trains, under a lock that the kernel drops when its process dies; others wait, and then read. An
-interrupted training goes on from its checkpoints, which stay until the entry is whole. In ``<cache>/pretraining`` lie
+One process trains and holds a lock meanwhile; others wait and then read. An interrupted training resumes from its
+checkpoints. Files in ``<cache>/pretraining``:
 
-- ``<key>.safetensors``: the weights, sealed with key and hash; the entry exists once this file does;
-- ``<key>.json``: what the key stands for and how long the training took; for people, never read;
-- ``<key>/logs``: curves of the training; ``<key>/work`` while it is under way.
+- ``<key>.safetensors``: the weights, with a checksum in the metadata; the entry exists if this file exists;
+- ``<key>.json``: readable description of the entry; never read by the suite;
+- ``<key>/logs``: learning curves; ``<key>/work``: checkpoints of an unfinished training.
 """
 
 from __future__ import annotations
@@ -41,29 +41,27 @@ def load_or_pretrain(
     train: Callable[[ModuleT, RunContext], None],
     context: RunContext,
 ) -> ModuleT:
-    """A pretrained module: read from the cache, or trained and kept there.
+    """Load a pretrained module from the cache, or pretrain it and store it there.
 
-    The weights must not depend on which cell comes first. So ``build`` and ``train`` see draw 0, whatever the cell's
-    is; what else differs between cells with this address is not theirs to use. And the process that has trained
-    returns what any other would: a module built anew and filled from the file, so only what is in the ``state_dict``
-    survives.
+    All cells with this address share the weights, so ``build`` and ``train`` receive draw 0 and must not depend on
+    anything else that differs between these cells. Only the ``state_dict`` of the trained module is kept.
 
     Args:
-        address: JSON values that decide the weights: scene tag and fingerprint, pixels and window seen, normalisation,
-            settings, the method's version. Seed, device type, precision and the suite's version are added here, so
-            that no cell in ``32-true`` takes weights of ``bf16-mixed``. Threads are left out: they change rounding.
-        build: Makes the untrained module, on the CPU; initial values come from torch's default generator, seeded here.
-        train: Trains a module in place. Its context's ``work_dir`` outlives interruptions, so
-            `mmrs_bench.methods.toolkit.training.fit` with ``checkpoint_every`` resumes.
-        context: The cell's. Its progress hears `WAITING` once if another process is at work.
+        address: JSON values that the weights depend on: scene, images, pixels, window, settings, version of the
+            pretraining. Seed, device type, precision and version of the suite are added here.
+        build: Builds the untrained module on the CPU; random values come from torch's default generator.
+        train: Trains a module in place. The ``work_dir`` of its context is kept after an interruption, so that
+            `mmrs_bench.methods.toolkit.training.fit` with ``resumable`` resumes.
+        context: Context of the cell. Its ``wait`` is called with `WAITING` if another process trains.
 
     Returns:
-        The module, on the CPU, in evaluation mode.
+        The module, on the CPU in evaluation mode.
 
     Raises:
-        DataError: If the file is damaged, of another key or another module; it is neither used nor replaced.
-        TrainingError: If the trained weights are not finite, or not those of ``build``; only the work folder is kept.
-        BenchError: If the cache cannot be written; checkpoints are kept.
+        DataError: If the cached file is damaged or belongs to another key or module.
+        TrainingError: If the trained weights are not finite or do not fit the module that ``build`` returns.
+        BenchError: If the cache cannot be written.
+        Deferred: If the worker computes another cell instead of waiting.
     """
     fields = {"what": dict(address), "seed": context.seed, **execution_fields(context)}
     key = content_hash(fields)
@@ -74,32 +72,28 @@ def load_or_pretrain(
     if not entry.exists():
         with exclusive_lock(folder / f"{key}.lock", context, WAITING):
             if not entry.exists():
-                pupil = initialised(build, shared, "pretraining")
-                seconds, resumed = _train(pupil, module.state_dict(), train, shared)
+                trained = initialised(build, shared, "pretraining")
+                seconds, resumed = _train(trained, module.state_dict(), train, shared)
                 about = {"key": key, **fields, "seconds_of_last_attempt": round(seconds, 3), "resumed": resumed}
-                _keep(entry, pupil.state_dict(), about)
-                _clean_up(shared.work_dir)
+                _write(entry, trained.state_dict(), about)
+                _keep_only_logs(shared.work_dir)
     module.load_state_dict(_read(entry, module.state_dict()))
     return module.eval()
 
 
 def execution_fields(context: RunContext) -> dict[str, str]:
-    """Device type, precision and the suite's version: what else decides values that are kept for other cells."""
-    execution = context.execution
-    return {
-        "device": execution.resolved().device,
-        "precision": execution.precision,
-        "code_version": __version__,
-    }
+    """Device type, precision and version of the suite, on which all cached values depend."""
+    execution = context.execution.resolved()
+    return {"device": execution.device, "precision": execution.precision, "code_version": __version__}
 
 
 @contextmanager
 def exclusive_lock(lock_file: Path, context: RunContext, waiting: str) -> Iterator[None]:
-    """Hold a lock of the cache; while another process does, the progress hears the stage ``waiting`` and this waits.
+    """Hold a lock of the cache; if another process holds it, call ``context.wait(waiting)`` and then wait.
 
     Raises:
-        BenchError: If the lock's folder cannot be written.
-        Deferred: If the worker has other things to do than to wait.
+        BenchError: If the folder of the lock cannot be written.
+        Deferred: If the worker computes another cell instead of waiting.
     """
     lock = FileLock(lock_file)
     try:
@@ -112,7 +106,7 @@ def exclusive_lock(lock_file: Path, context: RunContext, waiting: str) -> Iterat
     except OSError as error:
         raise BenchError(
             f"cannot write to {lock_file.parent}: {error.strerror}. Free some space, or set {CACHE_VARIABLE} to a "
-            "folder you may write to, and run the command again."
+            "writable folder, and run the command again."
         ) from error
     try:
         yield
@@ -123,7 +117,7 @@ def exclusive_lock(lock_file: Path, context: RunContext, waiting: str) -> Iterat
 def _train(
     module: ModuleT, untrained: Mapping[str, Tensor], train: Callable[[ModuleT, RunContext], None], context: RunContext
 ) -> tuple[float, bool]:
-    """Train a module; return the seconds and whether an earlier attempt had begun."""
+    """Train a module; return the seconds, and whether an earlier training was resumed."""
     work = context.work_dir
     resumed = work.exists()
     work.mkdir(parents=True, exist_ok=True)
@@ -139,29 +133,29 @@ def _train(
     return seconds, resumed
 
 
-def _keep(entry: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    # Copies, because safetensors refuses tensors that share memory.
+def _write(entry: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    # safetensors refuses tensors that share memory.
     copies = {name: tensor.cpu().clone().contiguous() for name, tensor in weights.items()}
     content = save(copies, {"seal": _seal(entry.stem, copies)})
-    readable = entry.with_suffix(".json")
-    write_json(readable, about)
+    description = entry.with_suffix(".json")
+    write_json(description, about)
     try:
         atomic_write(entry, lambda file: file.write(content))
     except BenchError:
-        readable.unlink()
+        description.unlink()
         raise
 
 
-def _clean_up(work: Path) -> None:
-    """Remove a work folder but for its logs."""
-    shutil.rmtree(work.with_name("logs"), ignore_errors=True)  # of an entry that was removed since
+def _keep_only_logs(work: Path) -> None:
+    """Move the logs out of a work folder and remove it."""
+    shutil.rmtree(work.with_name("logs"), ignore_errors=True)  # of an earlier entry that the user removed
     if (work / "logs").is_dir():
         (work / "logs").rename(work.with_name("logs"))
     shutil.rmtree(work)
 
 
 def _read(entry: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in an entry, if it is whole, of the key in its name, and fits."""
+    """The weights of an entry, after checking key, checksum and shapes."""
     try:
         with safe_open(entry, framework="pt") as opened:
             seal = (opened.metadata() or {}).get("seal", "")
@@ -170,16 +164,16 @@ def _read(entry: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise DataError(f"{entry}: cannot be read ({error}); remove this file to train again") from error
     fault = _fault(weights, expected)
     if seal.partition(" ")[0] != entry.stem:
-        fault = "holds another pretraining than its name says"
+        fault = "the content belongs to another pretraining than the file name"
     elif not fault and seal != _seal(entry.stem, weights):
-        fault = "the values are not those that were written"
+        fault = "the values were changed after they were written"
     if fault:
         raise DataError(f"{entry}: {fault}; remove this file to train again")
     return weights
 
 
 def _seal(key: str, weights: Mapping[str, Tensor]) -> str:
-    """What an entry says about itself; holds only if neither file nor content was exchanged or damaged."""
+    """Key and checksum of an entry."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().data)
@@ -187,10 +181,10 @@ def _seal(key: str, weights: Mapping[str, Tensor]) -> str:
 
 
 def _fault(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """What is wrong with weights; empty if nothing is."""
+    """Why the weights cannot be used; empty if they can."""
     if weights.keys() != expected.keys():
         missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-        return f"the tensors are not those of the module (missing {missing}, unknown {unknown})"
+        return f"the tensors do not match the module (missing {missing}, unknown {unknown})"
     for name, tensor in expected.items():
         found = weights[name]
         if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):

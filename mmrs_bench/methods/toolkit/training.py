@@ -1,9 +1,8 @@
-"""One way to train: how every method of the suite runs Lightning.
+"""Training and prediction with Lightning, as all methods do it.
 
-`initialised` builds a module under an addressed seed, `fit` trains it, `predict` classifies pixels with it. Inside,
-runs are deterministic, log to the cell's folder as CSV and TensorBoard, report progress, and stop at a loss that is
-not a number. Nothing leaks out: random state, threads, deterministic mode, log level and signal handlers of the
-process are as before afterwards.
+Runs are deterministic, log to the cell's folder (CSV and TensorBoard), report progress, and stop at a loss that is
+not finite. Afterwards the random state, threads, deterministic mode, log level and signal handlers of the process are
+as before.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 #: A resumable training writes about this many checkpoints.
 CHECKPOINTS = 20
 
-#: Warnings that say nothing about a run, as regular expressions of their beginnings.
-HARMLESS = (
-    r"The `srun` command is available",  # on every login node; a cell is one process, started by the runner
-    r"GPU available but not used",  # the device is a setting, not an oversight
-    r"Checkpoint directory .* exists and is not empty",  # it does when a training is resumed
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+#: Warnings that are not shown, as regular expressions of their beginnings.
+IGNORED_WARNINGS = (
+    r"GPU available but not used",  # the device is a setting
+    r"The `srun` command is available",  # every cell is one process, on Slurm clusters too
+    r"Checkpoint directory .* exists and is not empty",  # the training is resumed
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # raised by Lightning's own code
 )
 
 
 def initialised(build: Callable[[], ModuleT], context: RunContext, purpose: str) -> ModuleT:
-    """Build a module whose random initial values depend on the cell's seed, the draw and ``purpose`` only.
+    """Build a module whose initial values depend only on seed, draw and ``purpose``.
 
     Args:
-        build: Makes the module, on the CPU.
-        context: Gives seed and draw.
-        purpose: Names the module within its method (``cnn``, ``decoder``).
+        build: Builds the module on the CPU.
+        context: Provides seed and draw.
+        purpose: Name of the module within its method (``cnn``, ``decoder``).
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed("initialise", purpose, context.draw, context.seed))
@@ -67,31 +66,28 @@ def fit(
     maximise: str | None = None,
     resumable: bool = False,
 ) -> None:
-    """Train a module in place; its parameters end on the CPU, in evaluation mode.
-
-    A resumable training that was interrupted continues from its last checkpoint in the cell's folder, and ends with
-    the same parameters as an undisturbed one: all random numbers of an epoch depend on its number only.
+    """Train a module in place; it ends on the CPU in evaluation mode.
 
     Args:
-        module: The module; its ``training_step`` returns the loss.
-        data: Gives ``train_dataloader`` (``SceneDataModule``, or its ``serving`` view).
+        module: Its ``training_step`` returns the loss.
+        data: Provides ``train_dataloader`` (a ``SceneDataModule`` or its ``serving`` view).
         context: Device, precision, threads, seed, folder and progress.
-        stage: Names the stage in progress, logs, checkpoints and errors (``pretraining``, ``training``).
+        stage: Name of the stage in progress, logs, checkpoints and errors (``pretraining``, ``training``).
         epochs: Passes over the training loader.
         clip: Largest norm of the gradient; None does not clip.
-        maximise: Name of a logged validation metric; the parameters of the first epoch with its largest value are
-            kept. None keeps the last epoch's.
-        resumable: Whether to write checkpoints, about `CHECKPOINTS` of them, and to continue from the last one.
+        maximise: A logged validation metric. The parameters of the first epoch with its largest value are kept; None
+            keeps those of the last epoch.
+        resumable: Write about `CHECKPOINTS` checkpoints to the cell's folder, and resume from the last one. An
+            interrupted training ends with the same parameters as an uninterrupted one.
 
     Raises:
-        TrainingError: If a loss is NaN or infinite; stage and step are named.
-        KeyboardInterrupt: If the user interrupts.
+        TrainingError: If a loss is NaN or infinite.
+        KeyboardInterrupt: If the user presses Ctrl-C.
     """
-    watch = _Watch(context, stage)
-    callbacks: list[Callback] = [watch]
+    callbacks: list[Callback] = [_Monitor(context, stage)]
     resume_from = None
     if maximise is not None:
-        callbacks.append(_KeepBest(maximise))
+        callbacks.append(_BestEpoch(maximise))
     if resumable:
         folder = context.work_dir / "checkpoints" / stage
         callbacks.append(
@@ -117,7 +113,7 @@ def fit(
         )
         # Our own checkpoint holds only tensors and plain values, so it loads without unpickling code.
         options = {"ckpt_path": resume_from, "weights_only": True} if resume_from else {}
-        _run(lambda: trainer.fit(module, datamodule=data, **cast(Any, options)))
+        _interruptible(lambda: trainer.fit(module, datamodule=data, **cast(Any, options)))
     module.cpu().eval()
     context.progress(stage, 1.0)
 
@@ -126,35 +122,35 @@ def predict(module: L.LightningModule, data: SceneDataModule, pixels: IntArray, 
     """Classify pixels.
 
     Args:
-        module: Its ``predict_step`` returns the targets (b,) of a batch with windows.
+        module: Its ``predict_step`` returns the targets (b,) of a batch.
         data: The scene.
         pixels: Flat indices (n,).
         context: Device, precision, threads and progress.
 
     Returns:
-        Targets (n,) int64, in the order of ``pixels``.
+        Targets (n,) int64.
     """
-    collect = _Collect(len(pixels))
+    collector = _TargetCollector(len(pixels))
     if len(pixels) > 0:
         view = data.serving(predict=data.pixel_dataloader(pixels))
         with _isolated(context):
-            callbacks = [_Watch(context, "prediction"), collect]
+            callbacks = [_Monitor(context, "prediction"), collector]
             trainer = _trainer(context, logger=False, enable_checkpointing=False, callbacks=callbacks)
-            _run(lambda: trainer.predict(module, datamodule=view, return_predictions=False))
+            _interruptible(lambda: trainer.predict(module, datamodule=view, return_predictions=False))
         module.cpu()
-    return collect.targets
+    return collector.targets
 
 
 def check_finite(stage: str, losses: Mapping[str, torch.Tensor], step: int) -> None:
-    """Refuse losses that are NaN or infinite.
+    """Raise an error if a loss is not finite.
 
     Args:
         stage: Name of the training stage.
-        losses: Scalars by name, such as one loss per modality.
+        losses: Scalars by name, such as one per modality.
         step: Number of the optimiser step.
 
     Raises:
-        TrainingError: If one is not finite; it names stage, loss and step.
+        TrainingError: If a loss is NaN or infinite; it names stage, loss and step.
     """
     for name, loss in losses.items():
         if not torch.isfinite(loss).all():
@@ -174,14 +170,14 @@ def _trainer(context: RunContext, **options: Any) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=context.work_dir,
-        # One process a cell, also inside a Slurm job, whose variables Lightning would otherwise act on.
+        # A cell is one process. In a Slurm job, Lightning would otherwise set up several from Slurm's variables.
         plugins=[LightningEnvironment()],
         **options,
     )
 
 
 def _loggers(work_dir: Path, stage: str) -> list[Logger]:
-    """CSV and TensorBoard in ``logs/<stage>``, or ``logs/<stage>-2`` and so on: older curves are never overwritten."""
+    """CSV and TensorBoard loggers in a new folder: ``logs/<stage>``, ``logs/<stage>-2`` and so on."""
     version, attempt = stage, 1
     while (work_dir / "logs" / version).exists():
         attempt += 1
@@ -189,8 +185,8 @@ def _loggers(work_dir: Path, stage: str) -> list[Logger]:
     return [CSVLogger(work_dir, "logs", version), TensorBoardLogger(work_dir, "logs", version)]
 
 
-def _run(run: Callable[[], Any]) -> Any:
-    # Lightning answers Ctrl-C by ignoring further ones and ending the process; the runner has records to finish.
+def _interruptible(run: Callable[[], Any]) -> Any:
+    """Call ``run``; Ctrl-C raises KeyboardInterrupt, where Lightning would exit and ignore further interrupts."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         return run()
@@ -205,19 +201,19 @@ def _run(run: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _isolated(context: RunContext) -> Iterator[None]:
-    """Set threads, quietness and deterministic mode for one run, and put everything back."""
+    """Set threads and log level, and restore the state of the process afterwards."""
     log = logging.getLogger("lightning.pytorch")
     level, threads = log.level, torch.get_num_threads()
     deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     log.setLevel(logging.WARNING)
     torch.set_num_threads(context.execution.threads)
-    # In deterministic mode torch writes NaN into all memory that it takes, to make reads of what was never written
-    # repeatable. Nothing here reads such memory, and on CPUs that writing is an eighth of a training of small networks.
+    # In deterministic mode torch fills new memory with NaN. On a CPU that takes an eighth of the training time of
+    # small networks, and no code here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
-            for message in HARMLESS:
+            for message in IGNORED_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
@@ -228,17 +224,16 @@ def _isolated(context: RunContext) -> Iterator[None]:
         log.setLevel(level)
 
 
-class _Watch(Callback):
-    """Seeds every epoch, reports progress, and stops at a loss that is not a number."""
+class _Monitor(Callback):
+    """Seeds every epoch, reports progress, and stops at a loss that is not finite."""
 
     def __init__(self, context: RunContext, stage: str) -> None:
         self._context, self._stage = context, stage
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Seeding by epoch rather than once makes a resumed training draw the numbers of an undisturbed one.
-        torch.manual_seed(
-            derive_seed("train", self._stage, trainer.current_epoch, self._context.draw, self._context.seed)
-        )
+        # One seed per epoch, so that a resumed training draws the same numbers as an uninterrupted one.
+        context = self._context
+        torch.manual_seed(derive_seed("train", self._stage, trainer.current_epoch, context.draw, context.seed))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
         check_finite(self._stage, {"loss": loss}, trainer.global_step)
@@ -246,47 +241,34 @@ class _Watch(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        done = trainer.current_epoch + (batch_idx + 1) / int(trainer.num_training_batches)
-        self._context.progress(self._stage, done / cast(int, trainer.max_epochs))
+        epochs_done = trainer.current_epoch + (batch_idx + 1) / int(trainer.num_training_batches)
+        self._context.progress(self._stage, epochs_done / cast(int, trainer.max_epochs))
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self._context.progress(self._stage, (batch_idx + 1) / int(trainer.num_predict_batches[0]))
 
 
-class _Collect(Callback):
-    """Puts the targets of all batches into one array (n,) int64.
+class _TargetCollector(Callback):
+    """Writes the targets of all batches into one array (n,) int64.
 
-    Lightning would keep one tensor per batch; such small survivors between the large temporary ones fragment the heap,
-    which costs some 3 KB per pixel.
+    Lightning would keep one small tensor per batch, which fragments the heap (about 3 KB per pixel).
     """
 
     def __init__(self, count: int) -> None:
         self.targets: IntArray = np.empty(count, np.int64)
-        self._done = 0
+        self._collected = 0
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self.targets[self._done : self._done + len(outputs)] = outputs.cpu().numpy()
-        self._done += len(outputs)
+        self.targets[self._collected : self._collected + len(outputs)] = outputs.cpu().numpy()
+        self._collected += len(outputs)
 
 
-class _KeepBest(Callback):
-    """Keeps the parameters of the first epoch with the largest value of a validation metric."""
+class _BestEpoch(Callback):
+    """Restores the parameters of the first epoch with the largest value of a validation metric."""
 
     def __init__(self, metric: str) -> None:
         self._metric = metric

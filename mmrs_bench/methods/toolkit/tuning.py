@@ -1,4 +1,4 @@
-"""Cross-validation inside the support set."""
+"""Choice of hyperparameters by cross-validation on the support set."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def best_by_cross_validation(
     folds: int,
     context: RunContext,
 ) -> Choice:
-    """The choice that classifies most held-out support pixels correctly.
+    """Select the choice with the most correctly classified held-out support pixels.
 
-    Ties go to the earlier choice. With one label per class nothing can be held out, and the first choice is returned.
+    Ties go to the earlier choice. With one label per class, the first choice is returned.
 
     Args:
-        choices: Hyper-parameters, the preferred first.
-        fit: From a choice, features (m, d) and targets (m,), makes a fitted estimator with ``predict``.
-        features: Of the support pixels (n, d).
-        targets: Their targets (n,). They are in random draw order within each class, so folds need no shuffling.
-        folds: Folds at most; with fewer labels per class, as many folds as labels.
-        context: Its progress receives the share of choices that are done, as stage ``training``.
+        choices: Hyperparameters in order of preference.
+        fit: Returns an estimator fitted with a choice to features (m, d) and targets (m,).
+        features: Features of the support pixels (n, d).
+        targets: Targets of the support pixels (n,), in random order within each class.
+        folds: Largest number of folds; never more than labels per class.
+        context: Receives the progress of stage ``training``.
     """
     folds = min(folds, int(np.bincount(targets).min()))
     if folds < 2 or len(choices) == 1:

@@ -1,4 +1,4 @@
-"""The training helper: isolation, faults, logs, progress, selection and resumption."""
+"""Training and prediction: repeatability, isolation, errors, logs, progress, selection and resuming."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def same(one: Tensors, other: Tensors) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_initial_values_hang_on_the_address_only(tmp_path: Path) -> None:
+def test_initial_values_depend_on_seed_draw_and_purpose_only(tmp_path: Path) -> None:
     first = parameters(linear(tmp_path))
     torch.rand(3)
     assert same(first, parameters(linear(tmp_path)))
@@ -114,18 +114,18 @@ def process_state() -> list[Any]:
     ]
 
 
-def test_nothing_leaks_into_the_process(tmp_path: Path) -> None:
+def test_the_state_of_the_process_is_restored(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     before = process_state()
     module, data = linear(tmp_path), small_data()
     training.fit(module, data, context(tmp_path, execution=ExecutionConfig(threads=1)), stage="training", epochs=2)
     training.predict(module, data, data.query, context(tmp_path))
     assert process_state() == before
-    assert set(module.devices) == {1}, "the training did not use the threads it was given"
+    assert set(module.devices) == {1}, "the training used another number of threads"
     torch.set_num_threads(1)
 
 
-def test_deterministic_mode_does_not_fill_memory_that_will_be_written_anyway(tmp_path: Path) -> None:
+def test_deterministic_mode_does_not_fill_new_memory(tmp_path: Path) -> None:
     seen: list[tuple[bool, bool]] = []
 
     def look(step: int) -> float:
@@ -145,18 +145,16 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_names_stage_and_step(bad: float, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(bad: float, tmp_path: Path) -> None:
     module = linear(tmp_path, loss=lambda step: bad if step == 3 else 1.0)
     before = process_state()
-    with pytest.raises(TrainingError, match=rf"^training: the loss is {bad} at step 3;"):
+    with pytest.raises(TrainingError, match=rf"^training: loss is {bad} at step 3;"):
         fit(module, tmp_path)
     assert process_state() == before
     assert all(torch.isfinite(values).all() for values in module.parameters())
 
 
-def test_ctrl_c_is_a_keyboard_interrupt(tmp_path: Path) -> None:
-    """Lightning ends the process and ignores further Ctrl-C; the runner has to hear of it instead."""
-
+def test_ctrl_c_raises_keyboard_interrupt(tmp_path: Path) -> None:
     def interrupt(step: int) -> float:
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
@@ -168,7 +166,7 @@ def test_ctrl_c_is_a_keyboard_interrupt(tmp_path: Path) -> None:
     assert process_state() == before
 
 
-def test_an_exit_of_the_module_is_not_mistaken_for_ctrl_c(tmp_path: Path) -> None:
+def test_system_exit_of_a_module_stays_system_exit(tmp_path: Path) -> None:
     def leave(step: int) -> float:
         raise SystemExit(7)
 
@@ -176,7 +174,7 @@ def test_an_exit_of_the_module_is_not_mistaken_for_ctrl_c(tmp_path: Path) -> Non
         fit(linear(tmp_path, loss=leave), tmp_path)
 
 
-def test_logs_are_csv_and_tensorboard_and_never_overwritten(tmp_path: Path) -> None:
+def test_csv_and_tensorboard_logs_are_never_overwritten(tmp_path: Path) -> None:
     for _ in range(2):
         fit(linear(tmp_path), tmp_path, epochs=3)
     for name in ("training", "training-2"):
@@ -186,12 +184,12 @@ def test_logs_are_csv_and_tensorboard_and_never_overwritten(tmp_path: Path) -> N
         assert list((tmp_path / "logs" / name).glob("events.out.tfevents.*"))
 
 
-def test_no_checkpoint_unless_asked(tmp_path: Path) -> None:
+def test_only_resumable_trainings_write_checkpoints(tmp_path: Path) -> None:
     fit(linear(tmp_path), tmp_path, epochs=2)
     assert {path.name for path in tmp_path.iterdir()} == {"logs"}
 
 
-def test_progress_rises_to_one(tmp_path: Path) -> None:
+def test_progress_ends_at_one(tmp_path: Path) -> None:
     seen: list[tuple[str, float]] = []
     reporting = context(tmp_path, progress=lambda stage, done: seen.append((stage, done)))
     data = SceneDataModule(small_data().scene, small_data().config, batch_size=3, inference_batch=500)
@@ -204,7 +202,7 @@ def test_progress_rises_to_one(tmp_path: Path) -> None:
     assert seen == [("prediction", pytest.approx(n / 3)) for n in (1, 2, 3)]
 
 
-def test_predictions_follow_the_order_of_the_pixels(tmp_path: Path) -> None:
+def test_predictions_have_the_order_of_the_pixels(tmp_path: Path) -> None:
     data, module = small_data(), linear(tmp_path)
     fit(module, tmp_path, data=data)
     pixels = np.random.default_rng(0).permutation(1440)
@@ -216,8 +214,7 @@ def test_predictions_follow_the_order_of_the_pixels(tmp_path: Path) -> None:
     assert training.predict(module, data, pixels[:0], context(tmp_path)).shape == (0,)
 
 
-def test_the_epoch_with_the_best_validation_is_kept(tmp_path: Path) -> None:
-    """The first of equal ones; the epochs after it do not show."""
+def test_the_first_epoch_with_the_best_validation_is_kept(tmp_path: Path) -> None:
     data = small_data(selection="paper-val")
     scores = (0.1, 0.7, 0.5, 0.7, 0.2)
     best, short = linear(tmp_path, scores=scores), linear(tmp_path, scores=scores)
@@ -226,48 +223,41 @@ def test_the_epoch_with_the_best_validation_is_kept(tmp_path: Path) -> None:
     assert same(parameters(best), parameters(short))
 
 
-def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    """Dropout, order and symmetries of the batches, optimiser and schedule all go on where they stopped."""
+def fit_with_interruption(folder: Path, step: int, **options: Any) -> tuple[Linear, Linear]:
+    """The modules of an uninterrupted training, and of the resumed rest of one that stopped at a step."""
 
-    def stop(step: int) -> float:
-        if step == 11:
+    def stop(current: int) -> float:
+        if current == step:
             raise RuntimeError("power cut")
         return 1.0
 
-    def data() -> SceneDataModule:
-        return SceneDataModule(small_data().scene, small_data().config, batch_size=4)
-
-    whole, first, second = linear(tmp_path), linear(tmp_path, loss=stop), linear(tmp_path)
-    fit(whole, tmp_path / "whole", data=data(), checkpoint_every=2)
+    scores = (0.1, 0.9, 0.5, 0.7, 0.2, 0.3)
+    whole, first, rest = (linear(folder, scores=scores, loss=loss) for loss in (lambda s: 1.0, stop, lambda s: 1.0))
+    fit(whole, folder / "whole", resumable=True, **options)
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(first, tmp_path / "cut", data=data(), checkpoint_every=2)
-    fit(second, tmp_path / "cut", data=data(), checkpoint_every=2)
-    assert same(parameters(whole), parameters(second))
-    assert second.seen == whole.seen[4 * 2 :]
-    assert [path.name for path in (tmp_path / "cut" / "checkpoints" / "training").iterdir()] == ["last.ckpt"]
+        fit(first, folder / "interrupted", resumable=True, **options)
+    fit(rest, folder / "interrupted", resumable=True, **options)
+    return whole, rest
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout, order and symmetries of the batches, optimiser and schedule continue at the last checkpoint."""
+    monkeypatch.setattr(training, "CHECKPOINTS", 4)  # one after every second of 8 epochs
+    data = SceneDataModule(small_data().scene, small_data().config, batch_size=4)
+    whole, rest = fit_with_interruption(tmp_path, 11, data=data)
+    assert same(parameters(whole), parameters(rest))
+    assert rest.seen == whole.seen[4 * 2 :]
+    assert [path.name for path in (tmp_path / "interrupted/checkpoints/training").iterdir()] == ["last.ckpt"]
 
 
 def test_the_best_epoch_survives_an_interruption(tmp_path: Path) -> None:
     data = small_data(selection="paper-val")
-    scores = (0.1, 0.9, 0.5, 0.7, 0.2, 0.3)
-
-    def stop(step: int) -> float:
-        if step == 5:
-            raise RuntimeError("power cut")
-        return 1.0
-
-    whole, first, second = (linear(tmp_path, scores=scores, loss=loss) for loss in (lambda s: 1.0, stop, lambda s: 1.0))
-    options: dict[str, Any] = {"epochs": 6, "data": data, "maximise": "score", "checkpoint_every": 1}
-    fit(whole, tmp_path / "whole", **options)
-    with pytest.raises(RuntimeError, match="power cut"):
-        fit(first, tmp_path / "cut", **options)
-    fit(second, tmp_path / "cut", **options)
-    assert same(parameters(whole), parameters(second))
-    assert len(second.seen) == 1
+    whole, rest = fit_with_interruption(tmp_path, 5, data=data, epochs=6, maximise="score")
+    assert same(parameters(whole), parameters(rest))
+    assert len(rest.seen) == 1
 
 
-def test_pretraining_sees_unlabelled_pixels_with_windows(tmp_path: Path) -> None:
-    """The helper takes `SceneDataModule.serving` for other loaders."""
+def test_a_module_can_train_on_windows_of_unlabelled_pixels(tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
 
     class Mean(L.LightningModule):
@@ -290,7 +280,7 @@ def test_pretraining_sees_unlabelled_pixels_with_windows(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_trains_on_a_gpu_and_comes_back(tmp_path: Path) -> None:
+def test_a_module_trained_on_a_gpu_ends_on_the_cpu(tmp_path: Path) -> None:
     data, module = small_data(), linear(tmp_path)
     execution = context(tmp_path, execution=ExecutionConfig(device="cuda"))
     training.fit(module, data, execution, stage="training", epochs=2)
