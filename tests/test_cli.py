@@ -325,7 +325,7 @@ def test_conformance_of_third_party_methods(
         assert main(["check", "first"]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == "first: conforms"
         assert main(["check", "careless"]) == 1
-        assert "FAILED  predicting again changes nothing" in capsys.readouterr().out
+        assert "FAILED  repeated predictions are equal" in capsys.readouterr().out
     finally:
         monkeypatch.undo()
         method_cards.cache_clear()
