@@ -1,1 +1,1 @@
-"""Pictures of scenes for networks that take images: pseudo-RGB, sensor images, tiles."""
+"""RGB-like pictures and tiles of scenes, for networks that take images."""

@@ -1,4 +1,4 @@
-"""Pseudo-RGB: a scene's HSI as an ordinary picture, for models that were trained on photographs."""
+"""Pseudo-RGB: a scene's HSI as an RGB picture, for models pretrained on photographs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.scene import FloatArray, Scene
 
-#: Wavelengths (nm) whose nearest bands stand for the colours.
+#: Wavelengths of the colours in nm; the nearest bands are used.
 COLOURS_NM = {"red": 640.0, "green": 550.0, "blue": 460.0}
-#: A band farther away than this (nm) is another colour. Less than half the gap between colours, so that no band serves
-#: two of them; more than the red, green and blue of usual multispectral sensors differ from ours.
-FARTHEST_NM = 40.0
+#: Largest distance of a band from its colour in nm: less than half the distance between two colours, so that no band is
+#: used twice; more than the differences between common multispectral sensors.
+MAX_DISTANCE_NM = 40.0
 #: Percentiles of a band, over the whole scene, that become 0 and 1.
 STRETCH = (2.0, 98.0)
 
@@ -21,18 +21,17 @@ Values = NDArray[np.float64]
 
 
 def rgb_bands(manifest: Manifest) -> tuple[int, int, int]:
-    """The HSI's bands, counted from 0, that stand for red, green and blue.
+    """Indices of the HSI bands for red, green and blue, counted from 0.
 
-    The manifest's ``rgb_bands`` if it gives them; else the channels named red, green and blue; else the bands nearest
-    to 640, 550 and 460 nm by ``wavelengths_nm`` (the earlier one, if two are equally near). Nothing is guessed from a
-    range of wavelengths.
+    The manifest's ``rgb_bands`` come first, then the channels named red, green and blue, then the bands nearest to 640,
+    550 and 460 nm (the first of equally near ones). A range of wavelengths is not enough.
 
     Raises:
-        ConfigError: If the scene has no HSI, the manifest does not say which bands they are, or no band is within
-            `FARTHEST_NM` of a colour.
+        ConfigError: If the scene has no HSI, the manifest does not define the bands, or no band is within
+            `MAX_DISTANCE_NM` of a colour.
     """
     where = manifest.path if manifest.path.name else f"scene {manifest.tag}"
-    fill_in = "give modalities: hsi: rgb_bands: [red, green, blue], counted from 0"
+    advice = "set modalities: hsi: rgb_bands: [red, green, blue], counted from 0"
     hsi = next((modality for modality in manifest.modalities if modality.name == "hsi"), None)
     if hsi is None:
         raise ConfigError(f"{where}: has no modality hsi, so no colours; choose a scene that has one")
@@ -44,17 +43,17 @@ def rgb_bands(manifest: Manifest) -> tuple[int, int, int]:
         return red, green, blue
     if hsi.wavelengths_nm is None:
         raise ConfigError(
-            f"{where}: nothing says which bands of the hsi are red, green and blue; {fill_in}, or wavelengths_nm where "
-            "the band centres are truly known"
+            f"{where}: does not define which bands of the hsi are red, green and blue; {advice}, or wavelengths_nm if "
+            "the band centres are known"
         )
     bands = []
-    for colour, wanted in COLOURS_NM.items():
-        distances = np.abs(np.asarray(hsi.wavelengths_nm) - wanted)
+    for colour, target in COLOURS_NM.items():
+        distances = np.abs(np.asarray(hsi.wavelengths_nm) - target)
         band = int(distances.argmin())
-        if distances[band] > FARTHEST_NM:
+        if distances[band] > MAX_DISTANCE_NM:
             raise ConfigError(
-                f"{where}: wavelengths_nm of the hsi has no {colour} band: {hsi.wavelengths_nm[band]:g} nm is the "
-                f"nearest to {wanted:g} nm, expected one within {FARTHEST_NM:g} nm; {fill_in}, to show others instead"
+                f"{where}: wavelengths_nm of the hsi has no {colour} band: the nearest to {target:g} nm is "
+                f"{hsi.wavelengths_nm[band]:g} nm, expected one within {MAX_DISTANCE_NM:g} nm; {advice}, to use others"
             )
         bands.append(band)
     return bands[0], bands[1], bands[2]
@@ -63,29 +62,32 @@ def rgb_bands(manifest: Manifest) -> tuple[int, int, int]:
 def pseudo_rgb(scene: Scene) -> FloatArray:
     """A scene's HSI as red, green and blue in [0, 1].
 
-    Each band is stretched linearly from its 2nd to its 98th percentile over the whole scene, without labels, and
-    clipped. A band whose two percentiles are equal shows nothing and becomes 0.
+    Each band is scaled linearly from its 2nd to its 98th percentile over the whole scene, without labels, and clipped.
+    A band with equal percentiles becomes 0.
 
     Args:
-        scene: The scene, raw.
+        scene: The scene, not normalised.
 
     Returns:
         (height, width, 3) float32.
 
     Raises:
-        ConfigError: If the bands are not known (see `rgb_bands`).
-        DataError: If one of the bands holds NaN or infinite values.
+        ConfigError: If the bands are not defined (see `rgb_bands`).
+        DataError: If one of the bands contains NaN or infinite values.
     """
     bands = list(rgb_bands(scene.manifest))
     picture = scene.images["hsi"][:, :, bands].astype(np.float64)
-    if not np.isfinite(picture).all():
-        raise DataError(
-            f"scene {scene.manifest.tag}: bands {bands} of the hsi hold NaN or infinite values; mend or exclude them"
-        )
-    return stretched(picture, *np.percentile(picture, STRETCH, axis=(0, 1))).astype(np.float32)
+    check_finite(scene, f"bands {bands} of the hsi contain", picture)
+    return stretch(picture, *np.percentile(picture, STRETCH, axis=(0, 1))).astype(np.float32)
 
 
-def stretched(values: Values, low: Values, high: Values) -> Values:
+def check_finite(scene: Scene, found: str, values: Values) -> None:
+    """Raise a `DataError` if values are NaN or infinite; ``found`` is subject and verb of the message."""
+    if not np.isfinite(values).all():
+        raise DataError(f"scene {scene.manifest.tag}: {found} NaN or infinite values; correct or exclude them")
+
+
+def stretch(values: Values, low: Values, high: Values) -> Values:
     """Channels (..., c) scaled linearly so that ``low`` (c,) is 0 and ``high`` 1, clipped; 0 where these are equal."""
     flat = high <= low
     return np.where(flat, 0.0, ((values - low) / np.where(flat, 1.0, high - low)).clip(0.0, 1.0))

@@ -1,1 +1,1 @@
-"""The simulated scene."""
+"""The simulated scene: landscape, sensors, and the bound on pixelwise accuracy."""

@@ -1,10 +1,9 @@
-"""What single pixels of a simulated scene can tell at best.
+"""Upper bound on the accuracy of pixelwise classifiers on a simulated scene.
 
-Given the landscape and its smooth fields, the measurement of a random labelled pixel follows the mixture of the laws
-of all labelled pixels, ``p(x, k) = 1/N sum over p in class k of p(x | p)``. No function of one pixel's values ``x``
-has a higher expected accuracy over the labelled pixels than ``integral of max_k p(x, k)``, even one that was made
-with full knowledge of the map, the fields and the split, as long as it does not look at the pixel's neighbours or
-its position. That integral is estimated here by Monte Carlo as the mean of ``max_k p(k | x)``.
+Given the states of all pixels, the measurement ``x`` and the class ``k`` of a random labelled pixel follow the mixture
+``p(x, k) = 1/N sum over p in class k of p(x | p)``. The expected accuracy of a function of one pixel's values is at
+most ``integral of max_k p(x, k)``, even if the map, the states and the split are known, but not the pixel's neighbours
+or its position. The integral is estimated by Monte Carlo, as the mean of ``max_k p(k | x)``.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmrs_bench.scenes.scene import IntArray, PixelBound
-from mmrs_bench.scenes.simulator.sensors import Sensor
+from mmrs_bench.scenes.simulator.sensors import Pixels, Sensor, Values
 
-#: Draws of the Monte Carlo estimate.
-DRAWS = 4000
-#: Components of the mixture. Scenes with more labelled pixels use a sample of them, stratified by class; in
-#: expectation that only raises the result (the integral is convex in the densities), so it stays an upper bound.
+#: Monte Carlo samples.
+SAMPLES = 4000
+#: Mixture components. Scenes with more labelled pixels use a subset of them, stratified by class. The integral is
+#: convex in the densities, so this raises its expectation only: the result remains an upper bound.
 COMPONENTS = 3000
 _BLOCK = 500
 
 
-def sample_components(labels: IntArray, components: int, rng: np.random.Generator) -> list[NDArray[np.intp]]:
-    """Labelled pixels of each class, at most ``components`` in all, shared out by the square root of class sizes.
+def choose_components(labels: IntArray, components: int, rng: np.random.Generator) -> list[Pixels]:
+    """Labelled pixels of each class, at most ``components`` in total, in proportion to the square root of class sizes.
 
     Args:
         labels: Flat ground truth (pixels,), 0 unlabelled, 1..K.
-        components: Upper limit (rounding and a minimum of one per class aside).
-        rng: Chooses the pixels where a class is cut.
+        components: Upper limit, apart from rounding and the minimum of one pixel per class.
+        rng: Chooses the pixels of classes that are reduced.
     """
     members = [np.flatnonzero(labels == k) for k in range(1, int(labels.max()) + 1)]
     if sum(m.size for m in members) <= components:
@@ -47,10 +46,10 @@ def sample_components(labels: IntArray, components: int, rng: np.random.Generato
 def class_log_likelihoods(
     sensors: Mapping[str, Sensor],
     subsets: Sequence[tuple[str, ...]],
-    values: Mapping[str, NDArray[np.float32]],
-    components: Sequence[NDArray[np.intp]],
+    values: Mapping[str, Values],
+    components: Sequence[Pixels],
 ) -> NDArray[np.float64]:
-    """Log density of measurements under each class's mixture.
+    """Log density of measurements under the mixture of each class.
 
     Args:
         sensors: Sensors by modality.
@@ -66,7 +65,7 @@ def class_log_likelihoods(
         single = {name: sensor.log_density(values[name], pixels) for name, sensor in sensors.items()}
         for i, subset in enumerate(subsets):
             joint = sum((single[name] for name in subset[1:]), single[subset[0]])
-            # Single precision after the largest exponent is taken out: 1e-6 relative, twice as fast.
+            # Single precision after subtracting the maximum: relative error 1e-6, half the time.
             peak = joint.max(axis=1, keepdims=True)
             mean = np.exp((joint - peak).astype(np.float32)).mean(axis=1, dtype=np.float64)
             out[i, :, k] = peak[:, 0] + np.log(mean)
@@ -78,27 +77,27 @@ def pixel_bounds(
     labels: IntArray,
     rng: np.random.Generator,
     *,
-    draws: int = DRAWS,
+    samples: int = SAMPLES,
     components: int = COMPONENTS,
 ) -> tuple[PixelBound, ...]:
-    """Bayes-optimal pixelwise accuracy of each modality alone and, where there are several, of all together.
+    """Bayes-optimal pixelwise accuracy of each single modality and, if there are several, of all of them together.
 
     Args:
         sensors: Sensors by modality, in the scene's order.
         labels: Flat ground truth (pixels,), 0 unlabelled, 1..K; class priors are the labelled shares.
-        rng: Random numbers of the estimate.
-        draws: Monte Carlo draws, shared out over the classes by their priors (at least 50 each).
+        rng: Random generator of the estimate.
+        samples: Monte Carlo samples, distributed over the classes by their priors (at least 50 each).
         components: See `COMPONENTS`.
     """
     names = tuple(sensors)
     subsets = [(name,) for name in names] + ([names] if len(names) > 1 else [])
-    chosen = sample_components(labels, components, rng)
+    chosen = choose_components(labels, components, rng)
     counts = np.bincount(labels, minlength=len(chosen) + 1)[1:]
     priors = counts / counts.sum()
-    sizes = np.maximum(50, np.rint(draws * priors).astype(int))
-    # Walking through the members in random order is stratified further than drawing with replacement.
+    sizes = np.maximum(50, np.rint(samples * priors).astype(int))
+    # A random permutation has less variance than sampling with replacement.
     pixels = np.concatenate([np.resize(rng.permutation(m), n) for m, n in zip(chosen, sizes, strict=True)])
-    values = {name: sensor.draw(pixels, rng) for name, sensor in sensors.items()}
+    values = {name: sensor.sample(pixels, rng) for name, sensor in sensors.items()}
     best = np.empty((len(subsets), pixels.size))
     for start in range(0, pixels.size, _BLOCK):
         block = {name: v[start : start + _BLOCK] for name, v in values.items()}
@@ -108,7 +107,7 @@ def pixel_bounds(
     strata = np.split(best, np.cumsum(sizes)[:-1], axis=1)
     accuracy = sum(p * s.mean(axis=1) for p, s in zip(priors, strata, strict=True))
     variance = sum(p**2 * s.var(axis=1, ddof=1) / n for p, s, n in zip(priors, strata, sizes, strict=True))
-    # Rounded beyond their error, so that the order of sums inside BLAS cannot show.
+    # The order of sums inside BLAS changes later digits only.
     return tuple(
         PixelBound(subset, round(float(a), 6), round(float(np.sqrt(v)), 6))
         for subset, a, v in zip(subsets, accuracy, variance, strict=True)

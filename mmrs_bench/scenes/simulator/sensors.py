@@ -1,11 +1,11 @@
-"""Sensors of the simulated scene, each with the exact density of what it measures.
+"""Sensors of the simulated scene, each with the exact probability density of its measurements.
 
-A measurement at pixel p is drawn from a law that depends on p through the landscape and its smooth random fields
-(the *context*: abundances, illumination, shadow, roof heights, ...) and is independent between pixels given them:
+The distribution of the measurement at a pixel depends on the state of that pixel (abundances, illumination, shadow,
+elevation, ...; see `mmrs_bench.scenes.simulator.radiometry.PixelState`). Given the states, pixels are independent.
 
-- `GaussianSensor` (hsi, lidar, dsm): ``x ~ Normal(centre(p), noise covariance of p's group)``.
-- `WishartSensor` (sar): the multilook covariance matrix is complex Wishart with the looks' number of degrees of
-  freedom; its diagonal is gamma distributed, i.e. carries multiplicative speckle.
+- `GaussianSensor` (hsi, lidar, dsm): normal, with the noise covariance of the pixel's group.
+- `WishartSensor` (sar): the multilook covariance matrix is complex Wishart distributed, with as many degrees of
+  freedom as looks; its diagonal is gamma distributed, that is, it has multiplicative speckle.
 """
 
 from __future__ import annotations
@@ -25,79 +25,75 @@ LogDensity = NDArray[np.float64]
 
 
 class Sensor(Protocol):
-    """What the generator and the Bayes bound ask of a sensor."""
+    """Interface of a sensor."""
 
     @property
     def channels(self) -> int:
-        """Channels of its image."""
-        ...
+        """Number of channels of the image."""
 
-    def draw(self, pixels: Pixels, rng: np.random.Generator) -> Values:
-        """One measurement of every pixel (n, channels), with noise from ``rng``."""
-        ...
+    def sample(self, pixels: Pixels, rng: np.random.Generator) -> Values:
+        """One random measurement of each of ``pixels`` (n,): (n, channels)."""
 
     def log_density(self, values: Values, pixels: Pixels) -> LogDensity:
-        """Log density (m, n) of each of ``values`` (m, channels) under the law of each of ``pixels`` (n,)."""
-        ...
+        """Log density (m, n) of each of ``values`` (m, channels) at each of ``pixels`` (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianSensor:
-    """Normal measurements whose covariance is low-rank plus diagonal and shared by the pixels of a group.
+    """Normal measurements with a low-rank plus diagonal covariance, shared by all pixels of a group.
 
     Attributes:
-        centre: Returns the means (n, channels) of pixels (n,).
+        mean: Function that returns the means (n, channels) of pixels (n,).
         group: Group of every pixel (pixels,).
-        modes: Noise modes (groups, modes, channels); a pixel's own share of each is standard normal.
-        deviation: Independent noise per channel (groups, channels).
+        modes: Noise modes (groups, modes, channels); the coefficient of each one is standard normal.
+        std: Standard deviation of the independent noise (groups, channels).
     """
 
-    centre: Callable[[Pixels], Values]
+    mean: Callable[[Pixels], Values]
     group: NDArray[np.int32]
     modes: NDArray[np.float32]
-    deviation: NDArray[np.float32]
+    std: NDArray[np.float32]
 
     @property
     def channels(self) -> int:
-        """Channels of the image."""
-        return int(self.deviation.shape[1])
+        """Number of channels of the image."""
+        return int(self.std.shape[1])
 
-    def draw(self, pixels: Pixels, rng: np.random.Generator) -> Values:
-        """One measurement of every pixel (n, channels): centre + modes + independent noise."""
-        shares = rng.standard_normal((pixels.size, self.modes.shape[1]), dtype=np.float32)
+    def sample(self, pixels: Pixels, rng: np.random.Generator) -> Values:
+        """One random measurement of each of ``pixels`` (n,): (n, channels)."""
+        coefficients = rng.standard_normal((pixels.size, self.modes.shape[1]), dtype=np.float32)
         values = rng.standard_normal((pixels.size, self.channels), dtype=np.float32)
         group = self.group[pixels]
         for g in np.unique(group):
             rows = np.flatnonzero(group == g)
-            # einsum, not BLAS: its result does not depend on the number of threads.
-            values[rows] = values[rows] * self.deviation[g] + np.einsum("nr,rc->nc", shares[rows], self.modes[g])
-        values += self.centre(pixels)
+            # einsum instead of BLAS: the result does not depend on the number of threads.
+            values[rows] = values[rows] * self.std[g] + np.einsum("nr,rc->nc", coefficients[rows], self.modes[g])
+        values += self.mean(pixels)
         return values
 
     def covariance(self, group: int) -> NDArray[np.float64]:
         """Noise covariance (channels, channels) of a group."""
         modes = self.modes[group].astype(np.float64)
-        return np.asarray(modes.T @ modes + np.diag(self.deviation[group].astype(np.float64) ** 2))
+        return np.asarray(modes.T @ modes + np.diag(self.std[group].astype(np.float64) ** 2))
 
     @cached_property
-    def _whiteners(self) -> list[tuple[NDArray[np.float64], float]]:
-        """Per group, the matrix that makes its noise white and the log of its density's peak."""
-        peak = -0.5 * self.channels * np.log(2.0 * np.pi)
-        factors = [np.linalg.cholesky(self.covariance(g)) for g in range(len(self.deviation))]
-        return [(np.linalg.inv(f), peak - float(np.sum(np.log(np.diag(f))))) for f in factors]
+    def _whitening(self) -> list[tuple[NDArray[np.float64], float]]:
+        """Whitening matrix and log normalisation constant of every group."""
+        constant = -0.5 * self.channels * np.log(2.0 * np.pi)
+        factors = [np.linalg.cholesky(self.covariance(g)) for g in range(len(self.std))]
+        return [(np.linalg.inv(f), constant - float(np.sum(np.log(np.diag(f))))) for f in factors]
 
     def log_density(self, values: Values, pixels: Pixels) -> LogDensity:
-        """Log density (m, n) of values (m, channels) under the pixels' laws (n,)."""
+        """Log density (m, n) of each of ``values`` (m, channels) at each of ``pixels`` (n,)."""
         out = np.empty((len(values), pixels.size))
         group = self.group[pixels]
-        centres = self.centre(pixels).astype(np.float64)
+        means = self.mean(pixels).astype(np.float64)
         for g in np.unique(group):
             columns = np.flatnonzero(group == g)
-            whitener, scale = self._whiteners[g]
-            seen = values.astype(np.float64) @ whitener.T
-            known = centres[columns] @ whitener.T
-            square = np.sum(seen**2, axis=1)[:, None] + np.sum(known**2, axis=1)[None, :] - 2.0 * seen @ known.T
-            out[:, columns] = scale - 0.5 * square
+            matrix, constant = self._whitening[g]
+            x, mean = values.astype(np.float64) @ matrix.T, means[columns] @ matrix.T
+            square = np.sum(x**2, axis=1)[:, None] + np.sum(mean**2, axis=1)[None, :] - 2.0 * x @ mean.T
+            out[:, columns] = constant - 0.5 * square
         return out
 
 
@@ -106,8 +102,10 @@ class WishartSensor:
     """Multilook polarimetric SAR: intensities VV and VH and their complex correlation, as four real channels.
 
     Attributes:
-        covariance: Returns, for pixels (n,), the true ``(C_vv, C_vh, Re C_vv,vh, Im C_vv,vh)`` (n, 4), linear scale.
-        looks: Number of looks L > 1 (need not be whole); a homogeneous area has coefficient of variation 1/sqrt(L).
+        covariance: Function that returns the true ``(C_vv, C_vh, Re C_vv,vh, Im C_vv,vh)`` (n, 4), in linear units, of
+            pixels (n,).
+        looks: Number of looks L > 1, not necessarily an integer. Over a homogeneous area the coefficient of variation
+            is 1/sqrt(L).
     """
 
     covariance: Callable[[Pixels], NDArray[np.float64]]
@@ -115,11 +113,11 @@ class WishartSensor:
 
     @property
     def channels(self) -> int:
-        """VV, VH, real and imaginary part of the off-diagonal element."""
+        """VV, VH, and the real and imaginary part of the off-diagonal element."""
         return 4
 
-    def draw(self, pixels: Pixels, rng: np.random.Generator) -> Values:
-        """One multilook covariance per pixel (n, 4), by the Bartlett decomposition of the Wishart law."""
+    def sample(self, pixels: Pixels, rng: np.random.Generator) -> Values:
+        """One multilook covariance of each of ``pixels`` (n,): (n, 4), by the Bartlett decomposition."""
         vv, vh, real, imaginary = self.covariance(pixels).T
         first = np.sqrt(rng.gamma(self.looks, size=pixels.size))
         second = np.sqrt(rng.gamma(self.looks - 1.0, size=pixels.size))
@@ -133,17 +131,15 @@ class WishartSensor:
         return np.asarray(looks / self.looks, dtype=np.float32)
 
     def log_density(self, values: Values, pixels: Pixels) -> LogDensity:
-        """Log density (m, n) over the four channels of values (m, 4) under the pixels' laws (n,)."""
+        """Log density (m, n) of each of ``values`` (m, 4) at each of ``pixels`` (n,)."""
         vv, vh, real, imaginary = self.covariance(pixels).T
         determinant = vv * vh - real**2 - imaginary**2
         # tr(S^-1 C) is linear in the four channels of C.
         inverse = np.stack([vh, vv, -2.0 * real, -2.0 * imaginary]) / determinant
-        seen = values.astype(np.float64)
-        size = seen[:, 0] * seen[:, 1] - seen[:, 2] ** 2 - seen[:, 3] ** 2
-        # Rounding to float32 can push the determinant of a nearly singular measurement below zero.
-        size = np.maximum(size, 1e-12 * seen[:, 0] * seen[:, 1])
-        looks = self.looks
-        scale = 2 * looks * np.log(looks) - np.log(np.pi) - gammaln(looks) - gammaln(looks - 1.0)
-        return np.asarray(
-            (looks - 2.0) * np.log(size)[:, None] + scale - looks * (seen @ inverse) - looks * np.log(determinant)
-        )
+        x, looks = values.astype(np.float64), self.looks
+        measured = x[:, 0] * x[:, 1] - x[:, 2] ** 2 - x[:, 3] ** 2
+        # Rounding to float32 can make the determinant of a nearly singular measurement negative.
+        measured = np.maximum(measured, 1e-12 * x[:, 0] * x[:, 1])
+        constant = 2 * looks * np.log(looks) - np.log(np.pi) - gammaln(looks) - gammaln(looks - 1.0)
+        scores = (looks - 2.0) * np.log(measured)[:, None] + constant - looks * (x @ inverse)
+        return np.asarray(scores - looks * np.log(determinant))

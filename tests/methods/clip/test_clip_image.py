@@ -351,7 +351,7 @@ def without_colours() -> SceneDataModule:
 
 
 FAULTS: dict[str, tuple[Callable[[], SceneDataModule], dict[str, Any], str]] = {
-    "colours": (without_colours, {}, "nothing says which bands of the hsi are red, green and blue.*rgb_bands"),
+    "colours": (without_colours, {}, "does not define which bands of the hsi are red, green and blue.*rgb_bands"),
     "no hsi": (lambda: module(modalities=("lidar",)), {}, "sees lidar, but colours are bands of the hsi"),
     "pca": (lambda: module(pca=3), {}, "pca 3, .*set pca to none"),
     "scope": (lambda: module(normalisation_scope="support"), {}, "normalisation_scope support: .*to scene"),

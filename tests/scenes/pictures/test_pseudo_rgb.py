@@ -1,4 +1,4 @@
-"""Pseudo-RGB: the right bands, stretched as stated, and an error wherever the colours are not known."""
+"""Pseudo-RGB: choice of bands, scaling, and errors where the colours are not defined."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.slow_pictures import channel, slow_percentile
 from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.errors import ConfigError, DataError
@@ -26,12 +27,12 @@ def scene_with(bands: int = 6, **fields: Any) -> Scene:
     return replace(scene, manifest=scene.manifest.model_copy(update={"modalities": modalities}))
 
 
-def test_bands_are_those_nearest_to_the_colours() -> None:
+def test_bands_are_the_nearest_ones_to_the_colours() -> None:
     centres = (800.0, 450.0, 552.0, 549.0, 655.0, 630.0)
     assert rgb_bands(scene_with(wavelengths_nm=centres).manifest) == (5, 3, 1)
 
 
-def test_of_two_equally_near_bands_the_earlier_is_taken() -> None:
+def test_the_first_of_two_equally_near_bands_is_used() -> None:
     assert rgb_bands(scene_with(wavelengths_nm=(650.0, 630.0, 560.0, 540.0, 450.0, 470.0)).manifest) == (0, 2, 4)
 
 
@@ -56,7 +57,7 @@ def test_named_channels_are_the_colours(name: str) -> None:
     assert rgb_bands(scene_with(channel_names=names).manifest) == (2, 5, 1)
 
 
-def test_what_the_manifest_says_goes_first() -> None:
+def test_rgb_bands_precede_channel_names_and_these_precede_wavelengths() -> None:
     colours = ("red", "green", "blue", "a", "b", "c")
     centres = (640.0, 550.0, 460.0, 700.0, 800.0, 900.0)
     given = scene_with(channel_names=colours, wavelengths_nm=centres, rgb_bands=(5, 4, 3)).manifest
@@ -68,13 +69,16 @@ def test_what_the_manifest_says_goes_first() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "nothing says which bands of the hsi are red, green and blue; give modalities: hsi: rgb_bands"),
+        ({}, "does not define which bands of the hsi are red, green and blue; set modalities: hsi: rgb_bands"),
         ({"channel_names": ("red", "green", "c", "d", "e", "f")}, "rgb_bands"),
-        ({"wavelengths_nm": (0.64, 0.55, 0.46, 1.0, 2.0, 3.0)}, "no red band: 3 nm is the nearest to 640 nm"),
-        ({"wavelengths_nm": (640.0, 460.0, 509.9, 590.1, 1000.0, 2000.0)}, "no green band: 509.9 nm is"),
+        ({"wavelengths_nm": (0.64, 0.55, 0.46, 1.0, 2.0, 3.0)}, "no red band: the nearest to 640 nm is 3 nm"),
+        (
+            {"wavelengths_nm": (640.0, 460.0, 509.9, 590.1, 1000.0, 2000.0)},
+            "no green band: the nearest to 550 nm is 509.9 nm",
+        ),
     ],
 )
-def test_unknown_colours_are_an_error_that_names_the_field(fields: dict[str, Any], message: str) -> None:
+def test_undefined_colours_are_an_error_that_names_the_field(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         pseudo_rgb(scene_with(**fields))
     assert "rgb_bands: [red, green, blue]" in str(caught.value)
@@ -87,35 +91,31 @@ def test_no_band_is_guessed_from_a_range_of_wavelengths(name: str) -> None:
     manifest = load_manifest(name)
     assert manifest.modalities[0].wavelengths_nm is None
     if manifest.modalities[0].rgb_bands is None:
-        with pytest.raises(ConfigError, match=rf"{name}\.yaml: nothing says which bands"):
+        with pytest.raises(ConfigError, match=rf"{name}\.yaml: does not define which bands"):
             rgb_bands(manifest)
 
 
-def test_a_scene_without_hsi_has_no_colours() -> None:
+def test_a_scene_without_hsi_is_an_error() -> None:
     with pytest.raises(ConfigError, match="has no modality hsi"):
         pseudo_rgb(tiny_scene(striped_map(20, 24), bands={"sar": 4}))
 
 
-def test_each_band_is_stretched_from_its_2nd_to_its_98th_percentile() -> None:
+def test_each_band_is_scaled_from_its_2nd_to_its_98th_percentile() -> None:
     scene = scene_with(rgb_bands=(4, 0, 2))
     picture = pseudo_rgb(scene)
     assert picture.shape == (20, 24, 3)
     assert picture.dtype == np.float32
-    for channel, band in enumerate((4, 0, 2)):
-        values = sorted(float(v) for v in scene.images["hsi"][:, :, band].reshape(-1))
-        ends = []
-        for share in (0.02, 0.98):  # linear between the two values around the rank
-            rank = share * (len(values) - 1)
-            below = int(rank)
-            ends.append(values[below] + (rank - below) * (values[below + 1] - values[below]))
-        for (row, column), found in np.ndenumerate(picture[:, :, channel]):
-            value = (float(scene.images["hsi"][row, column, band]) - ends[0]) / (ends[1] - ends[0])
+    for k, band in enumerate((4, 0, 2)):
+        values = channel(scene.images["hsi"], band)
+        low, high = (slow_percentile(values, share) for share in (0.02, 0.98))
+        for (row, column), found in np.ndenumerate(picture[:, :, k]):
+            value = (float(scene.images["hsi"][row, column, band]) - low) / (high - low)
             assert found == pytest.approx(min(max(value, 0.0), 1.0), abs=1e-6)
     assert (picture == 0).any()
     assert (picture == 1).any()
 
 
-def test_labels_and_units_change_nothing() -> None:
+def test_the_picture_does_not_depend_on_labels_and_units() -> None:
     scene = scene_with(rgb_bands=(4, 0, 2))
     other = replace(
         scene,
@@ -125,7 +125,7 @@ def test_labels_and_units_change_nothing() -> None:
     np.testing.assert_allclose(pseudo_rgb(other), pseudo_rgb(scene), atol=1e-5)
 
 
-def test_a_band_that_hardly_varies_shows_nothing() -> None:
+def test_a_band_with_equal_percentiles_is_0() -> None:
     scene = scene_with(rgb_bands=(0, 1, 2))
     scene.images["hsi"][:, :, 1] = 7.0
     scene.images["hsi"][0, 0, 1] = 9.0
@@ -135,10 +135,10 @@ def test_a_band_that_hardly_varies_shows_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_refused(value: float) -> None:
+def test_nan_and_infinite_values_in_the_bands_are_an_error(value: float) -> None:
     scene = scene_with(rgb_bands=(0, 1, 2))
     scene.images["hsi"][3, 4, 5] = value
     pseudo_rgb(scene)  # another band
     scene.images["hsi"][3, 4, 2] = value
-    with pytest.raises(DataError, match=r"bands \[0, 1, 2\] of the hsi hold NaN or infinite values"):
+    with pytest.raises(DataError, match=r"bands \[0, 1, 2\] of the hsi contain NaN or infinite values"):
         pseudo_rgb(scene)

@@ -1,4 +1,4 @@
-"""Sensors as pictures: stretch, components and Pauli-like colours against slow references; every scene is served."""
+"""Pictures of sensors: scaling, components and Pauli-like colours against slow references, for all scenes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.tiny import striped_map, tiny_scene
+from helpers.slow_pictures import channel, slow_percentile, slow_stretch
+from helpers.tiny import striped_map, tiny_scene, with_colours
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
-from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.pictures import sensor_images as module
 from mmrs_bench.scenes.pictures.pseudo_rgb import pseudo_rgb
 from mmrs_bench.scenes.pictures.sensor_images import sensor_images
@@ -23,39 +23,13 @@ SIZE = (20, 24)
 
 
 def scene_of(bands: dict[str, int], **images: FloatArray) -> Scene:
-    """A tiny scene that says which bands are colours, with some of its images replaced."""
-    scene = tiny_scene(striped_map(*SIZE), bands=bands)
-    return replace(scene, manifest=with_colours(scene.manifest), images={**scene.images, **images})
-
-
-def with_colours(manifest: Manifest, **changes: Any) -> Manifest:
-    """The manifest with bands of the HSI named as colours, and other changes."""
-    modalities = tuple(
-        m.model_copy(update={"rgb_bands": (2, 1, 0)}) if m.name == "hsi" else m for m in manifest.modalities
-    )
-    return manifest.model_copy(update={"modalities": modalities, **changes})
-
-
-def slow_percentile(values: list[float], share: float) -> float:
-    """Linear between the two values around the rank."""
-    ranked = sorted(values)
-    rank = share * (len(ranked) - 1)
-    below = int(rank)
-    return ranked[below] + (rank - below) * (ranked[min(below + 1, len(ranked) - 1)] - ranked[below])
-
-
-def slow_stretch(values: list[float]) -> list[float]:
-    """From the 2nd to the 98th percentile to [0, 1]."""
-    low, high = slow_percentile(values, 0.02), slow_percentile(values, 0.98)
-    return [(min(max(value, low), high) - low) / (high - low) for value in values]
-
-
-def channel(image: FloatArray, k: int) -> list[float]:
-    return [float(v) for v in image[:, :, k].reshape(-1)]
+    """A tiny scene with defined colours, with some of its images replaced."""
+    scene = with_colours(tiny_scene(striped_map(*SIZE), bands=bands))
+    return replace(scene, images={**scene.images, **images})
 
 
 def expected_components(hsi: FloatArray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Stretched scores (pixels, 3) by singular values; each direction's largest loading is positive."""
+    """Scaled scores (pixels, 3) by singular value decomposition; the largest loading is positive."""
     flat = hsi.reshape(-1, hsi.shape[2]).astype(np.float64)
     centred = flat - flat.mean(axis=0)
     directions = np.linalg.svd(centred, full_matrices=False)[2][:3]
@@ -70,20 +44,20 @@ def assert_picture(found: FloatArray, expected: np.ndarray[Any, np.dtype[np.floa
     assert (found.min(), found.max()) == (-1, 1)
 
 
-def test_rgb_is_the_pseudo_rgb() -> None:
+def test_rgb_is_the_pseudo_rgb_picture() -> None:
     scene = scene_of({"hsi": 5})
     np.testing.assert_array_equal(sensor_images(scene)["rgb"], 2 * pseudo_rgb(scene) - 1)
 
 
 def test_components_are_those_of_the_singular_value_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
-    for chunk in (module.CHUNK_PIXELS, 3 * SIZE[1], 1):  # all rows at once, in blocks that do not divide, one by one
+    for chunk in (module.CHUNK_PIXELS, 3 * SIZE[1], 1):  # all rows, blocks that do not divide the rows, single rows
         monkeypatch.setattr(module, "CHUNK_PIXELS", chunk)
         for bands in (3, 7):
             scene = scene_of({"hsi": bands})
             assert_picture(sensor_images(scene)["pca"], expected_components(scene.images["hsi"]))
 
 
-def test_pixels_without_a_measurement_are_left_out() -> None:
+def test_pixels_without_a_measurement_are_excluded() -> None:
     hsi = scene_of({"hsi": 6}).images["hsi"].copy()
     hsi[:5] = 0
     hsi[:, 20:] = 0
@@ -94,13 +68,13 @@ def test_pixels_without_a_measurement_are_left_out() -> None:
     np.testing.assert_allclose(picture[5:, :20].reshape(-1, 3), expected, atol=1e-5)
 
 
-def test_one_zero_band_is_still_a_measurement() -> None:
+def test_a_pixel_with_some_zero_bands_has_a_measurement() -> None:
     hsi = scene_of({"hsi": 6}).images["hsi"].copy()
     hsi[3, 4, :5] = 0
     assert_picture(sensor_images(scene_of({"hsi": 6}, hsi=hsi))["pca"], expected_components(hsi))
 
 
-def test_components_without_variance_are_black_not_rounding_noise() -> None:
+def test_components_without_variance_are_black() -> None:
     grey = scene_of({"hsi": 3}).images["hsi"][:, :, :1]
     picture = sensor_images(scene_of({"hsi": 3}, hsi=np.concatenate([grey, 3 * grey, -0.7 * grey], axis=2)))["pca"]
     assert (picture[:, :, 0].min(), picture[:, :, 0].max()) == (-1, 1)
@@ -111,7 +85,7 @@ def test_components_without_variance_are_black_not_rounding_noise() -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_sar_is_composed_as_stated(channels: int) -> None:
+def test_sar_follows_the_stated_formula(channels: int) -> None:
     scene = scene_of({"sar": channels})
     first, second = (channel(scene.images["sar"], k) for k in (0, 1))
     colours = (
@@ -128,7 +102,7 @@ def test_sar_is_composed_as_stated(channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["lidar", "dsm"])
-def test_rasters_are_grey_pictures_each_stretched_by_itself(name: str) -> None:
+def test_every_raster_is_a_grey_picture_with_its_own_scale(name: str) -> None:
     one = sensor_images(scene_of({name: 1}))
     assert list(one) == [name]
     scene = scene_of({name: 2})
@@ -154,12 +128,12 @@ EXPECTED = {
 
 @pytest.mark.parametrize("dataset", EXPECTED)
 def test_all_modalities_of_every_scene_have_a_picture(dataset: str) -> None:
-    """The manifests' own modalities, with random values on a small raster."""
+    """The modalities of the manifests, with random values on a small raster."""
     manifest = load_manifest(dataset)
     rng = np.random.default_rng(0)
     images = {m.name: rng.gamma(2.0, size=(*SIZE, m.bands)).astype(np.float32) for m in manifest.modalities}
-    small = with_colours(manifest, height=SIZE[0], width=SIZE[1])
-    pictures = sensor_images(Scene(small, images, np.zeros(SIZE, dtype=np.int64)))
+    small = manifest.model_copy(update={"height": SIZE[0], "width": SIZE[1]})
+    pictures = sensor_images(with_colours(Scene(small, images, np.zeros(SIZE, dtype=np.int64))))
     assert list(pictures) == EXPECTED[dataset]
     for picture in pictures.values():
         assert (picture.shape, picture.dtype) == ((*SIZE, 3), np.float32)
@@ -178,21 +152,21 @@ def test_the_simulated_scene_has_pictures_that_differ() -> None:
     assert all((same[name] == picture).all() for name, picture in pictures.items())
 
 
-def test_labels_change_nothing() -> None:
+def test_pictures_do_not_depend_on_labels() -> None:
     scene = scene_of({"hsi": 5, "lidar": 1, "sar": 4})
     other = replace(scene, ground_truth=np.ones_like(scene.ground_truth))
     for name, picture in sensor_images(scene).items():
         np.testing.assert_array_equal(picture, sensor_images(other)[name])
 
 
-def test_images_stay_as_they_are() -> None:
+def test_the_images_of_the_scene_are_not_changed() -> None:
     scene = scene_of({"hsi": 5, "lidar": 1, "sar": 4})
     for image in scene.images.values():
         image.flags.writeable = False
     sensor_images(scene)
 
 
-def test_the_hsi_comes_first_and_only_what_may_be_seen_is_there() -> None:
+def test_the_hsi_comes_first_and_only_chosen_modalities_are_returned() -> None:
     scene = scene_of({"sar": 4, "dsm": 1, "hsi": 5})
     assert list(sensor_images(scene)) == ["rgb", "pca", "sar", "dsm"]
     assert list(sensor_images(scene, ("dsm", "hsi"))) == ["rgb", "pca", "dsm"]
@@ -201,9 +175,8 @@ def test_the_hsi_comes_first_and_only_what_may_be_seen_is_there() -> None:
         sensor_images(scene, ("hsi", "lidar"))
 
 
-def test_the_cube_is_never_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = tiny_scene(striped_map(128, 128), bands={"hsi": 200})
-    scene = replace(scene, manifest=with_colours(scene.manifest))
+def test_the_hsi_is_never_copied_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = with_colours(tiny_scene(striped_map(128, 128), bands={"hsi": 200}))
     monkeypatch.setattr(module, "CHUNK_PIXELS", 512)
     tracemalloc.start()
     try:
@@ -214,8 +187,8 @@ def test_the_cube_is_never_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak < scene.images["hsi"].nbytes / 2
 
 
-def test_a_scene_that_does_not_name_its_colours_is_told_how() -> None:
-    with pytest.raises(ConfigError, match=r"give modalities: hsi: rgb_bands: \[red, green, blue\]") as caught:
+def test_undefined_colours_are_an_error_that_names_the_setting() -> None:
+    with pytest.raises(ConfigError, match=r"set modalities: hsi: rgb_bands: \[red, green, blue\]") as caught:
         sensor_images(tiny_scene(striped_map(*SIZE)))
     assert "\n" not in str(caught.value)
 
@@ -225,7 +198,7 @@ def test_a_sar_of_one_channel_is_an_error() -> None:
         sensor_images(scene_of({"sar": 1}))
 
 
-def test_a_modality_without_a_rule_is_an_error() -> None:
+def test_an_unsupported_modality_is_an_error() -> None:
     scene = scene_of({"dsm": 1})
     thermal = scene.manifest.modalities[0].model_copy(update={"name": "thermal"})
     scene = replace(
@@ -233,19 +206,19 @@ def test_a_modality_without_a_rule_is_an_error() -> None:
         manifest=scene.manifest.model_copy(update={"modalities": (thermal,)}),
         images={"thermal": scene.images["dsm"]},
     )
-    with pytest.raises(ConfigError, match="no rule makes a picture of modality thermal"):
+    with pytest.raises(ConfigError, match="modality thermal cannot be shown as a picture"):
         sensor_images(scene)
 
 
 @pytest.mark.parametrize("name", ["hsi", "sar", "lidar"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_numbers_are_an_error(name: str, value: float) -> None:
+def test_nan_and_infinite_values_are_an_error(name: str, value: float) -> None:
     scene = scene_of({"hsi": 5, "sar": 2, "lidar": 1})
-    scene.images[name][2, 3, -1] = value  # of the HSI, a band that is no colour
-    with pytest.raises(DataError, match=f"the {name} holds NaN or infinite values"):
+    scene.images[name][2, 3, -1] = value  # in the HSI, not a colour band
+    with pytest.raises(DataError, match=f"the {name} contains NaN or infinite values"):
         sensor_images(scene)
 
 
-def test_a_hsi_of_zeros_is_an_error() -> None:
+def test_an_hsi_of_zeros_is_an_error() -> None:
     with pytest.raises(DataError, match="all values of the hsi are 0"):
         sensor_images(scene_of({"hsi": 3}, hsi=np.zeros((*SIZE, 3), dtype=np.float32)))

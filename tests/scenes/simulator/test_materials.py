@@ -1,4 +1,4 @@
-"""Material spectra and the table from class names to appearances."""
+"""Material spectra and the appearance of classes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SIMULATED = [name for name in shipped_names() if name.startswith("sim")]
 
 
 @pytest.mark.parametrize("name", MATERIALS)
-def test_reflectance_is_a_share_of_the_light(name: str) -> None:
+def test_reflectance_is_between_0_and_1(name: str) -> None:
     spectrum = reflectance({name: 1.0}, NM)
     assert spectrum.shape == NM.shape
     assert spectrum.min() >= 0.0
     assert spectrum.max() <= 0.8
 
 
-def test_foliage_has_chlorophyll_red_edge_and_water() -> None:
+def test_foliage_has_chlorophyll_red_edge_and_water_absorption() -> None:
     green, red, infrared, water, shoulder = MATERIALS["foliage"](np.array([552.0, 670.0, 860.0, 1450.0, 1270.0]))
     assert green > 1.5 * red
     assert infrared > 8 * red
@@ -61,17 +61,17 @@ def test_spectra_resemble_field_measurements(shared_data: Path, material: str, m
     spectrum = next(np.array(row[3:], dtype=float) for row in rows if row[0] == measured and row[2] == "mean")
     simulated = reflectance({material: 1.0}, nm[inside])
     assert np.corrcoef(simulated, spectrum[inside])[0, 1] > 0.9
-    # The shape of another kind of surface does not pass for it.
+    # The test can fail: the spectrum of water does not correlate.
     assert np.corrcoef(reflectance({"water": 1.0}, nm[inside]), spectrum[inside])[0, 1] < 0.0
 
 
-def test_atmosphere_takes_its_bands() -> None:
+def test_the_atmosphere_absorbs_in_its_bands() -> None:
     through = transmission(np.array([550.0, 761.0, 1380.0, 1650.0, 1880.0]))
     assert through[[0, 3]] == pytest.approx(1.0, abs=0.02)
     assert (through[[1, 2, 4]] < [0.6, 0.1, 0.1]).all()
 
 
-def test_mixtures_are_linear_and_checked() -> None:
+def test_mixtures_are_linear_and_validated() -> None:
     half = reflectance({"sand": 0.5, "water": 0.5}, NM)
     assert half == pytest.approx((MATERIALS["sand"](NM) + MATERIALS["water"](NM)) / 2)
     with pytest.raises(ConfigError, match="sum to"):
@@ -81,13 +81,13 @@ def test_mixtures_are_linear_and_checked() -> None:
 
 
 @pytest.mark.parametrize("dataset", SIMULATED)
-def test_every_class_of_the_shipped_scenes_has_a_row_of_its_own(dataset: str) -> None:
+def test_every_class_of_the_shipped_scenes_has_a_distinct_known_appearance(dataset: str) -> None:
     manifest = load_manifest(dataset)
     profiles = class_profiles(manifest.class_names, gsd_m=manifest.gsd_m or 1.0)
     for name, profile in zip(manifest.class_names, profiles, strict=True):
         assert not any(material.startswith("random:") for material in profile.material), name
-    looks = {(str(p.material), str(p.variant), p.height, p.radar) for p in profiles}
-    assert len(looks) == len(profiles)
+    appearances = {(str(p.material), str(p.variant), p.height, p.radar) for p in profiles}
+    assert len(appearances) == len(profiles)
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ def test_every_class_of_the_shipped_scenes_has_a_row_of_its_own(dataset: str) ->
         ("Water", "water", "lake"),
     ],
 )
-def test_keywords(name: str, material: str, form: str) -> None:
+def test_keywords_in_class_names_select_the_profile(name: str, material: str, form: str) -> None:
     (profile,) = class_profiles([name])
     assert material in profile.material
     assert profile.form == form
 
 
-def test_coarse_scenes_mix_their_towns() -> None:
+def test_coarse_scenes_have_mixed_residential_areas() -> None:
     fine, coarse = (class_profiles(["Residential"], gsd_m=gsd)[0] for gsd in (1.0, 30.0))
     assert (fine.form, coarse.form) == ("rectangle", "parcel")
     assert len(coarse.material) > len(fine.material)
 
 
-def test_complementary_pairs_share_their_spectra_or_their_height() -> None:
+def test_complementary_pairs_share_spectra_or_height() -> None:
     manifest = load_manifest("simulated")
     profiles = dict(zip(manifest.class_names, class_profiles(manifest.class_names), strict=True))
     for low, high in (("Meadow", "Woodland"), ("Parking lot", "Flat roof")):
@@ -128,7 +128,7 @@ def test_complementary_pairs_share_their_spectra_or_their_height() -> None:
     assert profiles["Road"].height == profiles["Bare soil"].height == profiles["Water"].height
 
 
-def test_repeated_and_unknown_names_get_distinct_stable_materials() -> None:
+def test_repeated_and_unknown_names_get_distinct_reproducible_materials() -> None:
     first, second, odd, other = class_profiles(["Parking lot 1", "Parking lot 2", "Xyzzy", "Plugh"])
     assert first.material != second.material
     assert sum(second.material.values()) == pytest.approx(1.0)

@@ -13,12 +13,12 @@ from mmrs_bench.scenes.simulator.sensors import GaussianSensor, WishartSensor
 
 def gaussian() -> GaussianSensor:
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(6, 4)).astype(np.float32)
+    means = rng.normal(size=(6, 4)).astype(np.float32)
     return GaussianSensor(
-        centre=lambda pixels: centres[pixels],
+        mean=lambda pixels: means[pixels],
         group=np.array([0, 1, 0, 1, 1, 0], dtype=np.int32),
         modes=rng.normal(size=(2, 3, 4)).astype(np.float32),
-        deviation=rng.uniform(0.2, 1.0, size=(2, 4)).astype(np.float32),
+        std=rng.uniform(0.2, 1.0, size=(2, 4)).astype(np.float32),
     )
 
 
@@ -32,28 +32,28 @@ def complex_matrix(channels: np.ndarray) -> np.ndarray:
     return np.array([[vv, real + 1j * imaginary], [real - 1j * imaginary, vh]])
 
 
-def test_gaussian_density_is_scipys() -> None:
+def test_gaussian_density_equals_scipy() -> None:
     sensor, pixels = gaussian(), np.array([0, 1, 4])
     values = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
     got = sensor.log_density(values, pixels)
     for j, p in enumerate(pixels):
         group = sensor.group[p]
-        covariance = np.diag(sensor.deviation[group] ** 2) + sensor.modes[group].T @ sensor.modes[group]
-        law = stats.multivariate_normal(sensor.centre(np.array([p]))[0], covariance)
-        assert got[:, j] == pytest.approx(law.logpdf(values), abs=1e-5)
+        covariance = np.diag(sensor.std[group] ** 2) + sensor.modes[group].T @ sensor.modes[group]
+        distribution = stats.multivariate_normal(sensor.mean(np.array([p]))[0], covariance)
+        assert got[:, j] == pytest.approx(distribution.logpdf(values), abs=1e-5)
 
 
-def test_gaussian_draws_follow_their_density() -> None:
+def test_gaussian_samples_have_the_stated_mean_and_covariance() -> None:
     sensor = gaussian()
-    values = sensor.draw(np.full(40_000, 3), np.random.default_rng(2))
+    values = sensor.sample(np.full(40_000, 3), np.random.default_rng(2))
     assert values.dtype == np.float32
-    assert values.mean(0) == pytest.approx(sensor.centre(np.array([3]))[0], abs=0.05)
+    assert values.mean(0) == pytest.approx(sensor.mean(np.array([3]))[0], abs=0.05)
     assert np.cov(values.T) == pytest.approx(sensor.covariance(1), abs=0.12)
 
 
-def test_wishart_density_is_the_textbooks() -> None:
+def test_wishart_density_equals_the_textbook_formula() -> None:
     sensor, looks = wishart(), 4.0
-    values = sensor.draw(np.array([0, 1, 0, 1]), np.random.default_rng(3))
+    values = sensor.sample(np.array([0, 1, 0, 1]), np.random.default_rng(3))
     got = sensor.log_density(values, np.array([0, 1]))
     for i, value in enumerate(values.astype(np.float64)):
         for j, true in enumerate(sensor.covariance(np.array([0, 1]))):
@@ -72,17 +72,17 @@ def test_wishart_density_is_the_textbooks() -> None:
 def test_speckle_is_multiplicative_gamma(looks: float) -> None:
     sensor = wishart(looks)
     for p, true in enumerate(sensor.covariance(np.array([0, 1]))):
-        seen = sensor.draw(np.full(60_000, p), np.random.default_rng(p)).astype(np.float64)
+        seen = sensor.sample(np.full(60_000, p), np.random.default_rng(p)).astype(np.float64)
         assert seen.mean(0) == pytest.approx(true, abs=0.02)
         for channel in (0, 1):
             assert seen[:, channel].std() / seen[:, channel].mean() == pytest.approx(1 / np.sqrt(looks), rel=0.03)
-            law = stats.gamma(looks, scale=true[channel] / looks)
-            assert stats.kstest(seen[:5000, channel], law.cdf).pvalue > 1e-3
+            distribution = stats.gamma(looks, scale=true[channel] / looks)
+            assert stats.kstest(seen[:5000, channel], distribution.cdf).pvalue > 1e-3
         assert (seen[:, 0] * seen[:, 1] - seen[:, 2] ** 2 - seen[:, 3] ** 2 > -1e-9).all()
 
 
 def test_wishart_density_integrates_to_one() -> None:
-    """Importance sampling with 4 independent channels as the proposal: no code shared with the sensor's draws."""
+    """Importance sampling with 4 independent channels as the proposal: no code is shared with `sample`."""
     sensor = wishart()
     rng = np.random.default_rng(5)
     true = sensor.covariance(np.array([0]))[0]
@@ -90,7 +90,9 @@ def test_wishart_density_integrates_to_one() -> None:
     cross = stats.t(4, scale=0.08)
     n = 400_000
     values = np.stack(
-        [law.rvs(n, random_state=rng) for law in (vv, vh)] + [cross.rvs(n, random_state=rng) for _ in range(2)], axis=-1
+        [distribution.rvs(n, random_state=rng) for distribution in (vv, vh)]
+        + [cross.rvs(n, random_state=rng) for _ in range(2)],
+        axis=-1,
     )
     log_proposal = vv.logpdf(values[:, 0]) + vh.logpdf(values[:, 1])
     log_proposal += cross.logpdf(values[:, 2]) + cross.logpdf(values[:, 3])
