@@ -1,4 +1,4 @@
-"""mmrs-bench: few-shot land-cover classification with multimodal remote sensing, on one honest protocol."""
+"""mmrs-bench: a benchmark for few-shot land-cover classification with multimodal remote sensing."""
 
 from mmrs_bench import _torchvision_guard
 from mmrs_bench.version import __version__

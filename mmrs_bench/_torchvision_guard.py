@@ -1,9 +1,9 @@
-"""Lets a CUDA build of torchvision be imported beside a CPU build of torch.
+"""Makes a CUDA build of torchvision importable together with a CPU build of torch.
 
-PyPI's torchvision is built for CUDA. Beside a CPU-only torch its import raises ``operator torchvision::nms does
-not exist``, and with it the import of lightning, torchmetrics, open_clip, diffusers and peft fails. Declaring the
-schemas of the two operators it looks up unguarded is enough; the suite never calls them. The finder below does so
-at the moment torchvision is first imported, so that commands which need no torch do not pay for importing it.
+PyPI's torchvision is built for CUDA. With a CPU build of torch its import raises ``operator torchvision::nms does not
+exist``; then lightning, torchmetrics, open_clip, diffusers and peft cannot be imported either. It is enough to declare
+the schemas of the two missing operators, which this package never calls. An import hook declares them when torchvision
+is first imported, so that commands without torch need not import it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_keep_alive: list[Any] = []  # a torch.library.Library takes its schemas back when it is collected
+_keep_alive: list[Any] = []  # a torch.library.Library removes its schemas when it is garbage-collected
 
 
 def _version_text(package: str) -> str:
-    """The text of an installed package's ``version.py``, without importing it; empty where there is none."""
+    """Text of an installed package's ``version.py``, read without an import; empty if there is none."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return ""
@@ -35,13 +35,13 @@ def _version_text(package: str) -> str:
 
 
 def needed(torch_version: str, torchvision_version: str) -> bool:
-    """Whether torch is a CPU build and torchvision a CUDA one, judged by the texts of their ``version.py``."""
+    """Whether torch is a CPU build and torchvision a CUDA build, according to the texts of their ``version.py``."""
     torch_is_cpu = re.search(r"^cuda\b[^=\n]*=\s*None", torch_version, re.MULTILINE) is not None
     return torch_is_cpu and "+cu" in torchvision_version
 
 
 def declare_schemas() -> None:
-    """Declare the operators torchvision looks up on import; does nothing if they exist already."""
+    """Declare the operators that torchvision needs on import, unless they exist."""
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -52,7 +52,7 @@ def declare_schemas() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Declares the schemas the first time anything imports torchvision, then steps aside."""
+    """Declares the schemas when torchvision is first imported, then removes itself."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -64,7 +64,7 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> bool:
-    """Install the guard if it is needed; return whether it was."""
+    """Install the import hook if it is needed; return whether it is."""
     if "torchvision" in sys.modules or not needed(_version_text("torch"), _version_text("torchvision")):
         return False
     sys.meta_path.insert(0, _Finder())

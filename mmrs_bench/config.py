@@ -1,4 +1,4 @@
-"""What decides a number (protocol) and what only decides how it is computed (execution)."""
+"""Settings: protocol (they determine scores), execution (they do not), and method cards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ PixelScope = Literal["scene", "train-blocks", "support"]
 Selection = Literal["last", "support-cv", "paper-val"]
 BudgetName = Literal["smoke", "quick", "paper"]
 
-#: Query pixels that are scored under a budget; None scores all. Limited queries are for quick looks, not for papers.
+#: Largest number of scored query pixels by budget; None scores all. Papers need all.
 QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 20_000, "paper": None}
 
+#: Default folder of results.
+DEFAULT_RESULTS = Path("results")
 KEY_DIGITS = 16
 
 
@@ -28,20 +30,20 @@ class _Frozen(BaseModel):
 
 
 class DataConfig(_Frozen):
-    """Everything about the data of a cell, for `mmrs_bench.scenes.datamodule.SceneDataModule`.
+    """Settings of `mmrs_bench.scenes.datamodule.SceneDataModule`.
 
     Attributes:
         split: Split protocol.
         shots: Labels per class.
-        draw: Index of the support sample; nested over shots within a draw.
+        draw: Index of the support sample.
         window: Side of the square window in pixels, odd.
-        modalities: Modalities that the method sees, in the manifest's order; empty means all.
-        normalisation: ``zscore`` or ``minmax`` per channel, fitted on ``normalisation_scope``.
-        normalisation_scope: Pixels that normalisation and PCA are fitted on, never with labels.
-        unlabelled: Pixels that pretraining may see, without labels (``scene`` is transductive and declared).
-        pca: Principal components that replace the HSI bands; None keeps the bands.
-        selection: How a trained state is chosen. ``paper-val`` uses query labels as released codes do; never ranked.
-        query_limit: At most so many query pixels are scored; None scores all.
+        modalities: Modalities that the method uses, in the manifest's order; empty means all.
+        normalisation: ``zscore`` or ``minmax`` per channel.
+        normalisation_scope: Pixels that normalisation and PCA are fitted to, without labels.
+        unlabelled: Pixels that pretraining uses, without labels.
+        pca: Number of principal components that replace the HSI bands; None keeps the bands.
+        selection: How the trained state is selected. ``paper-val`` uses query labels and is never ranked.
+        query_limit: Largest number of scored query pixels; None scores all.
     """
 
     split: SplitName = "random-v1"
@@ -67,11 +69,9 @@ class DataConfig(_Frozen):
 
 
 class ProtocolConfig(_Frozen):
-    """Everything that decides a cell's numbers; hashed into its key.
+    """All settings that determine a cell's scores; hashed into its key.
 
-    ``scene`` is the manifest's tag (``trento-r1``), ``scene_fingerprint`` the manifest's fingerprint,
-    ``method_config`` the method's settings after variant and budget are applied. The split itself follows from
-    fingerprint, split name, draw, shots and window, and its hash is kept in the record.
+    ``scene`` is the manifest's tag (``trento-r1``); ``method_config`` includes variant and budget.
     """
 
     scene: str
@@ -87,15 +87,12 @@ class ProtocolConfig(_Frozen):
 
     @cached_property
     def key(self) -> str:
-        """The first 16 hex digits of the SHA-256 of all fields."""
+        """First 16 hex digits of the SHA-256 of all fields."""
         return content_hash(self.model_dump(mode="json"))[:KEY_DIGITS]
 
 
 class ExecutionConfig(_Frozen):
-    """How a cell is computed; recorded, never hashed.
-
-    ``precision`` is Lightning's name (``32-true``, ``bf16-mixed``).
-    """
+    """Settings that determine how a cell is computed; recorded, not hashed. ``precision`` is Lightning's setting."""
 
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -103,29 +100,29 @@ class ExecutionConfig(_Frozen):
     threads: int = Field(default=1, ge=1)
 
     def resolved(self) -> ExecutionConfig:
-        """The same with ``auto`` replaced by the device there is.
+        """These settings with ``auto`` replaced by the available device.
 
         Raises:
-            ConfigError: If ``cuda`` is requested and absent.
+            ConfigError: If ``cuda`` is not available.
         """
         import torch
 
-        present = torch.cuda.is_available()
-        if self.device == "cuda" and not present:
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
             raise ConfigError(
                 "--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch"
             )
-        device = ("cuda" if present else "cpu") if self.device == "auto" else self.device
+        device = ("cuda" if available else "cpu") if self.device == "auto" else self.device
         return self.model_copy(update={"device": device})
 
 
 class VariantSpec(_Frozen):
-    """A named change of a method's settings.
+    """A variant of a method.
 
     Attributes:
-        config: The settings that differ.
-        unranked: Why its results are shown without a rank; empty if they have one.
-        external_data: What its pretrained weights have seen, if that is not what the card says.
+        config: Settings that differ from the card's ``config``.
+        unranked: Why its results have no rank; empty if they have one.
+        external_data: Training data of its pretrained weights, if different from the card's.
     """
 
     config: dict[str, Any] = Field(default_factory=dict)
@@ -134,23 +131,22 @@ class VariantSpec(_Frozen):
 
 
 class MethodSpec(_Frozen):
-    """One method's card, read from YAML without importing the method's code.
+    """The card of a method, read from YAML without an import of the method's code.
 
     Attributes:
         name: Name in tables and on command lines.
-        version: Raised whenever results change; part of every cell's key.
-        class_path: ``package.module:Class`` of its `mmrs_bench.methods.base.Method`.
+        version: Incremented when results change; part of the key of every cell.
+        class_path: ``package.module:Class`` of the `mmrs_bench.methods.base.Method`.
         title: One line for lists.
-        reference: The paper or library it comes from.
-        selections: Selection rules it knows, its default first.
-        uses_unlabelled: Whether it trains on unlabelled pixels.
-        external_data: What pretrained weights have seen (``none``, ``ImageNet``, ``CLIP``).
-        needs_weights: Names in ``data_manifests/weights.yaml`` without which it cannot run.
-        config: Every setting with its default.
-        variants: Changes of ``config`` by name; ``default`` always exists.
+        reference: Paper or library.
+        selections: Supported selection rules, the default first.
+        uses_unlabelled: Whether the method trains on unlabelled pixels.
+        external_data: Training data of pretrained weights (``none``, ``ImageNet``, ``CLIP``).
+        needs_weights: Required weights, by name in ``data_manifests/weights.yaml``.
+        config: All settings with their defaults.
+        variants: Variants by name; ``default`` always exists.
         budgets: Changes of ``config`` by budget, applied before the variant.
-        golden_budget: Budget under which ``mmrs-bench regress`` checks it: its baselines need several seeds, so
-            ``smoke`` where a seed takes minutes.
+        golden_budget: Budget of the method's baselines for ``mmrs-bench regress``.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -171,8 +167,3 @@ class MethodSpec(_Frozen):
     @classmethod
     def _default_exists(cls, variants: dict[str, VariantSpec]) -> dict[str, VariantSpec]:
         return {"default": VariantSpec(), **variants}
-
-
-def default_results() -> Path:
-    """The results folder that commands use unless told otherwise: ``results`` in the current folder."""
-    return Path("results")

@@ -1,7 +1,7 @@
-"""Errors a user can act on.
+"""Errors that a user can fix.
 
-Each message says what was wrong, what was expected and what to do, in that order. The command line prints it
-as one line and exits with 2; anything that is not a `BenchError` is a defect of the suite and keeps its traceback.
+A message states what is wrong, what is expected and what to do. The command line prints it as one line and exits with
+2; any other exception is a bug of the package and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,49 +11,43 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Base of all errors caused by input, files or settings rather than by the suite itself."""
+    """Base of all errors caused by input, files or settings."""
 
 
 class ConfigError(BenchError):
-    """A setting, an argument or a config file asks for something that cannot be done."""
+    """A setting, an argument or a config file is invalid."""
 
 
 class ManifestError(BenchError):
-    """A manifest does not describe a scene; the message names file, field and fix."""
+    """A manifest is invalid."""
 
 
 class DataError(BenchError):
-    """A data file is missing, corrupt, or disagrees with its manifest."""
+    """A data file is missing, corrupt, or differs from its manifest."""
 
 
 class FetchError(DataError):
-    """A data file could not be fetched; the message gives address, hash, size and where to put it by hand."""
+    """A data file cannot be downloaded; the message contains the address, hash, size and destination."""
 
 
 class SplitError(BenchError):
-    """A split with the asked-for shots, window or protocol does not exist on this scene."""
+    """The scene has no split with these shots, window or protocol."""
 
 
 class RecordError(BenchError):
-    """A record of results is corrupt, of another schema, or could not be written."""
+    """A record is corrupt, has another schema, or cannot be written."""
 
 
 class TrainingError(BenchError):
-    """A training produced something that is not a result (a NaN loss, say)."""
+    """A training failed, for example with a NaN loss."""
 
 
-class Deferred(Exception):  # noqa: N818 - no error: nothing is wrong
-    """A cell would have to wait for what another process computes, and its worker has other cells to do first."""
+class Deferred(Exception):  # noqa: N818 - a signal, not an error
+    """A cell needs a result that another process is computing; its worker should run other cells first."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """An error for a name that is not registered, with the nearest known names.
-
-    Args:
-        kind: What the name stands for (``"method"``, ``"dataset"``).
-        name: The name as given.
-        known: All names that would have been accepted.
-    """
+    """A `ConfigError` for an unknown name, with the nearest ``known`` names; ``kind`` is for example ``"method"``."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""

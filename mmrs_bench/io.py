@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and hashes that mean the same everywhere."""
+"""Atomic writes of files, and hashes of values and files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ CHUNK_BYTES = 1 << 20
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that readers see the old content or the new one, never a part.
-
-    The content goes to a temporary file in the same folder, is flushed to the disk and then renamed.
+    """Write a file so that readers see either the old or the new content.
 
     Args:
-        path: Destination; its folder is made if absent.
-        write: Called with the open binary file.
+        path: Destination; missing folders are created.
+        write: Called with an open binary file in the same folder, which is then renamed.
 
     Raises:
-        BenchError: If the folder cannot be written or the disk is full; the temporary file is removed.
+        BenchError: If the folder is not writable or the disk is full; the temporary file is removed.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -45,23 +43,23 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(
-            f"cannot write {path}: {error.strerror}. The old content, if any, is untouched; free some space or choose "
-            "a folder you may write to, and run the command again."
+            f"cannot write {path}: {error.strerror}. An old file is unchanged; free some space or choose a writable "
+            "folder, and run the command again."
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically (see `atomic_write`)."""
+    """Write UTF-8 text atomically."""
     atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write JSON atomically with sorted keys; NaN and infinity are refused (``ValueError``)."""
+    """Write JSON atomically with sorted keys; NaN and infinity raise ``ValueError``."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=True, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table with a line of column names atomically (see `atomic_write`)."""
+    """Write a table atomically, with the column names in the first line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -70,12 +68,12 @@ def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def write_png(path: Path, figure: Figure, *, dpi: int = 150) -> None:
-    """Draw a figure into a file atomically (see `atomic_write`)."""
+    """Write a figure atomically, as PNG."""
     atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN. Equal values give equal texts."""
+    """JSON text with sorted keys and without spaces: equal values give equal texts. NaN raises ``ValueError``."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
@@ -85,7 +83,7 @@ def content_hash(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file's bytes, read in pieces of 1 MiB."""
+    """SHA-256 (64 hex digits) of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(CHUNK_BYTES):

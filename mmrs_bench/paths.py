@@ -1,4 +1,4 @@
-"""Where things lie: the checkout's data folders, and the user's cache."""
+"""Folders of the checkout, the data and the cache."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CACHE_VARIABLE = "MMRS_BENCH_CACHE"
 
 
 def cache_root() -> Path:
-    """Folder for what can be made again (generated splits, pretraining): ``$MMRS_BENCH_CACHE`` or the user cache."""
+    """Folder for reproducible files (splits, pretraining): ``$MMRS_BENCH_CACHE``, or the user's cache."""
     given = os.environ.get(CACHE_VARIABLE)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given).expanduser() if given else home / "mmrs-bench"
 
 
 def data_root() -> Path:
-    """Folder that holds one folder per real scene: ``$MMRS_BENCH_DATA`` or ``data`` in `cache_root`."""
+    """Folder with one subfolder for each real scene: ``$MMRS_BENCH_DATA``, or ``data`` in `cache_root`."""
     given = os.environ.get(DATA_VARIABLE)
     return Path(given).expanduser() if given else cache_root() / "data"

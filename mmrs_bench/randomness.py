@@ -1,4 +1,4 @@
-"""Addressable randomness: every random stream is named by what it is for, never by when it is drawn."""
+"""Random streams with addresses: the address of a stream states its purpose, and determines its numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def derive_seed(*address: str | int) -> int:
     """A 63-bit seed from an address such as ``("support", draw, class_id)``.
 
-    Equal addresses give equal seeds on every machine; different ones give independent streams. Unlike Python's
-    ``hash`` it does not depend on the process.
+    Equal addresses give equal seeds on every machine; different addresses give independent streams.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in address)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -1,3 +1,3 @@
-"""The version of the suite; part of every cell's key."""
+"""Version of the package; part of the key of every cell."""
 
 __version__ = "0.1.0"

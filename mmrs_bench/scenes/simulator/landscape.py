@@ -1,9 +1,4 @@
-"""The simulated landscape: class map, polygons, labelled pixels and elevation.
-
-The map is painted in layers: lakes (level sets of a smooth random field), networks of lines, rectangles along the
-same street grid, their shadows, blobs of trees (level sets), and parcels (cells of a stretched Voronoi diagram) on the
-rest. Scenes differ in their `mmrs_bench.scenes.simulator.painter.Layout` only.
-"""
+"""The simulated landscape: class map, polygons, labelled pixels and elevation."""
 
 from __future__ import annotations
 
@@ -57,7 +52,6 @@ def _ground_truth(painter: Painter) -> NDArray[np.int64]:
 
 
 def _elevation(painter: Painter, gsd_m: float) -> Field:
-    """Height in m (height, width): roofs that rise towards their ridge, tree crowns, nearly level ground."""
     classes = painter.classes
     mean, spread, rough, _, pitch = np.array([p.height for p in painter.profiles], dtype=np.float32).T
     offset = painter.generator("height").standard_normal(painter.next_polygon).astype(np.float32)
@@ -79,11 +73,7 @@ def label_counts(manifest: Manifest) -> list[int]:
 def build_landscape(manifest: Manifest, profiles: list[Profile], *, gsd_m: float, address: Address) -> Landscape:
     """Paint the class map, choose the labelled pixels and compute the elevation.
 
-    Args:
-        manifest: Raster size, class counts and, in its generator, the layout.
-        profiles: Appearance of every class.
-        gsd_m: Ground sampling distance in m.
-        address: Start of the address of the scene's random streams.
+    ``address`` is the start of the address of the scene's random streams.
 
     Raises:
         ManifestError: If the sum of the class counts exceeds the number of pixels.

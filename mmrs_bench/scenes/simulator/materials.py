@@ -1,7 +1,6 @@
-"""Reflectance spectra of surface materials for the simulated scene.
+"""Reflectance spectra (bands,) of surface materials at wavelengths in nm (bands,).
 
 Parametric curves, not measurements: a continuum with Gaussian absorption features and, for plants, the red edge.
-Wavelengths are in nm (bands,); reflectance is in [0, 1], float64 (bands,).
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ def _gaussian(nm: Spectrum, centre: float, width: float) -> Spectrum:
 
 
 def _line(nm: Spectrum, *points: tuple[float, float]) -> Spectrum:
-    """Linear interpolation between (wavelength, reflectance) points, constant outside them."""
     return np.interp(nm, [p[0] for p in points], [p[1] for p in points])
 
 
@@ -147,7 +145,7 @@ def reflectance(mixture: Mapping[str, float], nm: Spectrum) -> Spectrum:
     """Reflectance (bands,) of a linear mixture of materials.
 
     Args:
-        mixture: Fractions by material name, with sum 1; ``"random:NAME"`` is a `random_material`.
+        mixture: Fractions by material name; ``"random:NAME"`` is a `random_material`.
         nm: Wavelengths in nm (bands,).
 
     Raises:

@@ -33,10 +33,10 @@ class Layout:
         parcel_area: Mean area of parcels in pixels.
         parcel_aspect: Length of parcels divided by their width.
         blob_scale: Factor on the correlation length of blobs; a large factor gives few large blobs.
-        label_length: Correlation length in pixels of the labelled patches inside polygons.
+        label_length: Correlation length in pixels of labelled patches.
         polygon_weight: How strongly labels fill whole polygons; 0 gives patches everywhere.
-        edge_gap: Width in pixels of the unlabelled edge of a polygon, as far as the class count permits.
-        blobs_first: Whether blobs of trees are painted before roads and houses and so stay in one piece.
+        edge_gap: Width in pixels of the unlabelled edge of a polygon, if the class count permits.
+        blobs_first: Whether trees are painted before roads and houses and so stay in one piece.
     """
 
     parcel_area: float
@@ -60,17 +60,13 @@ LAYOUTS["houston2013-original"] = LAYOUTS["houston2013"]
 
 
 def smooth_field(shape: tuple[int, int], length: float, *address: str | int) -> Field:
-    """A stationary Gaussian random field (height, width), float32: mean 0, variance 1, Gaussian correlation.
+    """A periodic Gaussian random field (height, width), float32: mean 0, variance 1, Gaussian correlation.
 
-    Args:
-        shape: Raster size.
-        length: Standard deviation in pixels of the Gaussian filter on white noise; the raster is periodic.
-        address: Address of the random stream.
+    It is white noise after a Gaussian filter with a standard deviation of ``length`` pixels.
     """
     noise = fft.rfft2(numpy_generator(*address).standard_normal(shape))
     rows, columns = (np.exp(-2.0 * (np.pi * length * fft.fftfreq(n)) ** 2) for n in shape)
-    # Variance after filtering, by Parseval's theorem.
-    variance = np.mean(rows**2) * np.mean(columns**2)
+    variance = np.mean(rows**2) * np.mean(columns**2)  # Parseval's theorem
     half = columns[: noise.shape[1]]
     return np.asarray(fft.irfft2(noise * rows[:, None] * half, s=shape) / np.sqrt(variance), dtype=np.float32)
 
@@ -94,12 +90,9 @@ class Painter:
     """The map while its layers are painted.
 
     Attributes:
-        classes: Class (height, width) of every pixel; `UNASSIGNED` where nothing is painted yet.
-        polygons: Polygon number (height, width) of every pixel, below ``next_polygon``.
+        classes, polygons: Class and polygon number (height, width) of every pixel.
         along, across: Coordinates (height, width) in pixels along and across the streets.
-        counts: Labelled pixels per class.
-        target: Area of every class in pixels; parcels fill the rest of the map.
-        area: Pixels per class so far.
+        counts, target, area: Labelled pixels, planned pixels and present pixels of every class.
     """
 
     def __init__(self, manifest: Manifest, profiles: list[Profile], counts: list[int], address: Address):

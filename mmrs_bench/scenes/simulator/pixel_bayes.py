@@ -27,10 +27,7 @@ _BLOCK = 500
 def choose_components(labels: IntArray, components: int, rng: np.random.Generator) -> list[Pixels]:
     """Labelled pixels of each class, at most ``components`` in total, in proportion to the square root of class sizes.
 
-    Args:
-        labels: Flat ground truth (pixels,), 0 unlabelled, 1..K.
-        components: Upper limit, apart from rounding and the minimum of one pixel per class.
-        rng: Chooses the pixels of classes that are reduced.
+    ``labels`` is the flat ground truth (pixels,). Rounding and the minimum of one per class can exceed the limit.
     """
     members = [np.flatnonzero(labels == k) for k in range(1, int(labels.max()) + 1)]
     if sum(m.size for m in members) <= components:
@@ -49,16 +46,13 @@ def class_log_likelihoods(
     values: Mapping[str, Values],
     components: Sequence[Pixels],
 ) -> NDArray[np.float64]:
-    """Log density of measurements under the mixture of each class.
+    """``log p(x | k)`` (subsets, m, K) of measurements under the mixture of each class.
 
     Args:
         sensors: Sensors by modality.
         subsets: Sets of modalities to evaluate.
         values: Measurements (m, channels) by modality.
         components: Pixels of each of the K classes.
-
-    Returns:
-        ``log p(x | k)`` (subsets, m, K).
     """
     out = np.empty((len(subsets), len(next(iter(values.values()))), len(components)))
     for k, pixels in enumerate(components):
@@ -84,9 +78,9 @@ def pixel_bounds(
 
     Args:
         sensors: Sensors by modality, in the scene's order.
-        labels: Flat ground truth (pixels,), 0 unlabelled, 1..K; class priors are the labelled shares.
+        labels: Flat ground truth (pixels,), 0 unlabelled, 1..K.
         rng: Random generator of the estimate.
-        samples: Monte Carlo samples, distributed over the classes by their priors (at least 50 each).
+        samples: Monte Carlo samples, distributed over the classes by their labelled shares (at least 50 each).
         components: See `COMPONENTS`.
     """
     names = tuple(sensors)
@@ -107,7 +101,7 @@ def pixel_bounds(
     strata = np.split(best, np.cumsum(sizes)[:-1], axis=1)
     accuracy = sum(p * s.mean(axis=1) for p, s in zip(priors, strata, strict=True))
     variance = sum(p**2 * s.var(axis=1, ddof=1) / n for p, s, n in zip(priors, strata, sizes, strict=True))
-    # The order of sums inside BLAS changes later digits only.
+    # Rounded, because the order of sums inside BLAS changes the last digits.
     return tuple(
         PixelBound(subset, round(float(a), 6), round(float(np.sqrt(v)), 6))
         for subset, a, v in zip(subsets, accuracy, variance, strict=True)

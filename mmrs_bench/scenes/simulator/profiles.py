@@ -1,7 +1,6 @@
 """Appearance of each class of the simulated scene, found by keywords in the class name.
 
-The first row of `PROFILES` whose pattern occurs in the class name applies; at 10 m and coarser, `COARSE_PROFILES` come
-first. Several rows share a material on purpose: only height, texture or backscatter can separate those classes.
+Several rows share a material on purpose: only height, texture or backscatter can separate those classes.
 """
 
 from __future__ import annotations
@@ -23,12 +22,8 @@ COARSE_GSD_M = 10.0
 class Height(NamedTuple):
     """Height above ground in m.
 
-    Attributes:
-        mean: Mean of the class.
-        spread: Standard deviation between polygons.
-        rough: Standard deviation of the spatially correlated texture (tree crowns, parts of roofs).
-        scatter: Standard deviation of the measurement, independent from pixel to pixel.
-        pitch: Rise of a roof towards its ridge, per pixel.
+    ``spread``, ``rough`` and ``scatter`` are standard deviations: between polygons, of the spatially correlated texture
+    (tree crowns, parts of roofs), and from pixel to pixel. ``pitch`` is the rise of a roof towards its ridge per pixel.
     """
 
     mean: float = 0.0
@@ -55,13 +50,11 @@ class Profile:
 
     Attributes:
         pattern: Regular expression, searched in the lower-case class name.
-        material: Mean material: fractions of `mmrs_bench.scenes.simulator.materials.MATERIALS`.
+        material: Fractions of materials.
         variant: Material towards which pixels and polygons vary.
         form: Shape in the map: agricultural ``parcel``, ``lake``, ``blob`` of trees, ``network`` of lines,
             ``rectangle`` along the streets, or ``shadow`` beside rectangles.
         size: Typical extent in pixels: line width, shorter side of a rectangle, correlation length of a blob.
-        height: Heights in m.
-        radar: Backscatter.
     """
 
     pattern: str
@@ -151,12 +144,12 @@ def _mix_with_other_material(profile: Profile, name: str) -> Profile:
 def class_profiles(names: Sequence[str], *, gsd_m: float = 1.0) -> list[Profile]:
     """The appearance of every class of a scene, in the order of the names.
 
-    A name without a keyword gets a random material that depends on the name. If several classes match one row, each
-    class after the first gets a quarter of another material, so that no two classes are equal.
+    The first row whose pattern occurs in the name applies; a name without one gets a random material that depends on
+    the name. If several classes match one row, each class after the first gets a quarter of another material.
 
     Args:
         names: Class names.
-        gsd_m: Ground sampling distance in m; from 10 m on `COARSE_PROFILES` come first.
+        gsd_m: Ground sampling distance in m; from 10 m on `COARSE_PROFILES` come before `PROFILES`.
     """
     rows = (*COARSE_PROFILES, *PROFILES) if gsd_m >= COARSE_GSD_M else PROFILES
     profiles: list[Profile] = []

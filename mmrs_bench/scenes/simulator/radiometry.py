@@ -17,7 +17,6 @@ from mmrs_bench.scenes.simulator.painter import Address, smooth_field
 from mmrs_bench.scenes.simulator.profiles import Profile
 from mmrs_bench.scenes.simulator.sensors import GaussianSensor, Pixels, Sensor, Values, WishartSensor
 
-#: Number of bands from which default wavelengths span the whole solar range instead of visible and near infrared.
 WIDE_BANDS = 160
 #: Relative amplitudes of the three spectral modes of a class: brightness, tilt, step towards its variant material.
 AMPLITUDES = (0.1, 0.06, 0.3)
@@ -124,10 +123,7 @@ def _spectral_modes(profile: Profile, nm: NDArray[np.float64]) -> Values:
 def hsi_sensor(state: PixelState, nm: NDArray[np.float64], scale: float) -> GaussianSensor:
     """Imaging spectrometer: linear mixing, illumination, shadow, variation within classes, band noise.
 
-    Args:
-        state: State of every pixel.
-        nm: Band centres in nm (bands,).
-        scale: Factor on everything that is independent from pixel to pixel.
+    ``nm`` are the band centres in nm (bands,); ``scale`` is a factor on what is independent from pixel to pixel.
     """
     basis = np.stack([_spectral_modes(profile, nm) for profile in state.profiles])
     # Shaded pixels receive light from the sky only, which is blue.
@@ -162,11 +158,7 @@ def hsi_sensor(state: PixelState, nm: NDArray[np.float64], scale: float) -> Gaus
 def height_sensor(state: PixelState, channels: int, scale: float, *, surface: bool) -> GaussianSensor:
     """Laser scanner or surface model: height in m and, as second channel, intensity in percent.
 
-    Args:
-        state: State of every pixel.
-        channels: 1 (height) or 2 (height, intensity).
-        scale: Factor on everything that is independent from pixel to pixel.
-        surface: Whether heights include the terrain, as in a surface model, instead of counting from the ground.
+    ``scale`` is a factor on the noise. With ``surface``, heights include the terrain.
     """
     laser = np.array([LASER_NM])
     bright = np.array([100.0 * reflectance(p.material, laser)[0] for p in state.profiles], dtype=np.float32)

@@ -1,11 +1,7 @@
 """Sensors of the simulated scene, each with the exact probability density of its measurements.
 
-The distribution of the measurement at a pixel depends on the state of that pixel (abundances, illumination, shadow,
-elevation, ...; see `mmrs_bench.scenes.simulator.radiometry.PixelState`). Given the states, pixels are independent.
-
-- `GaussianSensor` (hsi, lidar, dsm): normal, with the noise covariance of the pixel's group.
-- `WishartSensor` (sar): the multilook covariance matrix is complex Wishart distributed, with as many degrees of
-  freedom as looks; its diagonal is gamma distributed, that is, it has multiplicative speckle.
+The distribution of a measurement depends on the state of its pixel (see
+`mmrs_bench.scenes.simulator.radiometry.PixelState`). Given the states, pixels are independent.
 """
 
 from __future__ import annotations
@@ -99,13 +95,13 @@ class GaussianSensor:
 
 @dataclass(frozen=True, eq=False)
 class WishartSensor:
-    """Multilook polarimetric SAR: intensities VV and VH and their complex correlation, as four real channels.
+    """Multilook SAR: intensities VV and VH and their complex correlation, as four real channels.
+
+    The multilook covariance matrix is complex Wishart distributed, so intensities have multiplicative speckle.
 
     Attributes:
-        covariance: Function that returns the true ``(C_vv, C_vh, Re C_vv,vh, Im C_vv,vh)`` (n, 4), in linear units, of
-            pixels (n,).
-        looks: Number of looks L > 1, not necessarily an integer. Over a homogeneous area the coefficient of variation
-            is 1/sqrt(L).
+        covariance: Function that returns the true ``(C_vv, C_vh, Re C_vv,vh, Im C_vv,vh)`` (n, 4) of pixels (n,).
+        looks: Number of looks > 1, not necessarily an integer.
     """
 
     covariance: Callable[[Pixels], NDArray[np.float64]]

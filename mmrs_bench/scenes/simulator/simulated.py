@@ -77,8 +77,8 @@ def _simulate(manifest: Manifest, generator: Generator) -> Scene:
     profiles = class_profiles(manifest.class_names, gsd_m=gsd_m)
     landscape = build_landscape(manifest, profiles, gsd_m=gsd_m, address=address)
     state = pixel_state(landscape, profiles, gsd_m=gsd_m, address=address)
-    sensors = {m.name: make_sensor(state, m, options.scale(m.name)) for m in manifest.modalities}
-    images = {
+    sensors: dict[str, Sensor] = {m.name: make_sensor(state, m, options.scale(m.name)) for m in manifest.modalities}
+    images: dict[str, FloatArray] = {
         name: _measure(sensor, manifest.height, manifest.width, numpy_generator(*address, "noise", name))
         for name, sensor in sensors.items()
     }
@@ -94,12 +94,9 @@ def simulate(manifest: Manifest) -> Scene:
     Equal manifests give equal bytes, in any process and with any number of threads. The last two scenes stay in
     memory, so the arrays are read-only.
 
-    Args:
-        manifest: Raster size, modalities, classes and generator. A class count is the exact number of labelled pixels.
-
     Returns:
-        A scene with ``pixel_bounds``: the Bayes-optimal pixelwise accuracy of every single modality and, if there are
-        several, of all of them together.
+        A scene with as many labelled pixels as the manifest's counts, and with ``pixel_bounds``: the Bayes-optimal
+        pixelwise accuracy of every single modality and, if there are several, of all of them together.
 
     Raises:
         ConfigError: If the manifest has no generator, the layout or an option is unknown, or the simulator does not
