@@ -1,9 +1,8 @@
-"""The feature cache: every row once, whole or absent whatever happens, strict about what it reads."""
+"""The feature cache: every row is computed once; interruptions lose one segment; damaged files are refused."""
 
-# The children of this file import it first: mmrs_bench has to come before lightning (see its _torchvision_guard.py).
+# Child processes import this file first, and mmrs_bench has to be imported before lightning (_torchvision_guard.py).
 import mmrs_bench  # isort: skip
 
-import errno
 import json
 import multiprocessing
 import os
@@ -11,7 +10,6 @@ import pickle
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers.cache_helpers import PATIENCE_SECONDS, disk_full_after, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,11 +34,10 @@ Tensors = dict[str, torch.Tensor]
 ADDRESS = {"scene": "tiny-r1", "network": "0123", "timesteps": [50, 150]}
 SHAPES = {"fine": (2, 3), "coarse": (), "deep": (5,)}  # 24 bytes a row in half precision
 ROW_BYTES = 24
-PATIENCE_SECONDS = 120.0
 
 
 def features(rows: Any) -> Tensors:
-    """Float32 values that half precision rounds, different for every row, level and place."""
+    """Float32 values that differ in every row, level and place."""
     values = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
     return {
         "deep": torch.sin(values[:, None] + torch.arange(5) / 7),
@@ -49,7 +47,7 @@ def features(rows: Any) -> Tensors:
 
 
 class Network:
-    """Counts what it is asked for."""
+    """Records the rows that it computes."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -118,10 +116,10 @@ def check(store: FeatureStore, rows: Sequence[int]) -> None:
         max_size=3,
     )
 )
-def test_any_requests_give_what_computing_gives_and_compute_each_row_once(
+def test_requests_return_the_computed_features_and_compute_each_row_once(
     requests: list[tuple[list[int], int, list[int]]],
 ) -> None:
-    network, asked = Network(), set()
+    network, requested = Network(), set()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMRS_BENCH_CACHE", folder)
         patch.setattr(os, "fsync", lambda descriptor: None)
@@ -131,11 +129,11 @@ def test_any_requests_give_what_computing_gives_and_compute_each_row_once(
             assert all(len(call) <= segment for call in network.calls[before:])
             check(store, rows)
             check(store, [rows[pick % len(rows)] for pick in picks if rows])  # some, in any order, with repeats
-            asked.update(rows)
-    assert sorted(network.rows) == sorted(asked)
+            requested.update(rows)
+    assert sorted(network.rows) == sorted(requested)
 
 
-def test_segments_reach_the_disk_one_by_one() -> None:
+def test_segments_are_written_one_by_one() -> None:
     present: list[int] = []
 
     def compute(rows: Any) -> Tensors:
@@ -155,7 +153,7 @@ def test_other_draws_add_their_rows() -> None:
     check(store, [9, 3, 1, 5])
 
 
-def test_no_rows_are_no_work() -> None:
+def test_an_empty_request_computes_nothing() -> None:
     store = extract([], never)
     assert {name: [*tensor.shape] for name, tensor in store.read(np.empty(0, np.int64)).items()} == {
         "fine": [0, 2, 3],
@@ -165,12 +163,12 @@ def test_no_rows_are_no_work() -> None:
     assert not cache().exists()
 
 
-def test_a_store_can_be_sent_to_other_processes() -> None:
+def test_a_store_can_be_pickled() -> None:
     store = extract(range(6), Network())
-    check(pickle.loads(pickle.dumps(store)), [5, 0, 3])  # noqa: S301 - our own bytes
+    check(pickle.loads(pickle.dumps(store)), [5, 0, 3])  # noqa: S301
 
 
-def test_what_a_network_returns_may_be_of_any_kind_and_work_in_place() -> None:
+def test_compute_may_return_any_float_tensors_and_change_its_argument() -> None:
     def compute(rows: Any) -> Tensors:
         tensors = features(rows)
         rows[:] = -1
@@ -187,12 +185,12 @@ def test_what_a_network_returns_may_be_of_any_kind_and_work_in_place() -> None:
 
 
 @pytest.mark.parametrize("value", [65504.0, -65504.0, 6e-8, 0.0])
-def test_the_ends_of_half_precision_are_kept(value: float) -> None:
+def test_extreme_values_of_half_precision_are_kept(value: float) -> None:
     store = extract([1], lambda rows: {"x": torch.tensor([value])}, shapes={"x": ()})
     assert store.read(np.array([1]))["x"].item() == torch.tensor(value).half().item()
 
 
-def test_reading_a_row_that_was_not_asked_for_is_an_error_even_if_it_lies_there() -> None:
+def test_only_requested_rows_can_be_read_even_if_others_are_cached() -> None:
     extract([1, 2, 3], Network())
     store = extract([1, 3], never)
     with pytest.raises(DataError, match=r"^features of row 2 were not extracted, only those of 2 other rows"):
@@ -202,35 +200,36 @@ def test_reading_a_row_that_was_not_asked_for_is_an_error_even_if_it_lies_there(
 # The key
 
 
-def test_what_decides_the_features_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_contains_everything_that_the_features_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     network = Network()
 
-    def ask(count: int, **options: Any) -> None:
+    def request(count: int, **options: Any) -> None:
         check(extract([1, 2], network, **options), [2, 1])
         assert len(network.calls) == count == sum(path.is_dir() for path in cache().iterdir())
 
-    ask(1)
-    ask(2, address={**ADDRESS, "network": "0124"})
-    ask(3, address={**ADDRESS, "timesteps": [50]})
-    ask(4, execution=ExecutionConfig(precision="bf16-mixed"))
-    ask(5, execution=ExecutionConfig(device="cuda"))
-    ask(6, address={**ADDRESS, "precision": "32-true"})  # cannot pass for what is added
+    request(1)
+    request(2, address={**ADDRESS, "network": "0124"})
+    request(3, address={**ADDRESS, "timesteps": [50]})
+    request(4, execution=ExecutionConfig(precision="bf16-mixed"))
+    request(5, execution=ExecutionConfig(device="cuda"))
+    request(6, address={**ADDRESS, "precision": "32-true"})  # does not replace the precision that is added
     monkeypatch.setattr(pretraining_cache, "__version__", "0.0.0")
-    ask(7)
-    monkeypatch.setattr(feature_cache, "FORMAT", feature_cache.FORMAT + 1)  # segments of older suites are left alone
-    ask(8)
+    request(7)
+    monkeypatch.setattr(feature_cache, "FORMAT", feature_cache.FORMAT + 1)
+    request(8)
     store = extract([1], lambda rows: {"fine": torch.ones(1, 3)}, shapes={"fine": (3,)})
     assert store.read(np.array([1]))["fine"].tolist() == [[1, 1, 1]]
 
 
-def test_what_only_decides_the_way_is_not_in_the_key() -> None:
+def test_the_key_contains_nothing_else() -> None:
     extract([1, 2], Network())
     execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", threads=2, inference_batch=7)
     address, shapes = dict(reversed(ADDRESS.items())), dict(reversed(SHAPES.items()))
     extract([2], never, address=address, shapes=shapes, segment=1, seed=3, draw=5, execution=execution)
 
 
-def test_people_can_read_what_a_folder_holds() -> None:
+def test_a_folder_has_a_readable_description() -> None:
     extract(range(6), Network(), seed=3)
     (folder,) = (path for path in cache().iterdir() if path.is_dir())
     assert json.loads((folder / "about.json").read_text()) == {
@@ -255,70 +254,61 @@ def test_people_can_read_what_a_folder_holds() -> None:
 # Progress
 
 
-def test_size_and_then_time_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten rows of 120 kB by four, a minute for each four: two and a half minutes."""
-    heard: list[tuple[str, float]] = []
+def test_progress_reports_size_and_then_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten rows of 120 kB in segments of four rows, one minute each: two and a half minutes."""
+    reported: list[tuple[str, float]] = []
     clock = iter([0.0, 60.0])
     monkeypatch.setattr(feature_cache, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
 
-    def ask(rows: Sequence[int], compute: Callable[[Any], Any]) -> None:
-        extract(rows, compute, shapes={"x": (60000,)}, progress=lambda stage, done: heard.append((stage, done)))
+    def request(rows: Sequence[int], compute: Callable[[Any], Any]) -> None:
+        extract(rows, compute, shapes={"x": (60000,)}, progress=lambda stage, done: reported.append((stage, done)))
 
-    ask(range(10), lambda rows: {"x": torch.zeros(len(rows), 60000)})
+    request(range(10), lambda rows: {"x": torch.zeros(len(rows), 60000)})
     stage = "features: 1.2 MB, about 3 min"
-    assert heard == [("features: 1.2 MB", 0.0), (stage, 0.4), (stage, 0.8), (stage, 1.0)]
-    heard.clear()
-    ask(range(5), never)
-    assert heard == []
+    assert reported == [("features: 1.2 MB", 0.0), (stage, 0.4), (stage, 0.8), (stage, 1.0)]
+    reported.clear()
+    request(range(5), never)
+    assert reported == []
 
 
-# Several processes, and their ends
-
-
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} never came"
-        time.sleep(0.01)
+# Several processes, and killed ones
 
 
 def extract_twice_and_die(folder: Path) -> None:
-    """A child's life: rows 0 to 7 once another process says that it waits; SIGKILL while the third segment of others
-    is being written."""
+    """Extract rows 0 to 7 when another process waits for them; killed in the third segment of another extraction."""
 
     def slowly(rows: Any) -> Tensors:
-        (folder / "begun").touch()
-        wait_for(folder / "awaited")
+        (folder / "started").touch()
+        wait_for(folder / "expected")
         return features(rows)
 
     extract(range(8), slowly, address={"name": "shared"})
     synchronise, left = os.fsync, 3  # about.json and two segments
 
-    def deadly(descriptor: int) -> None:
+    def kill_at_third_segment(descriptor: int) -> None:
         nonlocal left
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
         synchronise(descriptor)
 
-    os.fsync = deadly
+    os.fsync = kill_at_third_segment
     extract(range(14), features, address={"name": "killed"})
 
 
 def test_processes_share_rows_and_a_killed_one_loses_only_its_segment(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=extract_twice_and_die, args=(tmp_path,), daemon=True)
     child.start()
-    stages: list[str] = []
+    reasons: list[str] = []
 
-    def progress(stage: str, done: float) -> None:
-        stages.append(stage)
-        (tmp_path / "awaited").touch()
+    def wait(reason: str) -> None:
+        reasons.append(reason)
+        (tmp_path / "expected").touch()
 
-    wait_for(tmp_path / "begun")
+    wait_for(tmp_path / "started")
     network = Network()
-    store = extract(range(4, 12), network, address={"name": "shared"}, progress=progress)
-    assert stages[0] == WAITING
-    assert stages.count(WAITING) == 1
+    store = extract(range(4, 12), network, address={"name": "shared"}, wait=wait)
+    assert reasons == [WAITING]
     assert network.rows == [8, 9, 10, 11]
     check(store, range(4, 12))
 
@@ -336,7 +326,7 @@ def test_processes_share_rows_and_a_killed_one_loses_only_its_segment(tmp_path: 
     assert {path: path.read_bytes() for path in finished} == finished
 
 
-def test_ctrl_c_keeps_what_is_finished_and_frees_the_lock() -> None:
+def test_ctrl_c_keeps_finished_segments_and_releases_the_lock() -> None:
     network = Network()
 
     def interrupted(rows: Any) -> Tensors:
@@ -354,20 +344,11 @@ def test_ctrl_c_keeps_what_is_finished_and_frees_the_lock() -> None:
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])
-def test_a_full_disk_keeps_finished_segments_and_no_part_of_one(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """about.json and three segments, of which so many fit."""
-    done, network = 0, Network()
-
-    def full(descriptor: int) -> None:
-        nonlocal done
-        done += 1
-        if done > writes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(BenchError, match=r"No space left on device.*segments are kept; MMRS_BENCH_CACHE sets"):
-            extract(range(10), network)
+def test_a_full_disk_keeps_finished_segments_only(writes: int) -> None:
+    """There are four files: about.json and three segments."""
+    network = Network()
+    with disk_full_after(writes), pytest.raises(BenchError, match=r"No space left on device.*segments are kept; MMRS_"):
+        extract(range(10), network)
     assert len(segments()) == max(writes - 1, 0)
     assert not leftovers()
     lost = network.calls[-1] if network.calls else []
@@ -375,8 +356,8 @@ def test_a_full_disk_keeps_finished_segments_and_no_part_of_one(writes: int, mon
     assert sorted(network.rows) == sorted([*range(10), *lost])
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the byte, and only missing rows count."""
+def test_too_little_disk_space_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only missing rows count."""
     extract(range(10), Network())
     free = 5 * ROW_BYTES - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
@@ -388,7 +369,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_computed(monkeypatch: pyt
         extract([1], Network(), shapes={"x": (1_200_000_000,)})
 
 
-def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_path_that_is_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(BenchError, match=r"cannot write to .*file/features: .*set MMRS_BENCH_CACHE"):
@@ -399,7 +380,7 @@ def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path: Path, monkeypatch: p
 
 
 def edit(change: Callable[[Any], object]) -> Callable[[Path], None]:
-    """A damage done with HDF5's own means."""
+    """Damage a segment with h5py."""
 
     def damage(path: Path) -> None:
         with h5py.File(path, "r+") as file:
@@ -431,17 +412,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
     "text": (lambda path: path.write_text("no features " * 99), "cannot be read"),
     "foreign": (foreign, "cannot be read"),
-    "flipped bit": (flip_a_bit_of_row_6, "row 6 is not what was written"),
-    "other values": (set_item("levels/coarse", 1, 7), "row 5 is not what was written"),
-    "other rows": (set_item("rows", 1, 99), "the content is not what its name says"),
-    "other seals": (set_item("seals", (1, 1), 0), "the content is not what its name says"),
+    "flipped bit": (flip_a_bit_of_row_6, "row 6 was changed after it was written"),
+    "other values": (set_item("levels/coarse", 1, 7), "row 5 was changed after it was written"),
+    "other rows": (set_item("rows", 1, 99), "the content does not match the file name"),
+    "other seals": (set_item("seals", (1, 1), 0), "the content does not match the file name"),
     "level removed": (edit(lambda file: file["levels"].pop("deep")), "cannot be read"),
     "rows removed": (edit(lambda file: file.pop("rows")), "cannot be read"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_segments_are_neither_used_nor_replaced(damage: str) -> None:
+def test_damaged_segments_are_refused_and_kept(damage: str) -> None:
     extract(range(12), Network())
     _, segment, _ = segments()
     spoil, message = DAMAGES[damage]
@@ -451,19 +432,19 @@ def test_damaged_segments_are_neither_used_nor_replaced(damage: str) -> None:
         with pytest.raises(DataError, match=rf"^.*{segment.name}: .*{message}.*; remove this file to extract its rows"):
             extract(range(12), never).read(np.arange(12))
     assert segment.read_bytes() == content
-    segment.unlink()  # what the message says cures it
+    segment.unlink()  # as the message advises
     network = Network()
     check(extract(range(12), network), range(12))
     assert network.calls == [[4, 5, 6, 7]]
 
 
-def test_only_the_rows_that_are_read_are_looked_at() -> None:
+def test_reading_checks_only_the_rows_that_are_read() -> None:
     extract(range(12), Network())
     flip_a_bit_of_row_6(segments()[1])
     check(extract(range(12), never), [5, 7, 0])
 
 
-def test_a_segment_that_went_away_is_an_error() -> None:
+def test_a_missing_segment_is_an_error() -> None:
     store = extract(range(8), Network())
     gone = segments()[1]
     gone.unlink()
@@ -481,16 +462,16 @@ def test_a_segment_of_another_folder_or_name_is_refused() -> None:
     assert one.name != two.name
 
     shutil.copy(one, two)
-    with pytest.raises(DataError, match=f"{two.name}: holds features of another network, scene or setting"):
+    with pytest.raises(DataError, match=f"{two.name}: its features belong to another network, scene or setting"):
         extract([1], never, address={**ADDRESS, "network": "0124"})
     copied = one.with_name(f"{'0' * 64}.h5")
     shutil.copy(one, copied)
-    with pytest.raises(DataError, match=f"{copied.name}: the content is not what its name says"):
+    with pytest.raises(DataError, match=f"{copied.name}: the content does not match the file name"):
         extract([1], never)
 
 
 def test_a_row_in_two_segments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when somebody merges two caches: neither is more right."""
+    """For example, after two caches were merged."""
     root = os.environ["MMRS_BENCH_CACHE"]
     extract([1, 2], Network())
     (one,) = segments()
@@ -513,8 +494,8 @@ def segment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_nothing_lies_in_the_heap_that_hdf5_does_not_seal(segment_file: Path) -> None:
-    """A flipped bit in a heap of texts of any length can keep HDF5 busy forever, which nothing can interrupt."""
+def test_segments_have_no_heap_of_strings(segment_file: Path) -> None:
+    """HDF5 has no checksum for it, and a flipped bit there can cause an endless loop."""
     assert b"GCOL" not in segment_file.read_bytes()
     with h5py.File(segment_file) as file:
         assert file.attrs.get_id("key").dtype.kind == "S"
@@ -523,7 +504,7 @@ def test_nothing_lies_in_the_heap_that_hdf5_does_not_seal(segment_file: Path) ->
 @settings(max_examples=40, deadline=None)
 @given(place=st.integers(0), flip=st.integers(1, 255))
 def test_no_flipped_byte_gives_other_values(segment_file: Path, place: int, flip: int) -> None:
-    """Some bytes of an HDF5 file mean nothing; any other is noticed."""
+    """A flip in an unused byte changes nothing; any other raises an error."""
     whole = bytearray(segment_file.read_bytes())
     spoilt = whole.copy()
     spoilt[place % len(whole)] ^= flip
@@ -549,7 +530,7 @@ def test_no_flipped_byte_gives_other_values(segment_file: Path, place: int, flip
         (-1e30, "beyond ±65504, the range of half precision"),
     ],
 )
-def test_values_that_half_precision_cannot_hold_are_refused(value: float, message: str) -> None:
+def test_values_outside_half_precision_are_refused(value: float, message: str) -> None:
     def compute(rows: Any) -> Tensors:
         tensors = features(rows)
         tensors["fine"][rows == 6, 1, 2] = value
@@ -576,7 +557,7 @@ def test_values_that_half_precision_cannot_hold_are_refused(value: float, messag
         {"coarse": torch.zeros(3, dtype=torch.int64)},
     ],
 )
-def test_a_network_that_returns_something_else_is_a_defect(change: dict[str, torch.Tensor | None]) -> None:
+def test_unexpected_levels_shapes_or_types_are_refused(change: dict[str, torch.Tensor | None]) -> None:
     def compute(rows: Any) -> Any:
         tensors = {**features(rows), **change}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
@@ -591,7 +572,7 @@ def test_a_network_that_returns_something_else_is_a_defect(change: dict[str, tor
     [
         (np.array([1, 2, 1]), SHAPES, 4, "distinct"),
         (np.array([1, -2]), SHAPES, 4, "not negative"),
-        (np.array([1.0, 2.0]), SHAPES, 4, r"integers in one dimension, not float64 \[2\]"),
+        (np.array([1.0, 2.0]), SHAPES, 4, r"one-dimensional array of integers, not float64 \[2\]"),
         (np.array([True, False]), SHAPES, 4, "not bool"),
         (np.array([[1, 2]]), SHAPES, 4, r"not int64 \[1, 2\]"),
         (np.array([1, 2]), SHAPES, 0, "segment must be at least 1, not 0"),
@@ -601,13 +582,13 @@ def test_a_network_that_returns_something_else_is_a_defect(change: dict[str, tor
         (np.array([1, 2]), {"a": (1, 0)}, 4, "at least 1"),
     ],
 )
-def test_senseless_requests_are_refused(rows: Any, shapes: Any, segment: int, message: str) -> None:
+def test_invalid_arguments_are_refused(rows: Any, shapes: Any, segment: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_or_extract(ADDRESS, rows, shapes, never, cell(), segment=segment)
     assert not cache().exists()
 
 
 @pytest.mark.parametrize("rows", [np.array([1.0]), np.array([[1]]), np.array([True])])
-def test_senseless_readings_are_refused(rows: Any) -> None:
-    with pytest.raises(ValueError, match="integers in one dimension"):
+def test_reading_invalid_rows_is_refused(rows: Any) -> None:
+    with pytest.raises(ValueError, match="one-dimensional array of integers"):
         extract([1], Network()).read(rows)

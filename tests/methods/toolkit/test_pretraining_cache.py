@@ -1,14 +1,12 @@
-"""The pretraining cache: once per key, shared by processes, resumed after a kill, strict about what it reads."""
+"""The pretraining cache: one training per key, shared by processes, resumed after a kill; damaged files are refused."""
 
-# The children of this file import it first: mmrs_bench has to come before lightning (see its _torchvision_guard.py).
+# Child processes import this file first, and mmrs_bench has to be imported before lightning (_torchvision_guard.py).
 import mmrs_bench  # isort: skip
 
-import errno
 import json
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from helpers.cache_helpers import PATIENCE_SECONDS, disk_full_after, wait_for
 from helpers.method_helpers import small_data
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -30,12 +29,11 @@ Tensors = dict[str, torch.Tensor]
 
 ADDRESS = {"scene": "tiny-r1", "window": 11, "settings": {"epochs": 4}}
 EPOCHS = 4
-STEPS = 12  # an epoch's: 1440 pixels in batches of 128
-PATIENCE_SECONDS = 60.0
+STEPS = 12  # per epoch: 1440 pixels in batches of 128
 
 
 class Denoiser(L.LightningModule):
-    """Restores centre pixels from what dropout leaves of them."""
+    """Restores centre pixels after dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,11 +59,11 @@ class Denoiser(L.LightningModule):
 def learn(module: Denoiser, context: RunContext) -> None:
     data = small_data()
     view = data.serving(train=data.unlabelled_dataloader())
-    training.fit(module, view, context, stage="pretraining", epochs=EPOCHS, checkpoint_every=1)
+    training.fit(module, view, context, stage="pretraining", epochs=EPOCHS, resumable=True)
 
 
-class Teacher:
-    """A training of no cost: draws values from the addressed generator and counts its calls."""
+class RandomTraining:
+    """A fast training that adds random values and records its contexts."""
 
     def __init__(self) -> None:
         self.contexts: list[RunContext] = []
@@ -101,7 +99,7 @@ def cache() -> Path:
 
 
 def files() -> set[str]:
-    """All files of the cache but locks, below its folder."""
+    """All files of the cache except locks, relative to its folder."""
     return {str(p.relative_to(cache())) for p in cache().rglob("*") if p.is_file() and p.suffix != ".lock"}
 
 
@@ -109,22 +107,15 @@ def entries() -> list[Path]:
     return sorted(cache().glob("*.safetensors"))
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} never came"
-        time.sleep(0.01)
-
-
 # Once per key
 
 
 def test_equal_addresses_train_once(tmp_path: Path) -> None:
-    teacher = Teacher()
-    first = load_or_pretrain(ADDRESS, build, teacher, cell(tmp_path))
+    trainer = RandomTraining()
+    first = load_or_pretrain(ADDRESS, build, trainer, cell(tmp_path))
     second = load_or_pretrain(dict(reversed(ADDRESS.items())), build, never, cell(tmp_path))
     untrained = training.initialised(build, cell(tmp_path), "pretraining")
-    assert len(teacher.contexts) == 1
+    assert len(trainer.contexts) == 1
     assert same(first, second)
     assert not same(first, untrained)
     for module in (first, second):
@@ -133,11 +124,15 @@ def test_equal_addresses_train_once(tmp_path: Path) -> None:
     assert not (tmp_path / "cell").exists(), "the cell's own folder was used"
 
 
-def test_what_decides_the_weights_is_in_the_key(tmp_path: Path) -> None:
-    teacher, execution = Teacher(), ExecutionConfig(precision="bf16-mixed")
+def test_the_key_contains_everything_that_the_weights_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    trainer, execution = RandomTraining(), ExecutionConfig(precision="bf16-mixed")
     for count, (address, context) in enumerate(
         [
             (ADDRESS, cell(tmp_path)),
+            ({**ADDRESS, "seed": 1}, cell(tmp_path)),  # does not replace the seed that is added
             ({**ADDRESS, "window": 9}, cell(tmp_path)),
             ({**ADDRESS, "settings": {"epochs": 5}}, cell(tmp_path)),
             (ADDRESS, cell(tmp_path, seed=1)),
@@ -146,38 +141,28 @@ def test_what_decides_the_weights_is_in_the_key(tmp_path: Path) -> None:
         ],
         start=1,
     ):
-        load_or_pretrain(address, build, teacher, context)
-        assert len(teacher.contexts) == count == len(entries())
+        load_or_pretrain(address, build, trainer, context)
+        assert len(trainer.contexts) == count == len(entries())
 
 
-def test_an_address_cannot_pass_for_what_is_added_to_it(tmp_path: Path) -> None:
-    teacher = Teacher()
-    load_or_pretrain({**ADDRESS, "seed": 1}, build, teacher, cell(tmp_path))
-    load_or_pretrain({**ADDRESS, "seed": 2}, build, teacher, cell(tmp_path))
-    assert len(entries()) == 2
-
-
-def test_what_only_decides_the_way_is_not_in_the_key(tmp_path: Path) -> None:
-    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
+def test_the_key_contains_nothing_else(tmp_path: Path) -> None:
+    load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", threads=2, inference_batch=7)
     load_or_pretrain(ADDRESS, build, never, cell(tmp_path / "other", execution=execution))
 
 
-def test_the_weights_do_not_hang_on_the_draw_that_came_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Initial values and training alike; the seed does show."""
+def test_the_weights_depend_on_the_seed_but_not_on_the_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = []
     for seed, draw in ((0, 0), (0, 5), (1, 0)):
         monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / f"cache-{seed}-{draw}"))
-        modules.append(load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path, seed, draw)))
+        modules.append(load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path, seed, draw)))
     assert same(modules[0], modules[1])
     assert not same(modules[0], modules[2])
 
 
-def test_random_state_and_attributes_are_those_of_a_reader(tmp_path: Path) -> None:
-    """Whoever trains gets what whoever reads gets, and the process's random state stays as it was."""
-
+def test_a_process_that_trained_gets_the_same_module_as_one_that_reads(tmp_path: Path) -> None:
     def train(module: torch.nn.Module, context: RunContext) -> None:
-        Teacher()(module, context)
+        RandomTraining()(module, context)
         module.register_buffer("mark", torch.zeros(1), persistent=False)
         module[0].weight.requires_grad_(False)  # type: ignore[index]
 
@@ -188,8 +173,8 @@ def test_random_state_and_attributes_are_those_of_a_reader(tmp_path: Path) -> No
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_the_entry_can_be_read_by_people_and_by_others(tmp_path: Path) -> None:
-    module = load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path, seed=3))
+def test_the_entry_has_a_readable_description(tmp_path: Path) -> None:
+    module = load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path, seed=3))
     (entry,) = entries()
     assert files() == {entry.name, f"{entry.stem}.json"}
     about = json.loads(entry.with_suffix(".json").read_text())
@@ -208,7 +193,7 @@ def test_the_entry_can_be_read_by_people_and_by_others(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], state[name]) for name in state)
 
 
-def test_tied_transposed_and_narrow_tensors_come_back(tmp_path: Path) -> None:
+def test_tied_transposed_and_narrow_tensors_are_restored(tmp_path: Path) -> None:
     """safetensors itself refuses tensors that share memory or are not contiguous."""
 
     class Odd(torch.nn.Module):
@@ -220,8 +205,8 @@ def test_tied_transposed_and_narrow_tensors_come_back(tmp_path: Path) -> None:
             self.register_buffer("flag", torch.tensor(True))
             self.register_buffer("none", torch.empty(0, 3))
 
-    teacher = Teacher()
-    first = load_or_pretrain(ADDRESS, Odd, teacher, cell(tmp_path))
+    trainer = RandomTraining()
+    first = load_or_pretrain(ADDRESS, Odd, trainer, cell(tmp_path))
     assert same(first, load_or_pretrain(ADDRESS, Odd, never, cell(tmp_path)))
     assert first.one is first.two
 
@@ -230,70 +215,68 @@ def test_tied_transposed_and_narrow_tensors_come_back(tmp_path: Path) -> None:
 
 
 def train_twice_and_die(folder: Path) -> None:
-    """A child's life: two pretrainings, each once another process says that it waits; SIGKILL in the second."""
+    """Two pretrainings, each when another process waits for it; the process is killed in the second."""
     for name, kill_at in (("first", -1), ("second", 2 * STEPS + STEPS // 2)):
 
         def train(module: Denoiser, context: RunContext, name: str = name, kill_at: int = kill_at) -> None:
-            (folder / f"{name} begun").touch()
-            wait_for(folder / f"{name} awaited")
+            (folder / f"{name} started").touch()
+            wait_for(folder / f"{name} expected")
             module.kill_at = kill_at
             learn(module, context)
 
         load_or_pretrain({"name": name}, Denoiser, train, cell(folder))
 
 
-def ask_while_the_child_trains(
+def request_while_the_child_trains(
     name: str, folder: Path, train: Callable[[Denoiser, RunContext], None]
 ) -> tuple[Denoiser, list[str]]:
-    """The module, and the stages that were heard of."""
-    stages: list[str] = []
+    """The module, and the reasons for waiting."""
+    reasons: list[str] = []
 
-    def progress(stage: str, done: float) -> None:
-        stages.append(stage)
-        (folder / f"{name} awaited").touch()
+    def wait(reason: str) -> None:
+        reasons.append(reason)
+        (folder / f"{name} expected").touch()
 
-    wait_for(folder / f"{name} begun")
-    return load_or_pretrain({"name": name}, Denoiser, train, cell(folder, progress=progress)), stages
+    wait_for(folder / f"{name} started")
+    return load_or_pretrain({"name": name}, Denoiser, train, cell(folder, wait=wait)), reasons
 
 
-def test_processes_share_a_training_and_a_killed_one_is_relieved(
+def test_processes_share_a_training_and_continue_that_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One trains and the other waits and reads; if the one dies, the other ends with an undisturbed one's weights."""
     child = multiprocessing.get_context("spawn").Process(target=train_twice_and_die, args=(tmp_path,), daemon=True)
     child.start()
-    read, stages = ask_while_the_child_trains("first", tmp_path, never)
-    assert stages == [WAITING]
+    read, reasons = request_while_the_child_trains("first", tmp_path, never)
+    assert reasons == [WAITING]
     (entry,) = entries()
 
     steps: list[int] = []
 
-    def go_on(module: Denoiser, context: RunContext) -> None:
+    def continue_training(module: Denoiser, context: RunContext) -> None:
         assert entries() == [entry], "the killed process left an entry"
         learn(module, context)
         steps.extend(module.steps)
 
-    resumed, stages = ask_while_the_child_trains("second", tmp_path, go_on)
+    resumed, reasons = request_while_the_child_trains("second", tmp_path, continue_training)
     child.join(PATIENCE_SECONDS)
     assert child.exitcode == -signal.SIGKILL
-    assert stages[0] == WAITING
-    assert set(stages[1:]) == {"pretraining"}
-    assert steps == list(range(2 * STEPS, EPOCHS * STEPS)), "it did not go on from the second epoch's checkpoint"
+    assert reasons == [WAITING]
+    assert steps == list(range(2 * STEPS, EPOCHS * STEPS)), "it did not resume after the second epoch"
     (second,) = set(entries()) - {entry}
     assert not json.loads(entry.with_suffix(".json").read_text())["resumed"]
     assert json.loads(second.with_suffix(".json").read_text())["resumed"]
     assert {path.name for path in (cache() / second.stem).iterdir()} == {"logs"}
 
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "undisturbed"))
-    undisturbed = load_or_pretrain({"name": "second"}, Denoiser, learn, cell(tmp_path))
-    assert same(resumed, undisturbed)
-    assert same(read, undisturbed)  # the name changes the key, and nothing of the training
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "uninterrupted"))
+    uninterrupted = load_or_pretrain({"name": "second"}, Denoiser, learn, cell(tmp_path))
+    assert same(resumed, uninterrupted)
+    assert same(read, uninterrupted)  # the name changes only the key
     assert not same(read, training.initialised(Denoiser, cell(tmp_path), "pretraining"))
 
 
-def test_ctrl_c_keeps_the_work_and_frees_the_lock(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_work_folder_and_releases_the_lock(tmp_path: Path) -> None:
     def interrupted(module: torch.nn.Module, context: RunContext) -> None:
-        Teacher()(module, context)
+        RandomTraining()(module, context)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -303,13 +286,13 @@ def test_ctrl_c_keeps_the_work_and_frees_the_lock(tmp_path: Path) -> None:
     def resuming(module: torch.nn.Module, context: RunContext) -> None:
         assert (context.work_dir / "checkpoint").exists()
 
-    stages: list[str] = []
-    load_or_pretrain(ADDRESS, build, resuming, cell(tmp_path, progress=lambda stage, done: stages.append(stage)))
-    assert stages == []
+    reasons: list[str] = []
+    load_or_pretrain(ADDRESS, build, resuming, cell(tmp_path, wait=reasons.append))
+    assert reasons == []
     assert {Path(name).suffix for name in files()} == {".safetensors", ".json"}
 
 
-def test_curves_are_kept_and_those_of_an_older_entry_replaced(tmp_path: Path) -> None:
+def test_logs_are_kept_and_replace_those_of_a_removed_entry(tmp_path: Path) -> None:
     def train(text: str) -> Callable[[torch.nn.Module, RunContext], None]:
         def logging(module: torch.nn.Module, context: RunContext) -> None:
             (context.work_dir / "logs" / "pretraining").mkdir(parents=True)
@@ -328,14 +311,14 @@ def test_curves_are_kept_and_those_of_an_older_entry_replaced(tmp_path: Path) ->
 
 
 def sealed(path: Path, weights: Tensors) -> None:
-    """Replace the tensors of an entry, but not what it says about itself."""
+    """Replace the tensors of an entry, but not its metadata."""
     with safe_open(path, framework="pt") as opened:
         metadata = opened.metadata()
     save_file(weights, path, metadata)
 
 
 def change(**tensors: torch.Tensor | None) -> Callable[[Path], None]:
-    """A damage that replaces, adds or (None) removes tensors; `__` stands for the dot in names."""
+    """Replace, add or (None) remove tensors; `__` stands for the dot in names."""
 
     def damage(path: Path) -> None:
         weights: dict[str, Any] = {**load_file(path), **{n.replace("__", "."): t for n, t in tensors.items()}}
@@ -354,11 +337,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-8]), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
     "text": (lambda path: path.write_text("no weights " * 9), "cannot be read"),
-    "flipped bit": (flip_a_bit, "the values are not those that were written"),
-    "foreign": (lambda path: save_file(load_file(path), path), "another pretraining than its name says"),
+    "flipped bit": (flip_a_bit, "the values were changed after they were written"),
+    "foreign": (lambda path: save_file(load_file(path), path), "belongs to another pretraining than the file name"),
     "nan": (change(**{"0__bias": torch.tensor([0.0, float("nan")])}), r"0\.bias has values that are NaN or infinite"),
     "inf": (change(**{"0__bias": torch.tensor([0.0, float("inf")])}), r"0\.bias has values that are NaN or infinite"),
-    "other values": (change(**{"0__bias": torch.zeros(2)}), "the values are not those that were written"),
+    "other values": (change(**{"0__bias": torch.zeros(2)}), "the values were changed after they were written"),
     "other shape": (
         change(**{"0__weight": torch.zeros(2, 4)}),
         r"0\.weight is torch.float32 \[2, 4\], expected torch.float32 \[2, 3\]",
@@ -373,8 +356,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_entries_are_neither_used_nor_replaced(damage: str, tmp_path: Path) -> None:
-    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
+def test_damaged_entries_are_refused_and_kept(damage: str, tmp_path: Path) -> None:
+    load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     (entry,) = entries()
     spoil, message = DAMAGES[damage]
     spoil(entry)
@@ -383,26 +366,26 @@ def test_damaged_entries_are_neither_used_nor_replaced(damage: str, tmp_path: Pa
         with pytest.raises(DataError, match=rf"(?s){entry.name}: .*{message}.*remove this file to train again$"):
             load_or_pretrain(ADDRESS, build, never, cell(tmp_path))
     assert entry.read_bytes() == content
-    entry.unlink()  # what the message says cures it
-    teacher = Teacher()
-    load_or_pretrain(ADDRESS, build, teacher, cell(tmp_path))
-    assert len(teacher.contexts) == 1
+    entry.unlink()  # as the message advises
+    trainer = RandomTraining()
+    load_or_pretrain(ADDRESS, build, trainer, cell(tmp_path))
+    assert len(trainer.contexts) == 1
 
 
 def test_an_entry_under_another_name_is_refused(tmp_path: Path) -> None:
     other = {**ADDRESS, "window": 9}
-    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     (one,) = entries()
-    load_or_pretrain(other, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(other, build, RandomTraining(), cell(tmp_path))
     (two,) = set(entries()) - {one}
     one.replace(two)
-    with pytest.raises(DataError, match=f"{two.name}: holds another pretraining than its name says"):
+    with pytest.raises(DataError, match=f"{two.name}: .* belongs to another pretraining than the file name"):
         load_or_pretrain(other, build, never, cell(tmp_path))
 
 
 def test_an_entry_of_another_network_is_refused(tmp_path: Path) -> None:
-    """An address that leaves out a size gives an error, not a wrong network."""
-    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
+    """For example, because the address lacks a size."""
+    load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     with pytest.raises(DataError, match=r"weight is torch.float32 \[2, 3\], expected torch.float32 \[3, 2\]"):
         load_or_pretrain(
             ADDRESS, lambda: torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)), never, cell(tmp_path)
@@ -412,7 +395,7 @@ def test_an_entry_of_another_network_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_a_training_that_ends_in_nan_leaves_no_entry(value: float, tmp_path: Path) -> None:
     def spoil(module: torch.nn.Module, context: RunContext) -> None:
-        Teacher()(module, context)
+        RandomTraining()(module, context)
         module[1].running_var[1] = value  # type: ignore[index]
 
     for _ in range(2):
@@ -431,26 +414,16 @@ def test_a_training_that_changes_the_module_leaves_no_entry(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_a_full_disk_leaves_no_part_of_an_entry(writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever of the two files does not fit; the finished training is not lost."""
-    done = 0
-
-    def full(descriptor: int) -> None:
-        nonlocal done
-        done += 1
-        if done > writes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(BenchError, match="No space left on device"):
-            load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
+def test_a_full_disk_leaves_no_part_of_an_entry(writes: int, tmp_path: Path) -> None:
+    """Whichever of the two files does not fit; the work folder is kept."""
+    with disk_full_after(writes), pytest.raises(BenchError, match="No space left on device"):
+        load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     assert {Path(name).name for name in files()} == {"checkpoint"}
-    load_or_pretrain(ADDRESS, build, Teacher(), cell(tmp_path))
+    load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     assert {Path(name).suffix for name in files()} == {".safetensors", ".json"}
 
 
-def test_a_cache_that_cannot_be_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_path_that_is_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(BenchError, match=r"cannot write to .*file/pretraining: .*set MMRS_BENCH_CACHE"):
