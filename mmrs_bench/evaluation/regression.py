@@ -1,18 +1,19 @@
-"""Golden metrics: has the suite lost accuracy since the committed baselines were measured?"""
+"""Regression: compare accuracies with the committed baselines."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.report.entries import METRIC_TITLES, METRICS, Entry, Metric, group_records
+from mmrs_bench.evaluation.report.entries import Entry, group_records
 from mmrs_bench.evaluation.report.tables import Column, Section, Table, Value
+from mmrs_bench.evaluation.results.metrics import METRICS
 from mmrs_bench.evaluation.results.provenance import git_state
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.results.signature import signature_fields, signature_text
@@ -22,12 +23,12 @@ from mmrs_bench.reading import read_json, validated
 
 BASELINES = BENCHMARK_DIR / "baselines.json"
 
-#: Least tolerance, as a fraction: other libraries and processors move a mean over draws by some tenths of a point.
-FLOOR = 0.005
-#: A tolerance is so many standard deviations of the mean over draws between training seeds.
+#: Smallest tolerance, as a fraction. Other libraries and processors change a mean over draws by some 0.1 points.
+MIN_TOLERANCE = 0.005
+#: Tolerance in standard deviations between training seeds.
 DEVIATIONS = 3.0
-#: Seeds that a tolerance must at least come from; fewer say little about a standard deviation.
-MIN_REPEATS = 5
+#: Smallest number of training seeds for a standard deviation.
+MIN_SEEDS = 5
 
 Status = Literal["ok", "loss", "gain", "missing"]
 
@@ -36,23 +37,23 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Golden(_Part):
-    """A metric as it was, in fractions: mean over draws and seeds, sd of the mean over draws between seeds."""
+class MetricBaseline(_Part):
+    """A metric in fractions: mean over draws and seeds, and sd between seeds of the mean over draws."""
 
     mean: float
     sd: float
-    tolerance: float = Field(ge=FLOOR)
+    tolerance: float = Field(ge=MIN_TOLERANCE)
 
 
 class Baseline(_Part):
-    """Golden metrics of one method under one protocol.
+    """Accuracies of one method under one protocol.
 
     Attributes:
-        scene: Tag of the scene, as are the next fields parts of the protocol in plain words.
-        signature: The whole protocol, without draws and code version: baselines outlive versions.
+        signature: The protocol without draws and code version, so that baselines are valid for later versions.
         draws: Draws that the means are over.
-        repeats: Training seeds that mean and tolerance come from.
-        commit: State of the code that measured it.
+        repeats: Number of training seeds that mean and tolerance are from.
+        metrics: By name in `mmrs_bench.evaluation.results.metrics.METRICS`.
+        commit: Commit of the code that made the records.
         code_version: Version of that code.
     """
 
@@ -65,20 +66,32 @@ class Baseline(_Part):
     selection: str
     signature: str
     draws: tuple[int, ...] = Field(min_length=1)
-    repeats: int = Field(ge=MIN_REPEATS)
-    metrics: dict[Metric, Golden]
+    repeats: int = Field(ge=MIN_SEEDS)
+    metrics: dict[str, MetricBaseline]
     commit: str
     code_version: str
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What a row is found by."""
+        """Key of a row in the file."""
         return self.signature, self.method, self.variant
 
     @property
     def name(self) -> str:
         """``method`` or ``method:variant``."""
         return self.method if self.variant == "default" else f"{self.method}:{self.variant}"
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: dict[str, MetricBaseline]) -> dict[str, MetricBaseline]:
+        if unknown := metrics.keys() - METRICS.keys():
+            raise ValueError(f"unknown metrics {', '.join(sorted(unknown))}; known metrics: {', '.join(METRICS)}")
+        return metrics
+
+    @property
+    def protocol_text(self) -> str:
+        """``simulated-r1 random-v1 2-shot quick``."""
+        return f"{self.scene} {self.split} {self.shots}-shot {self.budget}"
 
 
 class _BaselineFile(_Part):
@@ -87,10 +100,10 @@ class _BaselineFile(_Part):
 
 
 def load_baselines(path: Path = BASELINES) -> list[Baseline]:
-    """The committed baselines.
+    """Read the committed baselines.
 
     Raises:
-        ConfigError: If the file cannot be read or a field is wrong; file and field are named.
+        ConfigError: If the file cannot be read or a field is wrong.
     """
     advice = "restore the committed file"
     fields = read_json(path, error=ConfigError, advice=advice)
@@ -98,23 +111,23 @@ def load_baselines(path: Path = BASELINES) -> list[Baseline]:
 
 
 class Check(NamedTuple):
-    """One metric of one baseline against the records; ``current`` is None if it is missing."""
+    """Comparison of one metric of one baseline with the records; ``current`` is None if it is missing."""
 
     baseline: Baseline
-    metric: Metric
+    metric: str
     current: float | None
     status: Status
-    note: str
+    note: str = ""
 
 
 class RegressionReport(NamedTuple):
-    """All checks. A loss or a missing result fails; a gain asks for new baselines but does not fail."""
+    """All checks. The regression test fails if a metric is lost or missing."""
 
     checks: tuple[Check, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost and nothing is missing."""
+        """Whether no metric is lost or missing."""
         return all(check.status in ("ok", "gain") for check in self.checks)
 
     @property
@@ -124,9 +137,7 @@ class RegressionReport(NamedTuple):
 
     def summary(self) -> str:
         """The outcome in one line."""
-        counts = {
-            status: sum(check.status == status for check in self.checks) for status in ("loss", "missing", "gain")
-        }
+        counts = Counter(check.status for check in self.checks)
         if not self.passed:
             return (
                 f"regression: {counts['loss']} metrics lost more than their tolerance, {counts['missing']} are "
@@ -138,20 +149,22 @@ class RegressionReport(NamedTuple):
 
     def table(self) -> Table:
         """The checks as a table, in percent."""
-        rows: list[dict[str, Value]] = [
-            {
-                "protocol": f"{c.baseline.scene} {c.baseline.split} {c.baseline.shots}-shot {c.baseline.budget}",
-                "method": c.baseline.name,
-                "metric": METRIC_TITLES[c.metric],
-                "baseline": 100 * c.baseline.metrics[c.metric].mean,
-                "tolerance": 100 * c.baseline.metrics[c.metric].tolerance,
-                "current": None if c.current is None else 100 * c.current,
-                "change": None if c.current is None else 100 * (c.current - c.baseline.metrics[c.metric].mean),
-                "status": c.status.upper() if c.status in ("loss", "missing") else c.status,
-                "note": c.note,
-            }
-            for c in self.checks
-        ]
+        rows: list[dict[str, Value]] = []
+        for baseline, metric, current, status, note in self.checks:
+            expected = baseline.metrics[metric]
+            rows.append(
+                {
+                    "protocol": baseline.protocol_text,
+                    "method": baseline.name,
+                    "metric": METRICS[metric].title,
+                    "baseline": 100 * expected.mean,
+                    "tolerance": 100 * expected.tolerance,
+                    "current": None if current is None else 100 * current,
+                    "change": None if current is None else 100 * (current - expected.mean),
+                    "status": status.upper() if status in ("loss", "missing") else status,
+                    "note": note,
+                }
+            )
         columns = (
             Column("protocol", "Protocol"),
             Column("method", "Method", fixed=True),
@@ -167,14 +180,14 @@ class RegressionReport(NamedTuple):
 
 
 def regress(records: Iterable[Record], baselines: Sequence[Baseline]) -> RegressionReport:
-    """Check records against baselines: mean over the baseline's draws, for OA, AA and kappa.
+    """Compare the means of records, over the draws of the baseline, with baselines.
 
     Args:
-        records: Of the code as it is now; one version and setting a method.
-        baselines: What to expect.
+        records: Records of the current code; each method in one version and with one set of settings.
+        baselines: The baselines.
 
     Raises:
-        ConfigError: If there are no baselines, or several versions or settings of a method are among the records.
+        ConfigError: If there are no baselines, or the records of a method have different versions or settings.
     """
     if not baselines:
         raise ConfigError(
@@ -195,10 +208,10 @@ def _entries(records: Iterable[Record]) -> dict[tuple[str, str, str], Entry]:
     entries: dict[tuple[str, str, str], Entry] = {}
     for group in group_records(records):
         for entry in group.entries:
-            identity = (_signature(entry.records[0]), entry.entrant.method, entry.entrant.variant)
+            identity = (_signature(entry.records[0]), entry.method_id.method, entry.method_id.variant)
             if identity in entries:
                 raise ConfigError(
-                    f"there are records of several versions or settings of {entry.entrant.name} on {group.scene_id}; "
+                    f"there are records of several versions or settings of {entry.method_id.name} on {group.scene_id}; "
                     "use a fresh --results folder, or move the old records away"
                 )
             entries[identity] = entry
@@ -211,7 +224,7 @@ def _signature(record: Record) -> str:
     return signature_text(fields)
 
 
-def _check(baseline: Baseline, metric: Metric, entry: Entry | None) -> Check:
+def _check(baseline: Baseline, metric: str, entry: Entry | None) -> Check:
     if entry is None:
         return Check(baseline, metric, None, "missing", "no records")
     values = entry.by_draw(metric)
@@ -219,42 +232,41 @@ def _check(baseline: Baseline, metric: Metric, entry: Entry | None) -> Check:
     if absent:
         return Check(baseline, metric, None, "missing", f"draws {', '.join(map(str, absent))} are absent")
     current = fmean(values[draw] for draw in baseline.draws)
-    golden = baseline.metrics[metric]
-    change = current - golden.mean
-    # Means that differ by rounding alone are equal, at a tolerance's edge too.
-    if abs(change) <= golden.tolerance + 1e-9:
-        return Check(baseline, metric, current, "ok", "")
-    if change < 0:
-        return Check(baseline, metric, current, "loss", "")
-    return Check(baseline, metric, current, "gain", "update the baselines")
+    expected = baseline.metrics[metric]
+    change = current - expected.mean
+    # Rounding errors do not count, not even if the change equals the tolerance.
+    if abs(change) <= expected.tolerance + 1e-9:
+        return Check(baseline, metric, current, "ok")
+    if (change > 0) == METRICS[metric].higher_is_better:
+        return Check(baseline, metric, current, "gain", "update the baselines")
+    return Check(baseline, metric, current, "loss")
 
 
 def update_baselines(records: Sequence[Record], path: Path = BASELINES, *, repository: Path = REPOSITORY) -> list[str]:
-    """Replace the baselines of everything in the records; baselines of other methods and protocols stay.
+    """Replace the baselines of the methods and protocols of some records; other baselines do not change.
 
-    The tolerance is `DEVIATIONS` standard deviations of the mean over draws between seeds, at least `FLOOR`.
+    The tolerance is `DEVIATIONS` standard deviations between seeds of the mean over draws, at least `MIN_TOLERANCE`.
 
     Args:
-        records: Of at least `MIN_REPEATS` seeds, each with the same draws, made by one clean commit.
+        records: At least `MIN_SEEDS` seeds of each method, with the same draws, from one commit.
         path: The baselines file.
-        repository: The checkout that must be clean.
+        repository: The git checkout, which must have no changes.
 
     Returns:
-        One line a metric: old -> new.
+        One line per metric: old -> new.
 
     Raises:
-        ConfigError: If the checkout is dirty or none, the records come from uncommitted code or of several commits,
-            or seeds or draws are missing.
+        ConfigError: If the checkout has changes, the records are not from one commit, or seeds or draws are missing.
     """
     state = git_state(repository)
     if state.commit is None:
-        raise ConfigError(f"{repository} is not a git checkout; baselines are updated in a clean checkout only")
+        raise ConfigError(f"{repository} is not a git checkout; new baselines must be traceable to a commit")
     if state.dirty:
         raise ConfigError(
             f"{repository} has uncommitted changes; commit or stash them first, so that the baselines can be traced"
         )
     if not records:
-        raise ConfigError("there are no records to make baselines from; run the cells first")
+        raise ConfigError("there are no records for new baselines; run the cells first")
     old = {baseline.identity: baseline for baseline in load_baselines(path)}
     new = {identity: _baseline(identity[0], entry) for identity, entry in _entries(records).items()}
     rows = [row for _, row in sorted({**old, **new}.items())]
@@ -264,15 +276,15 @@ def update_baselines(records: Sequence[Record], path: Path = BASELINES, *, repos
 
 
 def _baseline(signature: str, entry: Entry) -> Baseline:
-    name, first = entry.entrant.name, entry.records[0].protocol
-    commits = {record.provenance.commit for record in entry.records if not record.provenance.dirty}
-    commit = next(iter(commits), None)
-    if len(commits) != 1 or commit is None or any(record.provenance.dirty for record in entry.records):
-        raise ConfigError(f"the records of {name} do not come from one clean commit; run its cells again")
-    if len(entry.seeds) < MIN_REPEATS:
+    name, first = entry.method_id.name, entry.records[0].protocol
+    commits = {None if record.provenance.dirty else record.provenance.commit for record in entry.records}
+    commit = commits.pop()
+    if commits or commit is None:
+        raise ConfigError(f"the records of {name} are not from one commit without changes; run its cells again")
+    if len(entry.seeds) < MIN_SEEDS:
         raise ConfigError(
-            f"{name} has {len(entry.seeds)} seeds; a tolerance needs at least {MIN_REPEATS}: run it with --seeds "
-            + " ".join(map(str, range(MIN_REPEATS)))
+            f"{name} has {len(entry.seeds)} seeds; a tolerance needs at least {MIN_SEEDS}: run it with --seeds "
+            + " ".join(map(str, range(MIN_SEEDS)))
         )
     draws_of = defaultdict(set)
     for record in entry.records:
@@ -290,32 +302,30 @@ def _baseline(signature: str, entry: Entry) -> Baseline:
         signature=signature,
         draws=entry.draws,
         repeats=len(entry.seeds),
-        metrics={metric: golden for metric in METRICS if (golden := _golden(entry, metric)) is not None},
+        metrics={metric: found for metric in METRICS if (found := _metric_baseline(entry, metric)) is not None},
         commit=commit,
         code_version=first.code_version,
     )
 
 
-def _golden(entry: Entry, metric: Metric) -> Golden | None:
+def _metric_baseline(entry: Entry, metric: str) -> MetricBaseline | None:
     """Mean and tolerance over seeds; None if the metric is undefined somewhere."""
     by_seed = [entry.by_draw(metric, seed=seed) for seed in entry.seeds]
     if any(len(values) < len(entry.draws) for values in by_seed):
         return None
     means = [fmean(values.values()) for values in by_seed]
     sd = stdev(means)
-    return Golden(mean=round(fmean(means), 6), sd=round(sd, 6), tolerance=round(max(FLOOR, DEVIATIONS * sd), 6))
+    tolerance = max(MIN_TOLERANCE, DEVIATIONS * sd)
+    return MetricBaseline(mean=round(fmean(means), 6), sd=round(sd, 6), tolerance=round(tolerance, 6))
 
 
 def _changes(old: Baseline | None, new: Baseline) -> list[str]:
-    lines = []
-    for metric, golden in new.metrics.items():
-        before = old.metrics.get(metric) if old else None
-        lines.append(
-            f"{new.scene} {new.split} {new.shots}-shot {new.budget} {new.name} {METRIC_TITLES[metric]}: "
-            f"{_golden_text(before)} -> {_golden_text(golden)}"
-        )
-    return lines
+    before = old.metrics if old else {}
+    return [
+        f"{new.protocol_text} {new.name} {METRICS[metric].title}: {_text(before.get(metric))} -> {_text(after)}"
+        for metric, after in new.metrics.items()
+    ]
 
 
-def _golden_text(golden: Golden | None) -> str:
-    return "none" if golden is None else f"{100 * golden.mean:.2f} ± {100 * golden.tolerance:.2f}"
+def _text(metric: MetricBaseline | None) -> str:
+    return "none" if metric is None else f"{100 * metric.mean:.2f} ± {100 * metric.tolerance:.2f}"

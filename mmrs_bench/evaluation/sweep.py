@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError, RecordError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.report.curves import finish, line_style
+from mmrs_bench.evaluation.report.curves import line_style, style_axes
 from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.evaluation.results.signature import signature
@@ -278,7 +278,7 @@ def _lines(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> list[dict[str
 
 def _estimate(values: Sequence[float | None]) -> Estimate | None:
     defined = [value for value in values if value is not None]
-    return Estimate.percent(summarise(defined) if defined else None)
+    return Estimate.percent(summarise(defined)) if defined else None
 
 
 def _draws(cells: Sequence[Cell]) -> int:
@@ -335,6 +335,6 @@ def sweep_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Figure:
     axes.set_xlabel("timestep")
     scene, how = _heading(cells)
     figure.suptitle(f"{scene}\n{how}; {spread}", fontsize=10)
-    finish(figure, axes)
+    style_axes(figure, axes)
     figure.supxlabel(f"This sweep {NOTE}.", fontsize=7)
     return figure

@@ -1,14 +1,18 @@
-"""Records made by hand, for tests of what comes after the runner."""
+"""Constructed records, and the tables behind the gold files, for tests that need no training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
+from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
+from mmrs_bench.evaluation.report.reported import ReportedResult
+from mmrs_bench.evaluation.report.tables import Table, Value
 from mmrs_bench.evaluation.results.metrics import scores
 from mmrs_bench.evaluation.results.schema import FailureRecord, Leakage, Measured, PixelBoundRecord, Provenance, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
@@ -16,41 +20,37 @@ from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 CLASSES = ("water", "trees & shrubs", "roof_50%")
 PIXELS = 200
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FINISHED = "2025-01-01T00:00:00+00:00"
+REPORTED = (
+    ReportedResult(
+        scene="trento", method="MFT", inputs="hsi + lidar", oa=98.32, source="Roy et al. 2023", difference="819 labels"
+    ),
+    ReportedResult(
+        scene="trento", method="DiffCLIP", inputs="all", claim="+10.65", source="Zhang et al.", difference="2 shots"
+    ),
+    ReportedResult(scene="muufl", method="MFT", inputs="all", oa=94.34, source="Roy et al. 2023", difference="5 %"),
+)
 
 
-def make_protocol(
-    method: str = "rf",
-    *,
-    variant: str = "default",
-    draw: int = 0,
-    seed: int = 0,
-    scene: str = "town-r1",
-    fingerprint: str = "ab" * 32,
-    budget: str = "paper",
-    method_version: int = 1,
-    code_version: str = "0.1.0",
-    method_config: dict[str, Any] | None = None,
-    **data: Any,
-) -> ProtocolConfig:
-    """A protocol; ``data`` goes to `DataConfig`."""
-    return ProtocolConfig.model_validate(
-        {
-            "scene": scene,
-            "scene_fingerprint": fingerprint,
-            "data": DataConfig(draw=draw, **data),
-            "seed": seed,
-            "budget": budget,
-            "method": method,
-            "variant": variant,
-            "method_version": method_version,
-            "method_config": method_config or {"trees": 300},
-            "code_version": code_version,
-        }
-    )
+def make_protocol(method: str = "rf", *, method_config: dict[str, Any] | None = None, **changes: Any) -> ProtocolConfig:
+    """A protocol; ``changes`` are fields of `ProtocolConfig`, ``fingerprint`` or fields of `DataConfig`."""
+    fields = {
+        "scene": "town-r1",
+        "scene_fingerprint": changes.pop("fingerprint", "ab" * 32),
+        "seed": 0,
+        "budget": "paper",
+        "method": method,
+        "variant": "default",
+        "method_version": 1,
+        "method_config": method_config or {"trees": 300},
+        "code_version": "0.1.0",
+    }
+    fields |= {name: changes.pop(name) for name in fields.keys() & changes.keys()}
+    return ProtocolConfig.model_validate({**fields, "data": DataConfig(**changes)})
 
 
 def spread_confusion(hits: Sequence[int], pixels: int = PIXELS) -> npt.NDArray[np.int64]:
-    """A confusion matrix with so many right pixels a class; wrong ones go to the next class."""
+    """A confusion matrix with ``hits`` correct pixels by class; the wrong ones are assigned to the next class."""
     matrix = np.diag(np.asarray(hits, dtype=np.int64))
     for row, count in enumerate(hits):
         matrix[row, (row + 1) % len(hits)] += pixels - count
@@ -74,7 +74,7 @@ def make_record(
     dirty: bool | None = False,
     **protocol_changes: Any,
 ) -> Record:
-    """A record that agrees with itself; other arguments go to `make_protocol`."""
+    """A consistent record; other arguments are those of `make_protocol`."""
     protocol = make_protocol(method, **protocol_changes)
     matrix = np.asarray(spread_confusion(hits) if confusion is None else confusion)
     n_support = protocol.data.shots * len(matrix)
@@ -106,13 +106,13 @@ def make_record(
             seconds={"data": 9.0, "fit": seconds / 2, "predict": seconds / 2, "score": 9.0},
             peak_memory_mib=512.0,
             host="somewhere",
-            finished_at="2025-01-01T00:00:00+00:00",
+            finished_at=FINISHED,
         ),
     )
 
 
 def make_failure(method: str = "cnn", message: str = "the loss is NaN", **protocol_changes: Any) -> FailureRecord:
-    """A failure record; other arguments go to `make_protocol`."""
+    """A failure record; other arguments are those of `make_protocol`."""
     protocol = make_protocol(method, **protocol_changes)
     return FailureRecord(
         schema=1,
@@ -121,76 +121,50 @@ def make_failure(method: str = "cnn", message: str = "the loss is NaN", **protoc
         error="TrainingError",
         message=message,
         traceback="Traceback ...",
-        failed_at="2025-01-01T00:00:00+00:00",
+        failed_at=FINISHED,
     )
 
 
-def wobble(method_quality: int, draw: int) -> tuple[int, int, int]:
-    """Hits a class that differ by draw in a fixed way, common to all methods but for a small part of their own."""
+def varied_hits(quality: int, draw: int) -> tuple[int, int, int]:
+    """Hits by class that vary with the draw: mostly in the same way for all methods, a little for each quality."""
     common = (7 * draw) % 11 - 5
-    own = (draw * method_quality) % 5 - 2
-    return tuple(min(PIXELS, method_quality + 3 * common + own - 10 * k) for k in range(3))  # type: ignore[return-value]
+    own = (draw * quality) % 5 - 2
+    return tuple(min(PIXELS, quality + 3 * common + own - 10 * k) for k in range(3))  # type: ignore[return-value]
 
 
 def fixed_set() -> tuple[list[Record], list[FailureRecord]]:
-    """The records behind the gold files: a real and a simulated scene, shots 2 and 5, unranked and failed cells."""
+    """The records behind the gold files: a real and a simulated scene, 2 and 5 shots, unranked and failed cells."""
     records: list[Record] = []
-    for shots, lift in ((2, 0), (5, 15)):
-        for draw in range(8):
-            for method, quality, parameters, seconds in (
-                ("rf-spatial", 170, 0, 2.5),
-                ("svm", 168, 0, 0.4),
-                ("cnn", 130, 781_234, 33.0),
-                ("majority", 70, 0, 0.001),
-            ):
-                if method == "svm" and draw == 7:
-                    continue
-                records.append(
-                    make_record(
-                        method,
-                        wobble(quality + lift, draw),
-                        shots=shots,
-                        draw=draw,
-                        scene="trento-r1",
-                        title="Trento (reduced HSI)",
-                        parameters=parameters,
-                        seconds=seconds,
-                        selection="support-cv" if method == "svm" else "last",
-                        external_data="ImageNet" if method == "cnn" else "none",
-                    )
-                )
-            records.append(
-                make_record(
-                    "cnn",
-                    wobble(150 + lift, draw),
-                    shots=shots,
-                    draw=draw,
-                    scene="trento-r1",
-                    title="Trento (reduced HSI)",
-                    parameters=781_234,
-                    seconds=33.0,
-                    selection="paper-val",
-                    labels_used=200 + 3 * shots,
-                    external_data="ImageNet",
-                )
-            )
-    failures = [make_failure("svm", "no *convergence* in 100_000 steps & 5 %", shots=2, draw=7, scene="trento-r1")]
-    bounds = ((("hsi",), 0.712, 0.001), (("hsi", "lidar"), 0.884, 0.0))
+    for shots, draw in product((2, 5), range(8)):
+        common: dict[str, Any] = {"shots": shots, "draw": draw, "scene": "trento-r1", "title": "Trento (reduced HSI)"}
+        cnn: dict[str, Any] = {"parameters": 781_234, "seconds": 33.0, "external_data": "ImageNet"}
+        unranked: dict[str, Any] = {"selection": "paper-val", "labels_used": 200 + 3 * shots}
+        methods: list[tuple[str, int, dict[str, Any]]] = [
+            ("rf-spatial", 170, {"seconds": 2.5}),
+            ("svm", 168, {"seconds": 0.4, "selection": "support-cv"}),
+            ("cnn", 130, cnn),
+            ("majority", 70, {"seconds": 0.001}),
+            ("cnn", 150, {**cnn, **unranked}),
+        ]
+        for method, quality, changes in methods:
+            if (method, draw) != ("svm", 7):
+                hits = varied_hits(quality + (15 if shots == 5 else 0), draw)
+                records.append(make_record(method, hits, **common, **changes))
     for draw in range(3):
-        for method, quality in (("rf", 160), ("cnn", 150)):
-            records.append(
-                make_record(
-                    method,
-                    wobble(quality, draw),
-                    draw=draw,
-                    scene="simulated-r1",
-                    title="Simulated town",
-                    simulated=True,
-                    bounds=bounds,
-                    budget="quick",
-                    query_limit=20_000,
-                    variant="no-lidar" if method == "cnn" else "default",
-                    unranked="sees one modality only" if method == "cnn" else "",
-                )
-            )
-    return records, failures
+        common = {"draw": draw, "scene": "simulated-r1", "title": "Simulated town", "simulated": True}
+        common |= {"bounds": ((("hsi",), 0.712, 0.001), (("hsi", "lidar"), 0.884, 0.0))}
+        common |= {"budget": "quick", "query_limit": 20_000}
+        records.append(make_record("rf", varied_hits(160, draw), **common))
+        ablation = {"variant": "no-lidar", "unranked": "sees one modality only"}
+        records.append(make_record("cnn", varied_hits(150, draw), **common, **ablation))
+    return records, [make_failure("svm", "no *convergence* in 100_000 steps & 5 %", draw=7, scene="trento-r1")]
+
+
+def fixed_tables() -> list[Table]:
+    """The tables behind the gold files."""
+    return build_leaderboard(*fixed_set(), REPORTED)
+
+
+def values(table: Table, *keys: str) -> list[tuple[Value, ...]]:
+    """The values of some columns, row by row."""
+    return [tuple(row.get(key) for key in keys) for row in table.rows]

@@ -1,32 +1,32 @@
-"""The protocol card that is printed with every table."""
+"""The protocol card, which is printed with every table."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from statistics import fmean
 
-from mmrs_bench.evaluation.report.entries import Entry, Group
+from mmrs_bench.evaluation.report.entries import Entry, Group, mean_leakage
 from mmrs_bench.evaluation.report.statistics import MIN_DRAWS
 from mmrs_bench.evaluation.results.schema import Record
 
 
 def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    """The protocol card: what has to be known to read or repeat the table."""
+    """Label and text of everything that is needed to interpret or repeat a table of these entries."""
     records = [record for entry in entries for record in entry.records]
     first = records[0]
     data = first.protocol.data
-    draws = sorted({draw for entry in entries for draw in entry.draws})
-    seeds = sorted({seed for entry in entries for seed in entry.seeds})
+    draws = {draw for entry in entries for draw in entry.draws}
+    seeds = {seed for entry in entries for seed in entry.seeds}
     modalities = " + ".join(f"{name} ({channels})" for name, channels in first.modalities.items())
     limit = f", at most {data.query_limit:,} query pixels scored" if data.query_limit else ""
     labels = sorted({r.labels_used for r in records})
-    rules = " or ".join(sorted({entry.entrant.selection for entry in entries}))
+    rules = " or ".join(sorted({entry.method_id.selection for entry in entries}))
     scope = "scene (transductive, without labels)" if data.unlabelled == "scene" else data.unlabelled
-    leak = {
-        name: 100 * fmean(getattr(r.leakage, name) for r in records)
-        for name in ("shared_window", "centre_inside", "same_component")
-    }
+    leakage = mean_leakage(records)
+    if len(draws) < MIN_DRAWS:
+        groups = f"groups need >= {MIN_DRAWS} draws (exact paired tests cannot reach 0.05 below): none is separable"
+    else:
+        groups = "a group is not separable from its best (exact paired Wilcoxon over common draws, Holm, 0.05)"
     return (
         ("scene", f"{first.protocol.scene} (fingerprint {first.protocol.scene_fingerprint[:8]})"),
         ("modalities", f"{modalities or '–'}; {len(first.class_names)} classes"),
@@ -36,27 +36,17 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
             f"window {data.window}, budget {first.protocol.budget}{limit}",
         ),
         ("labels", f"selection {rules}; labels used {'/'.join(map(str, labels))}; unlabelled pixels: {scope}"),
-        (
-            "input",
-            f"{data.normalisation} fitted on {data.normalisation_scope}; "
-            f"PCA {'none' if data.pca is None else data.pca}",
-        ),
+        ("input", f"{data.normalisation} fitted on {data.normalisation_scope}; PCA {data.pca or 'none'}"),
         (
             "leakage",
-            f"query windows sharing a pixel with a support window {leak['shared_window']:.1f} %, containing a "
-            f"support pixel {leak['centre_inside']:.1f} %; query pixels in a polygon of a support pixel "
-            f"{leak['same_component']:.1f} %",
+            f"query windows sharing a pixel with a support window {leakage['shared_window']:.1f} %, containing a "
+            f"support pixel {leakage['centre_inside']:.1f} %; query pixels in a polygon of a support pixel "
+            f"{leakage['same_component']:.1f} %",
         ),
-        ("score", "mean ± sd (ddof 1) over draws, in percent; " + _group_rule(draws)),
+        ("score", f"mean ± sd (ddof 1) over draws, in percent; {groups}"),
         ("code", _code(records)),
         ("signature", group.signature(entries)),
     )
-
-
-def _group_rule(draws: Sequence[int]) -> str:
-    if len(draws) < MIN_DRAWS:
-        return f"groups need >= {MIN_DRAWS} draws (exact paired tests cannot reach 0.05 below): none is separable"
-    return "a group is not separable from its best (exact paired Wilcoxon over common draws, Holm, 0.05)"
 
 
 def _code(records: Sequence[Record]) -> str:

@@ -1,4 +1,4 @@
-"""Records sorted into what may be compared: groups of one protocol, and in them one entry a method."""
+"""Groups records by protocol and method. Only results of one group are comparable."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from statistics import fmean
+from typing import NamedTuple
 
 from mmrs_bench.config import ProtocolConfig
 from mmrs_bench.errors import unknown_name
-from mmrs_bench.evaluation.report.statistics import Summary, summarise
-from mmrs_bench.evaluation.results.schema import FailureRecord, Record
+from mmrs_bench.evaluation.report.statistics import summarise
+from mmrs_bench.evaluation.report.tables import Column, Estimate
+from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
+from mmrs_bench.evaluation.results.schema import FailureRecord, Leakage, Record
 from mmrs_bench.evaluation.results.signature import signature_fields, signature_text
 from mmrs_bench.io import content_hash
 
-Metric = Literal["oa", "aa", "kappa"]
-METRICS: tuple[Metric, ...] = ("oa", "aa", "kappa")
-METRIC_TITLES: dict[Metric, str] = {"oa": "OA", "aa": "AA", "kappa": "κ"}
+
+def metric_columns() -> list[Column]:
+    """One column per metric, with mean and spread over draws."""
+    return [Column(metric.name, f"{metric.title} %", "estimate") for metric in METRICS.values()]
 
 
-class Entrant(NamedTuple):
-    """What competes: a method in a variant, with these settings, version and selection rule."""
+class MethodId(NamedTuple):
+    """Identity of a compared method; ``settings`` is a short hash of its settings."""
 
     method: str
     variant: str
@@ -30,32 +34,22 @@ class Entrant(NamedTuple):
     settings: str
 
     @classmethod
-    def of(cls, protocol: ProtocolConfig) -> Entrant:
-        """The entrant of a cell; ``settings`` are six digits of the settings' hash."""
-        return cls(
-            protocol.method,
-            protocol.variant,
-            protocol.data.selection,
-            protocol.method_version,
-            content_hash(protocol.method_config)[:6],
-        )
+    def of(cls, protocol: ProtocolConfig) -> MethodId:
+        """Return the identity of a cell's method."""
+        settings = content_hash(protocol.method_config)[:6]
+        return cls(protocol.method, protocol.variant, protocol.data.selection, protocol.method_version, settings)
 
     @property
     def name(self) -> str:
-        """``method``, or ``method:variant`` for a variant other than the default, as on command lines."""
+        """``method``, or ``method:variant`` for a variant other than the default."""
         return self.method if self.variant == "default" else f"{self.method}:{self.variant}"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The records of one entrant under one protocol, over draws and seeds.
+    """Records (at least one) of one method under one protocol; ``label`` is unique within the protocol."""
 
-    Attributes:
-        label: The entrant's name, with what tells it apart where names repeat.
-        records: At least one.
-    """
-
-    entrant: Entrant
+    method_id: MethodId
     label: str
     records: tuple[Record, ...]
 
@@ -71,39 +65,33 @@ class Entry:
 
     @property
     def unranked(self) -> str:
-        """Why it is shown without a rank; empty if it is ranked."""
+        """Why the entry has no rank; empty if it is ranked."""
         return "; ".join(sorted({r.unranked for r in self.records if r.unranked}))
 
-    def by_draw(self, metric: Metric, *, seed: int | None = None) -> dict[int, float]:
-        """The metric (a fraction) by draw, averaged over the seeds of the draw, or of one seed.
-
-        Draws in which the metric is undefined (kappa under a chance agreement of 1) are left out.
-        """
+    def by_draw(self, metric: str, *, seed: int | None = None) -> dict[int, float]:
+        """Defined values (fractions) by draw, averaged over seeds or of one seed."""
         values = defaultdict(list)
         for record in self.records:
-            value = getattr(record.scores, metric)
+            value = metric_value(record, metric)
             if value is not None and seed in (None, record.protocol.seed):
                 values[record.protocol.data.draw].append(value)
         return {draw: sum(of_draw) / len(of_draw) for draw, of_draw in sorted(values.items())}
 
-    def summary(self, metric: Metric) -> Summary | None:
-        """Mean, sd and interval over draws, as fractions; None if the metric is defined in no draw."""
+    def estimate(self, metric: str) -> Estimate | None:
+        """Mean and spread over draws in percent; None if the metric is defined in no draw."""
         values = list(self.by_draw(metric).values())
-        return summarise(values) if values else None
+        return Estimate.percent(summarise(values)) if values else None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Everything made under one protocol, which may hence be compared.
-
-    Selection rules that keep to the label budget (``last``, ``support-cv``) are part of a method and may differ
-    within a group; ``paper-val`` results are in it too, but without a rank.
+    """All results of one protocol, which are comparable with each other. Selection rules may differ.
 
     Attributes:
-        fields: `signature_fields` without the selection rule.
+        fields: `signature_fields` with an empty selection rule.
         shots: Labels per class.
-        entries: By label; may be empty where every cell failed.
-        failures: Failed cells of this protocol.
+        entries: Sorted by label; empty if every cell failed.
+        failures: Failed cells.
     """
 
     fields: Mapping[str, str]
@@ -112,9 +100,9 @@ class Group:
     failures: tuple[FailureRecord, ...] = ()
 
     @property
-    def family(self) -> tuple[tuple[str, str], ...]:
-        """The protocol without its shots; groups of one family make one curve."""
-        return tuple((name, value) for name, value in self.fields.items() if name != "shots")
+    def fields_without_shots(self) -> dict[str, str]:
+        """Groups that are equal in these fields form one accuracy curve over shots."""
+        return {name: value for name, value in self.fields.items() if name != "shots"}
 
     @property
     def records(self) -> list[Record]:
@@ -122,92 +110,98 @@ class Group:
         return [record for entry in self.entries for record in entry.records]
 
     @property
-    def scene_label(self) -> str:
-        """How every table and figure names the scene: title and id, after ``SIMULATED:`` where it is simulated."""
-        titles = " / ".join(sorted({record.scene_title for record in self.records}))
-        simulated = any(record.simulated for record in self.records)
-        return ("SIMULATED: " if simulated else "") + (f"{titles} ({self.scene_id})" if titles else self.scene_id)
+    def ranked(self) -> list[Entry]:
+        """The entries that are ranked."""
+        return [entry for entry in self.entries if not entry.unranked]
 
     @property
     def scene_id(self) -> str:
         """The manifest's id, e.g. ``trento``."""
         return self.fields["scene"].partition("@")[0].rpartition("-")[0]
 
-    def signature(self, entries: Sequence[Entry], *, metric: str = "OA") -> str:
-        """The signature of a table of these entries: ranges and alternatives where they differ."""
+    @property
+    def scene_label(self) -> str:
+        """Title and id of the scene, after ``SIMULATED:`` if it is simulated."""
+        titles = " / ".join(sorted({record.scene_title for record in self.records}))
+        simulated = any(record.simulated for record in self.records)
+        return ("SIMULATED: " if simulated else "") + (f"{titles} ({self.scene_id})" if titles else self.scene_id)
+
+    @property
+    def title(self) -> str:
+        """Scene, split, shots and budget."""
+        shots = "shot" if self.shots == 1 else "shots"
+        return f"{self.scene_label}, {self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}"
+
+    def signature(self, entries: Sequence[Entry]) -> str:
+        """Signature of a table of these entries; different draw counts give a range."""
         counts = sorted({len(entry.draws) for entry in entries})
         draws = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}" if counts else "0"
-        rules = "+".join(sorted({entry.entrant.selection for entry in entries})) or "none"
-        fields: dict[str, str] = {}
-        for name, value in self.fields.items():
-            if name == "budget":
-                fields["sel"] = rules
-            fields[name] = value
-        return signature_text(fields, draws=draws, metric=metric)
+        rules = "+".join(sorted({entry.method_id.selection for entry in entries})) or "none"
+        return signature_text({**self.fields, "sel": rules}, draws=draws)
 
-    def find(self, name: str) -> Entry:
-        """The entry with this label or name.
+    def find(self, name: str) -> list[Entry]:
+        """The entry with this label, else the entries with this ``method`` or ``method:variant``."""
+        exact = [entry for entry in self.entries if entry.label == name]
+        return exact or [entry for entry in self.entries if entry.method_id.name == name]
+
+    def find_one(self, name: str) -> Entry:
+        """The only entry with this label or name.
 
         Raises:
-            ConfigError: If there is none, or the name fits several; the labels are listed.
+            ConfigError: If there is none, or there are several.
         """
-        exact = [entry for entry in self.entries if entry.label == name]
-        found = exact or [entry for entry in self.entries if entry.entrant.name == name]
+        found = self.find(name)
         if len(found) != 1:
-            kind = "method with results" if not found else "label (the name fits several entries)"
+            kind = "label (the name fits several entries)" if found else "method with results"
             raise unknown_name(kind, name, (entry.label for entry in self.entries))
         return found[0]
 
 
+def mean_leakage(records: Sequence[Record]) -> dict[str, float]:
+    """Mean leakage of records in percent, by the fields of `Leakage`."""
+    return {name: 100 * fmean(getattr(r.leakage, name) for r in records) for name in Leakage.model_fields}
+
+
+#: The fields of a group as a dictionary key.
+_Key = tuple[tuple[str, str], ...]
+
+
 def group_records(records: Iterable[Record], failures: Iterable[FailureRecord] = ()) -> list[Group]:
-    """Sort records and failures into groups, by scene, protocol and shots."""
-    grouped: dict[tuple[tuple[str, str], ...], dict[Entrant, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    failed: dict[tuple[tuple[str, str], ...], list[FailureRecord]] = defaultdict(list)
-    shots: dict[tuple[tuple[str, str], ...], int] = {}
+    """Group records and failures by protocol, sorted by scene, protocol and shots."""
+    grouped: dict[_Key, dict[MethodId, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    failed: dict[_Key, list[FailureRecord]] = defaultdict(list)
+    shots: dict[_Key, int] = {}
     items: list[Record | FailureRecord] = [*records, *failures]
-    for item in items:
-        fields = signature_fields(item.protocol)
-        del fields["sel"]
-        key = tuple(fields.items())
+    for item in sorted(items, key=lambda item: (item.protocol.data.draw, item.protocol.seed, item.key)):
+        key = tuple({**signature_fields(item.protocol), "sel": ""}.items())
         shots[key] = item.protocol.data.shots
         if isinstance(item, Record):
-            grouped[key][Entrant.of(item.protocol)].append(item)
+            grouped[key][MethodId.of(item.protocol)].append(item)
         else:
             failed[key].append(item)
-    labels = _labels(grouped)
+    labels = _labels(grouped.values())
     groups = []
     for key in sorted(shots, key=lambda key: ([part for part in key if part[0] != "shots"], shots[key])):
-        entries = [
-            Entry(entrant, labels[entrant], tuple(sorted(of_entrant, key=_draw_and_seed)))
-            for entrant, of_entrant in grouped[key].items()
-        ]
-        groups.append(
-            Group(
-                dict(key),
-                shots[key],
-                tuple(sorted(entries, key=lambda entry: entry.label)),
-                tuple(sorted(failed[key], key=_draw_and_seed)),
-            )
-        )
+        entries = [Entry(method, labels[method], tuple(found)) for method, found in grouped[key].items()]
+        entries.sort(key=lambda entry: entry.label)
+        groups.append(Group(dict(key), shots[key], tuple(entries), tuple(failed[key])))
     return groups
 
 
-def _draw_and_seed(item: Record | FailureRecord) -> tuple[int, int, str]:
-    return item.protocol.data.draw, item.protocol.seed, item.key
-
-
-def _labels(grouped: Mapping[tuple[tuple[str, str], ...], Mapping[Entrant, list[Record]]]) -> dict[Entrant, str]:
-    """A label for every entrant that no other entrant in one of its groups has."""
-    extras: dict[Entrant, set[str]] = defaultdict(set)
-    for entrants in grouped.values():
-        for entrant in entrants:
-            rivals = [e for e in entrants if e.name == entrant.name and e != entrant]
-            for part in ("selection", "version", "settings"):
-                if any(getattr(rival, part) != getattr(entrant, part) for rival in rivals):
-                    extras[entrant].add(part)
+def _labels(groups: Iterable[Iterable[MethodId]]) -> dict[MethodId, str]:
+    """A label for every method that is unique in each of its groups."""
+    differing: dict[MethodId, set[str]] = defaultdict(set)
+    for methods in map(list, groups):
+        for method in methods:
+            same_name = [other for other in methods if other.name == method.name]
+            differing[method].update(
+                part
+                for part in ("selection", "version", "settings")
+                if len({getattr(other, part) for other in same_name}) > 1
+            )
     labels = {}
-    for entrant in {e for entrants in grouped.values() for e in entrants}:
-        parts = {"selection": entrant.selection, "version": f"v{entrant.version}", "settings": entrant.settings}
-        told = [text for part, text in parts.items() if part in extras[entrant]]
-        labels[entrant] = f"{entrant.name} [{', '.join(told)}]" if told else entrant.name
+    for method, parts in differing.items():
+        texts = {"selection": method.selection, "version": f"v{method.version}", "settings": method.settings}
+        added = ", ".join(text for part, text in texts.items() if part in parts)
+        labels[method] = f"{method.name} [{added}]" if added else method.name
     return labels

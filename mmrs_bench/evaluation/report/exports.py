@@ -5,65 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from mmrs_bench.evaluation.report.entries import METRICS, Metric, group_records
+from mmrs_bench.evaluation.report.entries import Group
 from mmrs_bench.evaluation.report.tables import Column, Section, Table, Value
+from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.schema import Record
-
-#: Stages that are a method's own work; loading the scene and scoring are the suite's.
-METHOD_STAGES = ("pretrain", "fit", "predict")
 
 
 def method_seconds(record: Record) -> float:
-    """Seconds of the method's own work: pretraining, fitting and predicting the query pixels."""
-    return sum(record.measured.seconds.get(stage, 0.0) for stage in METHOD_STAGES)
+    """Seconds of pretraining, fitting and predicting, without loading the scene and scoring."""
+    return sum(record.measured.seconds.get(stage, 0.0) for stage in ("pretrain", "fit", "predict"))
 
 
-def draws_table(records: Iterable[Record]) -> Table:
-    """One row a record, for statistics elsewhere: accuracies in percent, all protocol fields, key."""
-    rows: list[dict[str, Value]] = []
-    for record in records:
-        protocol = record.protocol
-        shared: dict[str, Value] = {"key": record.key, **_identity(record), "draw": protocol.data.draw}
-        metrics: dict[Metric, float | None] = {metric: getattr(record.scores, metric) for metric in METRICS}
-        rows.append(
-            {
-                **shared,
-                "seed": protocol.seed,
-                **{metric: None if value is None else 100 * value for metric, value in metrics.items()},
-                "quantity_disagreement": 100 * record.scores.quantity_disagreement,
-                "allocation_disagreement": 100 * record.scores.allocation_disagreement,
-                "n_query": record.n_query,
-                "labels_used": record.labels_used,
-                "unranked": record.unranked,
-                "seconds": method_seconds(record),
-                "signature": record.signature,
-            }
-        )
-    return _data_table("draws", rows)
-
-
-def classes_table(records: Iterable[Record]) -> Table:
-    """Recall by class in percent, over draws; ``support`` is the mean number of query pixels of the class."""
-    rows: list[dict[str, Value]] = []
-    for group in group_records(records):
-        for entry in group.entries:
-            for index, name in enumerate(entry.records[0].class_names):
-                recalls = [r.scores.recall[index] for r in entry.records]
-                found = [100 * recall for recall in recalls if recall is not None]
-                rows.append(
-                    {
-                        **_identity(entry.records[0]),
-                        "class_id": index + 1,
-                        "class_name": name,
-                        "query_pixels": fmean(sum(r.confusion[index]) for r in entry.records),
-                        "records": len(found),
-                        "recall": fmean(found) if found else None,
-                    }
-                )
-    return _data_table("recall by class", rows)
-
-
-def _identity(record: Record) -> dict[str, Value]:
+def identity(record: Record) -> dict[str, Value]:
+    """The fields that identify scene, protocol and method of a record in CSV files."""
     protocol = record.protocol
     return {
         "scene": protocol.scene,
@@ -77,6 +31,51 @@ def _identity(record: Record) -> dict[str, Value]:
     }
 
 
-def _data_table(title: str, rows: Sequence[dict[str, Value]]) -> Table:
-    columns = tuple(Column(key, data_only=True) for key in (rows[0] if rows else {}))
-    return Table(title=title, columns=columns, sections=(Section("", tuple(rows)),), tidy=True)
+def draws_table(records: Iterable[Record]) -> Table:
+    """One row per record: metrics and disagreements in percent, the fields of its protocol, its key."""
+    rows: list[dict[str, Value]] = []
+    for record in records:
+        metrics = {name: metric_value(record, name) for name in METRICS}
+        rows.append(
+            {
+                "key": record.key,
+                **identity(record),
+                "draw": record.protocol.data.draw,
+                "seed": record.protocol.seed,
+                **{name: None if value is None else 100 * value for name, value in metrics.items()},
+                "quantity_disagreement": 100 * record.scores.quantity_disagreement,
+                "allocation_disagreement": 100 * record.scores.allocation_disagreement,
+                "n_query": record.n_query,
+                "labels_used": record.labels_used,
+                "unranked": record.unranked,
+                "seconds": method_seconds(record),
+                "signature": record.signature,
+            }
+        )
+    return csv_table("draws", rows)
+
+
+def classes_table(groups: Iterable[Group]) -> Table:
+    """One row per entry and class: mean recall in percent and mean number of query pixels over draws."""
+    rows: list[dict[str, Value]] = []
+    for entry in (entry for group in groups for entry in group.entries):
+        for index, name in enumerate(entry.records[0].class_names):
+            recalls = [100 * recall for r in entry.records if (recall := r.scores.recall[index]) is not None]
+            rows.append(
+                {
+                    **identity(entry.records[0]),
+                    "class_id": index + 1,
+                    "class_name": name,
+                    "query_pixels": fmean(sum(r.confusion[index]) for r in entry.records),
+                    "records": len(recalls),
+                    "recall": fmean(recalls) if recalls else None,
+                }
+            )
+    return csv_table("recall by class", rows)
+
+
+def csv_table(title: str, rows: Sequence[dict[str, Value]], *, estimates: Sequence[str] = ()) -> Table:
+    """A table for the CSV only; its columns are the keys of the rows. ``estimates`` names columns with a spread."""
+    keys = rows[0] if rows else {}
+    columns = tuple(Column(key, kind="estimate" if key in estimates else "text") for key in keys)
+    return Table(title, columns, (Section("", tuple(rows)),), in_csv=True)

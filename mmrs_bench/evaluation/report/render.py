@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from html import escape
+from typing import TYPE_CHECKING, Literal
 
 from mmrs_bench.errors import unknown_name
-from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value, cell_text
+from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Columns of a terminal that a text which may be wrapped gets at least.
-_LEAST_TEXT = 16
+#: Minimum width in the terminal of a column of wrapped text.
+_MIN_TEXT_WIDTH = 16
 
 FORMATS = ("terminal", "md", "csv", "tex", "html")
 
 
 def render(tables: Sequence[Table], fmt: str, *, width: int = 100) -> str:
-    """Tables as one text.
-
-    Args:
-        tables: In order. The CSV holds the rows of tidy tables only, under one header.
-        fmt: One of `FORMATS`.
-        width: Columns of the terminal; other formats ignore it.
+    """Write tables as one text in a format of `FORMATS`; ``width`` is that of the terminal in characters.
 
     Raises:
         ConfigError: If the format is unknown.
@@ -39,18 +34,18 @@ def render(tables: Sequence[Table], fmt: str, *, width: int = 100) -> str:
         print_tables(tables, Console(file=text, width=width, color_system=None, legacy_windows=False))
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
     if fmt == "csv":
-        return csv_text(tables)
+        return _csv(tables)
     if fmt == "html":
-        return _html_page(tables)
+        return _HTML_HEAD + "".join(map(_html, tables)) + "</body>\n</html>\n"
     if fmt == "md":
-        return "\n".join(_markdown(table) for table in tables)
+        return "\n".join(map(_markdown, tables))
     if fmt == "tex":
-        return _LATEX_HEAD + "\n".join(_latex(table) for table in tables)
+        return _LATEX_HEAD + "\n".join(map(_latex, tables))
     raise unknown_name("format", fmt, FORMATS)
 
 
 def print_tables(tables: Iterable[Table], console: Console) -> None:
-    """Print tables to a rich console, each with its protocol card above and its notes below."""
+    """Print tables to a rich console, with protocol cards above and notes below."""
     from rich.padding import Padding
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -70,69 +65,54 @@ def print_tables(tables: Iterable[Table], console: Console) -> None:
 
 
 def _print_section(table: Table, section: Section, console: Console, *, first: bool) -> None:
-    """One block of rows. All blocks of a table have columns of the same width; only the first has headings."""
+    """Print one section; all sections of a table have the same column widths."""
     from rich import box
     from rich.padding import Padding
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    rows = [row for other in table.sections for row in other.rows]
-    needed = 2
+    headings = [column.title for column in table.shown]
+    columns = zip(table.shown, headings, *map(table.texts, table.rows), strict=True)
+    total_width = 2
     block = RichTable(box=box.SIMPLE_HEAD, show_header=first, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for column in table.shown:
-        longest = max([len(column.title), *(len(cell_text(row.get(column.key), column)) for row in rows)])
-        whole = column.kind != "text" or column.fixed
-        least = longest if whole else min(longest, _LEAST_TEXT)
-        needed += least + 2
-        block.add_column(
-            Text(column.title),
-            justify="left" if column.kind == "text" else "right",
-            min_width=least,
-            no_wrap=whole,
-            overflow="fold",
-        )
+    for column, *texts in columns:
+        longest = max(map(len, texts))
+        no_wrap = column.kind != "text" or column.fixed
+        width = longest if no_wrap else min(longest, _MIN_TEXT_WIDTH)
+        total_width += width + 2
+        justify: Literal["left", "right"] = "left" if column.kind == "text" else "right"
+        block.add_column(Text(column.title), justify=justify, min_width=width, no_wrap=no_wrap, overflow="fold")
     for row in section.rows:
-        block.add_row(*(Text(cell_text(row.get(column.key), column)) for column in table.shown))
+        block.add_row(*map(Text, table.texts(row)))
     if section.title:
         console.print(Padding(Text(section.title, style="underline"), (0 if first else 1, 0, 0, 2), expand=False))
-    if needed <= console.width:
+    if total_width <= console.width:
         console.print(Padding(block, (0, 0, 0, 2), expand=False))
     else:
-        # No column may vanish: too long lines are left to the terminal to wrap.
-        block.width = needed
+        # rich would drop columns.
+        block.width = total_width
         console.print(block, crop=False, no_wrap=True, overflow="ignore")
 
 
-def csv_text(tables: Sequence[Table]) -> str:
-    """The rows of all tidy tables under one header; an estimate fills ``_mean``, ``_sd``, ``_low`` and ``_high``."""
-    columns: dict[str, Column] = {}
-    rows = []
-    for table in tables:
-        if table.tidy:
-            columns.update({column.key: column for column in table.columns})
-            rows += [row for section in table.sections for row in section.rows]
-    names = [name for column in columns.values() for name in _csv_names(column)]
+def _csv(tables: Sequence[Table]) -> str:
+    """Rows under one header; an estimate fills the fields ``_mean``, ``_sd``, ``_low`` and ``_high``."""
+    written = [table for table in tables if table.in_csv]
+    columns = {column.key: column for table in written for column in table.columns}
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        flat: dict[str, Value] = {}
-        for column in columns.values():
-            value = row.get(column.key)
-            values = value if isinstance(value, Estimate) else (value,)
-            flat.update(zip(_csv_names(column), map(_csv_value, values), strict=False))
-        writer.writerow(flat)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([name for column in columns.values() for name in _csv_names(column)])
+    for row in (row for table in written for row in table.rows):
+        writer.writerow([value for column in columns.values() for value in _csv_values(row.get(column.key), column)])
     return text.getvalue()
 
 
 def _csv_names(column: Column) -> list[str]:
-    if column.kind != "estimate":
-        return [column.key]
-    return [f"{column.key}_{part}" for part in Estimate._fields]
+    return [f"{column.key}_{part}" for part in Estimate._fields] if column.kind == "estimate" else [column.key]
 
 
-def _csv_value(value: Value) -> Value:
-    return round(value, 6) if isinstance(value, float) else value
+def _csv_values(value: Value, column: Column) -> list[Value]:
+    values = value if isinstance(value, Estimate) else (value,) * len(_csv_names(column))
+    return [round(part, 6) if isinstance(part, float) else part for part in values]
 
 
 def _markdown(table: Table) -> str:
@@ -143,20 +123,19 @@ def _markdown(table: Table) -> str:
     shown = table.shown
     lines.append(_markdown_row([_markdown_escape(column.title) for column in shown]))
     lines.append(_markdown_row(["---" if column.kind == "text" else "---:" for column in shown]))
+    # Markdown has no spanning cells, so a section's heading is in the first text column.
+    first_text = next((i for i, column in enumerate(shown) if column.kind == "text"), 0)
     for section in table.sections:
         if section.title:
-            # Tables have no spanning cells in Markdown; the heading stands in the first column of texts.
-            place = next((i for i, column in enumerate(shown) if column.kind == "text"), 0)
             heading = f"*{_markdown_escape(section.title)}*"
-            lines.append(_markdown_row([heading if i == place else "" for i in range(len(shown))]))
-        for row in section.rows:
-            lines.append(_markdown_row([_markdown_escape(cell_text(row.get(c.key), c)) for c in shown]))
+            lines.append(_markdown_row([heading if i == first_text else "" for i in range(len(shown))]))
+        lines += [_markdown_row(map(_markdown_escape, table.texts(row))) for row in section.rows]
     if table.notes:
         lines += ["", *(f"- {_markdown_escape(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def _markdown_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -201,10 +180,9 @@ def _latex(table: Table) -> str:
     ]
     for number, section in enumerate(table.sections):
         if section.title:
-            if number:
-                lines.append(r"\midrule")
+            lines += [r"\midrule"] if number else []
             lines.append(rf"\multicolumn{{{len(shown)}}}{{l}}{{\emph{{{_latex_escape(section.title)}}}}} \\")
-        lines += [_latex_row([cell_text(row.get(c.key), c) for c in shown]) for row in section.rows]
+        lines += [_latex_row(table.texts(row)) for row in section.rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
     small = [f"{label}: {text}" for label, text in table.card] + list(table.notes)
     if small:
@@ -243,31 +221,24 @@ ul { font-size: .9rem; padding-left: 1.2rem; }
 """
 
 
-def _html_page(tables: Sequence[Table]) -> str:
-    return _HTML_HEAD + "".join(map(_html, tables)) + "</body>\n</html>\n"
-
-
 def _html(table: Table) -> str:
-    shown = table.shown
-    lines = [f"<h2>{html.escape(table.title)}</h2>"]
+    lines = [f"<h2>{escape(table.title)}</h2>"]
     if table.card:
-        lines += ["<dl>", *(f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in table.card), "</dl>"]
-    lines += ["<table>", f"<thead>{_html_row('th', [column.title for column in shown], shown)}</thead>", "<tbody>"]
+        lines += ["<dl>", *(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in table.card), "</dl>"]
+    header = _html_row(table, "th", [column.title for column in table.shown], ' scope="col"')
+    lines += ["<table>", f"<thead>{header}</thead>", "<tbody>"]
     for section in table.sections:
         if section.title:
-            title = html.escape(section.title)
-            lines.append(f'<tr class="section"><th colspan="{len(shown)}" scope="rowgroup">{title}</th></tr>')
-        lines += [_html_row("td", [cell_text(row.get(c.key), c) for c in shown], shown) for row in section.rows]
+            heading = f'<th colspan="{len(table.shown)}" scope="rowgroup">{escape(section.title)}</th>'
+            lines.append(f'<tr class="section">{heading}</tr>')
+        lines += [_html_row(table, "td", table.texts(row)) for row in section.rows]
     lines += ["</tbody>", "</table>"]
     if table.notes:
-        lines += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in table.notes), "</ul>"]
+        lines += ["<ul>", *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>"]
     return "\n".join(lines) + "\n"
 
 
-def _html_row(tag: str, cells: Sequence[str], columns: Sequence[Column]) -> str:
-    texts = []
-    for cell, column in zip(cells, columns, strict=True):
-        kind = "" if column.kind == "text" else ' class="number"'
-        scope = ' scope="col"' if tag == "th" else ""
-        texts.append(f"<{tag}{kind}{scope}>{html.escape(cell)}</{tag}>")
-    return f"<tr>{''.join(texts)}</tr>"
+def _html_row(table: Table, tag: str, texts: Sequence[str], attributes: str = "") -> str:
+    kinds = ["" if column.kind == "text" else ' class="number"' for column in table.shown]
+    cells = (f"<{tag}{kind}{attributes}>{escape(text)}</{tag}>" for kind, text in zip(kinds, texts, strict=True))
+    return f"<tr>{''.join(cells)}</tr>"

@@ -1,7 +1,8 @@
-"""Numbers that papers and released codes claim, for the scenes of the leaderboard; never mixed with measured ones."""
+"""Results reported in papers and by released codes, shown in tables of their own, apart from measured results."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.report.tables import Column, Section, Table
+from mmrs_bench.evaluation.results.metrics import METRICS
 from mmrs_bench.paths import BENCHMARK_DIR
 from mmrs_bench.reading import read_yaml, validated
 
@@ -17,17 +19,13 @@ REPORTED = BENCHMARK_DIR / "reported.yaml"
 Percent = Annotated[float, Field(ge=-100, le=100)]
 
 
-class Reported(BaseModel):
-    """One claim about one scene.
+class ReportedResult(BaseModel):
+    """One reported result on one scene, in percent.
 
     Attributes:
-        scene: Manifest id, e.g. ``trento``.
-        method: The method's name in its source.
-        inputs: Modalities it saw, in words.
-        oa: Percent, as printed, as are ``aa`` and ``kappa``; None where the source has none.
-        claim: What is claimed where it is not a number of these kinds.
-        source: Who says so and where.
-        difference: How its protocol differs from every protocol of this suite, in words.
+        claim: The reported result if it is not one of the metrics.
+        source: Publication, with table or page.
+        difference: How its protocol differs from every protocol of this suite.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,49 +41,40 @@ class Reported(BaseModel):
     difference: str = Field(min_length=1)
 
 
-def load_reported(path: Path = REPORTED) -> list[Reported]:
-    """All claims of a file, in its order.
+def load_reported(path: Path = REPORTED) -> list[ReportedResult]:
+    """All reported results of a file.
 
     Raises:
-        ConfigError: If the file cannot be read or a field is wrong; file and field are named.
+        ConfigError: If the file cannot be read or a field is wrong.
     """
-    claims = read_yaml(path, error=ConfigError, advice="give a list of claims (see benchmarks/reported.yaml)")
-    return validated(TypeAdapter(list[Reported]), claims, where=path, error=ConfigError)
+    fields = read_yaml(path, error=ConfigError, advice="give a list of reported results (see benchmarks/reported.yaml)")
+    return validated(TypeAdapter(list[ReportedResult]), fields, where=path, error=ConfigError)
 
 
-def reported_table(claims: list[Reported], scene: str) -> Table | None:
-    """The claims about a scene as a table of their own; None if there is none."""
-    of_scene = [claim for claim in claims if claim.scene == scene]
-    if not of_scene:
-        return None
-    pairs = dict.fromkeys((claim.source, claim.difference) for claim in of_scene)
-    numbers = {pair: number for number, pair in enumerate(pairs, start=1)}
+def reported_tables(reported: Sequence[ReportedResult], scene: str) -> list[Table]:
+    """A table of the results reported on a scene, if there are any."""
+    results = [result for result in reported if result.scene == scene]
+    if not results:
+        return []
+    sources = list(dict.fromkeys((result.source, result.difference) for result in results))
     rows = [
         {
-            "method": claim.method,
-            "inputs": claim.inputs,
-            "oa": claim.oa,
-            "aa": claim.aa,
-            "kappa": claim.kappa,
-            "claim": claim.claim,
-            "source": f"({numbers[claim.source, claim.difference]})",
+            **result.model_dump(exclude={"scene", "difference"}),
+            "source": f"({sources.index((result.source, result.difference)) + 1})",
         }
-        for claim in of_scene
+        for result in results
     ]
     columns = [
         Column("method", "Method", fixed=True),
         Column("inputs", "Inputs"),
-        Column("oa", "OA %", "number"),
-        Column("aa", "AA %", "number"),
-        Column("kappa", "κ %", "number"),
+        *(Column(m.name, f"{m.title} %", "number") for m in METRICS.values() if m.name in ReportedResult.model_fields),
         Column("claim", "Claim"),
         Column("source", "Source"),
     ]
-    if not any(claim.claim for claim in of_scene):
-        columns = [column for column in columns if column.key != "claim"]
-    return Table(
+    table = Table(
         title=f"{scene}: reported in papers, other protocols (not measured here, not comparable with the tables above)",
-        columns=tuple(columns),
+        columns=tuple(c for c in columns if c.key != "claim" or any(result.claim for result in results)),
         sections=(Section("", tuple(rows)),),
-        notes=tuple(f"({n}) {source}. Differs: {difference}." for (source, difference), n in numbers.items()),
+        notes=tuple(f"({n}) {source}. Differs: {difference}." for n, (source, difference) in enumerate(sources, 1)),
     )
+    return [table]

@@ -1,4 +1,4 @@
-"""Statistics over draws: intervals, exact paired tests, correction for many tests, tie groups."""
+"""Statistics over draws: intervals, exact paired tests, Holm's correction, tie groups."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 #: With fewer pairs the exact two-sided Wilcoxon test cannot fall below 0.05 (5 pairs: 2 / 2**5 = 0.0625).
 MIN_DRAWS = 6
 ALPHA = 0.05
-#: Differences closer than this are ties: accuracies are ratios of counts, and only rounding separates them.
-_TIE_DECIMALS = 12
+#: Decimals kept of a difference. Accuracies are ratios of counts, so smaller differences are rounding errors.
+_DECIMALS = 12
 
 
 class Summary(NamedTuple):
-    """Mean over draws; ``sd`` (ddof 1), ``low`` and ``high`` (95 % t-interval) are None for a single draw."""
+    """Mean, sd (ddof 1) and 95 % t-interval (``low``, ``high``) of ``n`` values; sd and interval are None for n = 1."""
 
     n: int
     mean: float
@@ -23,42 +23,32 @@ class Summary(NamedTuple):
     high: float | None
 
 
-def summarise(values: Sequence[float], *, level: float = 0.95) -> Summary:
-    """Mean, standard deviation with n - 1, and t-interval of the mean.
-
-    Args:
-        values: One value a draw, at least one.
-        level: Coverage of the interval.
-    """
+def summarise(values: Sequence[float]) -> Summary:
+    """Return the summary of at least one value."""
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
         return Summary(1, mean, None, None, None)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * sd / math.sqrt(n)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
     return Summary(n, mean, sd, mean - half, mean + half)
 
 
 def wilcoxon(differences: Sequence[float]) -> float:
-    """Two-sided p of the exact Wilcoxon signed-rank test that paired differences are symmetric about zero.
+    """Two-sided p of the exact Wilcoxon signed-rank test for paired differences.
 
-    Zero differences are dropped, ties take their mean rank, and the null distribution is counted for exactly these
-    ranks, so that p is exact with ties as well. All differences zero (or none) gives 1.
+    Zero differences are dropped, ties take their mean rank, and the null distribution is enumerated for these ranks.
 
-    Reference:
-        Wilcoxon 1945, Biometrics Bulletin 1(6).
+    Reference: Wilcoxon 1945, Biometrics Bulletin 1(6).
     """
-    magnitudes = [round(abs(d), _TIE_DECIMALS) for d in differences]
-    kept = [(m, d > 0) for m, d in zip(magnitudes, differences, strict=True) if m > 0]
-    if not kept:
-        return 1.0
-    # Twice the mean rank is a whole number: below + (below + equal) + 1.
-    sizes = [m for m, _ in kept]
+    kept = [d for d in differences if round(abs(d), _DECIMALS) > 0]
+    sizes = [round(abs(d), _DECIMALS) for d in kept]
+    # Twice the mean rank, which is an integer: smaller + (smaller + equal) + 1.
     ranks = [2 * sum(o < m for o in sizes) + sum(o == m for o in sizes) + 1 for m in sizes]
-    observed = sum(rank for rank, (_, positive) in zip(ranks, kept, strict=True) if positive)
-    # counts[s]: sign patterns whose positive ranks sum to s; one rank is added at a time.
+    observed = sum(rank for rank, d in zip(ranks, kept, strict=True) if d > 0)
+    # counts[s]: number of sign patterns with the sum s of positive ranks.
     counts = [1] + [0] * sum(ranks)
     for rank in ranks:
         counts = [c + (counts[s - rank] if s >= rank else 0) for s, c in enumerate(counts)]
@@ -67,10 +57,9 @@ def wilcoxon(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given; reject where the result is at most alpha.
+    """Holm's step-down adjusted p values, in the given order.
 
-    Reference:
-        Holm 1979, Scandinavian Journal of Statistics 6(2).
+    Reference: Holm 1979, Scandinavian Journal of Statistics 6(2).
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
@@ -82,7 +71,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class Paired(NamedTuple):
-    """Comparison of a method with another over common draws; ``p`` is None below `MIN_DRAWS`."""
+    """Comparison of two methods over common draws; ``p`` is None below `MIN_DRAWS`."""
 
     difference: Summary
     p: float | None
@@ -92,41 +81,36 @@ class Paired(NamedTuple):
 
 
 def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired | None:
-    """Compare two methods over the draws that both have (values by draw); None without a common draw."""
+    """Compare two methods (values by draw) over their common draws; None if there is no common draw."""
     common = sorted(one.keys() & other.keys())
     if not common:
         return None
-    differences = [round(one[draw] - other[draw], _TIE_DECIMALS) for draw in common]
+    differences = [round(one[draw] - other[draw], _DECIMALS) for draw in common]
     p = wilcoxon(differences) if len(common) >= MIN_DRAWS else None
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return Paired(summarise(differences), p, wins, losses, len(common) - wins - losses)
 
 
 def p_text(p: float | None) -> str:
-    """A p value for tables, or why there is none."""
+    """Format a p value; for None, state how many draws the test needs."""
     if p is None:
         return f"needs >= {MIN_DRAWS} draws"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def tie_groups(values: Sequence[Mapping[int, float]], *, alpha: float = ALPHA) -> list[int]:
-    """Rank methods in groups that the draws can tell apart.
+def tie_groups(values: Sequence[Mapping[int, float]]) -> list[int]:
+    """Rank methods in groups of methods that do not differ significantly from the best of their group.
 
-    The method with the highest mean leads group 1. It is compared with every other method by the exact Wilcoxon
-    test over their common draws, with Holm's correction over these comparisons. All that are not significantly
-    different share its group. The rest is ranked again in the same way, for group 2, and so on. Pairs with fewer
-    than `MIN_DRAWS` common draws cannot be told apart.
-
-    A group hence means "not separable from the best of this group". It need not be a run of neighbours in the order
-    of the means: a method with scattered draws may be inseparable from the best although a steadier one with a
-    higher mean is not.
+    The method with the highest mean leads group 1. All methods join it that are not significantly worse at `ALPHA` by
+    the exact Wilcoxon test over common draws (at least `MIN_DRAWS`), with Holm's correction. The remaining methods are
+    ranked in the same way for group 2, and so on. A method with scattered draws can be in a better group than a steady
+    method with a higher mean.
 
     Args:
-        values: For each method, its value by draw (at least one).
-        alpha: Level of each group's family of comparisons.
+        values: Values by draw of each method, at least one draw each.
 
     Returns:
-        The group of each method, from 1, in the order given.
+        The group of each method, counted from 1.
     """
     groups = [0] * len(values)
     left = sorted(range(len(values)), key=lambda i: -summarise(list(values[i].values())).mean)
@@ -134,13 +118,14 @@ def tie_groups(values: Sequence[Mapping[int, float]], *, alpha: float = ALPHA) -
     while left:
         group += 1
         lead, *others = left
-        groups[lead] = group
-        pairs = {other: paired(values[lead], values[other]) for other in others}
-        tested = {i: pair for i, pair in pairs.items() if pair is not None and pair.p is not None}
-        adjusted = dict(zip(tested, holm([pair.p for pair in tested.values() if pair.p is not None]), strict=True))
-        # Where draws are missing, the leader by mean may be the worse one on the common draws: not separable.
-        left = [i for i in others if adjusted.get(i, 1.0) <= alpha and tested[i].difference.mean > 0]
+        p_values, means = {}, {}
         for other in others:
-            if other not in left:
-                groups[other] = group
+            pair = paired(values[lead], values[other])
+            if pair is not None and pair.p is not None:
+                p_values[other], means[other] = pair.p, pair.difference.mean
+        adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+        # If draws are missing, the leader can be worse on the common draws.
+        left = [i for i in others if adjusted.get(i, 1.0) <= ALPHA and means[i] > 0]
+        for joined in {lead, *others} - set(left):
+            groups[joined] = group
     return groups

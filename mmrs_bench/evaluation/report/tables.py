@@ -1,9 +1,9 @@
-"""The one model of a table, which `mmrs_bench.evaluation.report.render` turns into every format."""
+"""Format-independent tables, which `mmrs_bench.evaluation.report.render` writes in every format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from mmrs_bench.evaluation.report.statistics import Summary
@@ -20,10 +20,8 @@ class Estimate(NamedTuple):
     high: float | None
 
     @classmethod
-    def percent(cls, summary: Summary | None) -> Estimate | None:
-        """A summary of fractions in percent."""
-        if summary is None:
-            return None
+    def percent(cls, summary: Summary) -> Estimate:
+        """Convert a summary of fractions to percent."""
         return cls(*(None if v is None else 100 * v for v in summary[1:]))  # type: ignore[arg-type]
 
 
@@ -35,12 +33,11 @@ class Column:
     """One column.
 
     Attributes:
-        key: Name in rows and in CSV headers.
-        title: Heading in the other formats.
-        kind: ``text`` is aligned left; ``number`` right, with ``digits``; ``estimate`` right, as mean ± sd with
-            ``digits``; ``size`` right, as 1.2k or 3.4M.
-        fixed: A text that is never wrapped in the terminal.
-        data_only: Left out of every format but CSV.
+        key: Key of the value in a row, and name in the CSV header.
+        title: Heading. A column without one is in the CSV only.
+        kind: ``text`` is left-aligned, ``estimate`` is shown as mean ± sd, ``size`` as 1.2k or 3.4M.
+        digits: Number of decimals.
+        fixed: Whether the text is never wrapped in the terminal.
     """
 
     key: str
@@ -48,12 +45,11 @@ class Column:
     kind: Literal["text", "number", "estimate", "size"] = "text"
     digits: int = 2
     fixed: bool = False
-    data_only: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows under a common heading; an empty title has no heading. Rows map column keys to values."""
+    """Rows under a common heading, which may be empty. A row maps column keys to values."""
 
     title: str
     rows: tuple[Mapping[str, Value], ...]
@@ -61,51 +57,54 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with what is needed to read it rightly.
+    """A table with its caption ``title``, the protocol ``card`` above it and the ``notes`` below it.
 
-    Attributes:
-        title: Caption.
-        columns: In order.
-        sections: In order; rows of all sections share the columns.
-        card: The protocol card, printed with the table: pairs of label and text.
-        notes: Lines under the table.
-        tidy: Whether the rows go into the CSV (derived and foreign tables do not).
+    ``in_csv`` is false for derived tables and results of papers, whose rows are not written to the CSV.
     """
 
     title: str
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     card: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = field(default=())
-    tidy: bool = False
+    notes: tuple[str, ...] = ()
+    in_csv: bool = False
 
     @property
     def shown(self) -> tuple[Column, ...]:
         """The columns of every format but CSV."""
-        return tuple(column for column in self.columns if not column.data_only)
+        return tuple(column for column in self.columns if column.title)
+
+    @property
+    def rows(self) -> tuple[Mapping[str, Value], ...]:
+        """The rows of all sections."""
+        return tuple(row for section in self.sections for row in section.rows)
+
+    def texts(self, row: Mapping[str, Value]) -> list[str]:
+        """The formatted values of a row in the `shown` columns."""
+        return [format_value(row.get(column.key), column) for column in self.shown]
 
 
-def cell_text(value: Value, column: Column) -> str:
-    """A value as it is shown, e.g. ``80.50 ± 5.20``; absent values are a dash."""
+def format_value(value: Value, column: Column) -> str:
+    """Format a value, e.g. as ``80.50 ± 5.20``."""
     if value is None:
         return ABSENT
     if isinstance(value, str):
         return value
     if isinstance(value, Estimate):
-        mean = _decimal(value.mean, column.digits)
+        mean = _format_decimal(value.mean, column.digits)
         return mean if value.sd is None else f"{mean} ± {value.sd:.{column.digits}f}"
     if column.kind == "size":
-        return _size(value)
-    return str(value) if isinstance(value, int) else _decimal(value, column.digits)
+        return _format_size(value)
+    return str(value) if isinstance(value, int) else _format_decimal(value, column.digits)
 
 
-def _decimal(value: float, digits: int) -> str:
-    """A decimal number with a true minus sign, and without one where it rounds to zero."""
+def _format_decimal(value: float, digits: int) -> str:
+    """Format with a typographic minus sign, and without a sign if the number rounds to zero."""
     text = f"{value:.{digits}f}"
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
-def _size(value: float) -> str:
+def _format_size(value: float) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.1f}{unit}"

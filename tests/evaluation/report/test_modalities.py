@@ -1,9 +1,9 @@
-"""What each modality adds: pairs of one method over common draws, corrected over the table."""
+"""What each modality adds: paired comparisons of one method over common draws."""
 
 from __future__ import annotations
 
 import pytest
-from helpers.synthetic_records import make_record
+from helpers.synthetic_records import make_record, values
 
 from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
 from mmrs_bench.evaluation.report.tables import Estimate, Table
@@ -11,45 +11,39 @@ from mmrs_bench.evaluation.results.schema import Record
 
 
 def runs(hits: int, *modalities: str, method: str = "rf", draws: int = 10, shots: int = 2) -> list[Record]:
-    """Draws whose accuracies differ a little; a draw has the same luck whatever it sees."""
+    """Records whose accuracy varies with the draw, equally for all modalities."""
     return [
         make_record(method, (hits + 3 * draw, 160, 150), modalities=modalities, draw=draw, shots=shots)
         for draw in range(draws)
     ]
 
 
-def added(records: list[Record]) -> list[Table]:
+def modality_tables(records: list[Record]) -> list[Table]:
     return [table for table in build_leaderboard(records) if table.title.endswith("what each modality adds")]
 
 
 def test_all_modalities_are_compared_with_fewer_draw_by_draw() -> None:
     whole, part = runs(150), runs(100, "hsi")
-    (table,) = added(whole + part + runs(90, "lidar"))
-    rows = table.sections[0].rows
-    assert [row["modalities"] for row in rows] == ["hsi + lidar", "hsi", "lidar"]
-    gain = rows[1]["gain"]
-    assert isinstance(gain, Estimate)
-    expected = [100 * (a.scores.oa - b.scores.oa) for a, b in zip(whole, part, strict=True)]
-    assert gain.mean == pytest.approx(sum(expected) / 10)
-    assert [rows[1][name] for name in ("won", "lost", "tied", "draws")] == [10, 0, 0, 10]
+    (table,) = modality_tables(whole + part + runs(90, "lidar"))
     # The exact two-sided p of ten wins is 2 / 2^10; Holm doubles it for two tests.
-    assert [row.get("p") for row in rows] == [None, "0.004", "0.004"]
+    assert values(table, "modalities", "won", "lost", "tied", "draws", "p") == [
+        ("hsi + lidar", None, None, None, 10, None),
+        ("hsi", 10, 0, 0, 10, "0.004"),
+        ("lidar", 10, 0, 0, 10, "0.004"),
+    ]
+    difference = table.rows[1]["difference"]
+    assert isinstance(difference, Estimate)
+    expected = [100 * (a.scores.oa - b.scores.oa) for a, b in zip(whole, part, strict=True)]
+    assert difference.mean == pytest.approx(sum(expected) / 10)
+    assert not table.in_csv, "the rows are derived from other rows"
 
 
-def test_one_pair_is_not_corrected_and_few_draws_have_no_p() -> None:
-    (table,) = added(runs(150) + runs(100, "hsi"))
-    assert table.sections[0].rows[1]["p"] == "0.002"
-    (table,) = added(runs(150) + runs(100, "hsi", draws=3))
-    assert table.sections[0].rows[1]["p"] == "needs >= 6 draws"
+@pytest.mark.parametrize(("draws", "p"), [(10, "0.002"), (3, "needs >= 6 draws")])
+def test_a_single_pair_is_not_corrected_and_few_draws_have_no_p(draws: int, p: str) -> None:
+    (table,) = modality_tables(runs(150) + runs(100, "hsi", draws=draws))
+    assert table.rows[1]["p"] == p
 
 
-def test_only_the_same_method_and_protocol_are_paired() -> None:
-    assert added(runs(150) + runs(100, "hsi", method="svm")) == []
-    assert added(runs(150) + runs(100, "hsi", shots=5)) == []
-    assert added(runs(150)) == []
-
-
-def test_the_lines_are_not_in_the_tidy_file() -> None:
-    """They are derived from other rows."""
-    (table,) = added(runs(150) + runs(100, "hsi"))
-    assert not table.tidy
+@pytest.mark.parametrize("other", [[], runs(100, "hsi", method="svm"), runs(100, "hsi", shots=5)])
+def test_only_results_of_the_same_method_and_protocol_are_paired(other: list[Record]) -> None:
+    assert modality_tables(runs(150) + other) == []

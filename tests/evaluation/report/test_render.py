@@ -1,0 +1,114 @@
+"""Tables in every format: gold files, escaping, widths."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+from helpers.synthetic_records import fixed_tables
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.report.render import FORMATS, render
+from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, format_value
+
+GOLD = Path(__file__).parent / "gold"
+#: Set this variable to update the gold files. The tests then fail once, as a reminder to review the changes.
+UPDATE = "MMRS_BENCH_UPDATE_GOLD"
+
+#: A table with the special characters of every format.
+SPECIAL = Table(
+    title="50 % of a_b & <c> | #1 ~ ^ \\ {x} $y$",
+    columns=(Column("a", "A|B"), Column("n", "N", "number")),
+    sections=(Section("s_1 <i>", ({"a": "x|y_*z*", "n": -0.001}, {"a": "<script>", "n": None})),),
+    card=(("k_1", "<v>"),),
+    notes=("100 % & more_",),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt", "width"),
+    [(f"leaderboard.{fmt}", fmt, 100) for fmt in ("md", "csv", "tex", "html")]
+    + [(f"terminal-{width}.txt", "terminal", width) for width in (100, 160)],
+)
+def test_output_equals_the_gold_file(name: str, fmt: str, width: int) -> None:
+    text = render(fixed_tables(), fmt, width=width)
+    if os.environ.get(UPDATE):
+        (GOLD / name).write_text(text, encoding="utf-8")
+        pytest.fail(f"{name} was updated; review the changes and run again without {UPDATE}")
+    assert text == (GOLD / name).read_text(encoding="utf-8")
+    if fmt == "terminal":
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_simulated_results_are_marked_and_show_the_pixel_bounds() -> None:
+    for fmt in ("terminal", "md", "tex", "html"):
+        text = render(fixed_tables(), fmt)
+        titles = [line for line in text.splitlines() if "Simulated town" in line]
+        assert titles
+        assert all("SIMULATED" in line for line in titles)
+        assert "71.20" in text
+        assert "88.40" in text
+    rows = list(csv.DictReader(io.StringIO(render(fixed_tables(), "csv"))))
+    assert {(row["scene"], row["simulated"]) for row in rows} == {("simulated-r1", "true"), ("trento-r1", "false")}
+
+
+def test_latex_special_characters_are_escaped() -> None:
+    text = render([SPECIAL], "tex")
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    without_escapes = re.sub(r"\\[&%$#_{}]|\\\\|\\[a-z]+|\$(\\[a-z]+|-)\$", "", body)
+    assert [line for line in without_escapes.splitlines() if "x" in line or "script" in line]
+    assert not any(re.search(r"[%#_$^~]", line) for line in without_escapes.splitlines())
+    assert body.count("{") - body.count(r"\{") == body.count("}") - body.count(r"\}")
+    assert r"\toprule" in body
+    assert r"\bottomrule" in body
+
+
+def test_html_is_well_formed_and_escaped() -> None:
+    class Checker(html.parser.HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+            self.seen: set[str] = set()
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.seen.add(tag)
+            if tag != "meta":
+                self.open.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    checker = Checker()
+    checker.feed(render([SPECIAL, *fixed_tables()], "html"))
+    assert checker.open == []
+    assert "script" not in checker.seen
+
+
+def test_markdown_rows_have_equal_numbers_of_cells() -> None:
+    for table in [SPECIAL, *fixed_tables()]:
+        lines = [line for line in render([table], "md").splitlines() if line.startswith("|")]
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.shown) + 1}
+
+
+def test_a_narrow_terminal_shows_all_columns() -> None:
+    text = render(fixed_tables(), "terminal", width=50)
+    for label in ("rf-spatial", "cnn [paper-val]", "Params", "Seconds", "33.0"):
+        assert label in text
+
+
+def test_values_are_formatted_by_the_kind_of_their_column() -> None:
+    number, size = Column("x", kind="number"), Column("x", kind="size")
+    assert [format_value(v, number) for v in (None, 3, 3.14159, -0.001, -2.5)] == ["–", "3", "3.14", "0.00", "−2.50"]
+    assert [format_value(v, size) for v in (12, 1_234, 295_904_454, 3e9)] == ["12", "1.2k", "295.9M", "3.0G"]
+    assert format_value(Estimate(80.5, None, None, None), number) == "80.50"
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown format 'latex'.*tex"):
+        render([], "latex")
+    assert all(isinstance(render([], fmt), str) for fmt in FORMATS)
