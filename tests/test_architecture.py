@@ -18,7 +18,11 @@ PACKAGE = Path(mmrs_bench.__file__).parent
 #: ``root`` stands for the modules directly in the package. A part may always import itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "root": ("root",),
-    "cli": ("root",),  # commands are imported by name when they are called
+    "cli": (
+        "root",
+        "evaluation.cells",
+        "evaluation.run.executors",
+    ),  # commands are imported by name when they are called
     "commands": ("root", "scenes", "methods", "evaluation"),
     "evaluation": ("root", "scenes", "methods.base", "methods.catalogue"),
     "evaluation.results": ("root", "scenes", "evaluation.cells"),

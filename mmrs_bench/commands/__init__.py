@@ -1,1 +1,1 @@
-"""What each command of the console script does; imported by `mmrs_bench.cli` when the command is called."""
+"""Commands of the console script. `mmrs_bench.cli` imports a command when it is called."""

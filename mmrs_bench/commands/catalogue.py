@@ -11,14 +11,14 @@ from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.version import __version__
 
 _SPLITS: dict[SplitName, str] = {
-    "random-v1": "support drawn from all labelled pixels; comparable with papers, windows overlap",
-    "block-v1": "support and query in spatially disjoint blocks with a buffer of one window",
-    "official-v1": "the publishers' train and test pixels, where a scene has them",
+    "random-v1": "support drawn from all labelled pixels; comparable with papers, but windows overlap",
+    "block-v1": "support and query in spatially disjoint blocks, with a buffer of one window",
+    "official-v1": "train and test pixels of the scene's publisher, for scenes that have them",
 }
 
 
 def list_names(*, what: str) -> int:
-    """Print what can be named on the command line."""
+    """Print the names of methods, datasets, splits or budgets."""
     {"methods": _methods, "datasets": _datasets, "splits": _splits, "budgets": _budgets}[what]()
     return 0
 
@@ -44,8 +44,8 @@ def _datasets() -> None:
         manifest = load_manifest(name)
         modalities = " + ".join(f"{m.name} {m.bands}" for m in manifest.modalities)
         official = "yes" if manifest.official_split else "-"
-        size = f"{manifest.height} x {manifest.width}"
-        rows.append((name, size, str(len(manifest.classes)), modalities, official, manifest.title))
+        size, classes = f"{manifest.height} x {manifest.width}", str(len(manifest.classes))
+        rows.append((name, size, classes, modalities, official, manifest.title))
     say_columns(rows)
 
 

@@ -1,4 +1,4 @@
-"""``check``: the conformance tests of a method, for those who write one."""
+"""``check``: conformance tests of a method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EXIT_FAILED = 1
 
 
 def check(*, method: str) -> int:
-    """Print one line per promise of a method; exit status 1 if one is broken."""
+    """Print one line per conformance test; return 1 if one fails."""
     findings = run_checks(method_card(method))
     for finding in findings:
         fault = " ".join(finding.fault.split())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from pathlib import Path
 
-from mmrs_bench.commands.output import say, say_columns
+from mmrs_bench.commands.output import say, say_columns, say_progress
 from mmrs_bench.paths import data_root
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.scenes.files.fetch import fetch as fetch_files
@@ -15,12 +14,12 @@ from mmrs_bench.scenes.files.verify import status
 from mmrs_bench.scenes.files.verify import verify as verify_files
 
 EXIT_FAILED = 1
-#: Characters of the terms of use in the list; the manifest has them in full.
+#: Number of characters of the terms of use in the list.
 TERMS_WIDTH = 80
 
 
 def list_scenes() -> int:
-    """Print every scene, whether its files are here, and how its terms of use begin."""
+    """Print every scene with the state of its files and the start of its terms of use."""
     rows = [("dataset", "size", "classes", "files", "terms of use")]
     for name in shipped_names():
         manifest = load_manifest(name)
@@ -34,13 +33,13 @@ def list_scenes() -> int:
 
 def fetch(*, name: str, source: str | None) -> int:
     """Fetch and verify a scene's files."""
-    folder = fetch_files(load_manifest(name), source_dir=Path(source).expanduser() if source else None, progress=_step)
-    say(str(folder))
+    source_dir = Path(source).expanduser() if source else None
+    say(str(fetch_files(load_manifest(name), source_dir=source_dir, progress=say_progress)))
     return 0
 
 
 def verify(*, name: str) -> int:
-    """Check a scene's files against its manifest; exit status 1 if anything is wrong."""
+    """Verify a scene's files against its manifest; return 1 if anything is wrong."""
     manifest = load_manifest(name)
     rows = verify_files(manifest)
     for row in rows:
@@ -49,15 +48,11 @@ def verify(*, name: str) -> int:
     if manifest.simulated:
         say(f"{name} is simulated: there are no files to verify")
     elif wrong:
-        say(f"{wrong} of {len(rows)} checks failed in {scene_folder(manifest)}; mmrs-bench data fetch {name} mends it")
+        say(f"{wrong} of {len(rows)} checks failed in {scene_folder(manifest)}; run mmrs-bench data fetch {name}")
     return EXIT_FAILED if wrong else 0
 
 
 def where(*, name: str | None) -> int:
-    """Print the folder of a scene's files, or of all of them."""
+    """Print the folder of a scene's files, or of all scenes."""
     say(str(scene_folder(load_manifest(name)) if name else data_root()))
     return 0
-
-
-def _step(line: str) -> None:
-    sys.stderr.write(f"{line}\n")

@@ -1,16 +1,14 @@
-"""``map``: a class map of a whole scene."""
+"""``map``: class map of a whole scene."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmrs_bench.commands.options import make_suite
-from mmrs_bench.commands.output import say
-from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.commands.options import make_execution, make_suite
+from mmrs_bench.commands.output import say, say_progress
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.report.maps import write_map
@@ -20,24 +18,15 @@ from mmrs_bench.evaluation.run.runner import fit_cell
 def draw_map(
     *, results: str, device: str, precision: str, draw: int, out: str | None, tif: bool, **suite_options: Any
 ) -> int:
-    """Compute one cell again, which gives the same method state, and classify every pixel of the raster."""
+    """Train the method of one cell and classify every pixel of the scene."""
     cell = _one_cell(suite_options, draw)
     folder = Path(results).expanduser()
-    execution = ExecutionConfig.model_validate({"device": device, "precision": precision}).resolved()
-    method, data, _ = fit_cell(cell, execution, folder, _show_stage)
+    method, data, _ = fit_cell(cell, make_execution(device, precision).resolved(), folder, _show_stage)
     _show_stage("predict the whole scene", 0.0)
     targets = method.predict(data, np.arange(data.scene.labels.size))
     protocol = cell.protocol
-    name = "-".join(
-        (
-            protocol.scene,
-            cell.method_label.replace(":", "-"),
-            protocol.data.split,
-            f"{protocol.data.shots}shot",
-            f"draw{draw:02d}",
-            protocol.key,
-        )
-    )
+    method_name, shots = cell.method_label.replace(":", "-"), protocol.data.shots
+    name = f"{protocol.scene}-{method_name}-{protocol.data.split}-{shots}shot-draw{draw:02d}-{protocol.key}"
     target_folder = Path(out).expanduser() if out else folder / "maps"
     for suffix in (".png", ".tif") if tif else (".png",):
         path = target_folder / f"{name}{suffix}"
@@ -48,7 +37,7 @@ def draw_map(
 
 def _one_cell(suite_options: dict[str, Any], draw: int) -> Cell:
     if draw < 0:
-        raise ConfigError(f"draw {draw}: draws count from 0")
+        raise ConfigError(f"draw {draw}: draws are numbered from 0")
     cells = build_cells(make_suite({**suite_options, "draws": draw + 1}))
     chosen = [cell for cell in cells if cell.protocol.data.draw == draw]
     if len(chosen) != 1:
@@ -61,4 +50,4 @@ def _one_cell(suite_options: dict[str, Any], draw: int) -> Cell:
 
 def _show_stage(stage: str, done: float) -> None:
     if done == 0.0:
-        sys.stderr.write(f"{stage}\n")
+        say_progress(stage)

@@ -1,22 +1,27 @@
-"""Command-line options that several commands share, as values."""
+"""Conversion of command-line options that several commands have."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Suite
 
 
 def make_suite(options: dict[str, Any]) -> Suite:
-    """The suite that command-line options describe."""
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
-    return Suite(**values)
+    """Create a suite from options by name."""
+    return Suite(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+
+
+def make_execution(device: str, precision: str) -> ExecutionConfig:
+    """Create the execution settings from options."""
+    return ExecutionConfig.model_validate({"device": device, "precision": precision})
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a dictionary.
+    """Convert ``NAME=VALUE`` texts to a dictionary.
 
     Raises:
         ConfigError: If a text has no ``=``.

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 
-#: Width of tables that go to a file or a pipe, where there is no terminal to fit into.
+#: Width of tables in a file or a pipe.
 FILE_WIDTH = 120
 
 
 def table_console() -> Console:
-    """Where tables are printed: the terminal in its width, or a file in a width that cuts nothing."""
+    """The console for tables; if standard output is no terminal, it has a fixed width."""
     console = Console()
     return console if console.is_terminal else Console(width=FILE_WIDTH)
 
@@ -22,8 +22,13 @@ def say(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def say_progress(text: str) -> None:
+    """Write one line to standard error."""
+    sys.stderr.write(f"{text}\n")
+
+
 def say_columns(rows: Iterable[Sequence[str]]) -> None:
-    """Write rows as left-aligned columns, without cutting anything."""
+    """Write rows as left-aligned columns."""
     table = [list(row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     for row in table:

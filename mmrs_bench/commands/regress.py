@@ -1,17 +1,16 @@
-"""``regress``: golden metrics of the simulated scene."""
+"""``regress``: compare accuracies on the simulated scene with the baselines."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from mmrs_bench.commands.options import parse_options
+from mmrs_bench.commands.options import make_execution, parse_options
 from mmrs_bench.commands.output import say, table_console
-from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells, weightless_methods
-from mmrs_bench.evaluation.regression import MIN_REPEATS, load_baselines, update_baselines
+from mmrs_bench.evaluation.regression import MIN_SEEDS, load_baselines, update_baselines
 from mmrs_bench.evaluation.regression import regress as check_records
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.results.provenance import git_state
@@ -21,18 +20,17 @@ from mmrs_bench.evaluation.run.session import check_writable, run_cells, worker_
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import CACHE_VARIABLE
 
-#: Draws of the golden cells.
+#: Draws of the cells that have baselines.
 DRAWS = 5
 
 
-def golden_cells(seeds: tuple[int, ...] = (0,)) -> list[Cell]:
-    """What the baselines are about: the cells of a plain ``make bench``, under each method's golden budget."""
-    budgets = {name: method_cards()[name].golden_budget for name in weightless_methods()}
+def baseline_cells(seeds: tuple[int, ...] = (0,)) -> list[Cell]:
+    """The cells that have baselines: those of ``make bench``, with each method's ``golden_budget``."""
+    methods = defaultdict(list)
+    for name in weightless_methods():
+        methods[method_cards()[name].golden_budget].append(name)
     suites = [
-        Suite(
-            draws=DRAWS, seeds=seeds, budget=budget, methods=tuple(name for name in budgets if budgets[name] == budget)
-        )
-        for budget in sorted(set(budgets.values()))
+        Suite(draws=DRAWS, seeds=seeds, budget=budget, methods=tuple(methods[budget])) for budget in sorted(methods)
     ]
     return [cell for suite in suites for cell in build_cells(suite)]
 
@@ -44,31 +42,31 @@ def regress(
     workers: int | None,
     device: str,
     precision: str,
-    executor: Any,
+    executor: str,
     executor_options: list[str],
     keep_going: bool,
 ) -> int:
-    """Compute the golden cells anew and compare them with the baselines, or make new baselines of them.
+    """Compute the cells that have baselines and compare them with these, or create new baselines.
 
-    Records, pretrainings and features of earlier runs never count, for they may come from other code: the cells run
-    on a cache of their own, which goes when they are done.
+    Records and caches of earlier runs are not used, because other code may have written them. The run has a temporary
+    cache of its own.
     """
     if update_baselines_file and git_state().dirty is not False:
         raise ConfigError(
-            "baselines are updated in a clean git checkout only, so that they can be traced; commit or stash first"
+            "new baselines must be traceable to a commit; commit or stash all changes of this git checkout first"
         )
     baselines = load_baselines()
     if not update_baselines_file:
-        check_records((), baselines)  # refuses an empty file now rather than after all cells
-    cells = golden_cells(tuple(range(MIN_REPEATS))) if update_baselines_file else golden_cells()
+        check_records((), baselines)  # raises if there are no baselines, before any cell is computed
+    cells = baseline_cells(tuple(range(MIN_SEEDS) if update_baselines_file else (0,)))
     folder = Path(results).expanduser()
     check_writable(folder)
-    own = TemporaryDirectory(prefix="regress-cache-", dir=folder.resolve())
-    with own as cache, environment({CACHE_VARIABLE: cache}):
+    temporary = TemporaryDirectory(prefix="regress-cache-", dir=folder.resolve())
+    with temporary as cache, environment({CACHE_VARIABLE: cache}):
         status = run_cells(
             cells,
             folder,
-            ExecutionConfig.model_validate({"device": device, "precision": precision}),
+            make_execution(device, precision),
             workers=worker_count(workers, device),
             executor=executor,
             executor_options=parse_options(executor_options),

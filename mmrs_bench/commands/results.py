@@ -15,7 +15,7 @@ from mmrs_bench.evaluation.results.schema import Record
 
 
 def show_leaderboard(*, results: str) -> int:
-    """Print the tables of a results folder and write them to its folder ``leaderboard``."""
+    """Print the tables of a results folder, and write them to its subfolder ``leaderboard``."""
     folder = Path(results).expanduser()
     records = _records(folder)
     print_tables(build_leaderboard(records, load_failures(folder), load_reported()), table_console())
@@ -33,5 +33,5 @@ def compare(*, one: str, other: str, results: str) -> int:
 def _records(results: Path) -> list[Record]:
     records = load_records(results)
     if not records:
-        raise RecordError(f"{results} holds no records; give --results FOLDER, or make some with mmrs-bench run")
+        raise RecordError(f"{results} contains no records; give --results FOLDER, or create some with mmrs-bench run")
     return records

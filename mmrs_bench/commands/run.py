@@ -6,19 +6,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrs_bench.commands.options import make_suite, parse_options
+from mmrs_bench.commands.options import make_execution, make_suite, parse_options
 from mmrs_bench.commands.output import say, say_columns, table_console
-from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.results.records import load_failures, load_records
-from mmrs_bench.evaluation.run.executors import ExecutorName
 from mmrs_bench.evaluation.run.planning import State, make_plan, remaining_seconds
 from mmrs_bench.evaluation.run.progress import duration_text
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, run_cells, worker_count
 
 
 def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
-    """Show every cell, its key, its state and how long the rest will take."""
+    """Show every cell with its key and state, and the expected time of the run."""
     folder = Path(results).expanduser()
     cells = build_cells(make_suite(suite_options))
     planned = make_plan(folder, cells, load_records(folder))
@@ -36,7 +34,7 @@ def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
     if open_cells > unknown:
         text += f": about {duration_text(seconds)} on {count} worker{'s' if count > 1 else ''}"
     if unknown:
-        text += f"; no estimate for {unknown} (nothing comparable has been measured in {folder})"
+        text += f"; no estimate for {unknown} ({folder} has no records of similar cells)"
     say(text)
     return 0
 
@@ -47,20 +45,19 @@ def run(
     workers: int | None,
     device: str,
     precision: str,
-    executor: ExecutorName,
+    executor: str,
     executor_options: Sequence[str],
     keep_going: bool,
     force: bool,
     **suite_options: Any,
 ) -> int:
-    """Compute all cells that have no record yet, then show the leaderboard."""
+    """Compute all cells that have no record, then show the leaderboard."""
     folder = Path(results).expanduser()
     cells = build_cells(make_suite(suite_options))
-    execution = ExecutionConfig.model_validate({"device": device, "precision": precision})
     status = run_cells(
         cells,
         folder,
-        execution,
+        make_execution(device, precision),
         workers=worker_count(workers, device),
         executor=executor,
         executor_options=parse_options(executor_options),
@@ -68,12 +65,11 @@ def run(
         force=force,
     )
     if status != EXIT_INTERRUPTED:
-        show_tables(cells, folder)
+        _print_leaderboard(cells, folder)
     return status
 
 
-def show_tables(cells: Iterable[Cell], results: Path) -> None:
-    """Print the leaderboard of some cells; `mmrs-bench leaderboard` shows all that is in the folder."""
+def _print_leaderboard(cells: Iterable[Cell], results: Path) -> None:
     from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
     from mmrs_bench.evaluation.report.render import print_tables
     from mmrs_bench.evaluation.report.reported import load_reported

@@ -1,4 +1,4 @@
-"""``sweep``: accuracy over the timestep and block of a method's features."""
+"""``sweep``: accuracy over timestep and block of a method's features."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from mmrs_bench.commands.options import make_suite
+from mmrs_bench.commands.options import make_execution, make_suite
 from mmrs_bench.commands.output import say, table_console
-from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.run.session import check_writable
@@ -20,10 +19,9 @@ from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_path, swee
 def sweep(
     *, timesteps: Sequence[int], blocks: Sequence[int], out: str, device: str, precision: str, **suite_options: Any
 ) -> int:
-    """Score a method at every timestep and block, for analysis; points that are in the file are not computed again."""
+    """Score a method at every timestep and block. Points that the file contains are not computed again."""
     cells = sweep_cells(make_suite(suite_options), timesteps, blocks)
     folder = Path(out).expanduser()
-    execution = ExecutionConfig.model_validate({"device": device, "precision": precision})
     check_writable(folder)
     console = Console(stderr=True)
     with console.status("") as status:
@@ -37,7 +35,7 @@ def sweep(
             elif done == 0.0:
                 console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        rows = run_sweep(cells, folder, execution, show)
+        rows = run_sweep(cells, folder, make_execution(device, precision), show)
     path = sweep_path(cells, folder)
     figure = path.with_suffix(".png")
     write_figure(cells, rows, figure)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.fake_cells import fake_record, make_cells
+from helpers.fake_suite import fake_cards
 
 from mmrs_bench.errors import BenchError, ConfigError, SplitError
 from mmrs_bench.evaluation.cells import Suite, build_cells, weightless_methods
@@ -17,10 +18,14 @@ from mmrs_bench.evaluation.results.records import save_failure, save_record
 from mmrs_bench.evaluation.run.jobs import cell_lock
 from mmrs_bench.evaluation.run.planning import State, expected_queries, make_plan, remaining_seconds, state_of
 from mmrs_bench.evaluation.run.progress import duration_text
-from mmrs_bench.methods import catalogue as registry
 
 CARDS: list[dict[str, Any]] = [
-    {"name": "alpha", "variants": {"big": {"config": {"size": 9}}}, "budgets": {"paper": {"size": 5}}},
+    {
+        "name": "alpha",
+        "config": {"size": 1},
+        "variants": {"big": {"config": {"size": 9}}},
+        "budgets": {"paper": {"size": 5}},
+    },
     {"name": "beta", "selections": ["support-cv", "last"]},
     {"name": "gamma", "needs_weights": ["clip"]},
 ]
@@ -28,25 +33,9 @@ COUNTS = (60, 20, 90)
 
 
 @pytest.fixture(autouse=True)
-def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three method cards instead of the shipped ones."""
-    folder = tmp_path / "benchmarks" / "methods"
-    folder.mkdir(parents=True)
-    for card in CARDS:
-        fields = {
-            "version": 1,
-            "class_path": "nowhere:Nothing",
-            "title": "a fake",
-            "reference": "none",
-            "config": {"size": 1},
-            **card,
-        }
-        (folder / f"{card['name']}.yaml").write_text(yaml.safe_dump(fields))
-    monkeypatch.setattr(registry, "BENCHMARK_DIR", tmp_path / "benchmarks")
-    monkeypatch.setattr(registry, "entry_point_paths", lambda group: [])
-    registry.method_cards.cache_clear()
-    yield
-    registry.method_cards.cache_clear()
+def _cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with fake_cards(tmp_path / "cards", monkeypatch, *CARDS):
+        yield
 
 
 def write_manifest(folder: Path, scene_id: str = "tiny", **changes: Any) -> str:

@@ -1,4 +1,4 @@
-"""Regression against baselines: losses, gains, gaps, and how baselines come about."""
+"""Regression against baselines: losses, gains, missing results, and new baselines."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ from helpers.synthetic_records import make_record
 
 from mmrs_bench.cli import main
 from mmrs_bench.commands import regress as command
-from mmrs_bench.commands.regress import golden_cells
+from mmrs_bench.commands.regress import baseline_cells
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import weightless_methods
-from mmrs_bench.evaluation.regression import (
-    BASELINES,
-    FLOOR,
-    Baseline,
-    load_baselines,
-    regress,
-    update_baselines,
-)
+from mmrs_bench.evaluation.regression import MIN_TOLERANCE, Baseline, load_baselines, regress, update_baselines
 from mmrs_bench.evaluation.report.render import render
+from mmrs_bench.evaluation.results.metrics import METRICS, ClassCounts, Metric
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.paths import cache_root
@@ -32,7 +26,7 @@ DRAWS = range(3)
 
 
 def runs(method: str = "rf", hits: int = 150, *, seeds: int = 1, noise: int = 0, **changes: object) -> list[Record]:
-    """Records of a method over three draws; ``noise`` is by how many pixels neighbouring seeds differ."""
+    """Records of a method over three draws; consecutive seeds differ by ``noise`` pixels."""
     return [
         make_record(method, (hits + noise * seed, hits, hits), draw=draw, seed=seed, **changes)  # type: ignore[arg-type]
         for draw in DRAWS
@@ -58,7 +52,7 @@ def baselines(path: Path, checkout: Path) -> list[Baseline]:
     return load_baselines(path)
 
 
-def test_the_same_code_passes(baselines: list[Baseline]) -> None:
+def test_equal_accuracies_pass(baselines: list[Baseline]) -> None:
     report = regress(runs() + runs("svm", 120), baselines)
     assert len(report.checks) == 6
     assert {check.status for check in report.checks} == {"ok"}
@@ -67,7 +61,7 @@ def test_the_same_code_passes(baselines: list[Baseline]) -> None:
 
 
 def test_a_loss_beyond_the_tolerance_fails(baselines: list[Baseline]) -> None:
-    # One pixel of 200 in every class is 0.5 points, the tolerance; two are 1.
+    # One pixel of 200 in every class is 0.5 points, the tolerance; two pixels are 1 point.
     at_the_edge = regress(runs(hits=149) + runs("svm", 120), baselines)
     assert [c.status for c in at_the_edge.checks if c.metric == "oa"] == ["ok", "ok"]
     lost = regress(runs(hits=148) + runs("svm", 120), baselines)
@@ -80,7 +74,7 @@ def test_a_loss_beyond_the_tolerance_fails(baselines: list[Baseline]) -> None:
     assert "3 metrics lost more than their tolerance" in text
 
 
-def test_a_gain_asks_for_new_baselines_but_passes(baselines: list[Baseline]) -> None:
+def test_a_gain_passes_with_the_advice_to_update(baselines: list[Baseline]) -> None:
     report = regress(runs(hits=160) + runs("svm", 120), baselines)
     assert {c.status for c in report.checks if c.baseline.method == "rf"} == {"gain"}
     assert report.exit_code == 0
@@ -94,18 +88,18 @@ def test_missing_methods_and_draws_fail(baselines: list[Baseline]) -> None:
     assert report.exit_code == 1
 
 
-def test_more_draws_than_the_baseline_are_ignored(baselines: list[Baseline]) -> None:
+def test_draws_without_baseline_are_ignored(baselines: list[Baseline]) -> None:
     extra = make_record("rf", (0, 0, 0), draw=7)
     assert regress([*runs(), *runs("svm", 120), extra], baselines).passed
 
 
 @pytest.mark.parametrize("change", [{"shots": 5}, {"fingerprint": "12" * 32}, {"split": "block-v1"}, {"window": 9}])
-def test_another_protocol_is_not_taken_for_the_baseline(baselines: list[Baseline], change: dict[str, object]) -> None:
+def test_records_of_another_protocol_are_not_compared(baselines: list[Baseline], change: dict[str, object]) -> None:
     report = regress(runs(**change), baselines)
     assert {c.status for c in report.checks} == {"missing"}
 
 
-def test_baselines_outlive_versions_of_suite_and_method(baselines: list[Baseline]) -> None:
+def test_baselines_are_valid_for_other_versions_of_suite_and_method(baselines: list[Baseline]) -> None:
     newer = runs(code_version="0.9.0", method_version=4) + runs("svm", 120, code_version="0.9.0")
     assert regress(newer, baselines).passed
 
@@ -115,28 +109,50 @@ def test_several_versions_at_once_are_refused(baselines: list[Baseline]) -> None
         regress(runs() + runs(method_version=2), baselines)
 
 
-def test_no_baselines_do_not_pass_silently() -> None:
+def test_without_baselines_the_regression_fails() -> None:
     with pytest.raises(ConfigError, match="no baselines to check against"):
         regress(runs(), [])
 
 
-def test_the_tolerance_follows_from_the_spread_between_seeds(path: Path, checkout: Path) -> None:
+def test_the_tolerance_is_three_standard_deviations_between_seeds(path: Path, checkout: Path) -> None:
     update_baselines(runs(seeds=5, noise=6), path, repository=checkout)
     (row,) = load_baselines(path)
-    # Seeds differ by 6 of 600 pixels each, in every draw alike.
+    # Consecutive seeds differ by 6 of 600 pixels in every draw.
     sd = stdev(0.75 + 0.01 * seed for seed in range(5))
-    golden = row.metrics["oa"]
-    assert golden.sd == pytest.approx(sd, abs=1e-6)
-    assert golden.tolerance == pytest.approx(3 * sd, abs=1e-5)
-    assert golden.mean == pytest.approx(0.77)
+    oa = row.metrics["oa"]
+    assert oa.sd == pytest.approx(sd, abs=1e-6)
+    assert oa.tolerance == pytest.approx(3 * sd, abs=1e-5)
+    assert oa.mean == pytest.approx(0.77)
     assert (row.repeats, row.draws) == (5, (0, 1, 2))
 
 
-def test_a_method_without_chance_gets_the_floor(baselines: list[Baseline]) -> None:
-    assert {golden.tolerance for row in baselines for golden in row.metrics.values()} == {FLOOR}
+def test_equal_seeds_give_the_smallest_tolerance(baselines: list[Baseline]) -> None:
+    assert {metric.tolerance for row in baselines for metric in row.metrics.values()} == {MIN_TOLERANCE}
 
 
-def test_update_prints_old_and_new_and_leaves_others_alone(
+def balanced_error(counts: ClassCounts) -> float:
+    return 1 - sum(hit / total for hit, total in zip(counts.correct, counts.true, strict=True)) / len(counts.true)
+
+
+def test_a_metric_is_one_function_and_one_row(
+    path: Path, checkout: Path, baselines: list[Baseline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression contains a new metric after the next update; baselines that are older than it remain valid."""
+    monkeypatch.setitem(METRICS, "ber", Metric("ber", "BER", balanced_error, higher_is_better=False))
+    assert regress(runs() + runs("svm", 120), baselines).passed
+    lines = update_baselines(runs(seeds=5), path, repository=checkout)
+    assert lines[-1] == "town-r1 random-v1 2-shot paper rf BER: none -> 25.00 ± 0.50"
+    rf = next(row for row in load_baselines(path) if row.method == "rf")
+    for hits, status in ((150, "ok"), (140, "loss"), (160, "gain")):
+        report = regress(runs(hits=hits), [rf])
+        assert [check.status for check in report.checks] == [status] * 4
+        assert "BER" in render([report.table()], "terminal", width=120)
+    monkeypatch.delitem(METRICS, "ber")
+    with pytest.raises(ConfigError, match="unknown metrics ber; known metrics: oa, aa, kappa"):
+        load_baselines(path)
+
+
+def test_update_prints_old_and_new_and_keeps_other_baselines(
     path: Path, checkout: Path, baselines: list[Baseline]
 ) -> None:
     lines = update_baselines(runs(hits=160, seeds=5), path, repository=checkout)
@@ -149,7 +165,7 @@ def test_update_prints_old_and_new_and_leaves_others_alone(
     assert first[0].endswith("cnn OA: none -> 75.00 ± 0.50")
 
 
-def test_update_refuses_a_dirty_tree_and_no_tree(path: Path, checkout: Path, tmp_path: Path) -> None:
+def test_update_refuses_a_dirty_checkout_and_no_checkout(path: Path, checkout: Path, tmp_path: Path) -> None:
     before = path.read_text()
     (checkout / "code.py").write_text("changed")
     with pytest.raises(ConfigError, match="has uncommitted changes; commit or stash"):
@@ -161,24 +177,24 @@ def test_update_refuses_a_dirty_tree_and_no_tree(path: Path, checkout: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("records", "said"),
+    ("records", "message"),
     [
         ([], "no records"),
         (runs(seeds=4), "rf has 4 seeds; a tolerance needs at least 5: run it with --seeds 0 1 2 3 4"),
         (runs(seeds=5)[:-1], "do not have the same draws"),
-        (runs(seeds=5, dirty=True), "do not come from one clean commit"),
-        (runs(seeds=5, commit=None, dirty=None), "do not come from one clean commit"),
-        (runs(seeds=5)[:-1] + runs(seeds=5, commit="f" * 40)[-1:], "do not come from one clean commit"),
+        (runs(seeds=5, dirty=True), "not from one commit"),
+        (runs(seeds=5, commit=None, dirty=None), "not from one commit"),
+        (runs(seeds=5)[:-1] + runs(seeds=5, commit="f" * 40)[-1:], "not from one commit"),
     ],
 )
-def test_update_refuses_records_that_prove_nothing(
-    path: Path, checkout: Path, records: list[Record], said: str
+def test_update_refuses_incomplete_or_untraceable_records(
+    path: Path, checkout: Path, records: list[Record], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         update_baselines(records, path, repository=checkout)
 
 
-def test_an_undefined_kappa_is_left_out(path: Path, checkout: Path) -> None:
+def test_an_undefined_kappa_gets_no_baseline(path: Path, checkout: Path) -> None:
     records = [make_record(confusion=[[5, 0], [0, 0]], draw=d, seed=s) for d in DRAWS for s in range(5)]
     update_baselines(records, path, repository=checkout)
     (row,) = load_baselines(path)
@@ -186,21 +202,21 @@ def test_an_undefined_kappa_is_left_out(path: Path, checkout: Path) -> None:
     assert regress(records, [row]).passed
 
 
-def test_a_faulty_file_is_named(path: Path) -> None:
+def test_a_faulty_baselines_file_is_refused(path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ConfigError, match="restore the committed file"):
         load_baselines(path)
     path.write_text(json.dumps({"schema": 1, "rows": [{"scene": "x"}]}))
-    with pytest.raises(ConfigError, match=r"rows\.0\.split: Field required"):
+    with pytest.raises(ConfigError, match=r"rows\.0\.split is missing"):
         load_baselines(path)
 
 
 def test_the_committed_file_is_valid() -> None:
-    load_baselines(BASELINES)
+    assert load_baselines()
 
 
-def test_every_method_without_weights_is_golden_under_its_golden_budget() -> None:
-    cells = golden_cells((0, 1))
+def test_every_method_without_weights_has_baseline_cells_with_its_golden_budget() -> None:
+    cells = baseline_cells((0, 1))
     budgets = {name: method_card(name).golden_budget for name in weightless_methods()}
     assert {cell.protocol.method: cell.protocol.budget for cell in cells} == budgets
     assert (budgets["rf"], budgets["diffclip"]) == ("quick", "smoke")
@@ -208,10 +224,8 @@ def test_every_method_without_weights_is_golden_under_its_golden_budget() -> Non
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_no_pretraining_of_other_code_reaches_the_golden_cells(
-    stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The keys of the cache know the versions of suite and methods, not whether somebody changed the code since."""
+def test_regress_uses_no_cache_of_other_code(stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of the cache contain the versions of suite and methods, but do not change with uncommitted code."""
     users, seen = cache_root(), []
 
     def run_cells(*args: object, **options: object) -> int:
@@ -226,6 +240,6 @@ def test_no_pretraining_of_other_code_reaches_the_golden_cells(
     assert main(["regress", "--results", "here"]) == (130 if stopped else 1)
     (own,) = seen
     assert own.is_absolute()
-    assert own.parent == tmp_path / "here"  # where workers on other machines see it too
+    assert own.parent == tmp_path / "here"  # in the results folder, which workers on other machines can read
     assert not own.exists()
     assert cache_root() == users

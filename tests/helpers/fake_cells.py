@@ -1,4 +1,4 @@
-"""Cells and cell functions that need neither torch nor a scene, for tests of the machinery around them."""
+"""Cells and cell functions without torch and scenes, for tests of the code that runs cells."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
@@ -20,12 +21,7 @@ from mmrs_bench.evaluation.results.signature import signature
 
 EXECUTION = ExecutionConfig()
 
-Progress = Callable[[str, float], None]
-Wait = Callable[[str], None]
-
-
-def never_defer(reason: str) -> None:
-    """For a caller without other work."""
+Callback = Callable[..., None]
 
 
 def make_cells(count: int, *, scenes: int = 1, method: str = "fake") -> list[Cell]:
@@ -48,7 +44,7 @@ def make_cells(count: int, *, scenes: int = 1, method: str = "fake") -> list[Cel
 
 
 def fake_record(cell: Cell, execution: ExecutionConfig = EXECUTION, seconds: float = 0.0) -> Record:
-    """A record whose numbers follow from the cell's key alone."""
+    """A record whose numbers depend only on the cell's key."""
     a, b, c, d = hashlib.sha256(cell.key.encode()).digest()[:4]
     confusion = ((a + 1, b), (c, d + 1))
     return Record(
@@ -87,66 +83,52 @@ def _log(results: Path, text: str) -> None:
     os.close(handle)
 
 
-def quick(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
-) -> Record:
-    """Logs that it was called, and whether the cell had a record already."""
+def quick(cell: Cell, execution: ExecutionConfig, results: Path, progress: Callback, wait: Callback) -> Record:
+    """Logs the call, and whether the cell had a record already."""
     _log(results, f"{'AGAIN' if record_path(results, cell.protocol).exists() else 'once'} {cell.key} {os.getpid()}")
     progress("fit", 0.5)
     return fake_record(cell, execution)
 
 
-def slow(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
-) -> Record:
-    record = quick(cell, execution, results, progress)
+def slow(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
+    record = quick(cell, execution, results, *callbacks)
     time.sleep(0.03)
     return record
 
 
-def endless(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
-) -> Record:
-    record = quick(cell, execution, results, progress)
+def endless(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
+    record = quick(cell, execution, results, *callbacks)
     time.sleep(600)
     return record
 
 
-def fails_on_draw_1(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
-) -> Record:
-    if cell.protocol.data.draw == 1 and not (results / "mended").exists():
+def fails_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
+    if cell.protocol.data.draw == 1 and not (results / "repaired").exists():
         raise TrainingError("the loss is NaN;\nlower the learning rate")
-    return quick(cell, execution, results, progress)
+    return quick(cell, execution, results, *callbacks)
 
 
-def defect_on_draw_1(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
-) -> Record:
+def defect_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
     if cell.protocol.data.draw == 1:
         raise ZeroDivisionError("no such luck")
-    return quick(cell, execution, results, progress)
+    return quick(cell, execution, results, *callbacks)
 
 
 def waits_on_draw_0(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Callback, wait: Callback
 ) -> Record:
     if cell.protocol.data.draw == 0:
         wait("another")
     return fake_record(cell, execution)
 
 
-def dies_on_draw_1(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
-) -> Record:
+def dies_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
     if cell.protocol.data.draw == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return quick(cell, execution, results, progress)
+    return quick(cell, execution, results, *callbacks)
 
 
-def reports_environment(
-    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
-) -> Record:
+def reports_environment(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
     _log(results, " ".join(f"{name}={os.environ.get(name)}" for name in names))
     _log(results, f"SIGINT blocked: {signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())}")

@@ -1,13 +1,12 @@
-"""Where a number comes from: code commit, library versions, machine, memory, time."""
+"""Provenance of a result: code commit, library versions, host, memory, time."""
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
-import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -46,8 +45,7 @@ class GitState(NamedTuple):
 def git_state(folder: Path = REPOSITORY) -> GitState:
     """State of the checkout whose top folder is ``folder``; untracked files that are not ignored count as dirty.
 
-    An installation inside somebody else's repository is not a checkout of the suite: the commit of a folder above
-    would say nothing about this code.
+    A folder inside another repository is not a checkout: that repository's commit does not describe this code.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     commit = _git(folder, "rev-parse", "HEAD")
@@ -58,39 +56,28 @@ def git_state(folder: Path = REPOSITORY) -> GitState:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Output of a git command, None if git is absent, slow or refuses (no checkout)."""
-    git = shutil.which("git")
-    if git is None:
-        return None
+    """Output of a git command; None if git is not installed, fails or takes too long."""
+    # Without optional locks, reading the state cannot block a git command that runs at the same time.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(  # noqa: S603
-            [git, "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            check=True,
-            # Reading the state must not take the index lock of a checkout that somebody works in.
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the installed ones among `PACKAGES`, read from metadata: nothing is imported."""
+    """Versions of the installed packages in `PACKAGES`, read from metadata without importing them."""
     versions = {}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
 @cache
 def provenance() -> Provenance:
-    """What produces numbers in this process; gathered once, so that all its records agree."""
+    """Provenance of results of this process; determined once, so that all its records agree."""
     state = git_state()
     return Provenance(
         commit=state.commit, dirty=state.dirty, python=platform.python_version(), packages=package_versions()
@@ -98,22 +85,22 @@ def provenance() -> Provenance:
 
 
 def utc_now() -> str:
-    """The time now, UTC, ISO 8601 to the second."""
+    """The current UTC time in ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def peak_memory_mib() -> float:
-    """Highest resident memory of this process so far, in MiB."""
+    """Peak resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # Not getrusage: Linux hands its figure down to children, so a worker would report its parent's peak.
+        # On Linux, getrusage in a worker would report the peak of its parent process.
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS reports bytes
 
 
 def measured(seconds: Mapping[str, float]) -> Measured:
-    """The clock readings of a cell with memory, host and time as they are now."""
+    """The seconds of a cell's stages with the current peak memory, host and time."""
     return Measured(
         seconds=dict(seconds),
         peak_memory_mib=round(peak_memory_mib(), 1),

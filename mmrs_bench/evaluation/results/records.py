@@ -1,7 +1,7 @@
-"""Records on disk: one JSON file a cell, whole or absent, checked whenever it is read.
+"""Records on disk: one JSON file per cell, written atomically and checked on reading.
 
-``results/records/<scene>/<method>[-<variant>]/<budget>-<split>-<shots>shot-draw<dd>-seed<s>-<key>.json`` holds what
-is needed to trace, repeat and trust a number; ``results/failures/...`` holds, under the same name, why a cell failed.
+A record is ``results/records/<scene>/<method>[-<variant>]/<budget>-<split>-<shots>shot-draw<dd>-seed<s>-<key>.json``;
+the failure record of a cell has the same path below ``results/failures``.
 """
 
 from __future__ import annotations
@@ -16,22 +16,17 @@ from mmrs_bench.config import ProtocolConfig
 from mmrs_bench.errors import DataError, RecordError
 from mmrs_bench.evaluation.results.metrics import scores
 from mmrs_bench.evaluation.results.provenance import utc_now
-from mmrs_bench.evaluation.results.schema import (
-    SCHEMA_VERSION,
-    FailureRecord,
-    Record,
-    Scores,
-)
+from mmrs_bench.evaluation.results.schema import SCHEMA_VERSION, FailureRecord, Record
 from mmrs_bench.io import write_json
 from mmrs_bench.reading import read_json, validated
 
 RECORDS = "records"
 FAILURES = "failures"
 
-#: One step per schema: ``MIGRATIONS[n]`` turns the fields of schema n into those of schema n + 1.
+#: ``MIGRATIONS[n]`` converts the fields of schema n to those of schema n + 1.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
-#: Rounding differs between machines in the last digit; a changed count differs by far more.
+#: Rounding may differ between machines in the last digit; a changed count makes a much larger difference.
 _SCORE_TOLERANCE = 1e-9
 
 _ADVICE = "delete the file or move it away, and the next run computes its cell again"
@@ -49,32 +44,32 @@ def _relative_path(protocol: ProtocolConfig) -> Path:
 
 
 def _slug(name: str) -> str:
-    """A name as one folder name on any file system; the key in the file name keeps equal slugs apart."""
+    """A name that is valid as a folder name on every file system; equal slugs are distinguished by the key."""
     return re.sub(r"[^A-Za-z0-9_+-]", "_", name)
 
 
 def record_path(results: Path, protocol: ProtocolConfig) -> Path:
-    """Where the record of this cell lies or will lie; the cell is done if and only if the file exists."""
+    """Path of a cell's record; the cell is done if and only if the file exists."""
     return results / RECORDS / _relative_path(protocol)
 
 
 def failure_path(results: Path, protocol: ProtocolConfig) -> Path:
-    """Where the failure record of this cell lies if its last run failed."""
+    """Path of a cell's failure record."""
     return results / FAILURES / _relative_path(protocol)
 
 
 def find_record(results: Path, key: str) -> Path:
-    """The file of the record whose key is, or begins with, ``key``; found by name, without reading any file.
+    """Path of the record whose key starts with ``key``; only file names are read.
 
     Raises:
         RecordError: If no record, or more than one, has such a key.
     """
-    found = sorted((results / RECORDS).glob(f"*/*/*-{_slug(key)}*.json"))
-    found = [path for path in found if _key_of(path).startswith(key)]
+    found = [path for path in sorted((results / RECORDS).glob("*/*/*.json")) if _key_of(path).startswith(key)]
     if not found:
         raise RecordError(f"no record with key {key!r} in {results / RECORDS}; `mmrs-bench plan` prints the keys")
     if len(found) > 1:
-        raise RecordError(f"key {key!r} fits {len(found)} records; give all digits: {', '.join(map(_key_of, found))}")
+        keys = ", ".join(map(_key_of, found))
+        raise RecordError(f"{len(found)} records have keys that start with {key!r}; give all digits: {keys}")
     return found[0]
 
 
@@ -83,30 +78,26 @@ def _key_of(path: Path) -> str:
 
 
 def save_record(results: Path, record: Record) -> Path:
-    """Write a record atomically, read it back, and remove the failure record of an earlier run.
-
-    Returns:
-        The record's file.
+    """Write a record atomically, read it back, remove an earlier failure record, and return the path.
 
     Raises:
         BenchError: If the folder cannot be written.
-        RecordError: If the record contradicts itself, or the file does not read back as it was written.
+        RecordError: If the record is inconsistent, or the file differs from what was written.
     """
     path = record_path(results, record.protocol)
-    if fault := _contradiction(record, path):
-        raise RecordError(f"{path} was not written: {fault}; this is a defect of what made the record")
+    if fault := _inconsistency(record, path):
+        raise RecordError(f"{path} was not written: {fault}; this is a defect of the code that made the record")
     write_json(path, record.model_dump(mode="json", by_alias=True))
     if load_record(path) != record:
-        raise RecordError(f"{path} does not read back as it was written; check the disk, delete the file, run again")
+        raise RecordError(
+            f"{path}: its content differs from what was written; check the disk, delete the file, run again"
+        )
     failure_path(results, record.protocol).unlink(missing_ok=True)
     return path
 
 
 def save_failure(results: Path, protocol: ProtocolConfig, error: BaseException) -> Path:
-    """Write atomically why a cell failed; the cell is tried again on the next run.
-
-    Returns:
-        The failure record's file.
+    """Write a failure record atomically and return its path; the next run computes the cell again.
 
     Raises:
         BenchError: If the folder cannot be written.
@@ -125,14 +116,13 @@ def save_failure(results: Path, protocol: ProtocolConfig, error: BaseException) 
 
 
 def load_record(path: Path) -> Record:
-    """Read one record and check it against itself.
+    """Read one record and check its consistency.
 
     Raises:
-        RecordError: If the file is not a record, is of another schema, or contradicts itself; it names file, fault
-            and what to do.
+        RecordError: If the file is not a record, has another schema, or is inconsistent.
     """
     record = _parse(path, Record)
-    if fault := _contradiction(record, path):
+    if fault := _inconsistency(record, path):
         raise _corrupt(path, fault)
     return record
 
@@ -147,20 +137,16 @@ def load_failure(path: Path) -> FailureRecord:
 
 
 def load_records(results: Path) -> list[Record]:
-    """All records of a results folder, in the order of their paths; empty if there is none.
+    """All records of a results folder, sorted by path.
 
     Raises:
-        RecordError: If a file is corrupt; every corrupt file is named (three at most).
+        RecordError: If files are corrupt; the first three are named.
     """
     return _load_all(results / RECORDS, load_record)
 
 
 def load_failures(results: Path) -> list[FailureRecord]:
-    """Failure records of all cells that have no record, in the order of their paths.
-
-    Raises:
-        RecordError: If a file is corrupt.
-    """
+    """Failure records of all cells without a record, sorted by path; raises as `load_records`."""
     failures = _load_all(results / FAILURES, load_failure)
     return [failure for failure in failures if not record_path(results, failure.protocol).exists()]
 
@@ -185,7 +171,7 @@ def _corrupt(path: Path, fault: str) -> RecordError:
 def _parse(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     fields = read_json(path, error=RecordError, advice=_ADVICE)
     if not isinstance(fields, dict):
-        raise _corrupt(path, f"holds a JSON {type(fields).__name__}, expected a record")
+        raise _corrupt(path, f"contains a JSON {type(fields).__name__}, expected a record")
     return validated(kind, _migrate(path, fields), where=path, error=RecordError, advice=_ADVICE)
 
 
@@ -200,22 +186,22 @@ def _migrate(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         )
     while version < SCHEMA_VERSION:
         if version not in MIGRATIONS:
-            raise _corrupt(path, f"has schema {version}, which no migration knows")
+            raise _corrupt(path, f"has schema {version}, for which there is no migration")
         fields = {**MIGRATIONS[version](fields), "schema": version + 1}
         version += 1
     return fields
 
 
-def _contradiction(record: Record, path: Path) -> str:
-    """What in a record disagrees with the rest of it; empty if nothing does."""
+def _inconsistency(record: Record, path: Path) -> str:
+    """The first field that disagrees with the rest of a record; empty if there is none."""
     if record.key != record.protocol.key:
         return f"its key {record.key} is not that of its protocol ({record.protocol.key}); a field was changed"
-    place = _relative_path(record.protocol)
-    if path.parts[-3:] != place.parts:
-        return f"holds the record of another place, {place}"
+    expected_path = _relative_path(record.protocol)
+    if path.parts[-3:] != expected_path.parts:
+        return f"contains a record that belongs in {expected_path}"
     classes, shots = len(record.class_names), record.protocol.data.shots
     if [len(row) for row in record.confusion] != [classes] * classes:
-        return f"its confusion matrix is not {classes} x {classes}, as its class names demand"
+        return f"its confusion matrix is not {classes} x {classes}, although it has {classes} class names"
     if record.n_support != shots * classes:
         return f"n_support is {record.n_support}, but {shots} shots of {classes} classes are {shots * classes}"
     if record.labels_used != record.n_support and not record.unranked:
@@ -224,16 +210,18 @@ def _contradiction(record: Record, path: Path) -> str:
     if total != record.n_query:
         return f"its confusion matrix counts {total} pixels, but n_query is {record.n_query}"
     try:
-        again = scores(record.confusion)
+        expected = scores(record.confusion)
     except DataError as error:
         return str(error)
-    wrong = [name for name in Scores.model_fields if not _agree(getattr(record.scores, name), getattr(again, name))]
+    # A record that is older than a metric does not contain it.
+    stored = sorted(record.scores.model_fields_set)
+    wrong = [name for name in stored if not _equal(getattr(record.scores, name), getattr(expected, name))]
     return f"its {', '.join(wrong)} does not follow from its confusion matrix" if wrong else ""
 
 
-def _agree(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_agree, one, other))
+        return len(one) == len(other) and all(map(_equal, one, other))
     if one is None or other is None:
         return one is other
     return bool(abs(one - other) <= _SCORE_TOLERANCE)

@@ -1,4 +1,4 @@
-"""What a record of results holds: the fields of the files in ``results/records`` and ``results/failures``."""
+"""Fields of the files in ``results/records`` and ``results/failures``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ class _Part(BaseModel):
 
 
 class Scores(_Part):
-    """Derived from the confusion matrix; fractions, None where undefined.
+    """Metrics of the confusion matrix (see `mmrs_bench.evaluation.results.metrics`): fractions, None if undefined.
 
-    ``kappa`` is None when chance agreement is 1; per-class lists hold None for classes without query pixels
-    (recall) or without any pixel in either row or column (f1, iou). All lie in [0, 1] but kappa, which may be
-    negative.
+    ``recall``, ``f1`` and ``iou`` have one value per class.
     """
 
     oa: float
@@ -42,7 +40,7 @@ class Leakage(_Part):
 
 
 class PixelBoundRecord(_Part):
-    """Reference line of a simulated scene (see `mmrs_bench.scenes.scene.PixelBound`)."""
+    """Upper bound of a simulated scene (see `mmrs_bench.scenes.scene.PixelBound`)."""
 
     modalities: tuple[str, ...]
     accuracy: float
@@ -50,7 +48,7 @@ class PixelBoundRecord(_Part):
 
 
 class Provenance(_Part):
-    """What produced the numbers: code commit (None outside a checkout), its state, and library versions."""
+    """Code commit, whether files differ from it (both None outside a checkout), Python and library versions."""
 
     commit: str | None
     dirty: bool | None
@@ -59,13 +57,10 @@ class Provenance(_Part):
 
 
 class Measured(_Part):
-    """Clock readings, memory and host: the only parts that may differ between two runs of one cell.
+    """Time, memory and host: the only fields that may differ between two runs of one cell.
 
-    Attributes:
-        seconds: Wall-clock seconds by stage (``pretrain``, ``fit``, ``predict``...).
-        peak_memory_mib: Highest resident memory of the process so far, in MiB.
-        host: Name of the machine.
-        finished_at: UTC, ISO 8601.
+    ``seconds`` is wall-clock time by stage, ``peak_memory_mib`` the peak resident memory of the process, and
+    ``finished_at`` a UTC time in ISO 8601.
     """
 
     seconds: dict[str, float]
@@ -79,18 +74,18 @@ class Record(_Part):
 
     Attributes:
         key: ``protocol.key``; also in the file name.
-        simulated: Whether the scene came out of the simulator.
-        scene_title: The manifest's title, which carries notes such as "reduced HSI" into every table.
-        modalities: Channels the method was offered, by modality (after PCA).
-        external_data: What pretrained weights of the method have seen (``none``, ``ImageNet``, ``CLIP``).
+        simulated: Whether the scene is simulated.
+        scene_title: The manifest's title.
+        modalities: Number of input channels by modality, after PCA.
+        external_data: Data that the method's weights were pretrained on (``none``, ``ImageNet``, ``CLIP``).
         class_names: Names of the classes 1..K.
-        split_sha256: Content hash of the split that was used.
-        n_support: Labelled pixels learned from, shots x K.
-        labels_used: All labels used for anything, selection included.
+        split_sha256: Content hash of the split.
+        n_support: Labelled pixels in the support set, shots x K.
+        labels_used: All labels that were used, selection included.
         n_query: Pixels scored; the sum of ``confusion``.
         confusion: K x K counts, rows are truth, columns are predictions.
-        unranked: Reason why this result is shown without a rank; empty if it is ranked.
-        signature: The protocol in one line (see `mmrs_bench.evaluation.results.records.signature`).
+        unranked: Why the result is not ranked; empty if it is ranked.
+        signature: The protocol in one line (see `mmrs_bench.evaluation.results.signature`).
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -118,20 +113,12 @@ class Record(_Part):
     measured: Measured
 
     def body(self) -> dict[str, Any]:
-        """Everything but clock readings, memory and host: identical for the same cell on the same machine."""
+        """All fields except ``measured``: identical for the same cell on the same machine."""
         return self.model_dump(mode="json", by_alias=True, exclude={"measured"})
 
 
 class FailureRecord(_Part):
-    """What is known about a cell that failed; removed when a later run of the cell succeeds.
-
-    Attributes:
-        key: ``protocol.key``.
-        error: Class of the error, e.g. ``TrainingError``.
-        message: Its message, one line.
-        traceback: The full traceback as text.
-        failed_at: UTC, ISO 8601.
-    """
+    """Why a cell failed: error class, message in one line, traceback, and UTC time in ISO 8601."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     key: str

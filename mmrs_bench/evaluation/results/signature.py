@@ -1,4 +1,4 @@
-"""Signatures: the protocol behind a number in one line, and whether the number may be ranked."""
+"""Signatures (the protocol of a number in one line), and reasons why a result is not ranked."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _BARE_FIELDS = frozenset({"scene", "split", "shots", "version"})
 
 
 def signature_fields(protocol: ProtocolConfig) -> dict[str, str]:
-    """What a number's comparability depends on, by name, in the order of the signature.
+    """Parts of the protocol that must be equal for numbers to be comparable, in the order of the signature.
 
-    Always there: scene (tag and eight digits of its fingerprint, because a manifest can change without a new
-    revision), split, shots, window, unlabelled scope, selection rule, budget, version. Only where they differ from
-    the default: query limit (``query``), normalisation (``norm``, ``normfit``), modalities (``mod``), ``pca``. Draw
-    and seed are what is averaged over, method, variant and their settings what is compared: none is in here.
+    Always included: scene (tag and eight digits of the fingerprint, because a manifest can change without a new
+    revision), split, shots, window, unlabelled scope, selection rule, budget, version. Included if they differ from
+    the default: query limit, normalisation (``norm``, ``normfit``), modalities (``mod``), ``pca``. Not included: draw
+    and seed, which are averaged over, and the method, which is compared.
     """
     data, default = protocol.data, DataConfig()
     fields = {
@@ -42,7 +42,7 @@ def signature_fields(protocol: ProtocolConfig) -> dict[str, str]:
 
 
 def signature_text(fields: Mapping[str, str], *, draws: str = "", metric: str = "OA") -> str:
-    """The signature made of `signature_fields`; ``draws`` (``10``) comes after the shots where it is given."""
+    """Join `signature_fields` to a signature; ``draws`` follows the shots unless it is empty."""
     parts = [metric]
     for name, value in fields.items():
         parts.append(value if name in _BARE_FIELDS else f"{name}:{value}")
@@ -52,21 +52,21 @@ def signature_text(fields: Mapping[str, str], *, draws: str = "", metric: str = 
 
 
 def signature(protocol: ProtocolConfig, *, draws: int | None = None, metric: str = "OA") -> str:
-    """One line that says under which protocol a number was made; numbers may be compared where it is equal.
+    """The protocol in one line; numbers with equal signatures are comparable.
 
-    A record's signature has no ``draws``; a table row's has the number it averages over, as in
+    The signature of a table row contains the number of draws, that of a record does not:
     ``OA|trento-r1@1a2b3c4d|random-v1|2shot|draws:10|win:11|unlab:scene|sel:last|budget:paper|v0.1.0``.
     """
     return signature_text(signature_fields(protocol), draws="" if draws is None else str(draws), metric=metric)
 
 
 def unranked_reason(protocol: ProtocolConfig, *, labels_used: int, n_support: int, variant_reason: str = "") -> str:
-    """Why a result must be shown without a rank, in words; empty if it may be ranked.
+    """Why a result is not ranked; empty if it is ranked.
 
     Args:
         protocol: The cell's protocol.
-        labels_used: All labels used for anything.
-        n_support: Shots x K, the labels that the protocol grants.
+        labels_used: All labels that were used.
+        n_support: Shots x K, the labels that the protocol allows.
         variant_reason: ``unranked`` of the method's variant.
     """
     reasons = [variant_reason] if variant_reason else []

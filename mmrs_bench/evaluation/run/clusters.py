@@ -1,4 +1,7 @@
-"""Pools of workers on a cluster: Slurm through submitit, and Ray; both packages are extras."""
+"""Worker pools on clusters: Slurm (with submitit) and Ray. Both packages are optional dependencies.
+
+The results folder must be on a file system that all nodes share.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,125 @@ from mmrs_bench.evaluation.run.pool import Stage, environment, worker_environmen
 POLL_SECONDS = 2.0
 
 
+def remote_work(job: Job, number: int, variables: Mapping[str, str]) -> None:
+    """Main function of a worker on another machine; it reports no stages."""
+    os.environ.update(variables)
+    work(job, lambda key, stage, done: None, number)
+
+
+class _ClusterPool:
+    """Common parts of the pools; ``options`` go to the cluster's package, which may refuse them (`ConfigError`)."""
+
+    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
+        self._job = job
+        self._count = min(workers, len(job.cells))
+        self._options: dict[str, Any] = dict(options)
+        self._variables = worker_environment(job.execution.threads)
+        self._tasks: list[Any] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether any task runs or is queued."""
+        return bool(self._tasks)
+
+    def _check_last(self, kind: str, error: BaseException | None, log: object) -> None:
+        """Raise the error of a task if it was the last one: then no worker is left for the remaining cells."""
+        if error is not None and not self._tasks:
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BenchError(f"the last {kind} worker failed ({line}); see {log}") from error
+
+
+class SlurmPool(_ClusterPool):
+    """Workers as Slurm jobs.
+
+    The options are those of submitit's ``update_parameters`` (``slurm_partition=gpu``, ``timeout_min=600``,
+    ``gpus_per_node=1``); ``cluster=local`` runs submitit's local processes instead.
+
+    Raises:
+        ConfigError: If submitit is not installed or refuses an option.
+    """
+
+    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
+        super().__init__(job, workers, options)
+        self._submitit = _import("submitit", "slurm")
+        self._folder = job.results / "logs" / "submitit"
+
+    def __enter__(self) -> Self:
+        """Submit the workers."""
+        given = {name: int(value) if value.isdigit() else value for name, value in self._options.items()}
+        parameters = {"timeout_min": 24 * 60, "cpus_per_task": self._job.execution.threads, **given}
+        try:
+            executor = self._submitit.AutoExecutor(folder=self._folder, cluster=parameters.pop("cluster", "slurm"))
+            executor.update_parameters(**parameters)
+            with environment(self._variables), executor.batch():
+                for number in range(self._count):
+                    self._tasks.append(executor.submit(remote_work, self._job, number, self._variables))
+        except (NameError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(f"--executor slurm: {error}. Check --executor-options.") from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Cancel the remaining tasks."""
+        for task in self._tasks:
+            if not task.done():
+                task.cancel()
+        self._tasks.clear()
+
+    def poll(self) -> list[Stage]:
+        """Wait, then remove the tasks that ended."""
+        time.sleep(POLL_SECONDS)
+        for task in list(self._tasks):
+            if task.done():
+                self._tasks.remove(task)
+                self._check_last("Slurm", task.exception(), self._folder)
+        return []
+
+
+class RayPool(_ClusterPool):
+    """Workers as Ray tasks.
+
+    The options are those of ``ray.init`` (``address=auto``), and ``num_gpus``, which each worker reserves.
+
+    Raises:
+        ConfigError: If ray is not installed or refuses an option.
+    """
+
+    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
+        super().__init__(job, workers, options)
+        self._ray = _import("ray", "ray")
+
+    def __enter__(self) -> Self:
+        """Connect and submit the workers."""
+        gpus = float(self._options.pop("num_gpus", 0))
+        try:
+            self._ray.init(runtime_env={"env_vars": self._variables}, log_to_driver=False, **self._options)
+        except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(f"--executor ray: {error}. Check --executor-options.") from error
+        # Without retries: a worker whose machine died must not be restarted by Ray, because the other workers
+        # compute its cells.
+        threads = self._job.execution.threads
+        remote = self._ray.remote(remote_work).options(num_cpus=threads, num_gpus=gpus, max_retries=0)
+        self._tasks = [remote.remote(self._job, number, self._variables) for number in range(self._count)]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Cancel the remaining tasks and disconnect."""
+        for task in self._tasks:
+            self._ray.cancel(task, force=True)
+        self._tasks.clear()
+        self._ray.shutdown()
+
+    def poll(self) -> list[Stage]:
+        """Wait, then remove the tasks that ended."""
+        ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=POLL_SECONDS)
+        for task in ended:
+            try:
+                self._ray.get(task)
+            except self._ray.exceptions.RayError as error:
+                self._check_last("Ray", error, "Ray's logs")
+        return []
+
+
 def _import(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
@@ -23,128 +145,3 @@ def _import(package: str, extra: str) -> ModuleType:
         raise ConfigError(
             f"--executor {extra} needs the package {package}, which is not installed: pip install 'mmrs-bench[{extra}]'"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def remote_work(job: Job, number: int, variables: Mapping[str, str]) -> None:
-    """Work on another machine; stages are not reported, outcomes appear in the shared results folder."""
-    os.environ.update(variables)
-    work(job, lambda key, stage, done: None, number)
-
-
-class SlurmPool:
-    """Workers as Slurm jobs (submitit). The results folder must be on a file system that all nodes share.
-
-    ``options`` go to submitit's ``update_parameters`` (``slurm_partition=gpu``, ``timeout_min=600``,
-    ``gpus_per_node=1``); ``cluster=local`` runs submitit's own local processes instead.
-
-    Raises:
-        ConfigError: If submitit is not installed or refuses an option.
-    """
-
-    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
-        self._submitit = _import("submitit", "slurm")
-        self._job = job
-        self._folder = job.results / "logs" / "submitit"
-        self._count = min(workers, len(job.cells))
-        self._options = {name: int(value) if value.isdigit() else value for name, value in options.items()}
-        self._tasks: list[Any] = []
-
-    def __enter__(self) -> Self:
-        """Submit the workers."""
-        options: dict[str, Any] = {"timeout_min": 24 * 60, "cpus_per_task": self._job.execution.threads}
-        options |= self._options
-        cluster = options.pop("cluster", "slurm")
-        variables = worker_environment(self._job.execution.threads)
-        try:
-            executor = self._submitit.AutoExecutor(folder=self._folder, cluster=cluster)
-            executor.update_parameters(**options)
-            with environment(variables), executor.batch():
-                for number in range(self._count):
-                    self._tasks.append(executor.submit(remote_work, self._job, number, variables))
-        except (NameError, RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(f"--executor slurm: {error}. Check --executor-options.") from error
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Cancel what still runs."""
-        for task in self._tasks:
-            if not task.done():
-                task.cancel()
-        self._tasks.clear()
-
-    def poll(self) -> list[Stage]:
-        """Wait, then drop the tasks that ended; the outcomes say what they achieved."""
-        time.sleep(POLL_SECONDS)
-        for task in list(self._tasks):
-            if task.done():
-                self._tasks.remove(task)
-                self._check(task)
-        return []
-
-    def _check(self, task: Any) -> None:
-        error = task.exception()
-        if error is not None and not self._tasks:
-            raise BenchError(f"the last Slurm worker failed ({_first_line(error)}); see {self._folder}") from error
-
-    @property
-    def alive(self) -> bool:
-        """Whether any task is queued or runs."""
-        return bool(self._tasks)
-
-
-class RayPool:
-    """Workers as Ray tasks. The results folder must be on a file system that all nodes share.
-
-    ``options`` go to ``ray.init`` (``address=auto``), but ``num_gpus``, which each worker reserves.
-
-    Raises:
-        ConfigError: If ray is not installed or refuses an option.
-    """
-
-    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
-        self._ray = _import("ray", "ray")
-        self._job = job
-        self._count = min(workers, len(job.cells))
-        self._options = dict(options)
-        self._tasks: list[Any] = []
-
-    def __enter__(self) -> Self:
-        """Connect and submit the workers."""
-        gpus = float(self._options.pop("num_gpus", 0))
-        threads = self._job.execution.threads
-        variables = worker_environment(threads)
-        try:
-            self._ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, **self._options)
-        except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(f"--executor ray: {error}. Check --executor-options.") from error
-        # Ray would start a task again whose machine died; the locks and claims of the job do that already.
-        remote = self._ray.remote(remote_work).options(num_cpus=threads, num_gpus=gpus, max_retries=0)
-        self._tasks = [remote.remote(self._job, number, variables) for number in range(self._count)]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Cancel what still runs and disconnect."""
-        for task in self._tasks:
-            self._ray.cancel(task, force=True)
-        self._tasks.clear()
-        self._ray.shutdown()
-
-    def poll(self) -> list[Stage]:
-        """Wait, then drop the tasks that ended; the outcomes say what they achieved."""
-        ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=POLL_SECONDS)
-        for task in ended:
-            try:
-                self._ray.get(task)
-            except self._ray.exceptions.RayError as error:
-                if not self._tasks:
-                    raise BenchError(f"the last Ray worker failed ({_first_line(error)}); see Ray's logs") from error
-        return []
-
-    @property
-    def alive(self) -> bool:
-        """Whether any task is queued or runs."""
-        return bool(self._tasks)

@@ -1,44 +1,41 @@
-"""Executors: who runs the workers of a job (local processes, a Slurm cluster, a Ray cluster).
+"""Executors run the workers of a job: local processes, a Slurm cluster, or a Ray cluster.
 
-The process that owns the job stays light: it imports no torch, starts workers, and learns what they achieved by
-looking at the results folder, which is the only truth. That way it also sees what another run on the folder does.
+The process that owns the job imports no torch. It starts the workers and finds finished cells in the results folder,
+so it also sees cells that another run computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, cast
 
-from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.run.jobs import Job, StageListener
-from mmrs_bench.evaluation.run.pool import Pool
+from mmrs_bench.errors import unknown_name
 
-ExecutorName = Literal["local", "slurm", "ray"]
+if TYPE_CHECKING:
+    from mmrs_bench.evaluation.cells import Cell
+    from mmrs_bench.evaluation.run.jobs import Job, StageListener
+    from mmrs_bench.evaluation.run.pool import Pool
+
+#: ``module:class`` of the pool of each executor (see `mmrs_bench.evaluation.run.pool.Pool`).
+EXECUTORS = {
+    "local": "mmrs_bench.evaluation.run.local:LocalPool",
+    "slurm": "mmrs_bench.evaluation.run.clusters:SlurmPool",
+    "ray": "mmrs_bench.evaluation.run.clusters:RayPool",
+}
 
 
-def make_pool(name: ExecutorName, job: Job, workers: int, options: Mapping[str, str]) -> Pool:
-    """The pool of an executor.
-
-    Args:
-        name: Executor.
-        job: What to compute.
-        workers: Number of workers.
-        options: Settings of the cluster (``partition=gpu``), passed on to submitit or ray; none for ``local``.
+def make_pool(executor: str, job: Job, workers: int, options: Mapping[str, str]) -> Pool:
+    """Create the pool of an executor.
 
     Raises:
-        ConfigError: If the executor's package is not installed, or options are given to ``local``.
+        ConfigError: If the executor is unknown, its package is not installed, or it has no such option.
     """
-    if name != "local":
-        from mmrs_bench.evaluation.run.clusters import RayPool, SlurmPool
-
-        return SlurmPool(job, workers, options) if name == "slurm" else RayPool(job, workers, options)
-    if options:
-        raise ConfigError("--executor-options are for --executor slurm or ray; the local executor has none")
-    from mmrs_bench.evaluation.run.local import LocalPool
-
-    return LocalPool(job, workers)
+    if executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
+    module, _, name = EXECUTORS[executor].partition(":")
+    return cast("Pool", getattr(import_module(module), name)(job, workers, options))
 
 
 def execute(
@@ -48,16 +45,16 @@ def execute(
     on_stage: StageListener,
     on_outcome: Callable[[Cell, Path], None],
 ) -> None:
-    """Run a job to its end.
+    """Run a job until every cell has an outcome or no worker is left.
 
     Args:
         job: The job.
         pool: Its workers, not yet started.
-        on_stage: Told how cells get on, as far as the executor can tell.
-        on_outcome: Told each cell's outcome file (record or failure) once, in the order of appearance.
+        on_stage: Callback for the progress of cells, as far as the executor reports it.
+        on_outcome: Called once per cell with the path of its record or failure record, in order of appearance.
 
     Raises:
-        BenchError: If workers cannot run at all. Failures of cells are outcomes, not errors.
+        BenchError: If workers cannot run at all. A failed cell is an outcome, not an error.
     """
     job.lock_dir.mkdir(parents=True, exist_ok=True)
     pending = list(job.cells)
@@ -67,7 +64,7 @@ def execute(
             while pending and alive:
                 for stage in pool.poll():
                     on_stage(*stage)
-                alive = pool.alive  # asked before looking, so that nothing written meanwhile is missed
+                alive = pool.alive  # before the outcomes are read, so that the last ones are not missed
                 pending = [cell for cell in pending if not _report_outcome(job, cell, on_outcome)]
     finally:
         job.clean_up()

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -16,13 +16,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from mmrs_bench.errors import BenchError
+from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.run.jobs import Job, work
 from mmrs_bench.evaluation.run.pool import Stage, environment, worker_environment
 
 POLL_SECONDS = 0.2
-#: Workers may die before they took a cell (at import, say) this often before the run gives up.
-EARLY_DEATHS = 3
+#: Number of workers that may die before they start a cell (during imports, for example) until the run is given up.
+MAX_EARLY_DEATHS = 3
 
 
 class _Worker(NamedTuple):
@@ -31,23 +31,28 @@ class _Worker(NamedTuple):
 
 
 class LocalPool:
-    """Spawned processes of this machine, one cell at a time each.
+    """Processes of this machine, which compute one cell at a time each.
 
-    A worker that dies is replaced; the cell it died on becomes a failure (see `mmrs_bench.evaluation.run.jobs.work`).
-    Workers end when this process does, even by ``kill -9``.
+    A worker that dies is replaced, and its cell fails (see `mmrs_bench.evaluation.run.jobs.work`). All workers end
+    with this process, even if it is killed.
+
+    Raises:
+        ConfigError: If options are given; there are none.
     """
 
-    def __init__(self, job: Job, workers: int) -> None:
+    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
+        if options:
+            raise ConfigError("--executor-options are for --executor slurm or ray; the local executor has none")
         self._job = job
-        self._count = workers
+        self._count = min(workers, len(job.cells))
         self._workers: dict[int, _Worker] = {}
-        self._began: set[int] = set()
+        self._started_a_cell: set[int] = set()
         self._early_deaths = 0
 
     def __enter__(self) -> Self:
-        """Start the workers; no more of them than cells."""
+        """Start the workers."""
         try:
-            for number in range(min(self._count, len(self._job.cells))):
+            for number in range(self._count):
                 self._start(number)
         except BaseException:
             self.__exit__()
@@ -55,7 +60,7 @@ class LocalPool:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End all workers, by force if they do not heed."""
+        """Terminate all workers; kill those that ignore termination."""
         for worker in self._workers.values():
             worker.process.terminate()
         for worker in self._workers.values():
@@ -72,27 +77,25 @@ class LocalPool:
         return bool(self._workers)
 
     def poll(self) -> list[Stage]:
-        """Wait for news; replace the dead."""
-        handles = [handle for w in self._workers.values() for handle in (w.pipe, w.process.sentinel)]
-        wait(handles, POLL_SECONDS)
+        """Wait for messages, replace workers that died, and return the reported progress."""
+        wait([handle for w in self._workers.values() for handle in (w.pipe, w.process.sentinel)], POLL_SECONDS)
         stages = []
         for number, worker in list(self._workers.items()):
-            ended = worker.process.exitcode is not None  # asked before reading, so that no last word is missed
-            for message in _received(worker.pipe):
-                if isinstance(message, Stage):
-                    self._began.add(number)
-                    stages.append(message)
-                else:
+            ended = worker.process.exitcode is not None  # before the pipe is read, so that no message is missed
+            for message in _messages(worker.pipe):
+                if not isinstance(message, Stage):
                     raise message
+                self._started_a_cell.add(number)
+                stages.append(message)
             if ended:
-                self._bury(number)
+                self._handle_exit(number)
         return stages
 
     def _start(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_serve, args=(self._job, sender, number), name=f"worker-{number}", daemon=True)
-        with environment(worker_environment(self._job.execution.threads)), _interrupt_blocked():
+        process = context.Process(target=_work_and_report, args=(self._job, sender, number), daemon=True)
+        with environment(worker_environment(self._job.execution.threads)), _interrupt_deferred():
             process.start()
             sender.close()
             self._workers[number] = _Worker(process, receiver)
@@ -104,73 +107,68 @@ class LocalPool:
         worker.pipe.close()
         worker.process.close()
 
-    def _bury(self, number: int) -> None:
+    def _handle_exit(self, number: int) -> None:
         worker = self._workers.pop(number)
         code = worker.process.exitcode
         self._close(worker)
         if code == 0:
             return
-        if number not in self._began:
+        if number not in self._started_a_cell:
             self._early_deaths += 1
-            if self._early_deaths >= EARLY_DEATHS:
+            if self._early_deaths >= MAX_EARLY_DEATHS:
                 raise BenchError(
-                    f"worker processes die before they take a cell (exit code {code}); see {_log_dir(self._job)} and "
-                    "try fewer --workers if memory is short"
+                    f"worker processes die before they take a cell (exit code {code}); see the logs in "
+                    f"{self._job.results / 'logs'}, and try fewer --workers if memory is short"
                 )
-        self._began.discard(number)
+        self._started_a_cell.discard(number)
         self._start(number)
 
 
-def _received(pipe: Connection) -> Iterator[Stage | Exception]:
+def _messages(pipe: Connection) -> Iterator[Stage | Exception]:
     try:
         while pipe.poll():
             yield pipe.recv()
-    except (EOFError, ConnectionResetError):  # the worker has ended; its exit code tells how
+    except (EOFError, ConnectionResetError):  # the worker has ended
         return
 
 
-def _serve(job: Job, pipe: Connection, number: int) -> None:
-    """Main function of a local worker."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _redirect_output(job)
+def _work_and_report(job: Job, pipe: Connection, number: int) -> None:
+    """Main function of a worker process."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _redirect_output(_log_file(job, os.getpid()))
     last = 0.0
 
-    def listener(key: str, stage: str, done: float) -> None:
+    def on_stage(key: str, stage: str, done: float) -> None:
         nonlocal last
         now = time.monotonic()
         if done in (0.0, 1.0) or now - last > POLL_SECONDS:
             last = now
             try:
                 pipe.send(Stage(key, stage, done))
-            except BrokenPipeError:  # the owner of the job has died; this is no failure of the cell
+            except BrokenPipeError:  # the parent process died; that is not a failure of the cell
                 os._exit(1)
 
     try:
-        work(job, listener, number)
+        work(job, on_stage, number)
     except BenchError as error:
         pipe.send(error)
-    except Exception:  # noqa: BLE001 - the owner of the job raises it again, traceback and all
+    except Exception:  # noqa: BLE001 - the parent process raises it
         pipe.send(RuntimeError(f"a worker failed outside any cell:\n{traceback.format_exc()}"))
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None  # noqa: S101 - true in every spawned process
     wait([parent.sentinel])
     os._exit(1)
 
 
-def _log_dir(job: Job) -> Path:
-    return job.results / "logs"
-
-
 def _log_file(job: Job, pid: int | None) -> Path:
-    return _log_dir(job) / f"worker-{pid}.log"
+    return job.results / "logs" / f"worker-{pid}.log"
 
 
-def _redirect_output(job: Job) -> None:
-    """Send what libraries print to a file, so that the progress display stays whole."""
-    path = _log_file(job, os.getpid())
+def _redirect_output(path: Path) -> None:
+    """Write what libraries print to a file, so that it does not disturb the progress display."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(handle, 1)
@@ -179,18 +177,17 @@ def _redirect_output(job: Job) -> None:
 
 
 @contextmanager
-def _interrupt_blocked() -> Iterator[None]:
-    """Processes started within never see Ctrl-C: their owner ends them in order. Ours is delivered afterwards.
+def _interrupt_deferred() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, and raise a Ctrl-C to this process only after the block.
 
-    The mask is what the processes inherit. It does not protect this one: the kernel may hand the signal to another
-    thread (the progress display's), and Python would still raise it here, in the middle of a start. So the handler is
-    put off as well. multiprocessing's own helper has to run already: starting it, as the first process to be started
-    would, unblocks the signal.
+    Processes inherit the signal mask. In this process the mask is not enough: the kernel may deliver the signal to
+    another thread, and Python would raise it here. So the handler is replaced as well. The resource tracker of
+    multiprocessing has to run before, because starting it unblocks the signal.
     """
     resource_tracker.ensure_running()
-    seen: list[int] = []
+    received: list[int] = []
     main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number)) if main else None
+    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number)) if main else None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -198,5 +195,5 @@ def _interrupt_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if main:
             signal.signal(signal.SIGINT, handler)
-    if seen:
+    if received:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Plans: what state each cell of a suite is in, and how long the rest will take."""
+"""Plans: the state of each cell of a suite, and the expected time of the cells that remain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from mmrs_bench.config import QUERY_LIMITS
+from mmrs_bench.config import QUERY_LIMITS, ProtocolConfig
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, record_path
 from mmrs_bench.evaluation.results.schema import Record
@@ -18,7 +18,7 @@ from mmrs_bench.scenes.catalogue import load_manifest
 
 
 class State(StrEnum):
-    """What there is to know about a cell without computing it."""
+    """State of a cell; ``FAILED`` means that its last run failed."""
 
     DONE = "done"
     FAILED = "failed"
@@ -27,7 +27,7 @@ class State(StrEnum):
 
 
 class PlannedCell(NamedTuple):
-    """A cell with its state and its expected seconds (None where nothing comparable has been measured)."""
+    """A cell with its state and expected seconds; None if no similar cell has a record."""
 
     cell: Cell
     state: State
@@ -35,7 +35,7 @@ class PlannedCell(NamedTuple):
 
 
 def state_of(results: Path, cell: Cell) -> State:
-    """State of a cell: finished, being computed by any process, failed in its last run, or still to do."""
+    """State of a cell in a results folder; ``RUNNING`` if any process computes it."""
     if record_path(results, cell.protocol).exists():
         return State.DONE
     lock_dir = results / "locks"
@@ -47,66 +47,63 @@ def state_of(results: Path, cell: Cell) -> State:
 
 
 def make_plan(results: Path, cells: Iterable[Cell], records: Sequence[Record]) -> list[PlannedCell]:
-    """State and estimate of every cell.
+    """State and expected time of every cell.
 
     Args:
         results: The results folder.
         cells: The cells.
-        records: All records of the folder; estimates come from their clock readings.
+        records: The records of the folder, whose times are used for the estimates.
     """
-    estimate = _Estimator(records)
-    return [PlannedCell(cell, state_of(results, cell), estimate(cell)) for cell in cells]
+    similar: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        similar[_kind(record.protocol)].append(record)
+    estimates: dict[tuple[str, ...], float | None] = {}
+    plan = []
+    for cell in cells:
+        kind = _kind(cell.protocol)
+        key = (cell.dataset, *kind, str(cell.protocol.data.shots))
+        if key not in estimates:
+            estimates[key] = _estimate(cell, similar.get(kind, []))
+        plan.append(PlannedCell(cell, state_of(results, cell), estimates[key]))
+    return plan
 
 
 def remaining_seconds(plan: Iterable[PlannedCell], workers: int) -> tuple[float, int]:
-    """Expected wall-clock seconds of all unfinished cells on so many workers, and how many have no estimate."""
+    """Expected wall-clock seconds of all unfinished cells, and the number of cells without an estimate."""
     open_cells = [planned.seconds for planned in plan if planned.state is not State.DONE]
     known = [seconds for seconds in open_cells if seconds is not None]
     return sum(known) / workers, len(open_cells) - len(known)
 
 
-class _Estimator:
-    """Mean seconds of the finished cells that resemble a cell most.
+def _kind(protocol: ProtocolConfig) -> tuple[str, str, str]:
+    return protocol.method, protocol.variant, protocol.budget
 
-    Alike in method, variant and budget; then, while any such record exists, also in scene, and in shots. A record of
+
+def _estimate(cell: Cell, records: list[Record]) -> float | None:
+    """Mean seconds of the most similar records.
+
+    Records of the same scene are preferred, then those with the same number of shots. The time of a record of
     another scene is scaled by the number of scored pixels.
     """
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._alike: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-        for record in records:
-            protocol = record.protocol
-            self._alike[protocol.method, protocol.variant, protocol.budget].append(record)
-        self._known: dict[tuple[str, ...], float | None] = {}
-
-    def __call__(self, cell: Cell) -> float | None:
-        wanted = cell.protocol
-        kind = (cell.dataset, wanted.method, wanted.variant, wanted.budget, str(wanted.data.shots))
-        if kind not in self._known:
-            self._known[kind] = self._estimate(cell)
-        return self._known[kind]
-
-    def _estimate(self, cell: Cell) -> float | None:
-        wanted = cell.protocol
-        alike = self._alike.get((wanted.method, wanted.variant, wanted.budget))
-        if not alike:
-            return None
-        alike = _narrow(alike, lambda record: record.protocol.scene_fingerprint == wanted.scene_fingerprint)
-        alike = _narrow(alike, lambda record: record.protocol.data.shots == wanted.data.shots)
-        if alike[0].protocol.scene_fingerprint == wanted.scene_fingerprint:
-            return fmean(sum(record.measured.seconds.values()) for record in alike)
-        pixels = expected_queries(cell)
-        if pixels is None:
-            return None
-        return pixels * fmean(sum(record.measured.seconds.values()) / record.n_query for record in alike)
+    if not records:
+        return None
+    fingerprint, shots = cell.protocol.scene_fingerprint, cell.protocol.data.shots
+    records = _prefer(records, lambda record: record.protocol.scene_fingerprint == fingerprint)
+    records = _prefer(records, lambda record: record.protocol.data.shots == shots)
+    if records[0].protocol.scene_fingerprint == fingerprint:
+        return fmean(sum(record.measured.seconds.values()) for record in records)
+    pixels = expected_queries(cell)
+    if pixels is None:
+        return None
+    return pixels * fmean(sum(record.measured.seconds.values()) / record.n_query for record in records)
 
 
-def _narrow(records: list[Record], fits: Callable[[Record], bool]) -> list[Record]:
-    return [record for record in records if fits(record)] or records
+def _prefer(records: list[Record], condition: Callable[[Record], bool]) -> list[Record]:
+    return [record for record in records if condition(record)] or records
 
 
 def expected_queries(cell: Cell) -> int | None:
-    """Pixels that will be scored, as the manifest's class counts and the budget tell; None without counts."""
+    """Number of pixels that will be scored, from the manifest's class counts; None if it has none."""
     counts = [scene_class.count for scene_class in load_manifest(cell.dataset).classes]
     if None in counts:
         return None

@@ -1,4 +1,4 @@
-"""What every pool of workers is: its interface, and the environment that workers start with."""
+"""The interface of worker pools, and the environment that workers start with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, Self
 
 
 class Stage(NamedTuple):
-    """How far a cell is: the share of the stage done, in [0, 1]."""
+    """Progress of a cell: its key, the name of the stage, and the share of the stage that is done, in [0, 1]."""
 
     key: str
     name: str
@@ -17,7 +17,11 @@ class Stage(NamedTuple):
 
 
 class Pool(Protocol):
-    """Workers of a job. Leaving the context ends those that still run."""
+    """The workers of a job, started on entering the context and ended on leaving it.
+
+    Pools are created as ``Pool(job, workers, options)``. The options are texts from the command line; a pool raises
+    `mmrs_bench.errors.ConfigError` for one that it does not have.
+    """
 
     def __enter__(self) -> Self:
         """Start the workers."""
@@ -26,22 +30,23 @@ class Pool(Protocol):
         """End the workers."""
 
     def poll(self) -> list[Stage]:
-        """Wait a moment, replace workers that died, and return what they told meanwhile."""
+        """Wait briefly, remove or replace workers that ended, and return the progress they reported."""
 
     @property
     def alive(self) -> bool:
-        """Whether any worker runs or waits to be started."""
+        """Whether any worker runs or is queued."""
 
 
 def usable_cores() -> int:
-    """Cores this process may use (affinity, not the machine's count)."""
+    """Cores that this process may use; fewer than the machine has if its affinity is restricted."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Variables that a worker needs before it starts: they are read when libraries are loaded.
+    """Environment variables of a worker. Libraries read them when they are loaded.
 
-    Spinning OpenMP threads and returned pages cost factors of up to 30 and 6 on busy CPUs.
+    On a busy CPU, spinning OpenMP threads slow down a worker by a factor of up to 30, and memory pages that are
+    returned to the system and requested again by a factor of up to 6.
     """
     return {
         "OMP_NUM_THREADS": str(threads),
@@ -53,7 +58,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for what is started within."""
+    """Set environment variables within a block, for the processes that it starts."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,4 +1,4 @@
-"""What a run shows: live bars on a terminal, one line per finished cell elsewhere."""
+"""Progress display of a run: live bars on a terminal, and one line per finished cell."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ STAGE_WIDTH = 60
 
 
 class RunDisplay:
-    """Progress of a run; give its methods to `mmrs_bench.evaluation.run.executors.execute`.
+    """Progress of a run. Its methods are callbacks of `mmrs_bench.evaluation.run.executors.execute`.
 
     Args:
         cells: Every cell of the run by key.
-        done: How many of them were finished before.
+        done: Number of cells that were finished before.
         results: The results folder.
-        console: Where to write; standard error in commands, so that tables can be piped.
+        console: Where to print.
 
     Attributes:
-        done: Cells that have a record now.
-        failed: Cells that failed in this run.
+        done: Number of cells that have a record.
+        failed: Number of cells that failed in this run.
     """
 
     def __init__(self, cells: Mapping[str, Cell], done: int, results: Path, console: Console) -> None:
@@ -59,12 +59,12 @@ class RunDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bars away; the lines stay."""
+        """Remove the bars; the lines remain."""
         self._bars.stop()
 
     def on_stage(self, key: str, stage: str, done: float) -> None:
-        """A cell has done this share of a stage."""
-        if key in self._ended:  # the outcome's file was seen before the last word of its worker
+        """Update the bar of a cell."""
+        if key in self._ended:  # the outcome was found before the last message of its worker arrived
             return
         if key not in self._running:
             self._running[key] = self._bars.add_task("", total=100)
@@ -72,7 +72,7 @@ class RunDisplay:
         self._bars.update(self._running[key], description=text[:STAGE_WIDTH], completed=round(100 * done))
 
     def on_outcome(self, cell: Cell, path: Path) -> None:
-        """A cell has a record or has failed; prints its line."""
+        """Print the line of a cell that has a record or has failed."""
         self._ended.add(cell.key)
         if cell.key in self._running:
             self._bars.remove_task(self._running.pop(cell.key))
@@ -99,7 +99,7 @@ def score_text(record: Record) -> str:
 
 
 def failure_text(path: Path) -> str:
-    """Why a cell failed, in one line; a defect rather than a wrong input points to its traceback."""
+    """Why a cell failed, in one line; for a defect of the code, with the path of the traceback."""
     failure = load_failure(path)
     known = getattr(errors, failure.error, None)
     if isinstance(known, type) and issubclass(known, errors.BenchError):

@@ -1,4 +1,4 @@
-"""The runner: computes one cell and makes its record. Imported by workers only, because it needs torch."""
+"""Compute one cell and create its record. Only workers import this module, because it needs torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mmrs_bench.scenes.splits.audit import audit
 
 
 class Fitted(NamedTuple):
-    """A method after `fit`, its data, and what each stage took in seconds."""
+    """A fitted method, its data, and the seconds by stage."""
 
     method: Method
     data: SceneDataModule
@@ -36,22 +36,19 @@ class Fitted(NamedTuple):
 
 
 def run_cell(
-    cell: Cell,
-    execution: ExecutionConfig,
-    results: Path,
-    progress: Progress,
-    wait: Wait = never_defer,
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
     """Compute one cell.
 
     Args:
         cell: The cell.
         execution: How to compute it.
-        results: The results folder; logs of trainings go to its ``work`` folder.
-        progress: Told how the stages get on.
+        results: The results folder; training logs are written to its subfolder ``work``.
+        progress: Callback for stage progress.
+        wait: See `mmrs_bench.methods.base.RunContext`.
 
     Raises:
-        BenchError: If data, settings or the training make the result impossible. The caller writes the failure.
+        BenchError: If data or settings are wrong, or the training fails.
     """
     protocol = cell.protocol
     card = method_card(protocol.method)
@@ -82,7 +79,7 @@ def run_cell(
         n_support=n_support,
         labels_used=data.labels_used,
         n_query=int(data.query.size),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        confusion=tuple(map(tuple, confusion.tolist())),
         scores=scores(confusion),
         leakage=Leakage(**leakage._asdict()),
         pixel_bounds=tuple(
@@ -92,10 +89,7 @@ def run_cell(
         parameters_total=parameters.total,
         parameters_trainable=parameters.trainable,
         unranked=unranked_reason(
-            protocol,
-            labels_used=data.labels_used,
-            n_support=n_support,
-            variant_reason=variant.unranked,
+            protocol, labels_used=data.labels_used, n_support=n_support, variant_reason=variant.unranked
         ),
         signature=signature(protocol),
         provenance=provenance(),
@@ -104,17 +98,9 @@ def run_cell(
 
 
 def fit_cell(
-    cell: Cell,
-    execution: ExecutionConfig,
-    results: Path,
-    progress: Progress,
-    wait: Wait = never_defer,
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Fitted:
-    """Load a cell's data and train its method: everything up to, but without, prediction.
-
-    Raises:
-        BenchError: As `run_cell`.
-    """
+    """Load a cell's data and train its method; arguments and errors as `run_cell`."""
     protocol = cell.protocol
     torch.set_num_threads(execution.threads)
     seconds: dict[str, float] = {}
@@ -126,11 +112,10 @@ def fit_cell(
             inference_batch=execution.inference_batch,
         )
         data.setup()
-    work_dir = _fresh_folder(results / "work" / protocol.key)
     context = RunContext(
         seed=protocol.seed,
         draw=protocol.data.draw,
-        work_dir=work_dir,
+        work_dir=_empty_folder(results / "work" / protocol.key),
         execution=execution,
         progress=progress,
         wait=wait,
@@ -145,15 +130,15 @@ def fit_cell(
 
 @lru_cache(maxsize=1)
 def _scene(dataset: str, fingerprint: str) -> Scene:
-    """The scene, kept for the next cell of the same scene."""
+    """The scene, cached for the next cell."""
     manifest = load_manifest(dataset)
     if manifest.fingerprint != fingerprint:
-        raise DataError(f"{manifest.path}: the manifest changed while the run was under way; run the command again")
+        raise DataError(f"{manifest.path}: the manifest changed during the run; run the command again")
     return load_scene(manifest)
 
 
-def _fresh_folder(folder: Path) -> Path:
-    """An empty folder: what a killed attempt left there must not leak into this one."""
+def _empty_folder(folder: Path) -> Path:
+    """Create an empty folder, and remove what a killed run left there."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""One call that computes cells: checks first, then data, workers and progress."""
+"""Compute cells from start to end: checks, data, workers, progress display."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import load_failures, load_records, record_path
-from mmrs_bench.evaluation.run.executors import ExecutorName, execute, make_pool
+from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_CELL, Job, stale_outcomes
 from mmrs_bench.evaluation.run.pool import usable_cores
 from mmrs_bench.evaluation.run.progress import RunDisplay
@@ -28,79 +28,91 @@ def run_cells(
     execution: ExecutionConfig,
     *,
     workers: int,
-    executor: ExecutorName = "local",
-    executor_options: dict[str, str] | None = None,
+    executor: str = "local",
+    executor_options: Mapping[str, str] | None = None,
     keep_going: bool = False,
     force: bool = False,
     compute: str = RUN_CELL,
 ) -> int:
-    """Compute what is missing among some cells, with progress on standard error.
+    """Compute the cells that have no record, with progress on standard error.
+
+    Args:
+        cells: The cells.
+        results: The results folder.
+        execution: How to compute them.
+        workers: Number of workers.
+        executor: A name in `mmrs_bench.evaluation.run.executors.EXECUTORS`.
+        executor_options: Options of the executor.
+        keep_going: Whether to compute the remaining cells after one has failed.
+        force: Whether to compute cells that have a record, too.
+        compute: As `Job.compute`.
 
     Returns:
         0 if every cell has a record, 1 if cells failed, 130 after Ctrl-C.
 
     Raises:
-        BenchError: If the results folder cannot be used, data cannot be had, or workers cannot run.
+        BenchError: If the results folder cannot be used, data are missing, or workers cannot run.
     """
     check_writable(results)
     load_records(results)
     load_failures(results)
-    pending = [cell for cell in cells if force or not record_path(results, cell.protocol).exists()]
-    console = Console(stderr=True)
-    display = RunDisplay({cell.key: cell for cell in cells}, len(cells) - len(pending), results, console)
+    pending = [cell for cell in cells if force or not _has_record(results, cell)]
+    done = len(cells) - len(pending)
+    display = RunDisplay({cell.key: cell for cell in cells}, done, results, Console(stderr=True))
     if not pending:
         display.line(f"all {len(cells)} cells are done; nothing to compute (--force computes them again)")
         return 0
-    job = Job(
-        results=results,
-        cells=tuple(pending),
-        execution=execution,
-        keep_going=keep_going,
-        stale=stale_outcomes(results, pending, force=force),
-        compute=compute,
-    )
+    stale = stale_outcomes(results, pending, force=force)
+    job = Job(results, tuple(pending), execution, keep_going=keep_going, stale=stale, compute=compute)
     pool = make_pool(executor, job, workers, executor_options or {})
     try:
         provide_data(pending, display)
         with display:
             execute(job, pool, on_stage=display.on_stage, on_outcome=display.on_outcome)
     except KeyboardInterrupt:
-        # Counted anew: the interrupt may have come between a record and its line.
-        left = sum(job.outcome(cell) != record_path(results, cell.protocol) for cell in pending)
-        display.line(f"stopped: {len(cells) - left} of {len(cells)} cells are done; the same command goes on from here")
-        return EXIT_INTERRUPTED
-    if display.done == len(cells):
+        return _report_interrupt(job, display, len(cells))
+    return _report_end(job, display, len(cells))
+
+
+def _has_record(results: Path, cell: Cell) -> bool:
+    return record_path(results, cell.protocol).exists()
+
+
+def _report_interrupt(job: Job, display: RunDisplay, total: int) -> int:
+    # Not from the display: the interrupt may have come after a record was written and before it was displayed.
+    missing = sum(job.outcome(cell) != record_path(job.results, cell.protocol) for cell in job.cells)
+    display.line(f"stopped: {total - missing} of {total} cells are done; run the same command again to continue")
+    return EXIT_INTERRUPTED
+
+
+def _report_end(job: Job, display: RunDisplay, total: int) -> int:
+    if display.done == total:
         return 0
-    hint = "" if keep_going else "; --keep-going computes the others first"
+    hint = "" if job.keep_going else "; add --keep-going to compute the others first"
     display.line(
-        f"{display.done} of {len(cells)} cells are done, {display.failed} failed; the same command tries again{hint}"
+        f"{display.done} of {total} cells are done, {display.failed} failed; run the same command again to retry{hint}"
     )
     return EXIT_FAILED
 
 
 def worker_count(workers: int | None, device: str) -> int:
-    """The number of workers: as asked for, else one per usable core, on a GPU one.
+    """Number of workers: ``workers``, or by default one per usable core, and one on a GPU.
 
     Raises:
-        ConfigError: If fewer than one was asked for.
+        ConfigError: If ``workers`` is smaller than 1.
     """
     if workers is not None and workers < 1:
-        raise ConfigError(f"workers {workers}: somebody has to do the work; give --workers 1 or more")
+        raise ConfigError(f"workers {workers}: at least one worker is needed; give --workers 1 or more")
     return workers or (usable_cores() if device == "cpu" else 1)
 
 
 def check_writable(results: Path) -> None:
-    """Fail before the first cell rather than after it.
-
-    Raises:
-        BenchError: If the results folder cannot be written.
-    """
-    probe = results / "locks" / "writable"
-    write_text(probe, "")
+    """Raise a `BenchError` if the results folder cannot be written."""
+    write_text(results / "locks" / "writable", "")
 
 
 def provide_data(cells: Iterable[Cell], display: RunDisplay) -> None:
-    """Fetch and verify, once and before any worker starts, the files of all real scenes among some cells.
+    """Fetch and verify the files of all real scenes once, before any worker starts.
 
     Raises:
         FetchError: If files are missing and cannot be fetched.

@@ -1,4 +1,4 @@
-"""Local workers in real processes, and the cluster pools against stand-ins of their packages."""
+"""Local workers in real processes, and cluster pools with fakes of the packages submitit and ray."""
 
 from __future__ import annotations
 
@@ -7,40 +7,78 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from helpers.fake_cells import EXECUTION, fake_record, log_lines, make_cells
 from rich.console import Console
 
+from mmrs_bench.cli import main
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, load_failures, load_records, save_record
-from mmrs_bench.evaluation.run.executors import execute, make_pool
-from mmrs_bench.evaluation.run.jobs import Job
-from mmrs_bench.evaluation.run.local import LocalPool
-from mmrs_bench.evaluation.run.pool import usable_cores, worker_environment
+from mmrs_bench.evaluation.run.executors import EXECUTORS, execute, make_pool
+from mmrs_bench.evaluation.run.jobs import Job, work
+from mmrs_bench.evaluation.run.pool import Stage, usable_cores, worker_environment
 from mmrs_bench.evaluation.run.progress import RunDisplay
 from mmrs_bench.evaluation.run.session import run_cells
 
 
-def run_fakes(results: Path, cells: list[Cell], compute: str, *, workers: int = 2, keep_going: bool = False) -> int:
-    return run_cells(
-        cells, results, EXECUTION, workers=workers, keep_going=keep_going, compute=f"helpers.fake_cells:{compute}"
+def run_fakes(results: Path, cells: list[Cell], compute: str, *, workers: int = 2, **options: Any) -> int:
+    return run_cells(cells, results, EXECUTION, workers=workers, compute=f"helpers.fake_cells:{compute}", **options)
+
+
+def make_job(results: Path, count: int) -> Job:
+    return Job(results, tuple(make_cells(count)), EXECUTION, compute="helpers.fake_cells:quick")
+
+
+def run_job(executor: str, job: Job, workers: int = 2, **options: str) -> list[str]:
+    """Run a job; return the keys of its cells in the order of their outcomes."""
+    keys: list[str] = []
+    execute(
+        job,
+        make_pool(executor, job, workers, options),
+        on_stage=lambda key, stage, done: None,
+        on_outcome=lambda cell, path: keys.append(cell.key),
     )
+    return keys
 
 
-def make_job(results: Path, count: int, compute: str = "quick") -> Job:
-    return Job(
-        results=results, cells=tuple(make_cells(count)), execution=EXECUTION, compute=f"helpers.fake_cells:{compute}"
-    )
+class InProcessPool:
+    """An executor of one class: one worker, in this process."""
+
+    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
+        self._job = job
+        self.alive = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def poll(self) -> list[Stage]:
+        stages: list[Stage] = []
+        work(self._job, lambda key, name, done: stages.append(Stage(key, name, done)))
+        self.alive = False
+        return stages
 
 
-def no_stage(key: str, stage: str, done: float) -> None:
-    pass
+def test_an_executor_is_one_class_and_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(EXECUTORS, "in-process", f"{__name__}:InProcessPool")
+    assert run_fakes(tmp_path, make_cells(3), "quick", executor="in-process") == 0
+    assert len(load_records(tmp_path)) == 3
+    assert {line.split()[2] for line in log_lines(tmp_path)} == {str(os.getpid())}
+    parse = ["run", "--executor", "in-process", "--methods", "nothing"]
+    assert main(parse) == 2
+    assert "unknown method 'nothing'" in capsys.readouterr().err, "the command line does not know the executor"
+    with pytest.raises(ConfigError, match="unknown executor 'in-procces': did you mean in-process"):
+        make_pool("in-procces", make_job(tmp_path, 1), 1, {})
 
 
 def test_local_workers_share_the_cells(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,8 +91,8 @@ def test_local_workers_share_the_cells(tmp_path: Path, capfd: pytest.CaptureFixt
     assert " OA " in lines[-1]
 
 
-def test_the_first_worker_of_a_process_is_shielded_from_ctrl_c_too(tmp_path: Path) -> None:
-    """With it starts a helper of multiprocessing, which unblocks the signal on its way."""
+def test_the_first_worker_of_a_process_ignores_ctrl_c(tmp_path: Path) -> None:
+    """multiprocessing starts its resource tracker with the first process, which unblocks the signal."""
     script = Path(__file__).parents[2] / "helpers" / "run_fake_job.py"
     subprocess.run([sys.executable, str(script), str(tmp_path), "1", "1", "reports_environment"], check=True)
     assert log_lines(tmp_path)[-1] == "SIGINT blocked: True"
@@ -75,7 +113,7 @@ def test_workers_start_with_the_right_environment_and_keep_the_terminal_clean(
     assert log.read_text() == "a library prints something\n"
 
 
-def test_a_killed_worker_costs_its_cell_and_nothing_else(tmp_path: Path) -> None:
+def test_a_killed_worker_fails_only_its_cell(tmp_path: Path) -> None:
     assert run_fakes(tmp_path, make_cells(6), "dies_on_draw_1", keep_going=True) == 1
     assert [record.protocol.data.draw for record in load_records(tmp_path)] == [0, 2, 3, 4, 5]
     (failure,) = load_failures(tmp_path)
@@ -87,12 +125,15 @@ def test_a_failure_stops_the_run_in_one_line(tmp_path: Path, capfd: pytest.Captu
     assert run_fakes(tmp_path, make_cells(4), "fails_on_draw_1", workers=1) == 1
     assert capfd.readouterr().err.splitlines()[1:] == [
         "[2/4] FAILED fake fake0-r1 random-v1 2-shot draw 1: the loss is NaN; lower the learning rate",
-        "1 of 4 cells are done, 1 failed; the same command tries again; --keep-going computes the others first",
+        "1 of 4 cells are done, 1 failed; run the same command again to retry; add --keep-going to compute the others "
+        "first",
     ]
     assert not list((tmp_path / "locks").glob("*.stop"))
 
 
-def test_a_defect_points_to_its_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_line_of_a_defect_contains_the_path_of_the_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     cells = make_cells(2)
     assert run_fakes(tmp_path, cells, "defect_on_draw_1", workers=1) == 1
     line = capfd.readouterr().err.splitlines()[1]
@@ -110,17 +151,14 @@ def test_a_finished_run_computes_nothing(tmp_path: Path, capfd: pytest.CaptureFi
 def test_a_worker_that_cannot_write_ends_the_run_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "records").write_text("a file where a folder is needed")
     (tmp_path / "failures").write_text("a file where a folder is needed")
-    job = make_job(tmp_path, 2)
     with pytest.raises(BenchError, match="cannot write"):
-        execute(job, LocalPool(job, 1), on_stage=no_stage, on_outcome=lambda cell, path: None)
+        run_job("local", make_job(tmp_path, 2), 1)
 
 
-def test_workers_that_die_at_once_end_the_run(tmp_path: Path) -> None:
-    """A cell function's module that cannot even be unpickled or imported by the worker must not restart for ever."""
-    job = make_job(tmp_path, 2)
-    (tmp_path / "logs").write_text("workers cannot make their log folder and die")
+def test_workers_that_die_before_their_first_cell_are_not_replaced_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("workers cannot create their log folder and die")
     with pytest.raises(BenchError, match="die before they take a cell"):
-        execute(job, LocalPool(job, 2), on_stage=no_stage, on_outcome=lambda cell, path: None)
+        run_job("local", make_job(tmp_path, 2))
 
 
 def test_the_display_shows_stages_on_a_terminal(tmp_path: Path) -> None:
@@ -138,13 +176,13 @@ def test_the_display_shows_stages_on_a_terminal(tmp_path: Path) -> None:
     assert "[2/3] fake fake0-r1" in text
 
 
-def test_usable_cores_follows_the_affinity() -> None:
+def test_usable_cores_are_those_of_the_affinity() -> None:
     assert usable_cores() == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("name", ["slurm", "ray"])
 def test_a_missing_cluster_package_is_named_with_its_extra(
-    name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -152,13 +190,13 @@ def test_a_missing_cluster_package_is_named_with_its_extra(
         make_pool(name, make_job(tmp_path, 1), 1, {})
 
 
-def test_options_without_a_cluster_are_refused(tmp_path: Path) -> None:
+def test_the_local_executor_refuses_options(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the local executor has none"):
         make_pool("local", make_job(tmp_path, 1), 1, {"partition": "gpu"})
 
 
 class _Task:
-    """A submitit job that runs when it is first asked about."""
+    """A submitit job that runs when its state is read."""
 
     def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
         self._call = (function, arguments)
@@ -178,6 +216,13 @@ class _Task:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+
+@pytest.fixture
+def _worker_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo the changes that workers in this process make to its environment."""
+    for name, value in worker_environment(1).items():
+        monkeypatch.setenv(name, value)
 
 
 class _AutoExecutor:
@@ -202,22 +247,18 @@ class _AutoExecutor:
 
 
 @pytest.fixture
-def submitit(monkeypatch: pytest.MonkeyPatch) -> type[_AutoExecutor]:
+def submitit(monkeypatch: pytest.MonkeyPatch, _worker_environment: None) -> type[_AutoExecutor]:
     module = types.ModuleType("submitit")
     module.AutoExecutor = _AutoExecutor  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "submitit", module)
     monkeypatch.setattr("mmrs_bench.evaluation.run.clusters.POLL_SECONDS", 0.0)
-    for name, value in worker_environment(1).items():
-        monkeypatch.setenv(name, value)
     return _AutoExecutor
 
 
 def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
     job = make_job(tmp_path, 3)
-    pool = make_pool("slurm", job, 2, {"slurm_partition": "gpu", "gpus_per_node": "1"})
-    seen: list[str] = []
-    execute(job, pool, on_stage=no_stage, on_outcome=lambda cell, path: seen.append(cell.key))
-    assert seen == [cell.key for cell in job.cells]
+    keys = run_job("slurm", job, slurm_partition="gpu", gpus_per_node="1")
+    assert keys == [cell.key for cell in job.cells]
     assert submitit.parameters == {
         "cluster": "slurm",
         "timeout_min": 1440,
@@ -228,31 +269,8 @@ def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: 
     assert submitit.environment == "PASSIVE"
 
 
-def test_a_wrong_slurm_option_is_one_line(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
-    job = make_job(tmp_path, 1)
-    with pytest.raises(ConfigError, match=r"unknown argument nonsense\. Check --executor-options"):
-        execute(
-            job,
-            make_pool("slurm", job, 1, {"nonsense": "1"}),
-            on_stage=no_stage,
-            on_outcome=lambda cell, path: None,
-        )
-
-
-def test_the_error_of_the_last_slurm_worker_is_raised(
-    tmp_path: Path, submitit: type[_AutoExecutor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*arguments: Any) -> None:
-        raise RuntimeError("node failure\nslurmstepd: ...")
-
-    monkeypatch.setattr("mmrs_bench.evaluation.run.clusters.remote_work", broken)
-    job = make_job(tmp_path, 2)
-    with pytest.raises(BenchError, match=r"the last Slurm worker failed \(node failure\)"):
-        execute(job, make_pool("slurm", job, 2, {}), on_stage=no_stage, on_outcome=lambda cell, path: None)
-
-
 class _Ray(types.ModuleType):
-    """As much of ray as the pool uses; a task runs when it is waited for."""
+    """The part of ray that the pool uses; a task runs when the pool waits for it."""
 
     class exceptions:  # noqa: N801 - the package's own name
         RayError = RuntimeError
@@ -289,20 +307,15 @@ class _Ray(types.ModuleType):
 
 
 @pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> _Ray:
+def ray(monkeypatch: pytest.MonkeyPatch, _worker_environment: None) -> _Ray:
     module = _Ray()
     monkeypatch.setitem(sys.modules, "ray", module)
-    for name, value in worker_environment(1).items():
-        monkeypatch.setenv(name, value)
     return module
 
 
 def test_ray_workers_share_the_cells(tmp_path: Path, ray: _Ray) -> None:
     job = make_job(tmp_path, 3)
-    seen: list[str] = []
-    pool = make_pool("ray", job, 2, {"address": "auto", "num_gpus": "0.5"})
-    execute(job, pool, on_stage=no_stage, on_outcome=lambda cell, path: seen.append(cell.key))
-    assert seen == [cell.key for cell in job.cells]
+    assert run_job("ray", job, address="auto", num_gpus="0.5") == [cell.key for cell in job.cells]
     assert ray.settings == {
         "address": "auto",
         "runtime_env": {"env_vars": worker_environment(1)},
@@ -315,27 +328,28 @@ def test_ray_workers_share_the_cells(tmp_path: Path, ray: _Ray) -> None:
     assert len(ray.cancelled) == 1, "the second worker was not needed and must be ended"
 
 
-def test_a_wrong_ray_option_is_one_line(tmp_path: Path, ray: _Ray) -> None:
-    job = make_job(tmp_path, 1)
-    with pytest.raises(ConfigError, match=r"unknown keyword nonsense\. Check --executor-options"):
-        execute(job, make_pool("ray", job, 1, {"nonsense": "1"}), on_stage=no_stage, on_outcome=lambda cell, path: None)
+@pytest.mark.parametrize("executor", ["slurm", "ray"])
+def test_an_unknown_cluster_option_is_refused(
+    executor: str, tmp_path: Path, submitit: type[_AutoExecutor], ray: _Ray
+) -> None:
+    with pytest.raises(ConfigError, match=rf"--executor {executor}: unknown .* nonsense\. Check --executor-options"):
+        run_job(executor, make_job(tmp_path, 1), nonsense="1")
 
 
-def test_the_error_of_the_last_ray_worker_is_raised(tmp_path: Path, ray: _Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("executor", ["slurm", "ray"])
+def test_the_error_of_the_last_cluster_worker_is_raised(
+    executor: str, tmp_path: Path, submitit: type[_AutoExecutor], ray: _Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*arguments: Any) -> None:
-        raise RuntimeError("node died")
+        raise RuntimeError("node failure\nslurmstepd: ...")
 
     monkeypatch.setattr("mmrs_bench.evaluation.run.clusters.remote_work", broken)
-    job = make_job(tmp_path, 2)
-    with pytest.raises(BenchError, match=r"the last Ray worker failed \(node died\)"):
-        execute(job, make_pool("ray", job, 2, {}), on_stage=no_stage, on_outcome=lambda cell, path: None)
+    with pytest.raises(BenchError, match=rf"the last {executor.capitalize()} worker failed \(node failure\)"):
+        run_job(executor, make_job(tmp_path, 2))
 
 
-def test_submitit_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real package, on its local cluster, whose workers are new processes."""
+def test_the_real_submitit_on_its_local_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
-    job = make_job(tmp_path, 3)
-    pool = make_pool("slurm", job, 1, {"cluster": "local", "timeout_min": "2"})
-    execute(job, pool, on_stage=no_stage, on_outcome=lambda cell, path: None)
+    run_job("slurm", make_job(tmp_path, 3), 1, cluster="local", timeout_min="2")
     assert len(load_records(tmp_path)) == 3

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or doubled: finished records stay as they are and nothing is computed twice."""
+"""Killed, interrupted and simultaneous runs keep finished records and compute nothing twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmrs_bench.evaluation.run.jobs import cell_lock
 
 SCRIPT = Path(__file__).parents[2] / "helpers" / "run_fake_job.py"
 CELLS = 40
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 def start(results: Path, *, compute: str = "slow", cells: int = CELLS) -> subprocess.Popen[str]:
@@ -34,14 +34,14 @@ def start(results: Path, *, compute: str = "slow", cells: int = CELLS) -> subpro
 
 
 def finish(process: subprocess.Popen[str]) -> list[str]:
-    _, text = process.communicate(timeout=PATIENCE_SECONDS)
+    _, text = process.communicate(timeout=TIMEOUT_SECONDS)
     return text.splitlines()
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.005)
 
 
@@ -66,8 +66,8 @@ def bodies(results: Path) -> dict[str, dict[str, Any]]:
     return {record.key: record.body() for record in load_records(results)}
 
 
-def test_ten_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
-    """``kill -9`` at ten random moments of a 40-cell run, of all processes or the parent alone, then a resume."""
+def test_ten_kills_lose_no_record_and_repeat_no_cell(tmp_path: Path) -> None:
+    """``kill -9`` of all processes or only of the parent, at ten random moments of a run; then the run is resumed."""
     rng = random.Random(0)
     seen: dict[Path, tuple[int, int, bytes]] = {}
     for kill in range(10):
@@ -79,13 +79,13 @@ def test_ten_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=PATIENCE_SECONDS)
-        wait_until(lambda: all_locks_free(tmp_path))  # orphaned workers must end by themselves
+        process.communicate(timeout=TIMEOUT_SECONDS)
+        wait_until(lambda: all_locks_free(tmp_path))  # workers must end after their parent
         for path in record_files(tmp_path):
             now = identity(path)
-            assert seen.setdefault(path, now) == now, f"{path} was touched again"
+            assert seen.setdefault(path, now) == now, f"{path} was written again"
 
-    assert len(seen) < CELLS, "the kills came too late to interrupt anything"
+    assert len(seen) < CELLS, "the kills were too late to interrupt the run"
     last = start(tmp_path)
     assert finish(last)[-1].startswith(f"[{CELLS}/{CELLS}]")
     assert last.returncode == 0
@@ -99,7 +99,7 @@ def test_two_runs_on_one_folder_share_the_work(tmp_path: Path) -> None:
     lines = finish(first), finish(second)
     assert (first.returncode, second.returncode) == (0, 0)
     assert [line.split()[0] for line in log_lines(tmp_path)] == ["once"] * CELLS
-    assert len({line.split()[2] for line in log_lines(tmp_path)}) > 2, "only one of the runs did anything"
+    assert len({line.split()[2] for line in log_lines(tmp_path)}) > 2, "only one of the runs computed cells"
     assert all(shown[-1].startswith(f"[{CELLS}/{CELLS}]") for shown in lines)
     assert len(load_records(tmp_path)) == CELLS
 
@@ -108,7 +108,7 @@ def test_one_of_two_runs_is_killed_and_the_other_finishes_its_cells(tmp_path: Pa
     first, second = start(tmp_path), start(tmp_path)
     wait_until(lambda: len(record_files(tmp_path)) >= 5)
     os.killpg(first.pid, signal.SIGKILL)
-    first.communicate(timeout=PATIENCE_SECONDS)
+    first.communicate(timeout=TIMEOUT_SECONDS)
     finish(second)
     assert second.returncode == 0
     assert {line.split()[0] for line in log_lines(tmp_path)} == {"once"}
@@ -116,7 +116,7 @@ def test_one_of_two_runs_is_killed_and_the_other_finishes_its_cells(tmp_path: Pa
 
 
 @pytest.mark.parametrize("to_group", [True, False], ids=["Ctrl-C in a terminal", "signal to the parent"])
-def test_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, to_group: bool) -> None:
+def test_an_interrupt_ends_the_workers_and_prints_how_to_continue(tmp_path: Path, to_group: bool) -> None:
     process = start(tmp_path)
     wait_until(lambda: len(record_files(tmp_path)) >= 3)
     (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
@@ -124,39 +124,37 @@ def test_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, to_group:
     assert process.returncode == 130
     assert "Traceback" not in "\n".join(lines)
     done = len(record_files(tmp_path))
-    assert lines[-1] == f"stopped: {done} of {CELLS} cells are done; the same command goes on from here"
+    assert lines[-1] == f"stopped: {done} of {CELLS} cells are done; run the same command again to continue"
     assert all_locks_free(tmp_path), "a worker outlived the run"
     assert not list((tmp_path / "locks").glob("*.stop"))
 
 
-def test_an_interrupt_while_workers_start_is_as_clean(tmp_path: Path) -> None:
-    """A process that Ctrl-C finds importing modules would print a traceback."""
+def test_an_interrupt_while_workers_import_modules_prints_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         pytest.skip("this system does not list the children of a process")
-    wait_until(lambda: len(children.read_text().split()) >= 2)  # a worker, beside multiprocessing's own helper
+    wait_until(lambda: len(children.read_text().split()) >= 2)  # the resource tracker and a worker
     os.killpg(process.pid, signal.SIGINT)
     lines = finish(process)
     assert (process.returncode, lines) == (
         130,
-        [f"stopped: 0 of {CELLS} cells are done; the same command goes on from here"],
+        [f"stopped: 0 of {CELLS} cells are done; run the same command again to continue"],
     )
 
 
-def test_a_worker_deep_in_a_computation_ends_with_its_parent(tmp_path: Path) -> None:
-    """It tells nothing for ten minutes, so it cannot notice by a broken pipe."""
+def test_a_worker_that_reports_nothing_ends_with_its_parent(tmp_path: Path) -> None:
+    """It sends no message for ten minutes, so it cannot detect a broken pipe."""
     process = start(tmp_path, compute="endless", cells=1)
     wait_until(lambda: len(log_lines(tmp_path)) == 1)
     assert not all_locks_free(tmp_path)
     process.kill()
-    process.communicate(timeout=PATIENCE_SECONDS)
+    process.communicate(timeout=TIMEOUT_SECONDS)
     wait_until(lambda: all_locks_free(tmp_path))
     assert not list((tmp_path / "failures").rglob("*.json"))
 
 
-def test_a_record_half_written_is_never_seen(tmp_path: Path) -> None:
-    """What a kill leaves of a write is a temporary file, which is no record."""
+def test_a_partly_written_file_is_not_a_record(tmp_path: Path) -> None:
     (cell,) = make_cells(1)
     path = record_path(tmp_path, cell.protocol)
     path.parent.mkdir(parents=True)

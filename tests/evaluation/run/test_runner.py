@@ -1,4 +1,4 @@
-"""One cell from its protocol to its record, with a method that looks and tells."""
+"""One cell from its protocol to its record, with a method that logs its calls."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.fake_suite import fake_cards, fake_scene
 from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.config import ExecutionConfig
@@ -18,9 +19,7 @@ from mmrs_bench.errors import BenchError, ConfigError, DataError, TrainingError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.results.records import save_record
 from mmrs_bench.evaluation.results.schema import Record
-from mmrs_bench.evaluation.run import runner
 from mmrs_bench.evaluation.run.runner import run_cell
-from mmrs_bench.methods import catalogue as registry
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
 from mmrs_bench.scenes.scene import IntArray
 
@@ -32,7 +31,7 @@ class SpyConfig(MethodConfig):
 
 
 class Spy(Method):
-    """Predicts what its settings say and notes what happens to it."""
+    """Makes the prediction that its settings name, and logs its calls."""
 
     Config = SpyConfig
     events: ClassVar[list[str]] = []
@@ -69,41 +68,24 @@ class Spy(Method):
 @pytest.fixture
 def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A suite of one card and one scene; returns the log of scene loads."""
-    folder = tmp_path / "benchmarks" / "methods"
-    folder.mkdir(parents=True)
+    answers = ("log", "too few", "class 9", "probabilities")
     card = {
         "name": "spy",
-        "version": 1,
         "class_path": f"{__name__}:Spy",
-        "title": "a spy",
-        "reference": "none",
         "selections": ["last", "paper-val"],
         "external_data": "ImageNet",
         "config": {"answer": "class 0"},
         "variants": {
-            **{a.replace(" ", "-"): {"config": {"answer": a}} for a in ("log", "too few", "class 9", "probabilities")},
-            "oracle": {"unranked": "knows the class sizes", "external_data": "CLIP"},
+            **{answer.replace(" ", "-"): {"config": {"answer": answer}} for answer in answers},
+            "oracle": {"unranked": "uses the class sizes", "external_data": "CLIP"},
         },
     }
-    (folder / "spy.yaml").write_text(yaml.safe_dump(card))
-    monkeypatch.setattr(registry, "BENCHMARK_DIR", tmp_path / "benchmarks")
-    registry.method_cards.cache_clear()
-    scene = tiny_scene(TRUTH)
-    (tmp_path / "tiny.yaml").write_text(
-        yaml.safe_dump(scene.manifest.model_dump(mode="json", by_alias=True, exclude_none=True))
-    )
-    loaded: list[str] = []
-
-    def load_scene(manifest: Any) -> Any:
-        loaded.append(manifest.id)
-        return replace(scene, manifest=manifest)
-
-    monkeypatch.setattr(runner, "load_scene", load_scene)
-    runner._scene.cache_clear()
     Spy.events.clear()
-    yield loaded
-    runner._scene.cache_clear()
-    registry.method_cards.cache_clear()
+    with (
+        fake_cards(tmp_path / "cards", monkeypatch, card),
+        fake_scene(tiny_scene(TRUTH), tmp_path / "tiny.yaml", monkeypatch) as loaded,
+    ):
+        yield loaded
 
 
 def cells(tmp_path: Path, **options: Any) -> list[Cell]:
@@ -111,23 +93,20 @@ def cells(tmp_path: Path, **options: Any) -> list[Cell]:
     return build_cells(replace(suite, **options))
 
 
-def run(tmp_path: Path, cell: Cell, execution: ExecutionConfig | None = None, told: list[Any] | None = None) -> Record:
+def run(
+    tmp_path: Path, cell: Cell, execution: ExecutionConfig | None = None, stages: list[Any] | None = None
+) -> Record:
     def progress(stage: str, done: float) -> None:
-        if told is not None:
-            told.append((stage, done))
+        if stages is not None:
+            stages.append((stage, done))
 
     return run_cell(cell, execution or ExecutionConfig(), tmp_path / "results", progress)
 
 
-def test_a_variant_may_have_seen_other_data_than_its_card(loads: list[str], tmp_path: Path) -> None:
-    (cell,) = cells(tmp_path, methods=("spy:oracle",))
-    assert run(tmp_path, cell).external_data == "CLIP"
-
-
-def test_a_record_says_what_happened(loads: list[str], tmp_path: Path) -> None:
+def test_the_record_of_a_cell(loads: list[str], tmp_path: Path) -> None:
     (cell,) = cells(tmp_path)
-    told: list[tuple[str, float]] = []
-    record = run(tmp_path, cell, ExecutionConfig(device="auto"), told)
+    reported: list[tuple[str, float]] = []
+    record = run(tmp_path, cell, ExecutionConfig(device="auto"), reported)
     labelled = int((TRUTH > 0).sum())
     assert (record.n_support, record.labels_used, record.n_query) == (8, 8, labelled - 8)
     assert np.array(record.confusion)[:, 1:].sum() == 0
@@ -142,9 +121,9 @@ def test_a_record_says_what_happened(loads: list[str], tmp_path: Path) -> None:
     assert list(record.measured.seconds) == ["data", "pretrain", "fit", "predict", "score"]
     assert Spy.events == ["pretrain", "fit []", f"predict {record.n_query}"]
     stages = ["data", "pretrain", "fit", "predict", "score"]
-    assert [stage for stage, done in told if done == 1.0] == stages
-    assert ("epochs", 0.5) in told
-    save_record(tmp_path / "results", record)  # which refuses a record that contradicts itself
+    assert [stage for stage, done in reported if done == 1.0] == stages
+    assert ("epochs", 0.5) in reported
+    save_record(tmp_path / "results", record)  # refuses an inconsistent record
 
 
 def test_the_scene_is_loaded_once_for_its_cells(loads: list[str], tmp_path: Path) -> None:
@@ -153,9 +132,10 @@ def test_the_scene_is_loaded_once_for_its_cells(loads: list[str], tmp_path: Path
     assert loads == ["tiny"]
 
 
-def test_unranked_results_say_why(loads: list[str], tmp_path: Path) -> None:
+def test_unranked_results_have_a_reason(loads: list[str], tmp_path: Path) -> None:
     (cell,) = cells(tmp_path, methods=("spy:oracle",))
-    assert run(tmp_path, cell).unranked == "knows the class sizes"
+    record = run(tmp_path, cell)
+    assert (record.unranked, record.external_data) == ("uses the class sizes", "CLIP")
     (cell,) = cells(tmp_path, selection="paper-val")
     record = run(tmp_path, cell)
     assert record.labels_used == 208
@@ -166,7 +146,7 @@ def test_unranked_results_say_why(loads: list[str], tmp_path: Path) -> None:
     ("variant", "error"),
     [("too-few", DataError), ("class-9", TrainingError), ("probabilities", TrainingError)],
 )
-def test_what_is_no_prediction_is_refused(
+def test_invalid_predictions_are_refused(
     variant: str, error: type[BenchError], loads: list[str], tmp_path: Path
 ) -> None:
     (cell,) = cells(tmp_path, methods=(f"spy:{variant}",))
@@ -193,25 +173,21 @@ def test_a_manifest_that_changes_during_a_run_is_refused(loads: list[str], tmp_p
     fields = yaml.safe_load(manifest.read_text())
     fields["generator"]["seed"] = 1
     manifest.write_text(yaml.safe_dump(fields))
-    with pytest.raises(DataError, match=r"tiny\.yaml: the manifest changed while the run was under way"):
+    with pytest.raises(DataError, match=r"tiny\.yaml: the manifest changed during the run"):
         run(tmp_path, cell)
 
 
-def test_settings_that_the_method_does_not_know_are_named(loads: list[str], tmp_path: Path) -> None:
+def test_unknown_settings_are_named(loads: list[str], tmp_path: Path) -> None:
     (cell,) = cells(tmp_path)
     wrong = replace(cell, protocol=cell.protocol.model_copy(update={"method_config": {"anwser": "class 0"}}))
-    with pytest.raises(ConfigError, match=r"anwser.*Known settings: answer"):
+    with pytest.raises(ConfigError, match=r"anwser.*known fields: answer"):
         run(tmp_path, wrong)
 
 
-def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    for present, asked, resolved in (
-        (True, "auto", "cuda"),
-        (True, "cuda", "cuda"),
-        (True, "cpu", "cpu"),
-        (False, "auto", "cpu"),
-    ):
+def test_the_device_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = ((True, "auto", "cuda"), (True, "cuda", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu"))
+    for present, device, resolved in cases:
         monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
-        assert ExecutionConfig.model_validate({"device": asked}).resolved().device == resolved
-    with pytest.raises(ConfigError, match="torch sees no CUDA device"):
+        assert ExecutionConfig.model_validate({"device": device}).resolved().device == resolved
+    with pytest.raises(ConfigError, match="torch finds no CUDA device"):
         ExecutionConfig(device="cuda").resolved()
