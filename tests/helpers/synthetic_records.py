@@ -19,7 +19,6 @@ from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 
 CLASSES = ("water", "trees & shrubs", "roof_50%")
 PIXELS = 200
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FINISHED = "2025-01-01T00:00:00+00:00"
 REPORTED = (
     ReportedResult(
@@ -49,14 +48,6 @@ def make_protocol(method: str = "rf", *, method_config: dict[str, Any] | None = 
     return ProtocolConfig.model_validate({**fields, "data": DataConfig(**changes)})
 
 
-def spread_confusion(hits: Sequence[int], pixels: int = PIXELS) -> npt.NDArray[np.int64]:
-    """A confusion matrix with ``hits`` correct pixels by class; the wrong ones are assigned to the next class."""
-    matrix = np.diag(np.asarray(hits, dtype=np.int64))
-    for row, count in enumerate(hits):
-        matrix[row, (row + 1) % len(hits)] += pixels - count
-    return matrix
-
-
 def make_record(
     method: str = "rf",
     hits: Sequence[int] = (180, 160, 150),
@@ -70,13 +61,17 @@ def make_record(
     parameters: int = 0,
     seconds: float = 1.5,
     external_data: str = "none",
-    commit: str | None = COMMIT,
+    commit: str | None = "0123456789abcdef0123456789abcdef01234567",
     dirty: bool | None = False,
     **protocol_changes: Any,
 ) -> Record:
-    """A consistent record; other arguments are those of `make_protocol`."""
+    """A consistent record with ``hits`` correct pixels by class; the wrong ones are assigned to the next class.
+
+    Other arguments are those of `make_protocol`.
+    """
     protocol = make_protocol(method, **protocol_changes)
-    matrix = np.asarray(spread_confusion(hits) if confusion is None else confusion)
+    matrix = np.diag(hits) + np.roll(np.diag(PIXELS - np.array(hits)), 1, axis=1)
+    matrix = matrix if confusion is None else np.asarray(confusion)
     n_support = protocol.data.shots * len(matrix)
     labels_used = n_support if labels_used is None else labels_used
     return Record(

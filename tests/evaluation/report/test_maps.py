@@ -85,12 +85,6 @@ def test_pseudo_colour_without_wavelengths_uses_evenly_spaced_bands(bands: int, 
     assert 0 <= image.min() <= image.max() <= 1
 
 
-def test_pseudo_colour_of_a_constant_image_is_finite() -> None:
-    scene = tiny_scene(striped_map(12, 12, 2, field=4))
-    flat = Scene(scene.manifest, {"hsi": np.ones((12, 12, 5), np.float32)}, scene.ground_truth)
-    assert np.isfinite(pseudo_colour(flat)[0]).all()
-
-
 def test_a_geotiff_contains_classes_colours_and_names(tmp_path: Path, scene: Scene, targets: IntArray) -> None:
     rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
     path = tmp_path / "map.tif"

@@ -19,9 +19,7 @@ def test_reported_results_have_a_table_of_their_own() -> None:
     assert "not comparable" in table.title
     assert values(table, "method") == [("MFT",), ("DiffCLIP",)]
     assert "98.32" not in render(fixed_tables(), "csv")
-
-
-def test_results_on_a_real_scene_are_not_shown_for_its_simulation() -> None:
+    # The simulation of a scene does not show results on the real scene.
     assert len(build_leaderboard([make_record(scene="sim-trento-r1", simulated=True)], (), REPORTED)) == 1
 
 
