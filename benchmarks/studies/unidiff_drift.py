@@ -1,16 +1,16 @@
-"""Does pseudo-RGB anchoring keep what the backbone knew? UniDiff's stage A with and without it, over seeds.
+"""Does pseudo-RGB anchoring prevent forgetting? UniDiff's stage A with and without anchoring, over seeds.
 
     python benchmarks/studies/unidiff_drift.py --dataset simulated --budget quick --out docs/methods/figures
 
-Measured of each adaptation, within a seed always on the same tiles, timesteps and noise:
+Measures for each adaptation, for a given seed on the same tiles, timesteps and noise:
 
-- the denoising loss on pseudo-RGB tiles, what the backbone was trained on, before stage A and after each of its epochs:
-  its drift;
-- the denoising loss on the tiles of the other pictures before and after: what stage A is for.
+- the denoising loss on pseudo-RGB tiles, which the backbone was trained on, before stage A and after each of its epochs
+  (drift);
+- the denoising loss on the tiles of the other pictures before and after stage A.
 
-A seed has one backbone (of `tiny`, its source training), which all its adaptations start from. Adaptations are read
-from the cache if they are there, and kept there. Writes ``unidiff-drift.csv`` (all numbers) and ``unidiff-drift.png``,
-and prints the table of means and standard deviations (ddof 1) over seeds.
+All adaptations of a seed have the same backbone. Adaptations are read from the cache, or trained and stored there.
+Writes ``unidiff-drift.csv`` (all numbers) and ``unidiff-drift.png``, and prints the table of means and standard
+deviations (ddof 1) over seeds.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff.adaptation import Adaptation, adapted_denoiser
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
 from mmrs_bench.methods.unidiff.module import denoising_loss
-from mmrs_bench.methods.unidiff.pictures import DRIFT_TILES, ScenePictures, picture_row, scene_pictures
+from mmrs_bench.methods.unidiff.pictures import ScenePictures, drift_tiles, picture_row, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
-#: Variants of the method by what they are called here; the unadapted one tells the losses before stage A.
+#: Variants of the method by their labels.
 VARIANTS = {"anchored": "default", "not anchored": "no-anchor"}
+#: The variant for the losses before stage A.
 BEFORE = "unadapted"
 COLOURS = {"anchored": "#0072B2", "not anchored": "#D55E00", "before": "#000000"}
 COLUMNS = ("adaptation", "seed", "picture", "epoch", "denoising_loss")
@@ -65,9 +66,9 @@ def main(
     Args:
         dataset: Name or manifest of a scene.
         seeds: Seeds of source training and adaptation.
-        method: UniDiff's card: with its own backbone or the scaled-down one.
+        method: ``unidiff`` or ``unidiff-tiny``.
         budget: Budget of both trainings.
-        out: Folder of the files that are written.
+        out: Folder of the written files.
     """
     torch.set_num_threads(ExecutionConfig().threads)
     data = SceneDataModule(dataset, DataConfig())
@@ -90,7 +91,7 @@ def main(
     write_csv(out / "unidiff-drift.csv", COLUMNS, rows)
     manifest = data.scene.manifest
     simulated = "SIMULATED: " if manifest.simulated else ""
-    write_png(out / "unidiff-drift.png", drawn(rows, f"{simulated}{manifest.title}, {method}, budget {budget}"))
+    write_png(out / "unidiff-drift.png", drift_figure(rows, f"{simulated}{manifest.title}, {method}, budget {budget}"))
     print(table(rows))
 
 
@@ -103,18 +104,16 @@ def settings(method: str, variant: str, budget: BudgetName) -> Any:
 
 
 def adaptation(config: AdaptationConfig, data: SceneDataModule, seed: int) -> Adaptation:
-    """The adapted denoiser of a seed, trained or from the cache."""
+    """The adapted denoiser of a seed, from the cache or trained."""
     with tempfile.TemporaryDirectory() as work:
         return adapted_denoiser(config, data, RunContext(seed=seed, draw=0, work_dir=Path(work)))
 
 
 def losses(found: Adaptation, pictures: ScenePictures, seed: int) -> dict[str, float]:
-    """Denoising loss on evenly chosen tiles of every picture but pseudo-RGB, whose loss stage A measures itself."""
-    count = len(pictures.grid)
-    numbers = torch.linspace(0, count - 1, min(count, DRIFT_TILES)).round().long()
+    """Denoising loss on evenly spread tiles of every picture but pseudo-RGB, which stage A measures itself."""
     return {
-        name: denoising_loss(found.denoiser, pictures.grid.cut(image, numbers), picture_row(name), seed=seed)
-        for name, image in pictures.images.items()
+        name: denoising_loss(found.denoiser, drift_tiles(pictures, name), picture_row(name), seed=seed)
+        for name in pictures.images
         if name != "rgb"
     }
 
@@ -127,13 +126,13 @@ def by_seed(rows: Sequence[Row], adaptation: str, picture: str, epoch: int) -> d
 
 
 def drift(rows: Sequence[Row], adaptation: str) -> dict[int, float]:
-    """How much larger the loss on pseudo-RGB tiles is after stage A than before, by seed."""
+    """Loss on pseudo-RGB tiles after stage A minus the loss before, by seed."""
     before, after = (by_seed(rows, adaptation, "rgb", epoch) for epoch in (0, -1))
     return {seed: after[seed] - before[seed] for seed in after}
 
 
-def drawn(rows: Sequence[Row], title: str) -> Figure:
-    """Drift over epochs (thin: seeds, thick: their mean), and the other pictures' losses before and after."""
+def drift_figure(rows: Sequence[Row], title: str) -> Figure:
+    """Drift over epochs (thin lines: seeds, thick lines: means), and the losses of the other pictures."""
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     others = list(dict.fromkeys(row.picture for row in rows if row.picture != "rgb"))
@@ -159,7 +158,7 @@ def drawn(rows: Sequence[Row], title: str) -> Figure:
 
 
 def points(axes: Any, place: float, values: Mapping[int, float], label: str) -> None:
-    """Each seed a point."""
+    """Plot one point for each seed."""
     axes.plot([place] * len(values), list(values.values()), "o", color=COLOURS[label], alpha=0.7)
 
 
@@ -185,7 +184,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def spread(values: Mapping[int, float]) -> str:
-    """Mean and standard deviation; the mean alone for one seed."""
+    """Mean and standard deviation, or the value of a single seed."""
     found = summarise(list(values.values()))
     return f"{found.mean:.4f}" if found.sd is None else f"{found.mean:.4f} ± {found.sd:.4f}"
 

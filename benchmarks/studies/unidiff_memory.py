@@ -1,9 +1,9 @@
-"""What memory and time does UniDiff's stage B take at full size? Random weights: neither depends on what they are.
+"""Memory and time of UniDiff's stage B at full size, with random weights.
 
     python benchmarks/studies/unidiff_memory.py --dataset sim-augsburg
 
-Extracts the features of some query tiles anew, with a cache of its own that is removed again, and sends the vectors of
-each through a head of the paper's sizes. Prints the largest resident memory of this process, and seconds.
+Extracts the features of some query tiles into a temporary cache and classifies their vectors with a head of the paper's
+sizes. Prints the peak memory of the process, and seconds.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff.adaptation import Backbone, denoiser_on
 from mmrs_bench.methods.unidiff.adm import ADM_64, build_adm
+from mmrs_bench.methods.unidiff.config import UniDiffConfig
 from mmrs_bench.methods.unidiff.features import SEGMENT, TileFeatures
-from mmrs_bench.methods.unidiff.method import UniDiffConfig
 from mmrs_bench.methods.unidiff.pictures import scene_pictures
 from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -36,8 +36,8 @@ def main(dataset: str = "sim-augsburg", block: int = 11, tiles: int = SEGMENT + 
 
     Args:
         dataset: Name or manifest of a scene with a pseudo-RGB.
-        block: Decoder block; 11 has the largest activations of those that the released code reads.
-        tiles: Query tiles at most; memory stops growing once they are more than a segment of the cache.
+        block: Decoder block; of the blocks in the released code, 11 has the largest activations.
+        tiles: Largest number of query tiles; memory does not grow beyond one segment of the cache.
     """
     torch.set_num_threads(ExecutionConfig().threads)
     card = resolve_config(method_card("unidiff"), "default", "paper")
@@ -69,7 +69,7 @@ def main(dataset: str = "sim-augsburg", block: int = 11, tiles: int = SEGMENT + 
 
 
 def _first(places: Places, tiles: int) -> Places:
-    """The pairs of the first tiles that have any."""
+    """The pairs of the first tiles."""
     kept = np.isin(places.tile, np.unique(places.tile)[:tiles])
     return Places(places.pixel[kept], places.tile[kept], places.place[kept])
 

@@ -1,11 +1,11 @@
-"""What is UniDiff's stage A worth? A linear probe of adapted and unadapted features, paired over draws.
+"""What does UniDiff's stage A improve? A linear probe of adapted and unadapted features, paired over draws.
 
     python benchmarks/studies/unidiff_probe.py --dataset simulated --shots "[2, 5, 10]"
 
-The probe is a logistic regression on standardised features of the support pixels, one sample for each tile that a pixel
-lies in; a query pixel gets the class with the largest mean probability over its tiles. Pretrainings and features are
-read from the cache if they are there, and kept there. Prints the table of means and standard deviations (ddof 1) over
-draws, and the paired differences.
+The probe is a logistic regression on standardised features of the support pixels, one sample for each pair of pixel and
+tile. The class of a query pixel has the largest mean probability over its tiles. Pretrainings and features are read
+from the cache, or computed and stored there. Prints the table of means and standard deviations (ddof 1) over draws, and
+the paired differences.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from mmrs_bench.evaluation.report.statistics import p_text, paired, summarise
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff.adaptation import adapted_denoiser
+from mmrs_bench.methods.unidiff.config import UniDiffConfig
 from mmrs_bench.methods.unidiff.features import TileFeatures
-from mmrs_bench.methods.unidiff.method import UniDiffConfig
 from mmrs_bench.methods.unidiff.pictures import scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
-#: What is compared, the first with each of the others.
+#: Variants by their labels; the first is compared with each of the others.
 VARIANTS = {"adapted": "default", "adapted without anchoring": "no-anchor", "unadapted": "unadapted"}
 
 
@@ -47,9 +47,9 @@ def main(
     Args:
         dataset: Name or manifest of a scene.
         shots: Labels per class.
-        draws: Support samples, from 0.
-        method: UniDiff's card: with its own backbone or the scaled-down one.
-        budget: Budget of the trainings, and of the query.
+        draws: Number of support samples.
+        method: ``unidiff`` or ``unidiff-tiny``.
+        budget: Budget of the trainings and of the query set.
     """
     torch.set_num_threads(ExecutionConfig().threads)
     print(

@@ -1,8 +1,8 @@
-"""What UniDiff's frozen denoiser says of a scene's tiles: extracted once, cached, and read as vectors of pixels.
+"""Features of UniDiff: activations of the frozen denoiser on tiles, cached, and read as vectors of pixels.
 
-A pixel lies in several overlapping tiles and has a vector in each of them: a pair of a pixel and a tile.
+A pixel lies in several overlapping tiles, so vectors belong to pairs of pixel and tile.
 
-Letters: n tiles, s side of a tile, p pictures of the scene, d channels and h w space of a decoder block's activation.
+Letters: n tiles, s side of a tile, p pictures of the scene, d channels and h w resolution of a decoder block.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row
 from mmrs_bench.scenes.pictures.tiles import Places
 from mmrs_bench.scenes.scene import IntArray
 
-#: Raised when the same weights would give other features, so that no old features are read again.
+#: Increment when the same weights give other features, so that old cache entries are ignored.
 FEATURES_VERSION = 1
-#: Seed of the one noise that all tiles and pictures get, the released code's.
+#: Seed of the noise of all features, as in the released code.
 NOISE_SEED = 21
-#: Tiles that the denoiser sees at once. Always so many, because another number of them may be computed by other
-#: kernels, and so rounded otherwise: a tile's features would hang on which others are asked for.
-EXTRACTED_AT_ONCE = 4
-#: Tiles whose activations are in memory at once: 0.6 GB of three pictures at block 11 of ADM_64, for a moment twice.
+#: Tiles of a forward pass.
+BATCH = 4
+#: Tiles of one file of the cache: 0.6 GB for three pictures at block 11 of ADM_64, held in memory twice.
 SEGMENT = 32
 
 
 class TileFeatures:
-    """Activations of one decoder block on the tiles of a scene's pictures, in the feature cache.
+    """Activations of one decoder block on the tiles of a scene, in the feature cache.
 
-    They are kept at their own resolution and enlarged to the tile's side when they are read (bilinear, corners not
-    aligned), one tile at a time. Only tiles that are asked for are computed.
+    They are stored at their own resolution and enlarged to the size of the tile when they are read (bilinear, corners
+    not aligned). Only the tiles that are read are computed.
 
-    Reference: UniDiff (arXiv 2512.00261), released code: one fixed noise, bilinear to 64 x 64, pictures side by side.
+    Reference: UniDiff (arXiv 2512.00261), released code: one fixed noise, bilinear to 64 x 64, pictures concatenated.
 
     Args:
-        denoiser: The frozen denoiser, moved to the device of ``context``.
-        pictures: What it sees, and how that is cut into tiles.
-        timestep: How much noise, from 0 to 999.
+        denoiser: The frozen denoiser; it is moved to the device of ``context``.
+        pictures: Its input.
+        timestep: Noise level, from 0 to 999.
         block: Number of the decoder block, see `AdaptedDenoiser.features`.
         context: Device, precision and progress.
 
     Attributes:
         grid: The tiles.
-        device: Where it computes.
+        device: Device of the denoiser.
         shapes: (d, h, w) by picture.
     """
 
@@ -60,7 +60,7 @@ class TileFeatures:
         self, denoiser: AdaptedDenoiser, pictures: ScenePictures, *, timestep: int, block: int, context: RunContext
     ) -> None:
         self.device = context.execution.resolved().device
-        self.shapes = dict.fromkeys(pictures.images, activation_shape(denoiser, pictures.grid.tile, block))
+        self.shapes = dict.fromkeys(pictures.images, denoiser.feature_shape(pictures.grid.tile, block))
         self._address = {
             "method": "unidiff",
             "version": FEATURES_VERSION,
@@ -78,35 +78,32 @@ class TileFeatures:
         self._timestep, self._block = timestep, block
         self._context = context
 
-    def of(self, tiles: IntArray) -> FeatureStore:
-        """A store that has the features of these tiles (n,); what the cache lacks is computed first.
+    def store(self, tiles: IntArray) -> FeatureStore:
+        """The stored features of tiles (n,); missing ones are computed first, see `load_or_extract`."""
+        return load_or_extract(self._address, tiles, self.shapes, self.compute, self._context, segment=SEGMENT)
 
-        Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
-        """
-        return load_or_extract(self._address, tiles, self.shapes, self.computed, self._context, segment=SEGMENT)
-
-    def computed(self, tiles: IntArray) -> dict[str, Tensor]:
-        """Activations (n, d, h, w) of tiles (n,) by picture, float32, on the extractor's device."""
-        parts = [self._batch(part) for part in torch.split(torch.from_numpy(tiles), EXTRACTED_AT_ONCE)]
-        return {name: torch.cat([part[name] for part in parts]) for name in self.shapes}
+    def compute(self, tiles: IntArray) -> dict[str, Tensor]:
+        """Activations (n, d, h, w) of tiles (n,) by picture, float32, on ``device``."""
+        bf16 = self._context.execution.precision == "bf16-mixed"
+        parts: dict[str, list[Tensor]] = {name: [] for name in self._images}
+        for batch, count in fixed_size_batches(torch.from_numpy(tiles), BATCH):
+            for name, picture in self._images.items():
+                clean = self.grid.cut(picture, batch).to(self.device)
+                with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
+                    found = self._denoiser.features(clean, self._timestep, picture_row(name), self._block, NOISE_SEED)
+                parts[name].append(found[:count])
+        return {name: torch.cat(found) for name, found in parts.items()}
 
     def by_tile(self, places: Places) -> Iterator[tuple[IntArray, Tensor]]:
-        """One tile after the other, those without a pair left out; holds the vectors of one tile only.
-
-        Args:
-            places: The pairs that are asked for.
+        """Vectors tile by tile; memory holds those of one tile.
 
         Yields:
-            Which of the pairs lie in the tile, and the vectors of all of its places, asked for or not (s * s, p * d)
-            float32, on the extractor's device.
-
-        Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
+            Indices of the pairs in the tile, and the vectors of all places in the tile (s * s, p * d) float32, on
+            ``device``.
         """
         order = np.argsort(places.tile, kind="stable")
         tiles, first = np.unique(places.tile[order], return_index=True)
-        store = self.of(tiles)
+        store = self.store(tiles)
         size = (self.grid.tile, self.grid.tile)
         for tile, pairs in zip(tiles.tolist(), np.split(order, first[1:]), strict=False):  # no pairs are one empty part
             levels = store.read(np.array([tile]))
@@ -117,33 +114,8 @@ class TileFeatures:
             yield pairs, torch.cat(maps, dim=1)[0].flatten(1).T
 
     def vectors(self, places: Places) -> Tensor:
-        """The vector of every pair (pairs, p * d) float32, on the CPU, in the order of ``places``.
-
-        Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
-        """
+        """The vectors of pairs (pairs, p * d) float32, on the CPU."""
         found = torch.empty(len(places.tile), sum(shape[0] for shape in self.shapes.values()))
         for pairs, vectors in self.by_tile(places):
             found[pairs] = vectors[places.place[pairs]].cpu()
         return found
-
-    def _batch(self, tiles: Tensor) -> dict[str, Tensor]:
-        filled = torch.cat([tiles, tiles[:1].expand(EXTRACTED_AT_ONCE - len(tiles))])
-        half = self._context.execution.precision == "bf16-mixed"
-        found = {}
-        for name, picture in self._images.items():
-            clean = self.grid.cut(picture, filled).to(self.device)
-            with torch.autocast(self.device, torch.bfloat16, enabled=half):
-                features = self._denoiser.features(clean, self._timestep, picture_row(name), self._block, NOISE_SEED)
-            found[name] = features[: len(tiles)]
-        return found
-
-
-def activation_shape(denoiser: AdaptedDenoiser, tile: int, block: int) -> tuple[int, int, int]:
-    """(d, h, w) of a decoder block on tiles of this side, without computing it; see `AdaptedDenoiser.features`."""
-    config = denoiser.config
-    level, number = divmod(block, config.blocks + 1)  # the coarsest level first
-    halvings = len(config.multipliers) - 1 - level
-    if number == config.blocks and halvings:
-        halvings -= 1  # ends with the enlargement to the next level
-    return config.channels[-1 - level], tile >> halvings, tile >> halvings

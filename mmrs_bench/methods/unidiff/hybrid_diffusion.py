@@ -1,13 +1,13 @@
-"""The cosine noise schedule, and the hybrid loss of a denoiser that predicts its variance beside the noise.
+"""The cosine noise schedule, and the hybrid loss of a denoiser that predicts noise and variance.
 
-Letters: n images, c channels, h w space, t timestep (0 the least noise), T number of timesteps, eps noise, v the place
-of a log-variance between its bounds.
+Letters: n images, c channels, h w space, t timestep, T number of timesteps, eps noise, v position of a log-variance
+between its bounds.
 
 With a_t = 1 - beta_t and abar_t the product of a_0 ... a_t:
 
 - x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
 - q(x_{t-1} | x_t, x_0) has the mean (x_t - beta_t / sqrt(1 - abar_t) eps) / sqrt(a_t) and the variance
-  beta~_t = (1 - abar_{t-1}) / (1 - abar_t) beta_t; p_theta's mean has the predicted noise in eps's place
+  beta~_t = (1 - abar_{t-1}) / (1 - abar_t) beta_t; the mean of p_theta has the predicted noise in place of eps
 - log Sigma_theta = v log beta_t + (1 - v) log beta~_t, v = (output + 1) / 2
 
 Reference: Nichol & Dhariwal 2021 (Improved DDPM, arXiv 2102.09672), section 3.1 (learned variance, hybrid loss) and 3.2
@@ -34,8 +34,6 @@ BOUND_WEIGHT = 0.001
 def cosine_schedule() -> DDPMScheduler:
     """The cosine schedule of 1000 steps: abar(t) = cos^2((t / T + 0.008) / 1.008 pi / 2) / abar(0), beta at most 0.999.
 
-    For a model that predicts noise and the place of its variance between the bounds, as ADM does.
-
     Reference: Improved DDPM, section 3.2.
     """
     return DDPMScheduler(  # type: ignore[no-untyped-call]
@@ -48,39 +46,27 @@ def cosine_schedule() -> DDPMScheduler:
 
 
 class HybridTerms(NamedTuple):
-    """The loss of each image, all (n,).
+    """The loss of each image, all (n,)."""
 
-    Attributes:
-        simple: L_simple, the mean squared error of the noise. What is left when nothing but denoising counts.
-        bound: L_t, the variational bound's term of the image's timestep, in bits per dimension. Never negative.
-        total: ``simple + bound_weight * T * bound``.
-    """
-
-    simple: Tensor
-    bound: Tensor
-    total: Tensor
+    simple: Tensor  # L_simple, the mean squared error of the noise
+    bound: Tensor  # L_t, the term of the variational bound, in bits per dimension; never negative
+    total: Tensor  # simple + BOUND_WEIGHT * T * bound
 
 
 class HybridDiffusion(nn.Module):
-    """Noises images and scores the output of a denoiser with learned variance.
+    """Adds noise to images, and computes the loss of a denoiser with learned variance.
 
-    L_hybrid = L_simple + lambda L_vlb, each image at one timestep. L_vlb is a sum over T timesteps, so a term of it
-    that is drawn uniformly counts T times: with lambda = 0.001 and T = 1000 it enters with weight 1. Its gradient
-    reaches the variance only; the mean is learned from L_simple.
+    L_hybrid = L_simple + lambda L_vlb. L_vlb is a sum over T timesteps, so its term at one random timestep counts T
+    times. Its gradient trains the variance only.
 
     L_t is KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)) for t > 0, and -log p_theta(x_0 | x_1) of 256 grey levels
-    for t = 0, both averaged over channels and positions. What is left of the signal at T - 1 (L_T) has no parameters.
+    for t = 0, both averaged over channels and positions.
 
-    Reference: Improved DDPM, section 3.1; its released code for the unit (bits per dimension) and for the lower bound
-        of the log-variance at t = 0, where beta~ is zero: that of t = 1. UniDiff adapts with this loss.
-
-    Deviation: distributions of the normal are exact where the released code approximates them. The two means differ by
-        beta_t / sqrt(a_t (1 - abar_t)) times the error of the noise, which is how their distance is computed, instead
-        of by way of a predicted x_0, which would lose all digits at T - 1. Images need not be of 8 bits: a value counts
-        as the middle of its grey level.
-
-    Args:
-        bound_weight: lambda.
+    Reference: Improved DDPM, section 3.1; its released code for the unit (bits per dimension), and for the lower bound
+        of the log-variance at t = 0, which is that of t = 1.
+    Deviation: normal distributions are exact, the released code approximates them. The distance of the two means is
+        beta_t / sqrt(a_t (1 - abar_t)) times the error of the noise; by way of a predicted x_0 it would lose all digits
+        at T - 1. Images need not have 8 bits: a value counts as the middle of its grey level.
     """
 
     log_low: Tensor
@@ -88,9 +74,8 @@ class HybridDiffusion(nn.Module):
     noise_in_mean: Tensor
     mean_scale: Tensor
 
-    def __init__(self, bound_weight: float = BOUND_WEIGHT) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.bound_weight = bound_weight
         self._schedule = cosine_schedule()
         beta: Tensor = self._schedule.betas.double()  # type: ignore[attr-defined]
         kept = torch.cumprod(1 - beta, dim=0)  # abar_t
@@ -106,38 +91,35 @@ class HybridDiffusion(nn.Module):
             self.register_buffer(name, table.float(), persistent=False)
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noised images (n, c, h, w).
-
-        Args:
-            clean: Images (n, c, h, w) in [-1, 1].
-            noise: Standard normal (n, c, h, w).
-            timesteps: (n,) int64, from 0 to 999.
+        """Noised images (n, c, h, w); arguments as in `forward`.
 
         Raises:
-            ValueError: If shapes or timesteps are others.
+            ValueError: If a shape or timestep is wrong.
         """
-        _check_like("noise", noise, clean)
+        if noise.shape != clean.shape:
+            raise ValueError(f"noise of shape {tuple(noise.shape)}, expected {tuple(clean.shape)} as the images")
         check_timesteps(timesteps, len(clean))
         return self._schedule.add_noise(clean, noise, timesteps)  # type: ignore[attr-defined,no-any-return]
 
     def forward(self, output: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor) -> HybridTerms:
-        """The loss of each image, in float32; take the mean of ``total`` to train.
+        """The loss of each image in float32; train with the mean of ``total``.
 
         Args:
-            output: What the denoiser said of ``add_noise(clean, noise, timesteps)``: the noise, then the variance's
-                place between its bounds, -1 for the lower and 1 for the upper (n, 2c, h, w).
+            output: Of the denoiser for ``add_noise(clean, noise, timesteps)`` (n, 2c, h, w): the noise, then the
+                position of the variance, from -1 for the lower bound to 1 for the upper bound.
             clean: Images (n, c, h, w) in [-1, 1].
-            noise: The noise in them (n, c, h, w).
+            noise: The added noise (n, c, h, w).
             timesteps: (n,) int64, from 0 to 999.
 
         Raises:
-            ValueError: If shapes or timesteps are others; an output of c channels has no variance in it.
+            ValueError: If a shape or timestep is wrong, for example if the output has no variance.
         """
         n, c = clean.shape[:2]
-        if output.shape != (n, 2 * c, *clean.shape[2:]):
+        expected = (n, 2 * c, *clean.shape[2:])
+        if output.shape != expected:
             raise ValueError(
-                f"the denoiser's output is {tuple(output.shape)}, expected {(n, 2 * c, *clean.shape[2:])}: the noise "
-                "and, in as many channels, the variance (learned_sigma)"
+                f"the denoiser's output is {tuple(output.shape)}, expected {expected}: noise and variance "
+                "(learned_sigma)"
             )
         clean, noise = clean.float(), noise.float()
         noised = self.add_noise(clean, noise, timesteps)
@@ -145,12 +127,13 @@ class HybridDiffusion(nn.Module):
         simple = (predicted - noise).square().flatten(1).mean(1)
 
         mean_noise = predicted.detach()
-        above = (place + 1) / 2 * _at(self.log_range, timesteps)  # log-variance above its lower bound
-        log_low, noise_in_mean, mean_scale = (
-            _at(table, timesteps) for table in (self.log_low, self.noise_in_mean, self.mean_scale)
+        log_low, log_range, noise_in_mean, mean_scale = (
+            table[timesteps].reshape(-1, 1, 1, 1)
+            for table in (self.log_low, self.log_range, self.noise_in_mean, self.mean_scale)
         )
+        above = (place + 1) / 2 * log_range  # log-variance minus its lower bound
         distance = mean_scale * noise_in_mean * (mean_noise - noise)  # between the means of q and p_theta
-        # KL of two normals; q's variance is the lower bound.
+        # KL of two normal distributions; the variance of q is the lower bound.
         nats = 0.5 * (above + torch.expm1(-above) + distance.square() * torch.exp(-log_low - above))
         bound = nats.flatten(1).mean(1)
         first = (timesteps == 0).nonzero().squeeze(1)
@@ -159,27 +142,19 @@ class HybridDiffusion(nn.Module):
             likelihood = grey_level_log_likelihood(clean[first], mean, (log_low + above)[first])
             bound = bound.index_copy(0, first, -likelihood.flatten(1).mean(1))
         bound = bound / math.log(2)
-        return HybridTerms(simple, bound, simple + self.bound_weight * TIMESTEPS * bound)
+        return HybridTerms(simple, bound, simple + BOUND_WEIGHT * TIMESTEPS * bound)
 
 
 def grey_level_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log-probability, in nats, that a normal falls on a pixel's grey level, one of 256 from -1 to 1.
+    """Log-probability in nats of a pixel's grey level, one of 256 from -1 to 1, under a normal distribution.
 
-    The level reaches half a level to either side; the lowest and the highest reach to infinity.
-
-    Args:
-        x: Pixels in [-1, 1], of any shape.
-        mean: Of the normal, of the same shape.
-        log_variance: Of the normal, of the same shape.
-
-    Returns:
-        At most 0, of the same shape.
+    The lowest and the highest level include the tails. All arguments have the same shape; ``x`` is in [-1, 1].
 
     Reference: DDPM, equation 13.
     """
     precision = torch.exp(-0.5 * log_variance)
     upper, lower = (x + HALF_LEVEL - mean) * precision, (x - HALF_LEVEL - mean) * precision
-    # The mass between them is that of the mirrored interval; in the left tail its logarithm keeps all digits.
+    # Mirror the interval into the left tail, where its logarithm keeps all digits.
     mirrored = upper + lower > 0
     far, near = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
     log_far, log_near = torch.special.log_ndtr(far), torch.special.log_ndtr(near)
@@ -190,22 +165,8 @@ def grey_level_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> 
 
 
 def check_timesteps(timesteps: Tensor, n: int) -> None:
-    """Refuse what are not n timesteps of the schedule.
-
-    Raises:
-        ValueError: If the tensor is not (n,) int64, or a timestep is not from 0 to 999.
-    """
+    """Raise a ValueError unless timesteps are (n,) int64 from 0 to 999."""
     if timesteps.shape != (n,) or timesteps.dtype != torch.int64:
         raise ValueError(f"timesteps are {timesteps.dtype} {tuple(timesteps.shape)}, expected int64 ({n},)")
     if n and bool(((timesteps < 0) | (timesteps >= TIMESTEPS)).any()):
         raise ValueError(f"timesteps from {int(timesteps.min())} to {int(timesteps.max())}: 0 to {TIMESTEPS - 1} exist")
-
-
-def _check_like(what: str, found: Tensor, expected: Tensor) -> None:
-    if found.shape != expected.shape:
-        raise ValueError(f"{what} of shape {tuple(found.shape)}, expected {tuple(expected.shape)} as the images")
-
-
-def _at(table: Tensor, timesteps: Tensor) -> Tensor:
-    """Values of a table at timesteps, to be broadcast over images (n, 1, 1, 1)."""
-    return table[timesteps].reshape(-1, 1, 1, 1)

@@ -1,6 +1,6 @@
-"""The training of UniDiff's first stage: noise told in tiles of several sensors, and the curves of what is forgotten.
+"""The LightningModules of UniDiff: training of the denoiser on tiles (stage A), and of the pixel head (stage B).
 
-Letters: n tiles, s side of a tile, p pictures.
+Letters: n tiles or vectors, s side of a tile, p pictures.
 
 Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released code.
 """
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmrs_bench.errors import TrainingError
 from mmrs_bench.io import write_csv, write_png
+from mmrs_bench.methods.toolkit.classification import WindowClassifier
+from mmrs_bench.methods.toolkit.training import check_finite
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
-from mmrs_bench.methods.unidiff.config import AdaptationConfig
+from mmrs_bench.methods.unidiff.config import AdaptationConfig, UniDiffConfig
 from mmrs_bench.methods.unidiff.hybrid_diffusion import HybridDiffusion, cosine_schedule
-from mmrs_bench.methods.unidiff.pictures import ANCHOR, ScenePictures, anchor_tiles, augmented, picture_row
+from mmrs_bench.methods.unidiff.pictures import ANCHOR, ScenePictures, augmented, drift_tiles, picture_row
 from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.loader import Batch
@@ -28,35 +28,28 @@ from mmrs_bench.scenes.loader import Batch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The two trainings, in progress, logs and checkpoints; also what the names of their settings begin with.
+#: The two trainings of a denoiser: names in progress, logs and checkpoints, and prefixes of their settings.
 STAGE = "adapt"
 SOURCE = "source"
-#: Noise levels and size of a batch with which drift is measured.
+#: Noise levels and batch size for measuring drift.
 DRIFT_TIMESTEPS = (125, 375, 625, 875)
 DRIFT_BATCH = 16
-#: Names of the curves' files, without their endings.
+#: Name of the files of `write_curve`.
 CURVE = "drift"
 
 
 @torch.no_grad()
 def denoising_loss(denoiser: AdaptedDenoiser, tiles: Tensor, row: int, *, seed: int) -> float:
-    """How badly a denoiser tells the noise in tiles: the mean of L_simple, without dropout.
+    """Mean of L_simple over tiles and `DRIFT_TIMESTEPS`, without dropout.
 
-    Every tile at every one of `DRIFT_TIMESTEPS`, with a noise of its own that hangs on the seed only: denoisers are
-    compared on the very same task.
+    The noise depends on the seed only, so that denoisers are compared on the same inputs.
 
     Args:
         denoiser: On any device.
         tiles: (n, 3, s, s) float32 in [-1, 1], on the CPU.
         row: Row of the class embedding.
         seed: Of the noise.
-
-    Raises:
-        ValueError: If there are no tiles.
-        TrainingError: If the loss is not a number.
     """
-    if not len(tiles):
-        raise ValueError("there are no tiles; give at least one to measure a denoising loss")
     generator, schedule = torch_generator(CURVE, seed), cosine_schedule()
     device, was_training = next(denoiser.parameters()).device, denoiser.training
     denoiser.eval()
@@ -69,28 +62,20 @@ def denoising_loss(denoiser: AdaptedDenoiser, tiles: Tensor, row: int, *, seed: 
             output = denoiser(noised.to(device), steps.to(device), rows.to(device)).float().cpu()
             losses.append((output[:, : clean.shape[1]] - noise).square().flatten(1).mean(1))
     denoiser.train(was_training)
-    loss = float(torch.cat(losses).mean())
-    if not np.isfinite(loss):
-        raise TrainingError(
-            f"the denoising loss on {len(tiles)} tiles is {loss}, so the denoiser has diverged; lower adapt_rate (or "
-            "source_rate, of backbone tiny)"
-        )
-    return loss
+    return float(torch.cat(losses).mean())
 
 
-class StageA(nn.Module):
-    """A denoiser and the curves of its training, of which nothing but these and what learns is kept.
-
-    The state dict, and so cache and checkpoints, leave the frozen backbone out.
+class DenoiserWithCurves(nn.Module):
+    """A denoiser and the curves of its training. The state dict omits frozen parameters.
 
     Args:
         denoiser: The denoiser.
-        names: Pictures of the mixture.
+        names: Pictures that it is trained on.
         epochs: Epochs of the training.
 
     Attributes:
-        drift: See `Adaptation`.
-        loss: Mean hybrid loss by epoch and picture (epochs, p); 0 for epochs to come, and where none was drawn.
+        drift: `denoising_loss` on pseudo-RGB tiles before and after every epoch (epochs + 1,).
+        loss: Mean hybrid loss by epoch and picture (epochs, p); 0 where there are no samples.
     """
 
     drift: Tensor
@@ -102,50 +87,54 @@ class StageA(nn.Module):
         self.names = names
         self.register_buffer("drift", torch.zeros(epochs + 1))
         self.register_buffer("loss", torch.zeros(epochs, len(names)))
-        self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_miss_no_frozen)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_omit_frozen)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_accept_without_frozen)  # type: ignore[no-untyped-call]
 
     def frozen(self) -> tuple[str, ...]:
-        """Names of the parameters that do not learn."""
+        """Names of the frozen parameters."""
         return tuple(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
 
-def _leave_out_frozen(network: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
+def _omit_frozen(network: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
     for name in network.frozen():  # type: ignore[operator]
         del state[prefix + name]
 
 
-def _miss_no_frozen(network: nn.Module, found: Any) -> None:
-    # Names begin with those of the modules around this one.
+def _accept_without_frozen(network: nn.Module, found: Any) -> None:
+    # Missing names start with the names of the modules around this one.
     frozen = network.frozen()  # type: ignore[operator]
     found.missing_keys[:] = [name for name in found.missing_keys if not name.endswith(frozen)]
 
 
-class DiffusionAdapter(L.LightningModule):
-    """Learns to tell the noise in tiles of several sensors.
+class DenoisingModule(L.LightningModule):
+    """Trains a denoiser on tiles of several pictures.
 
-    Every sample is drawn by itself: a picture, a tile, `augmented`, a timestep, noise. The loss is the hybrid one with
-    learned variance on the cosine schedule; pseudo-RGB samples are weighted by ``anchor_weight``. Dropout acts as in
-    ADM's own training. Losses are logged by picture.
+    Each sample is drawn independently: picture, tile, `augmented`, timestep and noise. The loss is the hybrid loss on
+    the cosine schedule; samples of the pseudo-RGB have the weight ``anchor_weight``. Losses are logged by picture.
 
     Reference: UniDiff, released code; `HybridDiffusion`.
-
-    Deviation: no EMA, which UniDiff keeps but takes no features from; precision is the run's, where UniDiff has float16
-        with loss scaling. Pictures are drawn uniformly, where UniDiff draws uniformly from files of tiles; these are
-        equally many.
+    Deviation: no EMA, which UniDiff computes but does not use for features. The precision is that of the run; UniDiff
+        uses float16 with loss scaling. Pictures are drawn uniformly; UniDiff draws uniformly from files of tiles, of
+        which all pictures have the same number.
 
     Args:
-        network: What learns.
-        pictures: The scene, with the pictures that ``network`` names.
+        network: The denoiser to train.
+        pictures: The scene, with the pictures in ``network.names``.
         config: Settings.
-        stage: `STAGE`, or `SOURCE`, which weighs all alike and measures no drift.
-        seed: Seed of all samples; they are addressed by step, so a resumed training repeats them.
+        stage: `STAGE`, or `SOURCE`, which has equal weights and measures no drift.
+        seed: Of all samples. They are addressed by epoch and step, so a resumed training repeats them.
     """
 
     images: Tensor
 
     def __init__(
-        self, network: StageA, pictures: ScenePictures, config: AdaptationConfig, *, stage: str = STAGE, seed: int
+        self,
+        network: DenoiserWithCurves,
+        pictures: ScenePictures,
+        config: AdaptationConfig,
+        *,
+        stage: str = STAGE,
+        seed: int,
     ) -> None:
         super().__init__()
         self.network = network
@@ -159,13 +148,13 @@ class DiffusionAdapter(L.LightningModule):
         self._weights = torch.tensor(
             [config.anchor_weight if adapts and name == ANCHOR else 1.0 for name in network.names]
         )
-        self._watched = anchor_tiles(pictures) if adapts and ANCHOR in pictures.images else None
-        self._forget()
+        self._drift_tiles = drift_tiles(pictures) if adapts and ANCHOR in pictures.images else None
+        self._reset_losses()
         network.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss (scalar) of a step's own samples; the batch only counts."""
-        # Numbers come from the CPU, so that they are the same on every device.
+        """The loss (scalar) of newly drawn samples; the content of the batch is not used."""
+        # Random numbers come from the CPU, so that they are the same on every device.
         generator = torch_generator(self._stage, self._seed, self.current_epoch, batch_idx)
         n, p = self._batch, len(self._rows)
         kinds = torch.randint(p, (n,), generator=generator)
@@ -179,73 +168,84 @@ class DiffusionAdapter(L.LightningModule):
             self.hybrid.add_noise(clean, noise, timesteps), timesteps, self._rows[kinds].to(clean.device)
         )
         losses = self.hybrid(output, clean, noise, timesteps).total
-        loss: Tensor = (self._weights[kinds].to(losses) * losses).mean()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"{self._stage}: the loss is {float(loss.detach())} at step {self.global_step}; lower "
-                f"{self._stage}_rate from {self._rate:g}"
-            )
         counts = torch.bincount(kinds, minlength=p)
         sums = torch.zeros(p).index_add(0, kinds, losses.detach().float().cpu())
         for name, count, total in zip(self.network.names, counts.tolist(), sums, strict=True):
             if count:
+                check_finite(self._stage, {f"loss_{name}": total}, self.global_step)
                 self.log(f"loss_{name}", total / count, on_step=False, on_epoch=True, batch_size=count)
         self._counts += counts
         self._sums += sums
+        loss: Tensor = (self._weights[kinds].to(losses) * losses).mean()
         return loss
 
     def on_train_epoch_start(self) -> None:
-        """Measure drift before anything is learned."""
+        """Measure drift before the first epoch."""
         if self.current_epoch == 0:
-            self._measure(0)
+            self._measure_drift(0)
 
     def on_train_epoch_end(self) -> None:
-        """Put the epoch into the curves, before a checkpoint is written."""
+        """Add the epoch to the curves, before a checkpoint is written."""
         self.network.loss[self.current_epoch] = self._sums / self._counts.clamp(min=1)
-        self._forget()
-        self._measure(self.current_epoch + 1)
+        self._reset_losses()
+        self._measure_drift(self.current_epoch + 1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW at a constant rate without weight decay, which would shrink the rows of other classes."""
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(learning, lr=self._rate, weight_decay=0.0, fused=True)
+        """AdamW at a constant rate, without weight decay, which would shrink unused rows of the class embedding."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(trained, lr=self._rate, weight_decay=0.0, fused=True)
 
-    def _measure(self, epoch: int) -> None:
-        if self._watched is not None:
+    def _measure_drift(self, epoch: int) -> None:
+        if self._drift_tiles is not None:
             row = picture_row(ANCHOR)
-            self.network.drift[epoch] = denoising_loss(self.network.denoiser, self._watched, row, seed=self._seed)
+            self.network.drift[epoch] = denoising_loss(self.network.denoiser, self._drift_tiles, row, seed=self._seed)
 
-    def _forget(self) -> None:
+    def _reset_losses(self) -> None:
         self._counts = torch.zeros(len(self._rows), dtype=torch.int64)
         self._sums = torch.zeros(len(self._rows))
 
 
-def write_curve(network: StageA, folder: Path) -> None:
-    """Write drift and losses over epochs: ``drift.csv`` and, drawn, ``drift.png``. What was not measured stays empty.
+class HeadModule(WindowClassifier):
+    """Trains a pixel head by cross-entropy over pairs of pixel and tile; batches have the ``inputs`` of the head.
 
-    Args:
-        network: An adapted network.
-        folder: Where the files go.
+    Reference: UniDiff, released code.
+    """
+
+    def __init__(self, network: nn.Module, config: UniDiffConfig) -> None:
+        super().__init__(network)
+        self._config = config
+
+    def logits(self, batch: dict[str, Any]) -> Tensor:
+        """Logits (n, k) of a batch with ``inputs``."""
+        logits: Tensor = self.network(*batch["inputs"])
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam at a constant rate."""
+        config = self._config
+        return torch.optim.Adam(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+
+def write_curve(network: DenoiserWithCurves, folder: Path) -> None:
+    """Write drift and losses over epochs to ``drift.csv`` and ``drift.png`` in a folder. Missing values stay empty.
 
     Raises:
-        BenchError: If they cannot be written.
+        BenchError: If a file cannot be written.
     """
-    # Row 0 is before the first epoch, when there is no training loss.
+    # Row 0 is before the first epoch, without a training loss.
     losses = [[0.0] * len(network.names), *network.loss.tolist()]
     rows = (
         (epoch, *(value or "" for value in (drift, *row)))
         for epoch, (drift, row) in enumerate(zip(network.drift.tolist(), losses, strict=True))
     )
     write_csv(folder / f"{CURVE}.csv", ("epoch", CURVE, *(f"loss_{name}" for name in network.names)), rows)
-    write_png(folder / f"{CURVE}.png", curve_figure(network))
+    write_png(folder / f"{CURVE}.png", _curve_figure(network))
 
 
-def curve_figure(network: StageA) -> Figure:
-    """Loss of each picture, and under it the denoising loss on pseudo-RGB, over epochs.
-
-    Args:
-        network: An adapted network.
-    """
+def _curve_figure(network: DenoiserWithCurves) -> Figure:
+    """Loss of each picture over epochs, and below it the drift."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 5.0), layout="constrained")

@@ -1,4 +1,4 @@
-"""Heads that classify single pixels from features of a frozen network.
+"""Networks that classify single pixels from features of a frozen network.
 
 Letters: n pixels, d features of a pixel, c bands of its spectrum, k classes.
 """
@@ -9,23 +9,23 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-#: Sizes in `SpectralFilm`: of scale and scaled, of the hidden layer of the classifier, and of the two convolutions.
+#: Sizes in `SpectralFilm`: the scaled features, the hidden layer of the classifier, and the two convolutions.
 FUSED = 256
 CLASSIFIER = 128
 SPECTRAL = (16, 32)
 
 
 class PixelMLP(nn.Module):
-    """Linear, ReLU, batch normalisation for each hidden layer, then a linear layer.
+    """Linear, ReLU and batch normalisation for each hidden layer, then a linear layer.
 
-    Weights start from Kaiming's normal distribution over the inputs, biases from zero. UniDiff's head on Berlin has
-    ``PixelMLP(1152, (128, 32), 8)``: 152,296 parameters.
+    UniDiff's head on Berlin is ``PixelMLP(1152, (128, 32), 8)``: 152,296 parameters.
 
-    Reference: UniDiff (arXiv 2512.00261), released code; He et al. 2015 for the initial values. Zero biases are ours.
+    Reference: UniDiff (arXiv 2512.00261), released code; He et al. 2015 for the initial weights.
+    Deviation: initial biases are zero.
 
     Args:
         inputs: d.
-        hidden: Sizes of the hidden layers; none makes a linear classifier.
+        hidden: Sizes of the hidden layers; an empty tuple makes a linear classifier.
         classes: k.
     """
 
@@ -42,16 +42,13 @@ class PixelMLP(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Logits (n, k) of vectors (n, d); in training mode of at least two."""
+        """Logits (n, k) of vectors (n, d); in training mode n is at least 2."""
         logits: Tensor = self.layers(vectors)
         return logits
 
 
 class PairMaximum(nn.Module):
-    """Max pooling by 2; a last value without a partner is dropped.
-
-    By itself, because torch cannot promise to repeat the gradient of its own pooling on a GPU.
-    """
+    """Max pooling by 2 without padding; unlike torch's, its gradient is deterministic on a GPU."""
 
     def forward(self, values: Tensor) -> Tensor:
         """(n, channels, length // 2) of (n, channels, length)."""
@@ -60,17 +57,15 @@ class PairMaximum(nn.Module):
 
 
 class SpectralFilm(nn.Module):
-    """Spatial features scaled by the pixel's own spectrum: logits = classifier(s * (1 + g)).
+    """Spatial features scaled by the spectrum of the pixel: logits = classifier(s * (1 + g)).
 
     - s = batch normalisation(linear(vector)), 256 values;
-    - g = batch normalisation(linear(flattened)) of two rounds of 1-D convolution along the bands (16, then 32 channels,
-      kernel 3), batch normalisation, ReLU and pooling by 2, 256 values; a single band is not pooled;
+    - g = batch normalisation(linear(flattened)) of two 1-D convolutions along the bands (16, then 32 channels, kernel
+      3), each with batch normalisation, ReLU and pooling by 2, 256 values; a single band is not pooled;
     - classifier: linear to 128, batch normalisation, ReLU, linear to k.
 
     Reference: GeoDiffNet-F (arXiv 2512.03430): layers as in its released checkpoint.
-
-    Deviation: the checkpoint has no parameters of a fusion, and nothing else was at hand that says how s and g meet;
-        s * (1 + g) is our reading of "FiLM" without parameters.
+    Deviation: the checkpoint has no parameters for the fusion of s and g; s * (1 + g) is our reading of "FiLM".
 
     Args:
         inputs: d.
@@ -95,7 +90,7 @@ class SpectralFilm(nn.Module):
         )
 
     def forward(self, vectors: Tensor, spectra: Tensor) -> Tensor:
-        """Logits (n, k) of vectors (n, d) and spectra (n, c); in training mode of at least two pixels."""
+        """Logits (n, k) of vectors (n, d) and spectra (n, c); in training mode n is at least 2."""
         scale = self.spectral(spectra[:, None])
         logits: Tensor = self.classifier(self.spatial(vectors) * (1 + scale))
         return logits
