@@ -1,12 +1,13 @@
-"""Reads YAML and JSON text files, and validates fields. Every fault becomes one `BenchError` that names the file.
+"""Reads YAML and JSON files, and validates fields. Every fault becomes one `BenchError` that names the file.
 
-Files come from users and from other machines, so size, nesting and repeated content are limited: a file of a few
-hundred bytes must not fill the memory (nested YAML aliases) or overflow the stack (deep nesting).
+Files come from users and from other machines, so size, nesting and aliases are limited: a small file must not fill the
+memory (nested YAML aliases) or overflow the stack (deep nesting).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,55 +40,62 @@ def read_yaml(path: Path, *, error: type[BenchError], advice: str) -> Any:
         advice: What the user should do about an unreadable file; ends the message.
 
     Returns:
-        The content: mappings, lists, texts, numbers. A key that occurs twice in one mapping is refused.
+        The content: mappings, lists, texts, finite numbers, booleans, None (for an empty file, too).
 
     Raises:
-        BenchError: An ``error`` if the file cannot be read, is not YAML, or exceeds a limit.
+        BenchError: An ``error`` if the file cannot be read, is not YAML, exceeds a limit, repeats a key in a mapping,
+            or contains another type (a date without quotes), NaN, infinity or an integer above 64 bits.
     """
     text = _read_text(path, error, advice)
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _check_size(node)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    # PyYAML lets errors of its type conversions through: an impossible date (ValueError), a bad tag (AttributeError).
-    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, TypeError, RecursionError) as fault:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(node)
+        content = loader.construct_document(node)
+        _check_content(content)
+        return content
+    # PyYAML passes errors of its type conversions on: `!!int ""` (LookupError), an impossible date (ValueError).
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+    ) as fault:
         raise error(f"{path}: is not valid YAML ({_one_line(fault)}); {advice}") from fault
 
 
 def read_json(path: Path, *, error: type[BenchError], advice: str) -> Any:
-    """Read a JSON file; arguments and errors as `read_yaml`. ``NaN`` and ``Infinity`` are refused."""
+    """Read a JSON file; arguments and errors as `read_yaml`, but an empty file is an error."""
     text = _read_text(path, error, advice)
     if not text.strip():
         raise error(f"{path}: is an empty file; {advice}")
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, object_pairs_hook=_without_repeated_keys)
+        _check_content(content)
+        return content
     except (ValueError, RecursionError) as fault:
         raise error(f"{path}: is not valid JSON ({_one_line(fault)}); {advice}") from fault
-    if _depth_exceeds(content, MAX_DEPTH):
-        raise error(f"{path}: is nested deeper than {MAX_DEPTH} levels; {advice}")
-    return content
 
 
 def validated(
     model: type[T] | TypeAdapter[T], fields: Any, *, where: str | Path, error: type[BenchError], advice: str = ""
 ) -> T:
-    """Build a pydantic model from fields, or say in one sentence what is wrong with them.
+    """Build a pydantic model from fields; the error states in one sentence which fields are wrong.
 
     Args:
         model: The model, or the adapter of another type.
-        fields: What was read.
-        where: File or object that the fields come from; begins the message.
+        fields: Content of a file.
+        where: Origin of the fields; begins the message.
         error: Class of the error to raise.
         advice: What the user should do; ends the message.
 
     Raises:
-        BenchError: An ``error`` that names each wrong field, what was found, and the known fields for an unknown one.
+        BenchError: An ``error`` that names the wrong fields and values, and the known fields if one is unknown.
     """
     adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
     try:
@@ -106,7 +114,7 @@ def describe(error: ValidationError, known: tuple[str, ...] = ()) -> str:
     """
     faults = [_describe_fault(fault, known) for fault in error.errors()]
     more = f" (and {len(faults) - MAX_FAULTS} more)" if len(faults) > MAX_FAULTS else ""
-    return "; ".join(faults[:MAX_FAULTS]) + more
+    return _one_line("; ".join(faults[:MAX_FAULTS]) + more)
 
 
 def _describe_fault(fault: Mapping[str, Any], known: tuple[str, ...]) -> str:
@@ -118,22 +126,9 @@ def _describe_fault(fault: Mapping[str, Any], known: tuple[str, ...]) -> str:
         fields = f"; known fields: {', '.join(known)}" if known and len(place) == 1 else "; correct its spelling"
         return f"{field} is not a known field{fields}"
     text = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "value_error":  # our own sentence, which names the value
+    if fault["type"] == "value_error":  # a sentence of this package, which names the value
         return f"{field}: {text}"
     return f"{field}: {text} (found {reprlib.repr(fault['input'])})"
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses repeated keys, of which the standard one silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise ConstructorError(None, None, f"key {key.value!r} is given twice; keep one", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _read_text(path: Path, error: type[BenchError], advice: str) -> str:
@@ -149,14 +144,12 @@ def _read_text(path: Path, error: type[BenchError], advice: str) -> str:
         raise error(f"{path}: cannot be read ({_one_line(fault)}); {advice}") from fault
 
 
-def _check_size(root: yaml.Node) -> None:
-    """Refuse a document that is too deep, refers to itself, or is too large with its aliases expanded."""
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuse repeated keys, nodes that contain themselves, and documents that are too large with aliases expanded."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 
-    def count(node: yaml.Node, depth: int) -> int:
-        if depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+    def size(node: yaml.Node) -> int:
         if id(node) in open_nodes:
             raise yaml.YAMLError("an alias refers to the node that contains it")
         if id(node) not in sizes:
@@ -165,36 +158,66 @@ def _check_size(root: yaml.Node) -> None:
             if isinstance(node, yaml.SequenceNode):
                 children = node.value
             elif isinstance(node, yaml.MappingNode):
+                _check_keys(node)
                 children = [part for pair in node.value for part in pair]
-            sizes[id(node)] = 1 + sum(count(child, depth + 1) for child in children)
+            sizes[id(node)] = 1 + sum(size(child) for child in children)
             open_nodes.discard(id(node))
         if sizes[id(node)] > MAX_NODES:
-            raise yaml.YAMLError(f"more than {MAX_NODES:,} values once its aliases are expanded")
+            raise yaml.YAMLError(f"more than {MAX_NODES:,} values after aliases are expanded")
         return sizes[id(node)]
 
-    count(root, 0)
+    size(root)
 
 
-def _depth_exceeds(value: Any, limit: int) -> bool:
-    """Whether lists and dictionaries are nested deeper than ``limit``; without recursion."""
-    level = [value]
-    for _ in range(limit + 1):
-        level = [
-            child
-            for part in level
-            if isinstance(part, dict | list)
-            for child in (part.values() if isinstance(part, dict) else part)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Refuse repeated keys; PyYAML would keep the last one."""
+    known: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in known:
+                raise ConstructorError(None, None, f"key {key.value!r} is given twice; keep one", key.start_mark)
+            known.add(key.value)
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"key {key!r} is given twice; keep one")
+        content[key] = value
+    return content
 
 
-def _one_line(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+def _check_content(content: Any) -> None:
+    """Refuse deep nesting, and values that JSON or a message cannot contain; without recursion."""
+    level = [content]
+    for _ in range(MAX_DEPTH + 1):
+        children: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                if other := [key for key in value if not isinstance(key, str)]:
+                    raise ValueError(f"key {other[0]!r} is not a text; put it in quotes")
+                children += [*value.keys(), *value.values()]
+            elif isinstance(value, list):
+                children += value
+            elif isinstance(value, str):
+                value.encode()  # UnicodeEncodeError for half of a surrogate pair
+            elif isinstance(value, int):
+                if not -(2**63) <= value < 2**64:
+                    raise ValueError("an integer has more than 64 bits")
+            elif isinstance(value, float):
+                if not math.isfinite(value):
+                    raise ValueError(f"{value} is not a finite number")
+            elif value is not None:
+                raise ValueError(f"{value} is a {type(value).__name__}, expected a text; put it in quotes")
+        if not children:
+            return
+        level = children
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _one_line(fault: BaseException | str) -> str:
+    """A message on one line, without control characters."""
+    text = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+    line = " ".join(text.split()) or type(fault).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
