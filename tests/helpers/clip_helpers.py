@@ -1,12 +1,14 @@
-"""Cheap settings, text files and slow references for the tests of ``clip`` and ``diffclip``."""
+"""Small settings, text files and slow references for the tests of ``clip`` and ``diffclip``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import lightning as L
 import numpy as np
 import torch
 import yaml
@@ -15,18 +17,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrs_bench.methods.base import Method
+from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.methods.clip.config import DiffClipConfig
 
 STAGE_2 = {"components": None, "width": 8, "heads": 2, "depth": 1, "text_layers": 1, "epochs": 2}
 STAGE_1 = {"decoder_depth": 1, "pretrain_epochs": 2, "pretrain_windows": 48, "pretrain_batch": 24}
-CHEAP: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": {**STAGE_2, **STAGE_1}}
-#: Enough to tell classes apart whose texts are far from each other, as those of `text_file` are.
+SMALL: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": {**STAGE_2, **STAGE_1}}
+#: Enough to separate classes with very different texts, such as those of `text_file`.
 LEARNING = {"width": 16, "epochs": 40, "learning_rate": 0.005}
 CLASS_NAMES = tuple(f"class {k}" for k in range(1, 5))
+#: Channels of one, two and three modalities.
+MODALITIES: list[dict[str, int]] = [{"hsi": 5}, {"hsi": 5, "sar": 4}, {"hsi": 5, "lidar": 1, "dsm": 2}]
 
 
-def cheap(name: str, folder: Path, **options: Any) -> Method:
-    """`method_helpers.make` at sizes that train in a fraction of a second."""
-    return make(name, folder, **{**CHEAP[name], **options})
+def small_config(**changes: Any) -> DiffClipConfig:
+    """The settings of the card ``diffclip`` with small networks, and ``changes``."""
+    settings = resolve_config(method_card("diffclip"), "default", "paper")
+    sizes = {"width": 8, "heads": 2, "depth": 2, "decoder_depth": 1, "text_layers": 1}
+    return DiffClipConfig(**{**settings, **sizes, **changes})
+
+
+def small_method(name: str, folder: Path, **options: Any) -> Method:
+    """`method_helpers.make` with sizes that train in a fraction of a second."""
+    return make(name, folder, **{**SMALL[name], **options})
+
+
+def optimizer_of(module: L.LightningModule, epochs: int = 10) -> torch.optim.Optimizer:
+    """The optimiser that a module configures for a trainer of some epochs."""
+    module.trainer = cast(Any, SimpleNamespace(max_epochs=epochs))
+    return cast(Any, module.configure_optimizers())["optimizer"]  # type: ignore[no-any-return]
 
 
 def text_file(folder: Path, classes: Mapping[str, str | Sequence[str]] | None = None) -> str:
@@ -41,7 +60,7 @@ def text_file(folder: Path, classes: Mapping[str, str | Sequence[str]] | None = 
     return f"precomputed:{folder / 'text.yaml'}"
 
 
-def slowly_cropped(windows: Mapping[str, Tensor], crop: str, generator: torch.Generator) -> dict[str, Tensor]:
+def slow_crops(windows: Mapping[str, Tensor], crop: str, generator: torch.Generator) -> dict[str, Tensor]:
     """Window after window: a coin for it, or for each of its modalities, decides on the enlargement of its centre."""
     batch = len(next(iter(windows.values())))
     joint = (torch.rand(batch, generator=generator) < 0.5).tolist() if crop == "joint" else []
@@ -59,7 +78,7 @@ def slowly_cropped(windows: Mapping[str, Tensor], crop: str, generator: torch.Ge
     return result
 
 
-def flat(windows: Mapping[str, Tensor], at: int) -> dict[str, Tensor]:
+def pixels_of(windows: Mapping[str, Tensor], at: int) -> dict[str, Tensor]:
     """The pixels (1, n, c) of one window, in raster order."""
     side = next(iter(windows.values())).shape[-1]
     places = [(row, column) for row in range(side) for column in range(side)]

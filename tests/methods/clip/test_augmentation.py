@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from helpers.network_helpers import random_windows
 
-from mmrs_bench.methods.clip.augmentation import center_resize_crop, random_choice
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from mmrs_bench.methods.clip.augmentation import enlarge_centers, random_crops
 
 
 def test_an_enlarged_centre_is_bilinear() -> None:
     side, inner = 5, 3
-    window = normal(1, 2, side, side)
-    enlarged = center_resize_crop({"hsi": window}, {"hsi": torch.tensor([True])})["hsi"][0]
+    window = random_windows({"hsi": 2}, 1, side)["hsi"]
+    enlarged = enlarge_centers(window, torch.tensor([True]))[0]
     for row in range(side):
         for column in range(side):
             expected = torch.zeros(2)
@@ -28,24 +24,26 @@ def test_an_enlarged_centre_is_bilinear() -> None:
             torch.testing.assert_close(enlarged[:, row, column], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_only_chosen_windows_are_enlarged_and_inputs_stay() -> None:
-    window = normal(4, 2, 5, 5)
-    before = window.clone()
-    chosen = torch.tensor([True, False, True, False])
-    after = center_resize_crop({"hsi": window}, {"hsi": chosen})["hsi"]
+def test_only_chosen_windows_are_enlarged_and_inputs_do_not_change() -> None:
+    window = random_windows({"hsi": 2}, 4, 5)["hsi"]
+    before, chosen = window.clone(), torch.tensor([True, False, True, False])
+    after = enlarge_centers(window, chosen)
     assert torch.equal(window, before)
-    changed = (after != before).flatten(1).any(dim=1)
-    assert torch.equal(changed, chosen)
+    assert torch.equal((after != before).flatten(1).any(dim=1), chosen)
 
 
-def test_a_window_of_one_pixel_stays() -> None:
-    window = normal(2, 3, 1, 1)
-    assert torch.equal(center_resize_crop({"hsi": window}, {"hsi": torch.tensor([True, True])})["hsi"], window)
+def test_a_window_of_one_pixel_does_not_change() -> None:
+    window = random_windows({"hsi": 3}, 2, 1)["hsi"]
+    assert torch.equal(enlarge_centers(window, torch.tensor([True, True])), window)
 
 
-def test_crops_are_joint_or_not() -> None:
-    joint = random_choice(("hsi", "lidar"), 200, torch.Generator().manual_seed(0), joint=True)
-    apart = random_choice(("hsi", "lidar"), 200, torch.Generator().manual_seed(0), joint=False)
-    assert torch.equal(joint["hsi"], joint["lidar"])
-    assert not torch.equal(apart["hsi"], apart["lidar"])
-    assert all(60 < int(coins.sum()) < 140 for coins in (*joint.values(), *apart.values()))
+def test_about_half_of_the_windows_are_cropped_with_one_coin_or_one_per_modality() -> None:
+    window = random_windows({"hsi": 2}, 200, 5)["hsi"]
+    both, changed = {"hsi": window, "lidar": window.clone()}, {}
+    for crop in ("none", "joint", "independent"):
+        windows = random_crops(both, crop, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+        changed[crop] = [(windows[name] != window).flatten(1).any(dim=1) for name in both]
+    assert not torch.stack(changed["none"]).any()
+    assert torch.equal(*changed["joint"])
+    assert not torch.equal(*changed["independent"])
+    assert all(60 < int(coins.sum()) < 140 for coins in (*changed["joint"], *changed["independent"]))
