@@ -12,7 +12,8 @@ from mmrs_bench.evaluation.cells import Suite
 
 def make_suite(options: dict[str, Any]) -> Suite:
     """Create a suite from options by name."""
-    return Suite(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    return Suite(**values)
 
 
 def make_execution(device: str, precision: str) -> ExecutionConfig:

@@ -13,7 +13,8 @@ from mmrs_bench.commands.output import say, table_console
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.run.session import check_writable
-from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_path, sweep_table, write_figure
+from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_figure, sweep_path, sweep_table
+from mmrs_bench.io import write_png
 
 
 def sweep(
@@ -37,9 +38,9 @@ def sweep(
 
         rows = run_sweep(cells, folder, make_execution(device, precision), show)
     path = sweep_path(cells, folder)
-    figure = path.with_suffix(".png")
-    write_figure(cells, rows, figure)
+    figure_path = path.with_suffix(".png")
+    write_png(figure_path, sweep_figure(cells, rows), dpi=200)
     print_tables([sweep_table(cells, rows)], table_console())
     say(str(path))
-    say(str(figure))
+    say(str(figure_path))
     return 0

@@ -1,10 +1,9 @@
-"""Cells: the single experiments that a suite consists of, built and checked without importing any numerics."""
+"""Suites and cells. This module imports no numerical libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from mmrs_bench.config import (
@@ -27,18 +26,18 @@ ALL_METHODS = "all"
 
 @dataclass(frozen=True)
 class Suite:
-    """A matrix of cells: the product of its tuples under one budget and one set of data settings.
+    """All combinations of datasets, splits, shots, draws, methods and seeds, with common data settings.
 
     Attributes:
-        datasets: Names or manifest paths (see `mmrs_bench.scenes.catalogue.load_manifest`).
+        datasets: Names or paths of manifests.
         splits: Split protocols.
         shots: Labels per class.
-        draws: Number of support samples; draws 0..draws-1 are run.
-        methods: ``name`` or ``name:variant``; ``all`` stands for every method that needs no pretrained weights.
+        draws: Number of support samples, numbered from 0.
+        methods: ``name`` or ``name:variant``; ``all`` means every method that needs no pretrained weights.
         budget: Training lengths and query limit.
         seeds: Training seeds.
-        selection: How a trained state is chosen; None takes each method's default.
-        window: See `mmrs_bench.config.DataConfig`, as for the remaining fields.
+        selection: Selection rule for trained states; None means each method's default.
+        window: As the following fields, see `mmrs_bench.config.DataConfig`.
     """
 
     datasets: tuple[str, ...] = ("simulated",)
@@ -59,64 +58,63 @@ class Suite:
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment: its protocol, and the dataset argument by which a worker finds its scene."""
+    """One experiment: a protocol, and the name or manifest path of its dataset."""
 
     dataset: str
     protocol: ProtocolConfig
 
-    @cached_property
+    @property
     def key(self) -> str:
-        """The protocol's key."""
+        """Key of the protocol."""
         return self.protocol.key
 
     @property
     def method_label(self) -> str:
-        """``rf-spatial``, or ``cnn:no-lidar`` for a variant other than the default."""
+        """``method``, or ``method:variant`` for a variant other than the default."""
         protocol = self.protocol
         return protocol.method if protocol.variant == "default" else f"{protocol.method}:{protocol.variant}"
 
     @property
     def title(self) -> str:
-        """The cell in words, e.g. ``rf-spatial trento-r1 random-v1 2-shot draw 3``."""
+        """For example ``rf-spatial trento-r1 random-v1 2-shot draw 3``."""
         protocol, data = self.protocol, self.protocol.data
         seed = f" seed {protocol.seed}" if protocol.seed else ""
         return f"{self.method_label} {protocol.scene} {data.split} {data.shots}-shot draw {data.draw}{seed}"
 
 
-class _Entrant(NamedTuple):
+class _MethodVariant(NamedTuple):
     card: MethodSpec
     variant: str
 
 
 def weightless_methods() -> list[str]:
-    """Names of all methods that need no pretrained weights: what ``all`` stands for."""
+    """Names of all methods that need no pretrained weights."""
     return [card.name for card in method_cards().values() if not card.needs_weights]
 
 
 def build_cells(suite: Suite) -> list[Cell]:
-    """All cells of a suite, checked, without repetition and in a stable order.
+    """Check a suite and return its cells, without duplicates.
 
-    Within scene, split and shots the draws are outermost, so that a run which is stopped early leaves a table in
-    which every method has been measured on the same draws.
+    Of draw, seed and method, the draw varies slowest: after an early stop, all methods have results on the same draws.
 
     Raises:
-        ConfigError: If a name is unknown, a number is out of range, or a method does not know the selection rule.
+        ConfigError: If a name is unknown, a number is out of range, or a method does not support the selection rule.
         ManifestError: If a manifest is faulty.
         SplitError: If a class has too few pixels for the shots, or a scene has no official split.
     """
     _check_numbers(suite)
     scenes = [(dataset, load_manifest(dataset)) for dataset in _unique(suite.datasets)]
-    entrants = list(_entrants(suite))
+    methods = list(_methods(suite))
     for dataset, manifest in scenes:
         _check_scene(suite, dataset, manifest)
     cells = [
-        _cell(suite, dataset, manifest, entrant, split=split, shots=shots, draw=draw, seed=seed)
+        _cell(suite, dataset, manifest, method, split=split, shots=shots, draw=draw, seed=seed)
         for dataset, manifest in scenes
         for split in suite.splits
         for shots in suite.shots
         for draw in range(suite.draws)
         for seed in suite.seeds
-        for entrant in entrants
+        for method in methods
     ]
     return list({cell.key: cell for cell in cells}.values())
 
@@ -125,14 +123,14 @@ def _cell(
     suite: Suite,
     dataset: str,
     manifest: Manifest,
-    entrant: _Entrant,
+    method: _MethodVariant,
     *,
     split: SplitName,
     shots: int,
     draw: int,
     seed: int,
 ) -> Cell:
-    card = entrant.card
+    card, variant = method
     data = DataConfig(
         split=split,
         shots=shots,
@@ -153,55 +151,54 @@ def _cell(
         seed=seed,
         budget=suite.budget,
         method=card.name,
-        variant=entrant.variant,
+        variant=variant,
         method_version=card.version,
-        method_config=resolve_config(card, entrant.variant, suite.budget),
+        method_config=resolve_config(card, variant, suite.budget),
     )
     return Cell(dataset, protocol)
 
 
 def _modalities(suite: Suite, manifest: Manifest) -> tuple[str, ...]:
-    """The chosen modalities in the manifest's order; naming all of them is the same cell as naming none."""
+    """The chosen modalities in the manifest's order; empty if all are chosen."""
     chosen = tuple(name for name in manifest.modality_names if name in suite.modalities)
     return () if chosen == manifest.modality_names else chosen
 
 
-def _entrants(suite: Suite) -> Iterator[_Entrant]:
+def _methods(suite: Suite) -> Iterator[_MethodVariant]:
     names = [name for given in suite.methods for name in (weightless_methods() if given == ALL_METHODS else (given,))]
-    for name in _unique(names):
-        method, _, variant = name.partition(":")
-        card = method_card(method)
+    for label in _unique(names):
+        name, _, variant = label.partition(":")
+        card = method_card(name)
         variant = variant or "default"
         resolve_config(card, variant, suite.budget)
         if suite.selection is not None and suite.selection not in card.selections:
             raise ConfigError(
-                f"method {card.name!r} does not know the selection rule {suite.selection!r}; it knows "
-                f"{', '.join(card.selections)}. Leave --selection out to take each method's default."
+                f"method {card.name!r} does not support the selection rule {suite.selection!r}; it supports "
+                f"{', '.join(card.selections)}. Omit --selection to use each method's default."
             )
-        yield _Entrant(card, variant)
+        yield _MethodVariant(card, variant)
 
 
 def _check_numbers(suite: Suite) -> None:
-    for what in ("datasets", "splits", "shots", "methods", "seeds"):
-        if not getattr(suite, what):
-            raise ConfigError(f"--{what} is empty; give at least one")
-    for shots in suite.shots:
-        if shots < 1:
-            raise ConfigError(f"shots {shots}: a class needs at least one label; give --shots 1 or more")
-    if suite.draws < 1:
-        raise ConfigError(f"draws {suite.draws}: nothing would be run; give --draws 1 or more (tables want 10)")
-    if suite.window < 1:
-        raise ConfigError(f"window {suite.window}: a window has at least its centre pixel; give an odd number >= 1")
+    for option in ("datasets", "splits", "shots", "methods", "seeds"):
+        if not getattr(suite, option):
+            raise ConfigError(f"--{option} is empty; give at least one")
+    pca = () if suite.pca is None else (suite.pca,)
+    for option, values, smallest in (
+        ("shots", suite.shots, 1),
+        ("draws", (suite.draws,), 1),
+        ("window", (suite.window,), 1),
+        ("pca", pca, 1),
+        ("seeds", suite.seeds, 0),
+    ):
+        for value in values:
+            if value < smallest:
+                raise ConfigError(f"{option} {value}: give --{option} {smallest} or more")
     if suite.window % 2 == 0:
         raise ConfigError(
             f"window {suite.window} is even: a window needs a centre pixel; use --window {suite.window - 1} "
             f"or {suite.window + 1}"
         )
-    if suite.pca is not None and suite.pca < 1:
-        raise ConfigError(f"pca {suite.pca}: give 1 component or more, or leave --pca out to keep all bands")
-    for seed in suite.seeds:
-        if seed < 0:
-            raise ConfigError(f"seed {seed}: seeds are 0 or larger")
 
 
 def _check_scene(suite: Suite, dataset: str, manifest: Manifest) -> None:
@@ -222,23 +219,23 @@ def _check_scene(suite: Suite, dataset: str, manifest: Manifest) -> None:
 
 
 def _check_split(suite: Suite, split: SplitName, dataset: str, manifest: Manifest) -> None:
-    """Refuse shots that no split can serve, as far as the manifest's class counts tell."""
+    """Refuse more shots than the class counts of the manifest allow."""
     counts: Iterable[int | None] = (c.count for c in manifest.classes)
+    queries = 1  # smallest number of query pixels of a class among these counts
     if split == "official-v1":
         if manifest.official_split is None:
             raise SplitError(f"{dataset} has no official split; use --split random-v1 or block-v1")
-        counts = manifest.official_split.train_counts or ()
-    spare = 0 if split == "official-v1" else 1
+        counts, queries = manifest.official_split.train_counts or (), 0
     shots = max(suite.shots)
     known = [(count, c) for count, c in zip(counts, manifest.classes, strict=False) if count is not None]
     if not known:
         return
     count, smallest = min(known, key=lambda entry: entry[0])
-    if shots > count - spare:
+    if shots > count - queries:
         raise SplitError(
             f"shots {shots}: class {smallest.id} ({smallest.name}) of {dataset} has only {count} labelled "
-            f"pixels under {split}{' and one must remain to be scored' if spare else ''}; "
-            f"give --shots {count - spare} or fewer"
+            f"pixels under {split}{', and one must remain as a query pixel' if queries else ''}; "
+            f"give --shots {count - queries} or fewer"
         )
 
 

@@ -1,7 +1,7 @@
-"""Sweeps: accuracy over the diffusion timestep and the block that a method takes its features from.
+"""Sweeps: accuracy over the diffusion timestep and the network block of a method's features.
 
-For any method that has the settings ``timestep`` and ``block``. A sweep scores query labels at every point, so it may
-explain a method but never choose the settings of a result: its rows are no records and reach no leaderboard.
+A sweep works for any method with the settings ``timestep`` and ``block``. It scores query labels at every point, so
+it must not be used to choose the settings of a reported result: its rows are not records and are in no leaderboard.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from filelock import FileLock
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError, RecordError
@@ -22,38 +22,42 @@ from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.report.curves import line_style, style_axes
 from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
+from mmrs_bench.evaluation.results.metrics import METRICS
 from mmrs_bench.evaluation.results.signature import signature
-from mmrs_bench.io import write_csv, write_png
-from mmrs_bench.methods.base import method_class
+from mmrs_bench.io import write_csv
+from mmrs_bench.methods.base import RunContext, method_class
 from mmrs_bench.methods.catalogue import method_card, method_cards
+from mmrs_bench.reading import validated
 from mmrs_bench.scenes.catalogue import load_manifest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The settings that are swept.
+#: The varied settings.
 SETTINGS = ("timestep", "block")
-#: Stands wherever a sweep's numbers stand.
+#: Part of every file, table and figure of a sweep.
 NOTE = "scores query labels: for analysis, never for choosing the settings of a reported run"
 
+#: Metrics in a sweep's file.
+ROW_METRICS = ("oa", "aa", "kappa")
 COLUMNS = (
     Column("block", "Block", "number"),
     Column("timestep", "Timestep", "number"),
-    Column("oa", "OA %", "estimate"),
-    Column("aa", "AA %", "estimate"),
-    Column("kappa", "κ %", "estimate"),
+    *(Column(name, f"{METRICS[name].title} %", "estimate") for name in ROW_METRICS),
     Column("draws", "Draws", "number"),
 )
 
-#: Told the number of the point in hand, its cell, the stage it is in, and the share of the stage that is done.
+_ADVICE = "correct the line, or move the file away to compute its points again"
+
+#: Called with the number of a point, its cell, the name of a stage, and the share of the stage that is done.
 PointListener = Callable[[int, Cell, str, float], None]
 
 
 class SweepRow(BaseModel):
     """One line of a sweep's file: one point on one draw.
 
-    ``key`` is that of the cell with this timestep and block, ``method`` has the variant in it; accuracies are
-    fractions, ``kappa`` is None (an empty field) where it is undefined.
+    ``key`` is that of the cell with this timestep and block, ``method`` includes the variant. Accuracies are
+    fractions; an undefined ``kappa`` is None, and an empty field in the file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -74,15 +78,15 @@ class SweepRow(BaseModel):
 
 
 def sweep_cells(suite: Suite, timesteps: Sequence[int], blocks: Sequence[int]) -> list[Cell]:
-    """The points of a sweep, each on every draw, as cells; draws outermost, so that a stopped sweep has whole curves.
+    """The points of a sweep on every draw, as cells; the draw varies slowest.
 
     Args:
         suite: One scene, split, shot count, method and seed, and any number of draws.
-        timesteps: Timesteps in any order; the result has them ascending and once.
-        blocks: Blocks, as the timesteps.
+        timesteps: Timesteps; duplicates are dropped.
+        blocks: Blocks; duplicates are dropped.
 
     Raises:
-        ConfigError: If the suite describes more than one curve, or the method lacks one of the two settings.
+        ConfigError: If the suite has several methods, scenes, splits, shots or seeds, or the method lacks a setting.
         BenchError: As `mmrs_bench.evaluation.cells.build_cells`.
     """
     cells = build_cells(suite)
@@ -108,14 +112,14 @@ def sweep_cells(suite: Suite, timesteps: Sequence[int], blocks: Sequence[int]) -
 
 
 def _at(cell: Cell, **settings: int) -> Cell:
-    # Validated anew, not copied: a copy would keep the key that the protocol has computed of its old settings.
+    # Not a copy: it would keep the cached key of the old settings.
     fields = cell.protocol.model_dump()
     fields["method_config"] |= settings
     return Cell(cell.dataset, ProtocolConfig.model_validate(fields))
 
 
 def sweep_path(cells: Sequence[Cell], folder: Path) -> Path:
-    """The file of a sweep's rows in a folder: ``sweep-<scene>-<method>.csv``; sweeps of other settings share it."""
+    """``sweep-<scene>-<method>.csv`` in a folder; sweeps with other settings add rows to the same file."""
     name = f"sweep-{cells[0].protocol.scene}-{cells[0].method_label}"
     return folder / f"{re.sub(r'[^A-Za-z0-9_+-]', '-', name)}.csv"
 
@@ -123,25 +127,25 @@ def sweep_path(cells: Sequence[Cell], folder: Path) -> Path:
 def run_sweep(
     cells: Sequence[Cell], folder: Path, execution: ExecutionConfig, listener: PointListener
 ) -> dict[str, SweepRow]:
-    """Compute the points that have no row yet; each is on the disk before the next one begins.
+    """Compute the points that have no row; each row is written before the next point starts.
 
     Args:
-        cells: As `sweep_cells` gives them.
-        folder: Where `sweep_path`, locks and logs (``work``) lie.
+        cells: Result of `sweep_cells`.
+        folder: Folder of the file, locks and logs.
         execution: How to compute them.
-        listener: Told how the points get on.
+        listener: Callback for progress.
 
     Returns:
         The rows of the given cells by key.
 
     Raises:
-        RecordError: If the file is damaged, or contradicts the cells whose rows it holds.
+        RecordError: If the file is damaged, or a row disagrees with the settings of its key.
         BenchError: If a point cannot be computed; settings are checked before the first one.
     """
     path = sweep_path(cells, folder)
     rows = read_rows(path)
     for cell in cells:
-        if cell.key in rows and (wrong := _contradiction(rows[cell.key], cell)):
+        if cell.key in rows and (wrong := _disagreement(rows[cell.key], cell)):
             raise RecordError(_damaged(path, f"row {cell.key} has another {wrong} than the settings of its key"))
     pending = [(number, cell) for number, cell in enumerate(cells, 1) if cell.key not in rows]
     if pending:
@@ -149,7 +153,7 @@ def run_sweep(
     locks = folder / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     for number, cell in pending:
-        # Two sweeps at once share the points that both want.
+        # Two simultaneous sweeps compute a common point once.
         with FileLock(locks / f"{cell.key}.lock"):
             rows = read_rows(path)
             if cell.key not in rows:
@@ -158,9 +162,7 @@ def run_sweep(
 
 
 def _check_settings(cells: Sequence[Cell], folder: Path) -> None:
-    """Refuse values that the method does not take before any point is computed."""
-    from mmrs_bench.methods.base import RunContext
-
+    """Refuse invalid settings before any point is computed."""
     for cell in cells:
         protocol = cell.protocol
         context = RunContext(seed=protocol.seed, draw=protocol.data.draw, work_dir=folder)
@@ -171,12 +173,9 @@ def _compute(cell: Cell, execution: ExecutionConfig, folder: Path, progress: Cal
     from mmrs_bench.evaluation.run.runner import run_cell
 
     record = run_cell(cell, execution, folder, progress)
-    scores = record.scores
     return SweepRow(
         **_identity(cell),
-        oa=scores.oa,
-        aa=scores.aa,
-        kappa=scores.kappa,
+        **record.scores.model_dump(include=set(ROW_METRICS)),
         n_query=record.n_query,
         simulated=record.simulated,
         note=NOTE,
@@ -184,7 +183,7 @@ def _compute(cell: Cell, execution: ExecutionConfig, folder: Path, progress: Cal
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
-    """The fields of a row that are known before anything is computed."""
+    """The fields of a row that do not depend on the result."""
     protocol = cell.protocol
     return {
         "key": cell.key,
@@ -196,13 +195,13 @@ def _identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _contradiction(row: SweepRow, cell: Cell) -> str:
-    """The first field in which a row disagrees with the cell of its key; empty if there is none."""
+def _disagreement(row: SweepRow, cell: Cell) -> str:
+    """The first field in which a row differs from the cell with its key; empty if there is none."""
     return next((name for name, value in _identity(cell).items() if getattr(row, name) != value), "")
 
 
 def _add(path: Path, row: SweepRow) -> dict[str, SweepRow]:
-    """Add a row to the file, and to what another sweep may have written there meanwhile; return all rows."""
+    """Add a row to the file, which another sweep may have changed, and return all rows."""
     with FileLock(path.parent / "locks" / f"{path.name}.lock"):
         rows = {**read_rows(path), row.key: row}
         write_csv(path, list(SweepRow.model_fields), (list(entry.model_dump().values()) for entry in rows.values()))
@@ -210,10 +209,10 @@ def _add(path: Path, row: SweepRow) -> dict[str, SweepRow]:
 
 
 def read_rows(path: Path) -> dict[str, SweepRow]:
-    """The rows of a sweep's file by key; none if there is no such file.
+    """The rows of a sweep's file by key; empty if the file does not exist.
 
     Raises:
-        RecordError: If the file cannot be read, or a row is incomplete, repeated or holds a value that cannot be.
+        RecordError: If the file cannot be read, or a row is incomplete, invalid or repeated.
     """
     if not path.exists():
         return {}
@@ -224,29 +223,26 @@ def read_rows(path: Path) -> dict[str, SweepRow]:
             if reader.fieldnames != list(SweepRow.model_fields):
                 raise RecordError(_damaged(path, f"its columns are not {', '.join(SweepRow.model_fields)}"))
             for fields in reader:
-                row = SweepRow.model_validate(fields)
+                where = f"{path}: line {reader.line_num}"
+                row = validated(SweepRow, fields, where=where, error=RecordError, advice=_ADVICE)
                 if row.key in rows:
-                    raise RecordError(_damaged(path, f"line {reader.line_num}: row {row.key} is there twice"))
+                    raise RecordError(f"{where}: row {row.key} occurs twice; {_ADVICE}")
                 rows[row.key] = row
-    except ValidationError as error:
-        fault = error.errors()[0]
-        text = f"line {reader.line_num}: {fault['loc'][0]}: {fault['msg']} (found {fault['input']!r})"
-        raise RecordError(_damaged(path, text)) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RecordError(_damaged(path, f"cannot be read ({error})")) from error
     return rows
 
 
 def _damaged(path: Path, fault: str) -> str:
-    return f"{path}: {fault}; mend the line or move the file away, and its points are computed again"
+    return f"{path}: {fault}; {_ADVICE}"
 
 
 def sweep_table(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Table:
-    """Mean and standard deviation over draws of OA, AA and kappa in percent, one section a block.
+    """Mean and standard deviation over draws of OA, AA and kappa in percent, with one section per block.
 
     Args:
-        cells: As `sweep_cells` gives them.
-        rows: As `run_sweep` returns them.
+        cells: Result of `sweep_cells`.
+        rows: Result of `run_sweep`.
     """
     first = cells[0].protocol
     lines = _lines(cells, rows)
@@ -269,7 +265,7 @@ def _lines(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> list[dict[str
         {
             "block": block,
             "timestep": timestep,
-            **{name: _estimate([getattr(row, name) for row in found]) for name in ("oa", "aa", "kappa")},
+            **{name: _estimate([getattr(row, name) for row in found]) for name in ROW_METRICS},
             "draws": len(found),
         }
         for (block, timestep), found in points.items()
@@ -286,7 +282,7 @@ def _draws(cells: Sequence[Cell]) -> int:
 
 
 def _heading(cells: Sequence[Cell]) -> tuple[str, str]:
-    """The scene, and how it was classified."""
+    """The scene, and the method with its protocol."""
     protocol, manifest = cells[0].protocol, load_manifest(cells[0].dataset)
     simulated = "SIMULATED: " if manifest.simulated else ""
     seed = f", seed {protocol.seed}" if protocol.seed else ""
@@ -295,22 +291,12 @@ def _heading(cells: Sequence[Cell]) -> tuple[str, str]:
     return f"{simulated}{manifest.title}", how
 
 
-def write_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow], path: Path) -> None:
-    """Draw `sweep_figure` to a PNG, atomically.
-
-    Raises:
-        BenchError: If the file cannot be written.
-    """
-    figure = sweep_figure(cells, rows)
-    write_png(path, figure, dpi=200)
-
-
 def sweep_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Figure:
-    """OA in percent over the timestep, one line a block, with the standard deviation over draws as error bars.
+    """OA in percent over the timestep, with one line per block and the standard deviation over draws as error bars.
 
     Args:
-        cells: As `sweep_cells` gives them.
-        rows: As `run_sweep` returns them.
+        cells: Result of `sweep_cells`.
+        rows: Result of `run_sweep`.
     """
     from matplotlib.figure import Figure
 
@@ -320,7 +306,7 @@ def sweep_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Figure:
     timesteps = sorted({row.timestep for row in rows.values()})
     for number, section in enumerate(sections):
         estimates = [line["oa"] for line in section.rows]
-        # Blocks are set apart a little, so that error bars can be read.
+        # Small shifts between blocks keep their error bars apart.
         shift = 0.005 * (timesteps[-1] - timesteps[0]) * (number - (len(sections) - 1) / 2)
         axes.errorbar(
             [timestep + shift for timestep in timesteps],

@@ -1,4 +1,4 @@
-"""Cells of a suite, their order, and what is refused before anything runs."""
+"""Cells of a suite: their order, refused suites, and plans."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def suite(tmp_path: Path) -> Suite:
     return Suite(datasets=(write_manifest(tmp_path),), draws=2, methods=("alpha",))
 
 
-def test_draws_are_outermost_within_scene_split_and_shots(suite: Suite) -> None:
+def test_of_draw_and_method_the_draw_varies_slowest(suite: Suite) -> None:
     cells = build_cells(replace(suite, methods=("alpha", "beta"), shots=(2, 5), splits=("random-v1", "block-v1")))
     order = [(c.protocol.data.split, c.protocol.data.shots, c.protocol.data.draw, c.protocol.method) for c in cells]
     expected = [
@@ -80,7 +80,7 @@ def test_draws_are_outermost_within_scene_split_and_shots(suite: Suite) -> None:
     assert order == expected
 
 
-def test_repeated_cells_are_dropped(suite: Suite) -> None:
+def test_duplicate_cells_are_dropped(suite: Suite) -> None:
     repeated = replace(
         suite, datasets=suite.datasets * 2, shots=(2, 2), methods=("alpha", "alpha:default", "all"), seeds=(0, 0)
     )
@@ -109,11 +109,11 @@ def test_selection_defaults_to_the_card_and_is_checked_against_it(suite: Suite) 
     assert [c.protocol.data.selection for c in cells] == ["last", "support-cv"]
     cells = build_cells(replace(suite, draws=1, methods=("alpha", "beta"), selection="last"))
     assert [c.protocol.data.selection for c in cells] == ["last", "last"]
-    with pytest.raises(ConfigError, match="'alpha' does not know the selection rule 'support-cv'"):
+    with pytest.raises(ConfigError, match="'alpha' does not support the selection rule 'support-cv'"):
         build_cells(replace(suite, methods=("alpha", "beta"), selection="support-cv"))
 
 
-def test_all_modalities_by_name_are_the_same_cell_as_none(suite: Suite) -> None:
+def test_naming_all_modalities_gives_the_same_cell_as_naming_none(suite: Suite) -> None:
     (one,) = build_cells(replace(suite, draws=1))
     (other,) = build_cells(replace(suite, draws=1, modalities=("lidar", "hsi")))
     (part,) = build_cells(replace(suite, draws=1, modalities=("lidar",)))
@@ -137,23 +137,23 @@ def test_all_modalities_by_name_are_the_same_cell_as_none(suite: Suite) -> None:
         ({"modalities": ("ldar",)}, "unknown modality of .* 'ldar': did you mean lidar"),
         ({"pca": 0}, "pca 0: "),
         ({"pca": 5}, "pca 5: the HSI of .* has 4 bands"),
-        ({"seeds": (-1,)}, "seed -1: "),
+        ({"seeds": (-1,)}, "seeds -1: "),
         ({"splits": ("official-v1",)}, "has no official split; use --split random-v1 or block-v1"),
         ({"datasets": ("simulatd",)}, "unknown dataset 'simulatd': did you mean simulated"),
-        ({"datasets": ("nowhere.yaml",)}, r"nowhere\.yaml: cannot be read"),
+        ({"datasets": ("nowhere.yaml",)}, r"nowhere\.yaml: "),
     ],
 )
-def test_absurd_suites_are_refused_in_one_line(suite: Suite, changes: dict[str, Any], message: str) -> None:
+def test_invalid_suites_are_refused_with_one_line(suite: Suite, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BenchError, match=message) as caught:
         build_cells(replace(suite, **changes))
     assert "\n" not in str(caught.value)
 
 
-def test_the_largest_window_and_shots_that_fit_are_accepted(suite: Suite) -> None:
+def test_the_largest_possible_window_and_shots_are_accepted(suite: Suite) -> None:
     assert build_cells(replace(suite, window=15, shots=(19,)))
 
 
-def test_official_counts_bound_the_shots(tmp_path: Path, suite: Suite) -> None:
+def test_official_class_counts_limit_the_shots(tmp_path: Path, suite: Suite) -> None:
     member = {"file": "a.npy"}
     official = write_manifest(
         tmp_path,
@@ -164,10 +164,10 @@ def test_official_counts_bound_the_shots(tmp_path: Path, suite: Suite) -> None:
         modalities=[{"name": "hsi", "sensor": "s", "bands": 4, "parts": [member]}],
         official_split={"train": member, "test": member, "train_counts": [9, 5, 9]},
     )
-    asked = replace(suite, datasets=(official,), splits=("official-v1",))
-    assert build_cells(replace(asked, shots=(5,)))
+    suite = replace(suite, datasets=(official,), splits=("official-v1",))
+    assert build_cells(replace(suite, shots=(5,)))
     with pytest.raises(SplitError, match=r"class 2 \(c2\) .* has only 5 .* give --shots 5 or fewer"):
-        build_cells(replace(asked, shots=(6,)))
+        build_cells(replace(suite, shots=(6,)))
 
 
 def test_states_of_cells(tmp_path: Path) -> None:
@@ -181,11 +181,11 @@ def test_states_of_cells(tmp_path: Path) -> None:
     assert not (tmp_path / "locks" / f"{todo.key}.lock").exists()
 
 
-def test_estimates_come_from_the_most_similar_records(tmp_path: Path, suite: Suite) -> None:
+def test_estimates_are_means_of_the_most_similar_records(tmp_path: Path, suite: Suite) -> None:
     here = write_manifest(tmp_path, "here")
     there = write_manifest(tmp_path, "there", height=16)
     cells = build_cells(replace(suite, datasets=(here, there), shots=(2, 5), draws=2))
-    measured = fake_record(cells[0], seconds=10.0)  # of "here", 2 shots
+    measured = fake_record(cells[0], seconds=10.0)  # for the scene "here" and 2 shots
     estimates = {
         (c.protocol.scene, c.protocol.data.shots): seconds for c, _, seconds in make_plan(tmp_path, cells, [measured])
     }
@@ -196,7 +196,7 @@ def test_estimates_come_from_the_most_similar_records(tmp_path: Path, suite: Sui
     assert [seconds for _, _, seconds in make_plan(tmp_path, other_method, [measured])] == [None, None]
 
 
-def test_remaining_time_counts_what_is_not_done(tmp_path: Path) -> None:
+def test_the_remaining_time_is_that_of_unfinished_cells(tmp_path: Path) -> None:
     cells = make_cells(4)
     record = fake_record(cells[0], seconds=8.0)
     save_record(tmp_path, record)
@@ -204,7 +204,7 @@ def test_remaining_time_counts_what_is_not_done(tmp_path: Path) -> None:
     assert remaining_seconds(plan, workers=2) == (12.0, 1)
 
 
-def test_expected_queries_respect_the_budget(suite: Suite, tmp_path: Path) -> None:
+def test_expected_queries_are_limited_by_the_budget(suite: Suite, tmp_path: Path) -> None:
     (cell,) = build_cells(replace(suite, draws=1))
     assert expected_queries(cell) == sum(COUNTS) - 6
     large = write_manifest(

@@ -1,4 +1,4 @@
-"""Sweeps over timestep and block: which numbers, what is computed again, what is refused, what is shown."""
+"""Sweeps over timestep and block: results, resumption, refused options, table and figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import yaml
+from helpers.fake_suite import fake_cards, fake_scene
 from helpers.tiny import striped_map, tiny_scene
 from pydantic import Field
 
@@ -22,7 +22,6 @@ from mmrs_bench.errors import ConfigError, RecordError, TrainingError
 from mmrs_bench.evaluation import sweep as module
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.report.tables import Estimate
-from mmrs_bench.evaluation.run import runner
 from mmrs_bench.evaluation.sweep import (
     NOTE,
     SweepRow,
@@ -33,7 +32,6 @@ from mmrs_bench.evaluation.sweep import (
     sweep_path,
     sweep_table,
 )
-from mmrs_bench.methods import catalogue as registry
 from mmrs_bench.methods.base import Method, MethodConfig
 from mmrs_bench.scenes.scene import IntArray
 
@@ -46,11 +44,11 @@ class NoisyConfig(MethodConfig):
 
 
 class Noisy(Method):
-    """Is wrong on as many of the first pixels as timestep, block and draw say; notes each fit."""
+    """Misclassifies a number of pixels that depends on timestep, block and draw (see `wrong`); logs each fit."""
 
     Config = NoisyConfig
     fits: ClassVar[list[tuple[int, int, int]]] = []
-    #: What happens at the end of a fit.
+    #: Called at the end of each fit.
     event: ClassVar[Callable[[], None]] = lambda: None
 
     def fit(self, data: Any) -> None:
@@ -72,7 +70,7 @@ class Noisy(Method):
 
 
 class Plain(Noisy):
-    """Has a block only."""
+    """Has no setting ``timestep``."""
 
     class Config(MethodConfig):
         block: int = 0
@@ -84,25 +82,17 @@ def wrong(draw: int, block: int, timestep: int) -> int:
 
 @pytest.fixture(autouse=True)
 def _suite_of_two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    folder = tmp_path / "benchmarks" / "methods"
-    folder.mkdir(parents=True)
-    for name, config in (("noisy", {"timestep": 0, "block": 0}), ("plain", {"block": 0})):
-        path = f"{__name__}:{name.capitalize()}"
-        card = {"name": name, "version": 1, "class_path": path, "title": "t", "reference": "r", "config": config}
-        card["variants"] = {"other": {}}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(card))
-    monkeypatch.setattr(registry, "BENCHMARK_DIR", tmp_path / "benchmarks")
-    registry.method_cards.cache_clear()
-    scene = tiny_scene(TRUTH)
-    fields = scene.manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(fields))
-    monkeypatch.setattr(runner, "load_scene", lambda manifest: replace(scene, manifest=manifest))
-    runner._scene.cache_clear()
+    cards = [
+        {"name": name, "class_path": f"{__name__}:{name.capitalize()}", "config": config, "variants": {"other": {}}}
+        for name, config in (("noisy", {"timestep": 0, "block": 0}), ("plain", {"block": 0}))
+    ]
     Noisy.fits.clear()
     monkeypatch.setattr(Noisy, "event", lambda: None)
-    yield
-    runner._scene.cache_clear()
-    registry.method_cards.cache_clear()
+    with (
+        fake_cards(tmp_path / "cards", monkeypatch, *cards),
+        fake_scene(tiny_scene(TRUTH), tmp_path / "tiny.yaml", monkeypatch),
+    ):
+        yield
 
 
 def suite(tmp_path: Path, **options: Any) -> Suite:
@@ -123,8 +113,7 @@ def at(block: int, timestep: int) -> list[tuple[int, int, int]]:
     return [(draw, block, timestep) for draw in range(3)]
 
 
-def test_points_are_cells_of_their_own(tmp_path: Path) -> None:
-    """Also where the suite's cells have told their keys before: a point must not inherit them."""
+def test_every_point_is_a_cell_with_its_own_key(tmp_path: Path) -> None:
     points = cells(tmp_path, timesteps=(100, 0, 100), blocks=(5, 4))
     settings = [(c.protocol.data.draw, *(c.protocol.method_config[n] for n in ("block", "timestep"))) for c in points]
     assert settings == [(draw, block, timestep) for draw in range(3) for block in (4, 5) for timestep in (0, 100)]
@@ -135,7 +124,7 @@ def test_points_are_cells_of_their_own(tmp_path: Path) -> None:
     assert cells(tmp_path, (0,), (0,), draws=1)[0].key == default.key, "the default point is the ordinary cell"
 
 
-def test_numbers_over_draws(tmp_path: Path) -> None:
+def test_table_and_figure_show_mean_and_sd_over_draws(tmp_path: Path) -> None:
     points = cells(tmp_path)
     rows = run(tmp_path, points)
     n = int((TRUTH > 0).sum()) - 8
@@ -177,7 +166,7 @@ def test_one_draw_and_one_point_have_no_spread(tmp_path: Path) -> None:
     assert sweep_figure(points, rows).get_suptitle().endswith("; one draw")
 
 
-def test_points_of_the_file_are_not_computed_again(tmp_path: Path) -> None:
+def test_points_in_the_file_are_not_computed_again(tmp_path: Path) -> None:
     points = cells(tmp_path)
     rows = run(tmp_path, points)
     path = sweep_path(points, tmp_path / "out")
@@ -206,9 +195,7 @@ def test_points_of_the_file_are_not_computed_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [TrainingError("the loss is NaN"), KeyboardInterrupt()])
-def test_a_stopped_sweep_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
-) -> None:
+def test_a_stopped_sweep_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
     def stop_at_the_third() -> None:
         if len(Noisy.fits) == 3:
             raise stop
@@ -225,7 +212,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(
     assert list(rows) == [cell.key for cell in points]
 
 
-def test_two_sweeps_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simultaneous_sweeps_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (other,) = cells(tmp_path, (7,), (1,), draws=1)
 
     def another_sweep_begins() -> None:
@@ -238,7 +225,7 @@ def test_two_sweeps_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(read_rows(sweep_path([point], tmp_path / "out"))) == {point.key, other.key}
 
 
-def test_two_sweeps_at_once_compute_a_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simultaneous_sweeps_compute_a_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = cells(tmp_path, (0,), (4,), draws=1)
     found: list[dict[str, SweepRow]] = []
     another = Thread(target=lambda: found.append(run(tmp_path, points)))
@@ -254,18 +241,18 @@ def test_two_sweeps_at_once_compute_a_point_once(tmp_path: Path, monkeypatch: py
     assert (found, len(Noisy.fits)) == ([rows], 1)
 
 
-def test_only_methods_with_both_settings(tmp_path: Path) -> None:
+def test_methods_without_both_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'plain' has no setting timestep, .* methods that have both: noisy$"):
         cells(tmp_path, methods=("plain",))
 
 
 @pytest.mark.parametrize("options", [{"shots": (2, 3)}, {"methods": ("noisy", "plain")}, {"seeds": (0, 1)}])
-def test_only_one_curve_at_a_time(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_several_curves_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="describe 2 combinations; give one --dataset"):
         cells(tmp_path, **options)
 
 
-def test_wrong_settings_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
     points = cells(tmp_path, timesteps=(0, 1000))
     with pytest.raises(ConfigError, match=r"timestep: .*less than 1000 \(found 1000\)"):
         run(tmp_path, points)
@@ -278,9 +265,9 @@ def test_wrong_settings_are_told_before_anything_is_computed(tmp_path: Path) -> 
     [
         (lambda text: "", "its columns are not key, signature"),
         (lambda text: text.replace(",oa,", ",accuracy,", 1), "its columns are not key, signature"),
-        (lambda text: text[: text.rindex(',"')] + "\n", r"line 4: note: .* \(found None\)"),
-        (lambda text: text.rstrip() + ",more\n", "line 4: None: "),
-        (lambda text: text + text.splitlines()[-1] + "\n", "line 5: row .* is there twice"),
+        (lambda text: text[: text.rindex(',"')] + "\n", "line 4: note: "),
+        (lambda text: text.rstrip() + ",more\n", "line 4: None"),
+        (lambda text: text + text.splitlines()[-1] + "\n", "line 5: row .* occurs twice"),
         (lambda text: re.sub(r"0\.9\d+", "nan", text, count=1), "line 2: oa: .*found 'nan'"),
         (lambda text: text.replace("0.9", "1.9", 1), "line 2: oa: .*less than or equal to 1"),
         (lambda text: text.replace(",4,100,", ",5,100,"), "has another block than the settings of its key"),
@@ -289,7 +276,7 @@ def test_wrong_settings_are_told_before_anything_is_computed(tmp_path: Path) -> 
         (lambda text: b"\xff\xfe" + text.encode(), "cannot be read"),
     ],
 )
-def test_a_damaged_file_is_named_and_kept(tmp_path: Path, damage: Callable[[str], str | bytes], message: str) -> None:
+def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, damage: Callable[[str], str | bytes], message: str) -> None:
     points = cells(tmp_path, (0, 100, 200), (4,), draws=1)
     run(tmp_path, points)
     path = sweep_path(points, tmp_path / "out")
@@ -302,11 +289,11 @@ def test_a_damaged_file_is_named_and_kept(tmp_path: Path, damage: Callable[[str]
     with pytest.raises(RecordError, match=rf"^{re.escape(str(path))}: .*({message})") as caught:
         run(tmp_path, points)
     assert "\n" not in str(caught.value)
-    assert "mend the line or move the file away" in str(caught.value)
+    assert "correct the line, or move the file away" in str(caught.value)
     assert (Noisy.fits, path.read_bytes()) == ([], damaged)
 
 
-def test_undefined_kappa_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undefined_kappa_is_excluded_from_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = cells(tmp_path, (0,), (4,))
     rows = run(tmp_path, points)
     path = sweep_path(points, tmp_path / "out")
@@ -323,7 +310,7 @@ def command(tmp_path: Path, *more: str) -> int:
     return main(["sweep", *given, "--window", "5", "--draws", "2", *more])
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_table_and_writes_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     points = ("--timesteps", "0", "100", "--blocks", "4")
     assert command(tmp_path, *points) == 0
     shown = capsys.readouterr()
@@ -355,7 +342,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--timesteps", "0", "--blocks", "4", "--out", "tiny.yaml/out"], "cannot write tiny.yaml/out"),
     ],
 )
-def test_nonsense_gives_one_clear_line(
+def test_wrong_options_give_one_line(
     tmp_path: Path,
     arguments: list[str],
     message: str,

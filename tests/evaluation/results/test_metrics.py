@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics, hand-made cases and their own algebra."""
+"""Metrics: comparison with scikit-learn and torchmetrics, worked examples, and properties."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def random_labels(case: int) -> tuple[Matrix, Matrix, int]:
 
 
 @pytest.mark.parametrize("case", range(8))
-def test_equals_scikit_learn(case: int) -> None:
+def test_metrics_equal_those_of_scikit_learn(case: int) -> None:
     from sklearn import metrics
 
     target, prediction, k = random_labels(case)
@@ -48,7 +48,7 @@ def test_equals_scikit_learn(case: int) -> None:
     np.testing.assert_allclose(found.iou, metrics.jaccard_score(target, prediction, average=None, labels=labels))
 
 
-def test_accumulated_in_batches_by_torchmetrics_it_is_the_same_matrix() -> None:
+def test_the_confusion_matrix_equals_that_of_torchmetrics() -> None:
     import torch
     from torchmetrics import ConfusionMatrix
 
@@ -61,7 +61,7 @@ def test_accumulated_in_batches_by_torchmetrics_it_is_the_same_matrix() -> None:
 
 
 @given(matrices())
-def test_ranges_and_the_two_disagreements(matrix: Matrix) -> None:
+def test_ranges_and_the_sum_of_the_disagreements(matrix: Matrix) -> None:
     found = scores(matrix)
     assert 0 <= found.oa <= 1
     assert 0 <= found.aa <= 1
@@ -83,7 +83,7 @@ def test_kappa_is_one_exactly_on_diagonal_matrices(matrix: Matrix) -> None:
 
 
 @given(matrices(), st.randoms(use_true_random=False))
-def test_renaming_the_classes_renames_the_scores(matrix: Matrix, random: object) -> None:
+def test_permuting_classes_permutes_the_scores(matrix: Matrix, random: object) -> None:
     order = list(range(len(matrix)))
     random.shuffle(order)  # type: ignore[attr-defined]
     one, other = scores(matrix), scores(matrix[np.ix_(order, order)])
@@ -93,8 +93,8 @@ def test_renaming_the_classes_renames_the_scores(matrix: Matrix, random: object)
         assert getattr(other, name) == tuple(getattr(one, name)[i] for i in order)
 
 
-def test_a_class_that_is_absent_but_predicted_does_not_enter_aa() -> None:
-    # Class 2 has no query pixel, yet 5 pixels of class 0 are taken for it.
+def test_aa_excludes_a_class_without_query_pixels() -> None:
+    # Class 2 has no query pixel, but 5 pixels of class 0 are predicted as class 2.
     found = scores([[5, 0, 5], [0, 10, 0], [0, 0, 0]])
     assert found.aa == pytest.approx((0.5 + 1.0) / 2)
     assert found.recall == (0.5, 1.0, None)
@@ -105,9 +105,8 @@ def test_a_class_that_is_absent_but_predicted_does_not_enter_aa() -> None:
 
     target, prediction = [0] * 10 + [1] * 10, [0] * 5 + [2] * 5 + [1] * 10
     macro = Accuracy(task="multiclass", num_classes=3, average="macro")
-    assert float(macro(torch.tensor(prediction), torch.tensor(target))) == pytest.approx(0.5), (
-        "torchmetrics counts the class"
-    )
+    theirs = float(macro(torch.tensor(prediction), torch.tensor(target)))
+    assert theirs == pytest.approx(0.5), "torchmetrics includes the class"
 
 
 def test_a_class_in_neither_truth_nor_prediction_has_no_scores() -> None:
@@ -120,14 +119,14 @@ def test_one_class_has_no_kappa() -> None:
     assert (found.oa, found.aa, found.kappa) == (1.0, 1.0, None)
 
 
-def test_pontius_and_millones_by_hand() -> None:
-    # 20 pixels: predictions hold 3 too many of class 0 (quantity), and one pair is swapped (allocation).
+def test_disagreements_of_a_worked_example() -> None:
+    # 20 pixels: class 0 is predicted 3 times too often (quantity), and one pair is exchanged (allocation).
     found = scores([[9, 1], [4, 6]])
     assert found.quantity_disagreement == pytest.approx(3 / 20)
     assert found.allocation_disagreement == pytest.approx(2 / 20)
 
 
-def test_kappa_by_hand() -> None:
+def test_kappa_of_a_worked_example() -> None:
     # po = 35/50; pe = (25 * 30 + 25 * 20) / 2500 = 0.5.
     assert scores([[20, 5], [10, 15]]).kappa == pytest.approx(0.4)
 
@@ -138,7 +137,7 @@ def test_counts_of_a_large_scene_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "prediction", "error", "said"),
+    ("target", "prediction", "error", "message"),
     [
         ([0, 3], [0, 0], DataError, "target 3 is not a class; expected 0..2"),
         ([-1, 0], [0, 0], DataError, "target -1"),
@@ -147,13 +146,15 @@ def test_counts_of_a_large_scene_do_not_overflow() -> None:
         ([0, 1], [0], DataError, "2 targets but 1 predictions"),
     ],
 )
-def test_wrong_labels_are_errors(target: list[int], prediction: list[int], error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_wrong_labels_are_errors(
+    target: list[int], prediction: list[int], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         confusion_matrix(target, prediction, 3)
 
 
 @pytest.mark.parametrize(
-    ("matrix", "said"),
+    ("matrix", "message"),
     [
         ([[1, 2, 3]], "shape"),
         ([[1, -1], [0, 1]], "non-negative"),
@@ -161,8 +162,8 @@ def test_wrong_labels_are_errors(target: list[int], prediction: list[int], error
         ([[0, 0], [0, 0]], "no query pixel"),
     ],
 )
-def test_wrong_matrices_are_errors(matrix: list[list[float]], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_wrong_matrices_are_errors(matrix: list[list[float]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         scores(matrix)
 
 

@@ -39,25 +39,25 @@ def test_a_clean_and_a_dirty_checkout(checkout: Path) -> None:
     assert git_state(checkout) == GitState(commit, True)
 
 
-def test_a_new_file_makes_it_dirty(checkout: Path) -> None:
+def test_a_checkout_with_a_new_file_is_dirty(checkout: Path) -> None:
     (checkout / "method.py").write_text("")
     assert git_state(checkout).dirty is True
 
 
-def test_outside_a_checkout_nothing_is_known(tmp_path: Path, checkout: Path) -> None:
+def test_outside_a_checkout_there_is_no_state(tmp_path: Path, checkout: Path) -> None:
     assert git_state(tmp_path) == GitState(None, None)
     assert git_state(tmp_path / "absent") == GitState(None, None)
     inside = checkout / "site-packages"
     inside.mkdir()
-    assert git_state(inside) == GitState(None, None), "somebody else's repository says nothing about this code"
+    assert git_state(inside) == GitState(None, None), "the state of another repository"
 
 
-def test_without_git_nothing_is_known(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_there_is_no_state(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert git_state(checkout) == GitState(None, None)
 
 
-def test_versions_come_from_metadata_without_imports() -> None:
+def test_versions_are_read_without_imports() -> None:
     found = package_versions()
     assert found["numpy"] == version("numpy") == np.__version__
     assert {"diffusers", "open_clip_torch", "peft"} <= set(found) <= set(module.PACKAGES)
@@ -69,9 +69,9 @@ def test_versions_come_from_metadata_without_imports() -> None:
     assert done.stdout.split() == ["True", "False"]
 
 
-def test_gathered_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_is_determined_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
     first = provenance()
-    monkeypatch.setattr(module, "git_state", lambda: pytest.fail("asked again"))
+    monkeypatch.setattr(module, "git_state", lambda: pytest.fail("second call"))
     assert provenance() is first
     assert first.python == ".".join(map(str, sys.version_info[:3]))
 
@@ -83,7 +83,7 @@ def test_the_time_is_utc() -> None:
 
 
 def test_peak_memory_is_in_mib_and_does_not_fall() -> None:
-    # In a process of its own, whose peak is not already that of all earlier tests.
+    # In a new process, because the peak of this one includes all earlier tests.
     code = (
         "import numpy as np; from mmrs_bench.evaluation.results.provenance import peak_memory_mib as peak; "
         "before = peak(); block = np.ones(200 * 2**20, np.uint8); after = peak(); del block; "
@@ -93,11 +93,11 @@ def test_peak_memory_is_in_mib_and_does_not_fall() -> None:
     before, after, later = map(float, done.stdout.split())
     assert 10 < before < 500
     assert 150 < after - before < 250
-    assert later >= after - 1  # the kernel counts pages per core and adds them up later
+    assert later >= after - 1  # the kernel's count is not exact
     assert peak_memory_mib() > 10
 
 
-def test_clock_readings_are_kept() -> None:
+def test_measurements_contain_the_seconds() -> None:
     found = measured({"fit": 1.5})
     assert found.seconds == {"fit": 1.5}
     assert found.host

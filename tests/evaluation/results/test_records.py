@@ -1,4 +1,4 @@
-"""Records on disk: round trip, corruption, migration, failures, and signatures that tell protocols apart."""
+"""Records on disk: round trip, corrupt files, migration, failures; and signatures of protocols."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.synthetic_records import CLASSES, make_failure, make_protocol, make_record
+from helpers.synthetic_records import make_protocol, make_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmrs_bench.errors import BenchError, RecordError, TrainingError
+from mmrs_bench.evaluation.results import metrics
 from mmrs_bench.evaluation.results import records as store
+from mmrs_bench.evaluation.results.metrics import METRICS, Metric, metric_value, scores
 from mmrs_bench.evaluation.results.records import (
     failure_path,
     find_record,
@@ -27,8 +29,9 @@ from mmrs_bench.evaluation.results.records import (
     save_failure,
     save_record,
 )
-from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.evaluation.results.schema import Record, Scores
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
+from mmrs_bench.io import write_json
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
@@ -53,7 +56,7 @@ def test_all_records_come_back(tmp_path: Path) -> None:
     assert load_records(tmp_path / "nowhere") == []
 
 
-def test_the_path_tells_what_it_holds_and_is_unique_by_key(tmp_path: Path) -> None:
+def test_the_path_names_the_cell_and_is_unique(tmp_path: Path) -> None:
     protocol = make_protocol("cnn", variant="no-lidar", draw=3, seed=1, shots=5, split="block-v1", scene="trento-r1")
     path = record_path(tmp_path, protocol)
     assert path.relative_to(tmp_path).as_posix() == (
@@ -76,7 +79,7 @@ def test_records_are_found_by_key_without_reading_them(tmp_path: Path) -> None:
         assert find_record(tmp_path, key[:12]) == path
     with pytest.raises(RecordError, match="no record with key 'feedfeed'"):
         find_record(tmp_path, "feedfeed")
-    with pytest.raises(RecordError, match="fits 4 records; give all digits"):
+    with pytest.raises(RecordError, match="4 records have keys that start with ''; give all digits"):
         find_record(tmp_path, "")
 
 
@@ -99,15 +102,15 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b""), "an empty file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:200]), "not JSON"),
-        (lambda path: path.write_bytes(b"\xff\xfe\x00garbage"), "not JSON"),
-        (lambda path: path.write_text("[1, 2]"), "holds a JSON list"),
+        (lambda path: path.write_bytes(b""), "is an empty file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "is not valid JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00garbage"), "cannot be read"),
+        (lambda path: path.write_text("[1, 2]"), "contains a JSON list"),
         (edited(lambda f: f.pop("schema")), "has schema None"),
-        (edited(lambda f: f.pop("confusion")), "confusion: Field required"),
-        (edited(lambda f: f.update(extra=1)), "extra: Extra inputs"),
+        (edited(lambda f: f.pop("confusion")), "confusion is missing"),
+        (edited(lambda f: f.update(extra=1)), "extra is not a known field"),
         (edited(lambda f: f["scores"].update(oa="high")), "scores.oa"),
         (edited(lambda f: f["scores"].update(oa=0.999)), "its oa does not follow from its confusion matrix"),
         (edited(lambda f: f["scores"].update(kappa=None)), "its kappa does not follow"),
@@ -117,25 +120,25 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (edited(lambda f: f["protocol"]["data"].update(shots=5)), "is not that of its protocol"),
         (edited(lambda f: f.update(labels_used=206)), "ranked although it used 206 labels instead of 6"),
         (edited(lambda f: f.update(n_support=5)), "n_support is 5"),
-        (lambda path: path.rename(path.with_name(path.name.replace("draw00", "draw07"))), "record of another place"),
-        (lambda path: path.rename(path.with_name(path.stem[:-1] + "z.json")), "record of another place"),
+        (lambda path: path.rename(path.with_name(path.name.replace("draw00", "draw07"))), "record that belongs in"),
+        (lambda path: path.rename(path.with_name(path.stem[:-1] + "z.json")), "record that belongs in"),
     ],
 )
-def test_a_damaged_record_is_named_with_its_fault_and_what_to_do(
-    tmp_path: Path, damage: Callable[[Path], None], said: str
+def test_a_corrupt_record_is_named_with_its_fault_and_advice(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     save_record(tmp_path, make_record(draw=1))
     path = save_record(tmp_path, make_record(draw=0))
     damage(path)
-    with pytest.raises(RecordError, match=said) as caught:
+    with pytest.raises(RecordError, match=message) as caught:
         load_records(tmp_path)
-    message = str(caught.value)
-    assert str(path.parent) in message
-    assert "Delete the file or move it away; its cell is run again" in message
-    assert "\n" not in message
+    text = str(caught.value)
+    assert str(path.parent) in text
+    assert text.endswith("delete the file or move it away, and the next run computes its cell again")
+    assert "\n" not in text
 
 
-def test_every_corrupt_file_is_named(tmp_path: Path) -> None:
+def test_the_first_three_corrupt_files_are_named(tmp_path: Path) -> None:
     paths = [save_record(tmp_path, make_record(draw=draw)) for draw in range(5)]
     for path in paths[1:]:
         path.write_text("")
@@ -147,11 +150,10 @@ def test_every_corrupt_file_is_named(tmp_path: Path) -> None:
 def test_a_record_of_a_newer_suite_is_not_called_corrupt(tmp_path: Path) -> None:
     path = save_record(tmp_path, make_record())
     edited(lambda f: f.update(schema=2))(path)
-    with pytest.raises(
-        RecordError, match=r"written by a newer mmrs-bench \(schema 2; this one reads up to 1\)"
-    ) as caught:
+    newer = r"written by a newer mmrs-bench \(schema 2; this one reads up to 1\)"
+    with pytest.raises(RecordError, match=newer) as caught:
         load_record(path)
-    assert "Delete" not in str(caught.value)
+    assert "delete" not in str(caught.value)
 
 
 def test_old_schemas_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +165,7 @@ def test_old_schemas_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pyte
         fields["classes"] = fields.pop("class_names")
 
     edited(age)(path)
-    with pytest.raises(RecordError, match="has schema -1, which no migration knows"):
+    with pytest.raises(RecordError, match="has schema -1, for which there is no migration"):
         load_record(path)
     steps: list[int] = []
 
@@ -181,23 +183,44 @@ def test_old_schemas_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pyte
     assert steps == [-1, 0]
 
 
-def test_a_record_that_contradicts_itself_is_not_written(tmp_path: Path) -> None:
+def test_an_inconsistent_record_is_not_written(tmp_path: Path) -> None:
     wrong = make_record().model_copy(update={"n_query": 1})
     with pytest.raises(RecordError, match="was not written: its confusion matrix counts 600"):
         save_record(tmp_path, wrong)
     assert not list(tmp_path.rglob("*"))
 
 
-def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "write_json", lambda path, value: save_other(path))
-
-    def save_other(path: Path) -> None:
-        path.parent.mkdir(parents=True)
-        other = make_record(seconds=7.0).model_dump(mode="json", by_alias=True)
-        path.write_text(json.dumps(other))
-
-    with pytest.raises(RecordError, match="does not read back as it was written"):
+def test_a_file_that_differs_from_what_was_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = make_record(seconds=7.0).model_dump(mode="json", by_alias=True)
+    monkeypatch.setattr(store, "write_json", lambda path, value: write_json(path, other))
+    with pytest.raises(RecordError, match="its content differs from what was written"):
         save_record(tmp_path, make_record())
+
+
+class ScoresWithError(Scores):
+    error: float | None = None
+
+
+def test_a_stored_metric_is_one_row_and_one_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New records contain the metric and are checked; for older ones it is computed from the confusion matrix."""
+    old = make_record(hits=(100, 100, 100))
+    old_path = save_record(tmp_path, old)
+    metric = Metric("error", "Error", lambda c: 1 - sum(c.correct) / sum(c.true), higher_is_better=False)
+    monkeypatch.setitem(METRICS, "error", metric)
+    monkeypatch.setattr(metrics, "Scores", ScoresWithError)
+
+    class NewRecord(Record):
+        scores: ScoresWithError
+
+    monkeypatch.setattr(store, "Record", NewRecord)
+    new = NewRecord.model_validate({**make_record(draw=1).model_dump(by_alias=True), "scores": scores(old.confusion)})
+    new = new.model_copy(update={"confusion": old.confusion, "n_query": old.n_query})
+    new_path = save_record(tmp_path, new)
+    assert json.loads(new_path.read_text())["scores"]["error"] == metric_value(new, "error") == 0.5
+    assert metric_value(load_record(old_path), "error") == 0.5
+    edited(lambda f: f["scores"].update(error=0.25))(new_path)
+    with pytest.raises(RecordError, match="its error does not follow from its confusion matrix"):
+        load_record(new_path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -222,7 +245,7 @@ def test_failures_are_kept_until_the_cell_succeeds(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_failure_left_behind_by_a_crash_after_success_does_not_count(tmp_path: Path) -> None:
+def test_failures_of_cells_with_a_record_are_ignored(tmp_path: Path) -> None:
     record = make_record()
     save_record(tmp_path, record)
     save_failure(tmp_path, record.protocol, TrainingError("earlier"))
@@ -237,12 +260,7 @@ def test_a_corrupt_failure_record_is_named(tmp_path: Path) -> None:
         load_failures(tmp_path)
 
 
-def test_failure_records_round_trip() -> None:
-    failure = make_failure()
-    assert type(failure).model_validate(failure.model_dump(mode="json", by_alias=True)) == failure
-
-
-def test_signature_of_the_design() -> None:
+def test_the_text_of_a_signature() -> None:
     protocol = make_protocol(scene="trento-r1", fingerprint="1a2b3c4d" + 56 * "0")
     assert signature(protocol, draws=10) == (
         "OA|trento-r1@1a2b3c4d|random-v1|2shot|draws:10|win:11|unlab:scene|sel:last|budget:paper|v0.1.0"
@@ -271,7 +289,7 @@ DIFFERENT = [
 ]
 
 
-def test_whatever_forbids_a_comparison_changes_the_signature() -> None:
+def test_incomparable_protocols_have_different_signatures() -> None:
     signatures = [signature(make_protocol(**change)) for change in [{}, *DIFFERENT]]
     assert len(set(signatures)) == len(signatures)
 
@@ -280,16 +298,16 @@ def test_whatever_forbids_a_comparison_changes_the_signature() -> None:
     "same",
     [{"draw": 3}, {"seed": 4}, {"method": "svm"}, {"variant": "x"}, {"method_config": {"a": 1}}, {"method_version": 9}],
 )
-def test_what_is_averaged_or_compared_does_not(same: dict[str, Any]) -> None:
+def test_draws_seeds_and_methods_do_not_change_the_signature(same: dict[str, Any]) -> None:
     assert signature(make_protocol(**same)) == signature(make_protocol())
 
 
-def test_a_budgets_own_query_limit_is_not_repeated() -> None:
+def test_the_query_limit_of_the_budget_is_not_in_the_signature() -> None:
     assert "query" not in signature(make_protocol(budget="quick", query_limit=20_000))
     assert "query:all" in signature(make_protocol(budget="quick"))
 
 
-def test_reasons_for_no_rank() -> None:
+def test_reasons_for_unranked_results() -> None:
     plain = make_protocol()
     assert unranked_reason(plain, labels_used=6, n_support=6) == ""
     assert unranked_reason(plain, labels_used=206, n_support=6) == "used 206 labels where the protocol grants 6"
@@ -298,16 +316,11 @@ def test_reasons_for_no_rank() -> None:
     assert unranked_reason(plain, labels_used=6, n_support=6, variant_reason="ablation") == "ablation"
 
 
-def test_class_names_go_with_the_matrix() -> None:
-    assert make_record().class_names == CLASSES
-    assert isinstance(make_record(), Record)
-
-
 def test_results_are_read_without_heavy_imports() -> None:
     code = (
         "import sys\n"
-        "import mmrs_bench.evaluation.report.leaderboard, mmrs_bench.evaluation.regression\n"
-        "import mmrs_bench.evaluation.report.comparison, mmrs_bench.evaluation.report.maps, mmrs_bench.evaluation.report.curves\n"
+        "import mmrs_bench.evaluation.regression\n"
+        "from mmrs_bench.evaluation.report import comparison, curves, leaderboard, maps\n"
         "print([m for m in ('torch', 'scipy', 'matplotlib', 'sklearn', 'lightning', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
