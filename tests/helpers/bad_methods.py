@@ -1,4 +1,4 @@
-"""Methods that break one promise each, for the conformance tests."""
+"""Methods that each break one promise, for the tests of the conformance tests."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from mmrs_bench.scenes.scene import IntArray
 _calls = itertools.count()
 
 
-class Honest(NearestPrototype):
-    """Breaks none."""
+class Correct(NearestPrototype):
+    """Breaks no promise."""
 
 
-class ReadsQueryLabels(NearestPrototype):
-    """Learns from the labels that it is scored on."""
+class UsesQueryLabels(NearestPrototype):
+    """Learns from query labels."""
 
     def fit(self, data: SceneDataModule) -> None:
         features = data.features(data.query).astype(np.float64)
         self._prototypes = np.stack([features[data.query_targets == k].mean(axis=0) for k in range(data.num_classes)])
 
 
-class ChangesItsMind(NearestPrototype):
-    """Predicts something else on every call."""
+class PredictsDifferently(NearestPrototype):
+    """Predicts something else in every call."""
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         return (super().predict(data, pixels) + next(_calls)) % data.num_classes
 
 
-class LooksAtTheBatch(NearestPrototype):
-    """Normalises by the pixels that happen to be asked for."""
+class DependsOnOtherPixels(NearestPrototype):
+    """Predicts something else when there are few pixels."""
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         targets = super().predict(data, pixels)
         return targets if len(pixels) > 100 else np.zeros_like(targets)
 
 
-class FitsByTheClock(NearestPrototype):
+class FitsDifferently(NearestPrototype):
     """Fits differently every time."""
 
     def fit(self, data: SceneDataModule) -> None:
@@ -51,7 +51,7 @@ class FitsByTheClock(NearestPrototype):
         self._prototypes = np.random.default_rng(next(_calls)).normal(size=self._prototypes.shape)
 
 
-class WrongType(NearestPrototype):
+class PredictsFloats(NearestPrototype):
     """Predicts class ids as floats."""
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
@@ -65,8 +65,8 @@ class CountsFromOne(NearestPrototype):
         return super().predict(data, pixels) + 1
 
 
-class ForgetsWhatItSaved(NearestPrototype):
-    """Loads something else than it saved."""
+class LoadsOtherState(NearestPrototype):
+    """Loads another state than it saved."""
 
     def load(self, folder: Path) -> None:
         super().load(folder)
@@ -74,7 +74,7 @@ class ForgetsWhatItSaved(NearestPrototype):
 
 
 class SavesCode(NearestPrototype):
-    """Leaves a pickle behind."""
+    """Saves a pickle."""
 
     def save(self, folder: Path) -> None:
         super().save(folder)
@@ -82,41 +82,41 @@ class SavesCode(NearestPrototype):
 
 
 class SeedsTheProcess(NearestPrototype):
-    """Moves the global random state."""
+    """Changes the global random state."""
 
     def fit(self, data: SceneDataModule) -> None:
         np.random.seed(1)  # noqa: NPY002
         super().fit(data)
 
 
-class FusesTwoOrMore(NearestPrototype):
-    """Breaks none: it says to its user that one modality is too few."""
+class NeedsTwoOrMoreModalities(NearestPrototype):
+    """Breaks no promise: a ConfigError for one modality is allowed."""
 
     def fit(self, data: SceneDataModule) -> None:
         if len(data.modalities) < 2:
-            raise ConfigError("two modalities or more, please")
+            raise ConfigError("at least two modalities")
         super().fit(data)
 
 
-class FusesTwo(NearestPrototype):
-    """Refuses three modalities; only a single one may be refused."""
+class RefusesThreeModalities(NearestPrototype):
+    """Refuses three modalities; only one modality may be refused."""
 
     def fit(self, data: SceneDataModule) -> None:
         if len(data.modalities) != 2:
-            raise ConfigError("two modalities, please")
+            raise ConfigError("exactly two modalities")
         super().fit(data)
 
 
-class OneModalityOnly(NearestPrototype):
-    """Cannot do without a second sensor."""
+class FailsOnOneModality(NearestPrototype):
+    """Raises another error than ConfigError for one modality."""
 
     def fit(self, data: SceneDataModule) -> None:
         if len(data.modalities) != 2:
-            raise ValueError("two modalities, please")
+            raise ValueError("exactly two modalities")
         super().fit(data)
 
 
-class OverReports(NearestPrototype):
+class ReportsPercent(NearestPrototype):
     """Reports progress in percent."""
 
     def fit(self, data: SceneDataModule) -> None:
@@ -124,7 +124,7 @@ class OverReports(NearestPrototype):
         self.context.progress("training", 100.0)
 
 
-class TrainsMoreThanItHas(NearestPrototype):
+class TrainsMoreThanAll(NearestPrototype):
     """Counts more trainable parameters than parameters."""
 
     def parameter_counts(self) -> ParameterCounts:
@@ -132,10 +132,10 @@ class TrainsMoreThanItHas(NearestPrototype):
 
 
 class _OpenConfig(MethodConfig, extra="ignore"):
-    features: PixelInput = PixelInput()
+    features: PixelInput
 
 
-class TakesAnySetting(NearestPrototype):
-    """Ignores settings it does not know."""
+class AcceptsUnknownSettings(NearestPrototype):
+    """Ignores unknown settings."""
 
     Config = _OpenConfig  # type: ignore[assignment]

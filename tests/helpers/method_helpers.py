@@ -1,4 +1,4 @@
-"""A small scene and ready-made methods for the tests of methods."""
+"""A small scene and shipped methods for the tests of methods."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHIPPED = (
 
 
 def small_data(shots: int = 2, **settings: Any) -> SceneDataModule:
-    """A noisy scene of 36 x 40 pixels with 4 classes, whose manifest says which bands are colours."""
+    """A noisy scene of 36 x 40 pixels with 4 classes, whose manifest names the bands of red, green and blue."""
     scene = tiny_scene(striped_map(36, 40), bands={"hsi": 5, "lidar": 2})
     return SceneDataModule(with_colours(scene), DataConfig(shots=shots, **settings))
 
@@ -49,7 +49,7 @@ def make(
     progress: Callable[[str, float], None] = lambda stage, done: None,
     **changes: Any,
 ) -> Method:
-    """A shipped method under budget ``smoke`` with some settings changed."""
+    """A shipped method with budget ``smoke`` and changed settings."""
     card = method_card(name)
     context = RunContext(seed=seed, draw=draw, work_dir=folder, progress=progress)
     return method_class(card)({**resolve_config(card, "default", "smoke"), **changes}, context)

@@ -1,4 +1,4 @@
-"""Methods by name: shipped cards, cards of installed packages, and errors that name file and field."""
+"""Method cards: shipped, installed and at a path; cards that extend cards; errors that name file and field."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_card(folder: Path, **changes: object) -> Path:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package that is installed as far as Python can tell; returns the folder it lies in."""
+    """A package that Python's import system takes for installed; returns its folder."""
     package = tmp_path / "site" / "my_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from pathlib import Path\nCARD = Path(__file__).with_name('card.yaml')\n")
@@ -57,19 +57,20 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "site"
 
 
-def test_a_package_adds_a_method_by_entry_point(installed: Path) -> None:
-    card = method_card("my-method")
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_package_registers_a_method_by_entry_point_or_path(by_path: bool, installed: Path) -> None:
+    card = method_card(str(installed / "my_package" / "card.yaml") if by_path else "my-method")
     assert (card.title, card.version) == ("Mine", 1)
     assert "my_package.method" not in sys.modules
 
 
-def test_a_package_may_not_take_a_shipped_name(installed: Path) -> None:
+def test_a_package_cannot_use_the_name_of_a_shipped_method(installed: Path) -> None:
     write_card(installed / "my_package", name="svm")
     with pytest.raises(ConfigError, match=r"'svm' is taken"):
         method_cards()
 
 
-def test_a_class_that_cannot_be_imported_is_one_clear_line(installed: Path) -> None:
+def test_a_class_that_cannot_be_imported_is_an_error(installed: Path) -> None:
     with pytest.raises(ConfigError, match=r"my_package.method:Mine cannot be imported"):
         method_class(method_card("my-method"))
 
@@ -88,11 +89,11 @@ def test_listing_methods_imports_no_method_and_no_torch() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": None}, "name: is missing; add it"),
+        ({"name": None}, "name is missing; add it"),
         ({"name": "My Method"}, "name: "),
         ({"version": 0}, "version: "),
         ({"class_path": "no colon"}, "class_path: "),
-        ({"colour": "red"}, "colour: is not a field of a method card; the fields are name, version"),
+        ({"colour": "red"}, "colour is not a known field; known fields: name, version"),
         ({"selections": ["best"]}, "selections.0: "),
         ({"budgets": {"huge": {}}}, "budgets.huge"),
     ],
@@ -107,13 +108,51 @@ def test_a_faulty_card_names_file_and_field(changes: dict[str, object], message:
 
 
 @pytest.mark.parametrize("text", ["name: [", "\x00", "just words"])
-def test_a_file_that_is_no_card_is_one_clear_line(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_card_is_an_error_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "card.yaml"
     path.write_text(text)
     with pytest.raises(BenchError) as caught:
         read_method_card(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def write_extending_card(folder: Path, **fields: object) -> Path:
+    path = folder / "extending.yaml"
+    path.write_text(yaml.safe_dump({"name": "other", **fields}))
+    return path
+
+
+def test_a_card_extends_another_one(tmp_path: Path) -> None:
+    write_card(tmp_path)
+    changes = {"config": {"width": 9}, "budgets": {"smoke": {"depth": 3}, "quick": {"width": 2}}, "variants": {}}
+    card = read_method_card(write_extending_card(tmp_path, extends="card", **changes))
+    assert (card.name, card.title, card.version) == ("other", "Mine", 1)
+    assert card.config == {"depth": 2, "width": 9}
+    assert card.budgets == {"smoke": {"depth": 3, "width": 1}, "quick": {"width": 2}}
+    assert set(card.variants) == {"default"}, "fields other than config and budgets are replaced"
+
+
+def test_a_card_extends_a_shipped_one(tmp_path: Path) -> None:
+    card = read_method_card(write_extending_card(tmp_path, extends="rf", config={"trees": 7}))
+    assert card.config == {**method_card("rf").config, "trees": 7}
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (None, "extends 'card', but there is no card.yaml in"),
+        ("extends: extending", "extends 'extending', which extends this card"),
+        ("extends: card", "extends 'card', which extends this card"),
+        ("just words", "valid dictionary"),
+    ],
+)
+def test_a_card_that_cannot_be_extended_is_an_error(base: str | None, message: str, tmp_path: Path) -> None:
+    path = write_extending_card(tmp_path, extends="card")
+    if base is not None:
+        (tmp_path / "card.yaml").write_text(base)
+    with pytest.raises(ConfigError, match=message):
+        read_method_card(path)
 
 
 def test_settings_are_defaults_then_budget_then_variant() -> None:
@@ -123,7 +162,7 @@ def test_settings_are_defaults_then_budget_then_variant() -> None:
     assert resolve_config(card, "wide", "smoke") == {"depth": 1, "width": 64}
 
 
-def test_unknown_names_come_with_the_nearest_known_ones() -> None:
+def test_the_error_of_an_unknown_name_suggests_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"did you mean rf-spatial"):
         method_card("rf-spacial")
     card = MethodSpec.model_validate(FIELDS)
@@ -131,7 +170,7 @@ def test_unknown_names_come_with_the_nearest_known_ones() -> None:
         resolve_config(card, "wild", "paper")
 
 
-def test_a_variant_cannot_invent_a_setting() -> None:
+def test_a_variant_cannot_add_a_setting() -> None:
     card = MethodSpec.model_validate({**FIELDS, "variants": {"deep": {"config": {"dept": 9}}}})
     with pytest.raises(ConfigError, match=r"unknown setting in variant deep of my-method 'dept': did you mean depth\?"):
         resolve_config(card, "deep", "paper")

@@ -1,4 +1,4 @@
-"""The spatial forest on real scenes, against the accuracies that an independent implementation gave in 10 draws."""
+"""The spatial forest on real scenes, against accuracies of an independent implementation in 10 draws."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lite_scene(folder: Path, name: str) -> Scene:
 
 @pytest.mark.parametrize(
     ("name", "shots", "expected", "deviation"),
-    # The deviations at 40 shots are our own; there the expectation is a mean only.
+    # At 40 shots the standard deviations are our own: the independent result is only a mean.
     [("trento", 2, 80.5, 5.2), ("trento", 40, 97.3, 1.3), ("muufl", 40, 78.7, 2.0)],
 )
 def test_rf_spatial_reaches_the_expected_accuracy(
@@ -35,7 +35,7 @@ def test_rf_spatial_reaches_the_expected_accuracy(
     accuracy = []
     for draw in range(3):
         data = SceneDataModule(scene, DataConfig(shots=shots, draw=draw))
-        # One point of the grid: tuning takes most of the time and changes the mean by less than 1 %.
+        # One choice: tuning takes most of the time and changes the mean by less than 1 %.
         method = make("rf-spatial", tmp_path, draw=draw, trees=300, max_features=("sqrt",))
         method.fit(data)
         accuracy.append(100 * (method.predict(data, data.query) == data.query_targets).mean())

@@ -1,4 +1,4 @@
-"""Features of pixels against slow loops, and the laws of morphology."""
+"""Features of pixels against slow loops, and properties of morphological profiles."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def slow_neighbourhood(image: FloatArray, row: int, column: int, size: int) -> t
     return cut.mean(axis=0), cut.std(axis=0)
 
 
-def test_stack_gives_the_values_of_the_pixels() -> None:
+def test_stack_returns_the_values_of_the_pixels() -> None:
     one, two = images()
     pixels = np.array([5, 0, 356, 5])
     expected = np.concatenate([one.reshape(-1, 18), two.reshape(-1, 2)], axis=1)[pixels]
     np.testing.assert_array_equal(StackFeatures([one, two])(pixels), expected)
 
 
-def test_stack_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stack_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(1).permutation(357)
     whole = StackFeatures(images())(pixels)
     monkeypatch.setattr(features, "BLOCK_NUMBERS", 100)
@@ -50,7 +50,7 @@ def test_stack_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("band_numbers", [1, 1 << 25])
 def test_neighbourhoods_equal_a_slow_loop(band_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corners, borders, inner pixels; more channels than one block filters; one band and many."""
+    """At corners, borders and inside; in one band and in many; with more channels than are filtered at once."""
     monkeypatch.setattr(features, "BLOCK_NUMBERS", band_numbers)
     monkeypatch.setattr(features, "MIN_BAND_ROWS", 4)
     pair = images()
@@ -70,17 +70,17 @@ def test_neighbourhoods_equal_a_slow_loop(band_numbers: int, monkeypatch: pytest
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 356), max_size=40))
-def test_neighbourhoods_do_not_depend_on_the_pixels_asked_for(pixels: list[int]) -> None:
-    """To the last bit: also in any order, and more than once."""
+def test_neighbourhoods_do_not_depend_on_the_other_pixels(pixels: list[int]) -> None:
+    """Bitwise, in any order and with repeats."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "BLOCK_NUMBERS", 1)
         extractor = NeighbourhoodFeatures(images(channels=(2, 1)), SIZES)
-        asked = np.array(pixels, dtype=np.int64)
-        np.testing.assert_array_equal(extractor(asked), extractor(np.arange(357))[asked])
+        some = np.array(pixels, dtype=np.int64)
+        np.testing.assert_array_equal(extractor(some), extractor(np.arange(357))[some])
 
 
-def test_flat_ground_has_no_deviation() -> None:
-    """E[x^2] - E[x]^2 is not 0 there, but noise of the last bits, by which trees would split."""
+def test_constant_areas_have_deviation_zero() -> None:
+    """There, E[x^2] - E[x]^2 is a rounding error, on which trees could split."""
     flat = np.full((15, 15, 1), 0.1234567, np.float32)
     flat[0, 0] = 7.0
     _, deviation = window_statistics(flat, 3)
@@ -96,8 +96,8 @@ def smooth(seed: int, side: int = 24) -> FloatArray:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
-def test_profile_is_ordered(seed: int) -> None:
-    """Closings of growing radius >= image >= openings of growing radius, everywhere."""
+def test_a_profile_is_descending(seed: int) -> None:
+    """Larger closings >= smaller closings >= image >= smaller openings >= larger openings, everywhere."""
     image = smooth(seed)
     profile = morphological_profile(image, (1, 2, 4))
     assert profile.shape == (24, 24, 7)
@@ -115,17 +115,17 @@ def test_openings_and_closings_are_idempotent_and_dual(seed: int) -> None:
     np.testing.assert_array_equal(morphological_profile(-smooth(seed), (2,))[:, :, 2], -closing)
 
 
-def test_opening_removes_what_is_narrower_than_the_disk_and_keeps_outlines() -> None:
+def test_an_opening_removes_structures_smaller_than_the_disk_and_keeps_others() -> None:
     image = np.zeros((30, 30), np.float32)
     image[3:6, 3:6] = 1  # a disk of radius 2 does not fit
-    image[12:24, 12:24] = 1  # fits, and its corners come back by reconstruction
+    image[12:24, 12:24] = 1  # fits, and reconstruction restores its corners
     opening = morphological_profile(image, (2,))[:, :, 2]
     expected = image.copy()
     expected[3:6, 3:6] = 0
     np.testing.assert_array_equal(opening, expected)
 
 
-def test_leading_components_are_uncorrelated_and_stop_at_the_share_of_variance() -> None:
+def test_leading_components_are_uncorrelated_and_limited_by_count_and_variance() -> None:
     rng = np.random.default_rng(0)
     sources = rng.normal(size=(400, 2)) * (5, 2)
     image = (sources @ rng.normal(size=(2, 9))).reshape(20, 20, 9).astype(np.float32)
@@ -146,7 +146,7 @@ def test_components_are_fitted_on_the_scope_only() -> None:
     np.testing.assert_array_equal(one, other)
 
 
-def test_extended_profile_takes_components_of_the_hsi_and_every_channel_of_the_rest() -> None:
+def test_an_extended_profile_has_components_of_the_hsi_and_channels_of_the_others() -> None:
     hsi, lidar = images(12, 12, (6, 2))
     profile = extended_profile({"hsi": hsi, "lidar": lidar}, np.arange(144), 3, 1.0, (1, 2))
     assert profile.shape == (12, 12, (3 + 2) * 5)

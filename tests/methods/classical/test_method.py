@@ -1,4 +1,4 @@
-"""The classical baselines: against plain references, and that hyper-parameters come from the support set alone."""
+"""The classical baselines against plain references, their tuning, and all shipped methods on a small scene."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sklearn.svm import SVC
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.methods.classical.method import ARRAYS_FILE, SETTINGS_FILE, Classical
+from mmrs_bench.methods.classical import method as classical
+from mmrs_bench.methods.classical.method import ARRAYS_FILE, SETTINGS_FILE
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray, Scene
 
@@ -21,7 +22,7 @@ TUNED = ("svm", "svm-spatial", "svm-emp", "rf", "rf-spatial")
 ALL_PIXELS = np.arange(36 * 40)
 
 
-def test_majority_predicts_class_1_when_all_tie(tmp_path: Path) -> None:
+def test_majority_predicts_class_1_at_equal_shots(tmp_path: Path) -> None:
     data = small_data()
     assert not fitted("majority", tmp_path, data).predict(data, ALL_PIXELS).any()
 
@@ -36,7 +37,7 @@ def test_nearest_prototype_equals_a_slow_loop(tmp_path: Path) -> None:
     assert method.parameter_counts() == (4 * 7, 4 * 7)
 
 
-def test_svm_is_scikit_learns_on_the_normalised_pixels(tmp_path: Path) -> None:
+def test_svm_equals_scikit_learn_on_the_normalised_pixels(tmp_path: Path) -> None:
     data = small_data(5)
     method = fitted("svm", tmp_path, data, costs=(10.0,), gammas=(0.5,))
     reference = SVC(C=10, gamma=0.5 / 7).fit(data.features(data.support), data.support_targets)
@@ -44,7 +45,7 @@ def test_svm_is_scikit_learns_on_the_normalised_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_predicts_the_whole_scene_and_beats_the_floor(name: str, tmp_path: Path) -> None:
+def test_shipped_methods_predict_the_whole_scene_better_than_chance(name: str, tmp_path: Path) -> None:
     data = small_data(5)
     method = fitted(name, tmp_path, data)
     prediction = method.predict(data, ALL_PIXELS)
@@ -55,13 +56,12 @@ def test_predicts_the_whole_scene_and_beats_the_floor(name: str, tmp_path: Path)
 
 
 def renamed_classes(scene: Scene, new: IntArray) -> Scene:
-    """The scene with class k+1 called new[k]+1."""
+    """The scene with class id new[k] + 1 instead of k + 1."""
     return replace(scene, ground_truth=np.concatenate([[0], new + 1])[scene.ground_truth])
 
 
 @pytest.mark.parametrize("name", ["nearest-prototype", "svm", "svm-spatial", "rf"])
 def test_the_order_of_the_classes_does_not_matter(name: str, tmp_path: Path) -> None:
-    """With other class numbers the same pixels get the same classes (one point of the grid: no ties in tuning)."""
     new = np.array([2, 0, 3, 1])
     data = small_data(4)
     grid: dict[str, Any] = {"svm": {"costs": (100.0,)}, "rf": {"max_features": (1.0,), "trees": 200}}
@@ -69,12 +69,12 @@ def test_the_order_of_the_classes_does_not_matter(name: str, tmp_path: Path) -> 
     other = _with_support(renamed_classes(data.scene, new), data.support)
     one = fitted(name, tmp_path, data, **changes).predict(data, ALL_PIXELS)
     two = fitted(name, tmp_path, other, **changes).predict(other, ALL_PIXELS)
-    # A vote of trees or of pairs of machines can tie, and ties go to the lower number.
+    # Ties in votes of trees or of pairs of classes go to the lower class.
     assert (new[one] == two).mean() > (0.97 if name == "rf" else 0.995)
 
 
 def _with_support(scene: Scene, support: IntArray) -> SceneDataModule:
-    """The scene under a split whose support are the given pixels, in some order."""
+    """The scene with a split whose support set are the given pixels."""
     test = np.setdiff1d(scene.labelled_pixels, support)
     shots = len(support) // scene.num_classes
     return SceneDataModule(
@@ -83,48 +83,39 @@ def _with_support(scene: Scene, support: IntArray) -> SceneDataModule:
 
 
 @pytest.mark.parametrize("name", TUNED)
-@pytest.mark.parametrize(("shots", "folds"), [(2, 2), (4, 4), (7, 5)])
-def test_tuning_splits_the_support_and_nothing_else(
-    name: str, shots: int, folds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = small_data(shots)
-    parts: list[tuple[IntArray, IntArray]] = []
+def test_tuning_uses_the_support_set_only(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data(4)
+    calls: list[tuple[Any, ...]] = []
 
-    def spy(self: Classical, chosen: dict[str, Any], train: IntArray, test: IntArray) -> int:
-        assert self._features.shape[0] == len(data.support)
-        parts.append((train, test))
-        return 0
+    def choose_last(choices: Any, fit: Any, features: Any, targets: IntArray, *, folds: int, context: Any) -> Any:
+        calls.append((choices, features, targets, folds))
+        return choices[-1]
 
-    monkeypatch.setattr(Classical, "_correct", spy)
-    fitted(name, tmp_path, data)
-    points = 8 if name.startswith("svm") else 2
-    assert len(parts) == points * folds
-    for train, test in parts:
-        np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(4 * shots))
-        assert (np.bincount(data.support_targets[test], minlength=4) >= 1).all()
-    tested = np.concatenate([test for _, test in parts[:folds]])
-    np.testing.assert_array_equal(np.sort(tested), np.arange(4 * shots))
-
-
-@pytest.mark.parametrize("name", TUNED)
-def test_ties_and_one_shot_take_the_first_point_of_the_grid(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = {"cost": 100.0, "gamma": 1.0} if name.startswith("svm") else {"max_features": "sqrt"}
-    assert _chosen(fitted(name, tmp_path, small_data(1))) == first
-    monkeypatch.setattr(Classical, "_correct", lambda *_: 3)
-    assert _chosen(fitted(name, tmp_path, small_data(2))) == first
+    monkeypatch.setattr(classical, "best_by_cross_validation", choose_last)
+    method: Any = fitted(name, tmp_path, data)
+    ((choices, features, targets, folds),) = calls
+    np.testing.assert_array_equal(features, method.config.features.extractor(data)(data.support))
+    np.testing.assert_array_equal(targets, data.support_targets)
+    assert folds == 5
+    if name.startswith("svm"):
+        assert (len(choices), choices[0]) == (8, {"cost": 100.0, "gamma": 1.0})
+        assert (method._estimator.C, method._estimator.gamma) == (1000.0, 0.1 / features.shape[1])
+    else:
+        assert choices == [{"max_features": "sqrt"}, {"max_features": 0.5}]
+        assert (method._estimator.max_features, len(method._estimator)) == (0.5, 50)
 
 
-def test_the_best_point_of_the_grid_is_taken(tmp_path: Path) -> None:
-    """A kernel so narrow that every pixel is alone cannot win."""
-    method = fitted("svm", tmp_path, small_data(5), costs=(100.0,), gammas=(1e4, 1.0))
-    assert _chosen(method) == {"cost": 100.0, "gamma": 1.0}
+def test_the_best_hyperparameters_are_used(tmp_path: Path) -> None:
+    """With gamma 10000 the kernel of two different pixels is 0, so it cannot win."""
+    method: Any = fitted("svm", tmp_path, small_data(5), costs=(100.0,), gammas=(1e4, 1.0))
+    assert method._chosen == {"cost": 100.0, "gamma": 1.0}
 
 
-def _chosen(method: Any) -> dict[str, Any]:
-    chosen: dict[str, Any] = method._chosen
-    return chosen
+def test_forests_are_smaller_in_tuning(tmp_path: Path) -> None:
+    method: Any = make("rf", tmp_path, trees=7, tuning_trees=3)
+    features, targets = np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1])
+    chosen = {"max_features": "sqrt"}
+    assert [len(method._fitted(chosen, features, targets, tuning=tuning)) for tuning in (False, True)] == [7, 3]
 
 
 def test_forest_depends_on_draw_and_seed_only(tmp_path: Path) -> None:
@@ -139,7 +130,7 @@ def test_forest_depends_on_draw_and_seed_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_saved_and_loaded_it_predicts_the_same(name: str, tmp_path: Path) -> None:
+def test_shipped_methods_predict_the_same_after_loading(name: str, tmp_path: Path) -> None:
     data = small_data(3)
     method = fitted(name, tmp_path / "work", data)
     method.save(tmp_path / "saved")
@@ -150,13 +141,13 @@ def test_saved_and_loaded_it_predicts_the_same(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_nothing_to_load_is_one_clear_line(name: str, tmp_path: Path) -> None:
+def test_loading_from_an_empty_folder_is_an_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="fit and save"):
         make(name, tmp_path).load(tmp_path)
 
 
 @pytest.mark.parametrize("file", [ARRAYS_FILE, SETTINGS_FILE])
-def test_damaged_state_is_one_clear_line(file: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error(file: str, tmp_path: Path) -> None:
     fitted("svm", tmp_path, small_data()).save(tmp_path)
     (tmp_path / file).write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(DataError, match=file):
@@ -169,9 +160,8 @@ def test_saved_state_cannot_run_code(tmp_path: Path) -> None:
         make("svm", tmp_path).load(tmp_path)
 
 
-def test_a_neighbourhood_beyond_the_window_is_refused(tmp_path: Path) -> None:
-    """The buffer of block-v1 and the leakage audit rely on the window."""
-    with pytest.raises(ConfigError, match="neighbourhood 11 reaches beyond the protocol's window 7"):
+def test_a_neighbourhood_larger_than_the_window_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neighbourhood 11 is larger than the protocol's window 7"):
         fitted("rf-spatial", tmp_path, small_data(window=7))
 
 
@@ -185,12 +175,12 @@ def test_a_neighbourhood_beyond_the_window_is_refused(tmp_path: Path) -> None:
         ("rf-spatial", {"features": {"kind": "neighbourhood", "sizes": [4]}}, "odd"),
     ],
 )
-def test_faulty_settings_are_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         make(name, tmp_path, **changes)
 
 
-def test_only_the_chosen_modalities_are_seen(tmp_path: Path) -> None:
+def test_only_the_chosen_modalities_are_used(tmp_path: Path) -> None:
     data = small_data(2, modalities=("lidar",))
     assert fitted("nearest-prototype", tmp_path, data).parameter_counts().total == 4 * 2
 
