@@ -1,4 +1,4 @@
-"""Scenes by name or path: reads manifests, knows the shipped ones, makes the simulated twins."""
+"""Finds scenes by name or path, reads their manifests and loads them."""
 
 from __future__ import annotations
 
@@ -21,44 +21,40 @@ SIMULATED_PREFIX = "sim-"
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and validate one manifest file.
-
-    Raises:
-        ManifestError: If the file is absent, is not YAML, or a field is wrong; file, field and fix are named.
-    """
+    """Read and validate one manifest file; raises `ManifestError` with file, field and fix."""
     fields = read_yaml(path, error=ManifestError, advice="give the path of a manifest (.yaml)")
-    return validated(Manifest, fields, where=path, error=ManifestError).at(path)
+    return validated(Manifest, fields, where=path, error=ManifestError).with_path(path)
+
+
+def _shipped_paths() -> dict[str, Path]:
+    paths = {path.stem: path for path in MANIFEST_DIR.glob("*.yaml") if path.stem != "weights"}
+    return dict(sorted(paths.items()))
 
 
 def _manifest_paths() -> dict[str, Path]:
-    shipped = {p.stem: p for p in sorted(MANIFEST_DIR.glob("*.yaml")) if p.stem != "weights"}
-    added = dict(entry_point_paths(SCENE_GROUP))
-    for name in sorted(added.keys() & shipped.keys()):
-        raise ManifestError(f"{added[name]}: an installed package registers {name!r}, a shipped scene; rename it")
-    return {**shipped, **added}
+    shipped, installed = _shipped_paths(), dict(entry_point_paths(SCENE_GROUP))
+    for name in sorted(installed.keys() & shipped.keys()):
+        raise ManifestError(f"{installed[name]}: an installed package registers {name!r}, a shipped scene; rename it")
+    return shipped | installed
 
 
 def shipped_names() -> list[str]:
-    """Names of all scenes that need no path: shipped ones, a simulated twin of each real one, installed ones.
-
-    Raises:
-        ManifestError: If an installed package registers a shipped name.
-    """
-    stems = sorted(p.stem for p in MANIFEST_DIR.glob("*.yaml") if p.stem != "weights")
+    """Names of all scenes: shipped ones, a simulated twin of each real one, installed ones."""
+    shipped = _shipped_paths()
     # A dash marks another release of a scene (houston2013-original), which has the same twin.
-    twins = [SIMULATED_PREFIX + stem for stem in stems if stem != "simulated" and "-" not in stem]
-    return [*stems, *twins, *sorted(_manifest_paths().keys() - set(stems))]
+    twins = [SIMULATED_PREFIX + name for name in shipped if name != "simulated" and "-" not in name]
+    return [*shipped, *twins, *sorted(_manifest_paths().keys() - shipped.keys())]
 
 
 def load_manifest(dataset: str) -> Manifest:
-    """The manifest of a shipped scene, of its simulated twin (``sim-trento``), or at a path.
+    """The manifest of a scene.
 
     Args:
-        dataset: A name of `shipped_names`, or the path of a manifest file (recognised by ``.yaml`` / ``.yml``).
+        dataset: A name in `shipped_names`, or the path of a manifest file, recognised by ``.yaml`` or ``.yml``.
 
     Raises:
         ConfigError: If the name is unknown; the nearest names are suggested.
-        ManifestError: If the manifest is faulty.
+        ManifestError: If the manifest is invalid.
     """
     if dataset.endswith((".yaml", ".yml")):
         return read_manifest(Path(dataset))
@@ -71,7 +67,7 @@ def load_manifest(dataset: str) -> Manifest:
 
 
 def simulated_twin(real: Manifest) -> Manifest:
-    """A simulated scene with the raster size, bands, classes, class counts and modalities of a real one."""
+    """A simulated scene with the raster size, modalities, bands, classes and class counts of a real one."""
     return real.model_copy(
         update={
             "id": SIMULATED_PREFIX + real.id,
@@ -82,15 +78,17 @@ def simulated_twin(real: Manifest) -> Manifest:
             "generator": Generator(layout=real.id),
             "terms": "Simulated; no terms.",
             "citation": "Simulated data; cite the suite.",
-            "notes": "Simulated: sizes, classes and class counts of the real scene, contents of the simulator.",
+            "notes": "Sizes, classes and class counts are those of the real scene; images and labels are simulated.",
             "variants": (),
             "modalities": tuple(m.model_copy(update={"parts": ()}) for m in real.modalities),
         }
-    ).at(real.path)
+    ).with_path(real.path)
 
 
 def load_scene(dataset: str | Manifest, *, progress: Callable[[str], Any] | None = None) -> Scene:
-    """Load a scene: simulate it if its manifest has a generator, else fetch, verify and read its files.
+    """Load a scene: simulate it, or fetch, verify and read its files.
+
+    A real scene is never replaced by a simulated one.
 
     Args:
         dataset: A shipped name, the path of a manifest, or a manifest.
@@ -98,12 +96,11 @@ def load_scene(dataset: str | Manifest, *, progress: Callable[[str], Any] | None
 
     Raises:
         ConfigError: If the name is unknown.
-        ManifestError: If the manifest is faulty.
-        DataError: If files are missing and cannot be fetched, or disagree with the manifest. A real scene is never
-            replaced by a simulated one.
+        ManifestError: If the manifest is invalid.
+        DataError: If files are missing and cannot be fetched, or contradict the manifest.
     """
     manifest = dataset if isinstance(dataset, Manifest) else load_manifest(dataset)
-    if manifest.generator is not None:
+    if manifest.simulated:
         from mmrs_bench.scenes.simulator.simulated import simulate
 
         return simulate(manifest)
@@ -111,4 +108,4 @@ def load_scene(dataset: str | Manifest, *, progress: Callable[[str], Any] | None
     from mmrs_bench.scenes.files.readers import read_scene
 
     scene = read_scene(manifest, ensure_files(manifest, progress=progress))
-    return scene if scene.official is not None else replace(scene, official_missing=missing_official(manifest))
+    return replace(scene, official_missing=missing_official(manifest))

@@ -1,14 +1,12 @@
-"""Data modules: a scene, split, normalised and served as batches of pixels with their windows.
-
-`SceneDataModule` works with a plain Lightning ``Trainer`` and needs nothing else of the suite. Loaders yield pixel
-indices; windows are gathered on the device in ``on_after_batch_transfer`` (see `mmrs_bench.scenes.windows`).
-"""
+"""Lightning data modules that serve the pixels of a scene with their windows."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from functools import cached_property
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.scenes.catalogue import load_scene
-from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader, allow_no_validation
+from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader, ignore_validation_warnings
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.prepare import Prepared, prepare, reduced
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
@@ -26,22 +24,20 @@ from mmrs_bench.scenes.windows import WindowGatherer
 
 
 class SceneDataModule(L.LightningDataModule):
-    """One scene under one data protocol.
+    """One scene under one data protocol; it is loaded at the first access.
 
-    Everything below that needs the scene calls `setup` by itself, so the module also serves without a trainer.
-    Memory: the raw scene and one normalised canvas; ``images`` are views into the canvas.
+    Loaders yield pixel indices; windows are gathered on the device after the transfer of a batch.
 
     Args:
-        scene: A scene, a name of a shipped scene, the path of a manifest, or a manifest.
+        scene: A scene, the name of a shipped scene, the path of a manifest, or a manifest.
         config: The data protocol; defaults are 2 shots, window 11, z-scores.
-        seed: Seed of training; the order of batches and augmentation depend on it, the split does not.
+        seed: Seed of the order of batches and of augmentation. The split does not depend on it.
         batch_size: Largest training batch.
         inference_batch: Largest batch of the validation and prediction loaders.
-        augment: Whether training windows get one of the 8 symmetries of the square at random, the same in all
-            modalities of a sample.
+        augment: Whether each training window gets a random symmetry of the square, the same in all modalities.
 
     Raises:
-        ConfigError: From `setup`, if the configuration does not fit the scene.
+        ConfigError: If a batch size is below 1, or from `setup`, if the configuration does not fit the scene.
         SplitError: From `setup`, if there is no such split.
         DataError: From `setup`, if the scene's files are missing or wrong.
     """
@@ -65,9 +61,8 @@ class SceneDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.inference_batch = inference_batch
         self.augment = augment
-        allow_no_validation()
+        ignore_validation_warnings()
         self._source = scene
-        self._prepared: Prepared | None = None
         self._gatherers: dict[torch.device, WindowGatherer] = {}
         self._reduced: dict[int, SceneDataModule] = {}
 
@@ -75,37 +70,34 @@ class SceneDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load, split and normalise the scene, once; ``stage`` is ignored."""
-        if self._prepared is not None:
-            return
-        scene = self._source if isinstance(self._source, Scene) else load_scene(self._source)
-        self._prepared = prepare(scene, self.config)
+        _ = self._prepared
 
-    @property
-    def _state(self) -> Prepared:
-        self.setup()
-        return cast(Prepared, self._prepared)
+    @cached_property
+    def _prepared(self) -> Prepared:
+        scene = self._source if isinstance(self._source, Scene) else load_scene(self._source)
+        return prepare(scene, self.config)
 
     # The scene and its pixels
 
     @property
     def scene(self) -> Scene:
-        """The scene, raw."""
-        return self._state.scene
+        """The scene with raw images."""
+        return self._prepared.scene
 
     @property
     def split(self) -> Split:
-        """The split; its query is not limited by ``query_limit``."""
-        return self._state.split
+        """The split; ``query_limit`` does not apply to its query."""
+        return self._prepared.split
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities that the method sees, in the manifest's order."""
-        return tuple(self._state.channels)
+        """Modalities of the protocol, in the manifest's order."""
+        return tuple(self._prepared.channels)
 
     @property
     def channels(self) -> dict[str, int]:
         """Channels by modality, after PCA."""
-        return dict(self._state.channels)
+        return dict(self._prepared.channels)
 
     @property
     def num_classes(self) -> int:
@@ -119,8 +111,8 @@ class SceneDataModule(L.LightningDataModule):
 
     @property
     def images(self) -> dict[str, FloatArray]:
-        """Normalised float32 images (height, width, channels) by modality; views that must not be written to."""
-        return self._state.images()
+        """Normalised float32 images (height, width, channels) by modality; read-only views."""
+        return self._prepared.images()
 
     @property
     def support(self) -> IntArray:
@@ -134,23 +126,23 @@ class SceneDataModule(L.LightningDataModule):
 
     @property
     def query(self) -> IntArray:
-        """Query pixels that are scored, ascending; subsampled if ``query_limit`` says so."""
-        return self._state.query
+        """Scored query pixels, ascending; at most ``query_limit``."""
+        return self._prepared.query
 
     @property
     def query_targets(self) -> IntArray:
-        """Targets of the query pixels, for scoring only."""
+        """Targets of the query pixels, only for scoring."""
         return self._targets(self.query)
 
     @property
     def unlabelled(self) -> IntArray:
-        """Pixels, labelled or not, that pretraining may see without labels."""
-        return self._state.unlabelled
+        """Pixels for pretraining without labels."""
+        return self._prepared.unlabelled
 
     @property
     def validation(self) -> IntArray:
-        """200 query pixels under ``paper-val``, else none."""
-        return self._state.validation
+        """200 query pixels under ``paper-val``; empty otherwise."""
+        return self._prepared.validation
 
     @property
     def validation_targets(self) -> IntArray:
@@ -159,18 +151,14 @@ class SceneDataModule(L.LightningDataModule):
 
     @property
     def labels_used(self) -> int:
-        """Labels that training and selection see: shots * K, and the validation pixels under ``paper-val``."""
+        """Number of labels for training and selection: shots * K, plus the validation pixels."""
         return self.support.size + self.validation.size
 
     def features(self, pixels: IntArray, modalities: Sequence[str] | None = None) -> FloatArray:
-        """Normalised pixel vectors (n, sum of channels), modalities side by side in the manifest's order.
-
-        Args:
-            pixels: Flat indices (n,).
-            modalities: Some of `modalities`; None takes all.
+        """Normalised vectors (n, sum of channels) of pixels (n,), concatenated in the manifest's order of modalities.
 
         Raises:
-            ConfigError: If a modality is not among them.
+            ConfigError: If one of ``modalities`` (by default all) is not among those of the protocol.
         """
         wanted = self.modalities if modalities is None else tuple(modalities)
         for name in wanted:
@@ -186,18 +174,15 @@ class SceneDataModule(L.LightningDataModule):
     # Loaders
 
     def train_dataloader(self) -> PixelLoader:
-        """Support pixels with targets, shuffled anew every epoch."""
+        """Support pixels with targets, reshuffled every epoch."""
         return self.shuffled_dataloader(("support", self.config.draw, self.seed), self.support, self.support_targets)
 
     def unlabelled_dataloader(self) -> PixelLoader:
-        """Pixels of the unlabelled scope, shuffled anew every epoch, without targets.
-
-        Their order hangs on the seed, not on the draw: draws that share the scope can share a pretraining.
-        """
+        """Unlabelled pixels, reshuffled every epoch in an order that is the same for all draws of a seed."""
         return self.shuffled_dataloader(("unlabelled", self.seed), self.unlabelled)
 
     def val_dataloader(self) -> PixelLoader:
-        """Validation pixels with targets under ``paper-val``; empty otherwise."""
+        """Validation pixels with targets; empty unless the protocol selects by ``paper-val``."""
         return PixelLoader(self.validation, self.validation_targets, batch_size=self.inference_batch)
 
     def predict_dataloader(self) -> PixelLoader:
@@ -222,14 +207,14 @@ class SceneDataModule(L.LightningDataModule):
         augment: bool | None = None,
         per_epoch: int | None = None,
     ) -> PixelLoader:
-        """Pixels shuffled anew every epoch, for training.
+        """Pixels for training, reshuffled every epoch.
 
         Args:
-            address: Address of the order (see `mmrs_bench.randomness`), with the draw only where it may matter.
+            address: Address of the random order (see `mmrs_bench.randomness`).
             pixels: Flat indices (n,).
             targets: Their targets (n,), or None.
-            batch_size: Largest batch; None takes the data module's.
-            augment: Whether windows get a random symmetry; None takes the data module's choice.
+            batch_size: Largest batch; None takes that of the data module.
+            augment: Whether windows get a random symmetry; None takes the setting of the data module.
             per_epoch: See `PixelLoader`.
         """
         return PixelLoader(
@@ -248,58 +233,43 @@ class SceneDataModule(L.LightningDataModule):
         validate: PixelLoader | None = None,
         predict: PixelLoader | None = None,
     ) -> LoaderView:
-        """A data module for ``trainer.fit`` or ``trainer.predict`` with other loaders of this scene.
+        """A data module with other loaders of this scene, because Lightning adds windows only to those of data modules.
 
-        Lightning takes either loaders or a data module, and only the latter adds windows to batches. So pretrain with
-        ``trainer.fit(model, datamodule=data.serving(train=data.unlabelled_dataloader()))``. Without ``train``
-        it cannot fit; other loaders left out are empty.
+        For example, pretrain with ``trainer.fit(model, datamodule=data.serving(train=data.unlabelled_dataloader()))``.
         """
         return LoaderView(self.add_windows, train, validate, predict)
 
     def with_components(self, most: int | None) -> SceneDataModule:
-        """The same pixels with HSI bands replaced by principal components, for methods that want fewer channels.
+        """The same pixels with at most so many principal components instead of HSI bands; the result is cached.
 
-        Components are fitted on the protocol's ``normalisation_scope`` and normalised like bands, so with z-scores
-        they are whitened. Made once for each number of them.
-
-        Args:
-            most: Components at most; fewer if there are fewer bands. If None, without HSI, or if the protocol has
-                components already, nothing is replaced.
+        Components are fitted on the protocol's ``normalisation_scope`` and then normalised like bands. Returns the data
+        module itself if ``most`` is None, the protocol already has components, or there is no HSI.
         """
-        state = self._state
-        if most is None or self.config.pca is not None or "hsi" not in state.channels:
+        channels = self._prepared.channels
+        if most is None or self.config.pca is not None or "hsi" not in channels:
             return self
-        if most in self._reduced:
-            return self._reduced[most]
-        config = self.config.model_copy(update={"pca": min(most, state.channels["hsi"])})
-        other = SceneDataModule(
-            state.scene,
-            config,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            inference_batch=self.inference_batch,
-            augment=self.augment,
-        )
-        other._prepared = reduced(state, config)
-        self._reduced[most] = other
-        return other
+        if most not in self._reduced:
+            other = copy.copy(self)
+            other.trainer, other._gatherers, other._reduced = None, {}, {}
+            other.config = self.config.model_copy(update={"pca": min(most, channels["hsi"])})
+            other._prepared = reduced(self._prepared, other.config)
+            self._reduced[most] = other
+        return self._reduced[most]
 
     def images_sha256(self) -> str:
-        """SHA-256 of the normalised images, which addresses what was learned from them."""
-        return hashlib.sha256(self._state.canvas.data).hexdigest()
+        """SHA-256 of the normalised images, for the addresses of caches."""
+        return hashlib.sha256(self._prepared.canvas.data).hexdigest()
 
     # Windows
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Add windows on the batch's device, turned and flipped while a trainer is training with ``augment``."""
+        """Add windows on the batch's device; while a trainer is training, with the batch's symmetries."""
         return self.add_windows(batch, augment=self.trainer is not None and self.trainer.training)
 
     def add_windows(self, batch: Batch, *, augment: bool = False) -> dict[str, Any]:
         """A copy of a batch with ``windows``: per modality (b, channels, window, window) float32.
 
-        Args:
-            batch: With ``pixel`` (b,) int64 on any device; ``symmetry`` as training loaders add it.
-            augment: Whether to apply the batch's symmetries.
+        With ``augment``, the batch's ``symmetry`` is applied.
         """
         pixels = batch["pixel"]
         kept = {name: values for name, values in batch.items() if name != "symmetry"}
@@ -307,15 +277,15 @@ class SceneDataModule(L.LightningDataModule):
         return {**kept, "windows": self.gatherer(pixels.device).gather(pixels, symmetry)}
 
     def gatherer(self, device: torch.device) -> WindowGatherer:
-        """What gathers windows on a device; made once for each."""
+        """The window gatherer of a device; cached."""
         if device not in self._gatherers:
-            state = self._state
-            self._gatherers[device] = WindowGatherer(state.canvas, state.channels, self.config.window, device)
+            canvas, channels = self._prepared.canvas, self._prepared.channels
+            self._gatherers[device] = WindowGatherer(canvas, channels, self.config.window, device)
         return self._gatherers[device]
 
 
 class _ShippedDataModule(SceneDataModule):
-    """A data module of a shipped scene; arguments are those of `SceneDataModule` without ``scene``."""
+    """A data module of a shipped scene; its arguments are those of `SceneDataModule` without ``scene``."""
 
     dataset: ClassVar[str]
 
@@ -342,7 +312,7 @@ class MUUFLDataModule(_ShippedDataModule):
 
 
 class AugsburgDataModule(_ShippedDataModule):
-    """Augsburg: HSI, SAR and DSM, 7 classes."""
+    """Augsburg: HSI and SAR, 7 classes."""
 
     dataset = "augsburg"
 

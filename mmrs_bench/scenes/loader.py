@@ -1,11 +1,11 @@
-"""Batches of pixel indices, as Lightning and plain loops take them."""
+"""Loaders of pixel indices, for Lightning and for plain loops."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -19,27 +19,20 @@ from mmrs_bench.scenes.windows import SYMMETRIES
 Batch = dict[str, torch.Tensor]
 
 
-class AddWindows(Protocol):
-    """Signature of `mmrs_bench.scenes.datamodule.SceneDataModule.add_windows`."""
-
-    def __call__(self, batch: Batch, *, augment: bool = False) -> dict[str, Any]:
-        """A copy of the batch with windows."""
-
-
 class PixelLoader:
-    """Yields dicts of ``pixel`` (b,) int64, and ``target`` (b,) int64 where targets are given.
+    """Yields dicts with ``pixel`` (b,) int64 and, if targets are given, ``target`` (b,) int64.
 
-    Pixels are cut into as few batches as fit the batch size, whose sizes differ by at most one: nothing is dropped,
-    and no tiny last batch upsets batch statistics. It is a plain iterable rather than a ``DataLoader``: a batch is a
-    slice of one tensor, for which workers and collation only cost time.
+    The sizes of the batches differ by at most one, so that no small last batch distorts batch statistics. A batch is a
+    slice of one tensor, so a ``DataLoader`` with workers and collation would only cost time.
 
     Args:
-        pixels: Flat indices, in the order in which they come out unless shuffled.
+        pixels: Flat indices.
         targets: Targets of the pixels in 0..K-1, or None.
         batch_size: Largest batch.
-        shuffle: Address of the order (see `mmrs_bench.randomness`); the epoch is added to it. None keeps the order.
-        augment: Whether shuffled batches also carry ``symmetry`` (b,) int64 in 0..7 for the windows.
-        per_epoch: At most so many pixels make an epoch, others in every epoch; None takes all.
+        shuffle: Address of the random order (see `mmrs_bench.randomness`), to which the epoch is appended. None keeps
+            the order.
+        augment: Whether shuffled batches also contain ``symmetry`` (b,) int64 in 0..7 for the windows.
+        per_epoch: Largest number of pixels in an epoch, drawn again for every epoch; None takes all.
     """
 
     def __init__(
@@ -63,7 +56,7 @@ class PixelLoader:
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next pass; without it, passes count up from 0."""
+        """Set the epoch of the next pass; without it, passes count from 0."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -87,35 +80,28 @@ class PixelLoader:
 
 
 class LoaderView(L.LightningDataModule):
-    """Serves loaders with windows (see `mmrs_bench.scenes.datamodule.SceneDataModule.serving`).
+    """Serves given loaders with windows (see `mmrs_bench.scenes.datamodule.SceneDataModule.serving`).
 
-    Args:
-        add_windows: Adds windows to a batch on its device; its ``augment`` says whether the trainer is training.
-        train: Training loader, without which the view cannot fit.
-        validate: Validation loader; None is empty.
-        predict: Prediction loader; None is empty.
+    ``add_windows`` receives a batch on its device and ``augment=``, which is true while the trainer is training. A
+    missing loader is empty; a missing training loader raises an error when the trainer needs it.
     """
 
     def __init__(
         self,
-        add_windows: AddWindows,
+        add_windows: Callable[..., dict[str, Any]],
         train: PixelLoader | None,
         validate: PixelLoader | None,
         predict: PixelLoader | None,
     ) -> None:
         super().__init__()
-        none = PixelLoader(np.empty(0, dtype=np.int64), batch_size=1)
+        empty = PixelLoader(np.empty(0, dtype=np.int64), batch_size=1)
         self._add_windows = add_windows
-        self._train, self._validate, self._predict = train, validate or none, predict or none
+        self._train, self._validate, self._predict = train, validate or empty, predict or empty
 
     def train_dataloader(self) -> PixelLoader:
-        """The training loader.
-
-        Raises:
-            ConfigError: If none was given.
-        """
+        """The training loader; raises `ConfigError` if there is none."""
         if self._train is None:
-            raise ConfigError("no training loader was given; name one in serving(train=...).")
+            raise ConfigError("no training loader was given; pass one to serving(train=...).")
         return self._train
 
     def val_dataloader(self) -> PixelLoader:
@@ -127,15 +113,11 @@ class LoaderView(L.LightningDataModule):
         return self._predict
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Add windows on the batch's device, augmented while the trainer is training."""
+        """Add windows on the batch's device, with symmetries while the trainer is training."""
         return self._add_windows(batch, augment=self.trainer is not None and self.trainer.training)
 
 
-def allow_no_validation() -> None:
-    """Silence the two complaints of Lightning about an honest protocol: there is no validation data.
-
-    Filters are process-wide in Python; these two match nothing but an empty `PixelLoader` and a missing
-    ``validation_step``.
-    """
+def ignore_validation_warnings() -> None:
+    """Silence Lightning's two warnings about missing validation data, which few-shot protocols do not have."""
     warnings.filterwarnings("ignore", message="You passed in a `val_dataloader` but have no `validation_step`")
     warnings.filterwarnings("ignore", message=f"Total length of `{PixelLoader.__name__}` across ranks is zero")

@@ -1,7 +1,6 @@
-"""Normalisation of channels and principal components, fitted on a declared set of pixels and never with labels.
+"""Normalisation of channels and principal components, fitted on a set of pixels without labels.
 
-Statistics are computed in float64 and applied in float32. Images are worked through in blocks of rows, so that a
-fit or an application needs no second copy of the scene.
+Statistics are computed in float64 and applied in float32. Pixels are processed in chunks to save memory.
 """
 
 from __future__ import annotations
@@ -31,13 +30,8 @@ def _chunks(image: FloatArray, pixels: IntArray) -> Iterator[Statistics]:
 class Normaliser:
     """Per channel: subtract ``offset``, then multiply by ``factor``.
 
-    A channel that is constant within the scope has no scale there; it becomes 0 everywhere (factor 0), because any
-    other choice would blow up pixels outside the scope. Values outside a scope's range are not clipped under
-    ``minmax``: a clip would make materials that the scope has not seen indistinguishable.
-
-    Attributes:
-        offset: (channels,), float64.
-        factor: (channels,), float64.
+    Both are float64 (channels,). A channel that is constant on the fitted pixels gets factor 0. ``minmax`` does not
+    clip values outside the fitted range.
     """
 
     offset: Statistics
@@ -45,18 +39,13 @@ class Normaliser:
 
     @classmethod
     def fit(cls, image: FloatArray, pixels: IntArray, method: Literal["zscore", "minmax"]) -> Normaliser:
-        """Fit on the pixels of a scope.
-
-        Args:
-            image: (height, width, channels).
-            pixels: Flat indices of the scope, at least one.
-            method: ``zscore`` (mean 0, population standard deviation 1 within the scope) or ``minmax`` (range 0..1).
+        """Fit on pixels (n,) of an image (height, width, channels): ``zscore`` (population) or ``minmax`` (0..1).
 
         Raises:
-            ConfigError: If the scope is empty.
+            ConfigError: If there are no pixels.
         """
         if pixels.size == 0:
-            raise ConfigError("normalisation: its pixel scope is empty; choose a scope that holds pixels.")
+            raise ConfigError("normalisation: its pixel scope is empty; choose a scope that contains pixels.")
         channels = image.shape[2]
         low, high, total = np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros(channels)
         for values in _chunks(image, pixels):
@@ -82,16 +71,16 @@ class Normaliser:
 def principal_components(image: FloatArray, pixels: IntArray, components: int) -> FloatArray:
     """Project an image (height, width, bands) onto its leading principal components (height, width, components).
 
-    Bands are centred, not scaled, so that noisy weak bands stay weak; components come unwhitened and are normalised
-    like any channel afterwards. The solver (eigenvectors of the covariance) is deterministic.
+    Bands are centred but not scaled, so that noisy weak bands stay weak. Components are not whitened. The solver
+    (eigenvectors of the covariance) is deterministic.
 
     Args:
         image: Raw bands.
-        pixels: Flat indices of the scope that mean and covariance are estimated on.
+        pixels: Flat indices of the pixels for mean and covariance.
         components: Number of components.
 
     Raises:
-        ConfigError: If bands or pixels of the scope are too few for so many components.
+        ConfigError: If there are too few bands or pixels.
     """
     from sklearn.decomposition import PCA
 
@@ -100,12 +89,10 @@ def principal_components(image: FloatArray, pixels: IntArray, components: int) -
         raise ConfigError(f"pca {components}: the image has {bands} bands; use at most {bands} components.")
     if pixels.size <= components:
         raise ConfigError(
-            f"pca {components}: its scope holds {pixels.size} pixels, and n pixels span at most n - 1 components; use "
-            f"at most {pixels.size - 1} components or a larger normalisation scope."
+            f"pca {components}: its scope contains only {pixels.size} pixels; use at most {pixels.size - 1} components "
+            "or a larger normalisation scope."
         )
-    flat = image.reshape(-1, bands)
-    pca = PCA(components, svd_solver="covariance_eigh").fit(flat[pixels].astype(np.float64))
-    result = np.empty((height * width, components), dtype=np.float32)
-    for start in range(0, flat.shape[0], CHUNK_PIXELS):
-        result[start : start + CHUNK_PIXELS] = pca.transform(flat[start : start + CHUNK_PIXELS].astype(np.float64))
-    return result.reshape(height, width, components)
+    pca = PCA(components, svd_solver="covariance_eigh").fit(image.reshape(-1, bands)[pixels].astype(np.float64))
+    chunks = _chunks(image, np.arange(height * width, dtype=np.int64))
+    projected = np.concatenate([pca.transform(values).astype(np.float32) for values in chunks])
+    return projected.reshape(height, width, components)

@@ -1,4 +1,4 @@
-"""From a scene and a data protocol to what a method is served: split, pixel scopes, normalised canvas."""
+"""Prepares a scene for a data protocol: split, pixel scopes, normalised canvas."""
 
 from __future__ import annotations
 
@@ -21,15 +21,8 @@ NO_PIXELS: IntArray = np.empty(0, dtype=np.int64)
 class Prepared:
     """A scene under a data protocol.
 
-    Attributes:
-        scene: The scene, raw.
-        split: Its split.
-        window: Side of the window in pixels.
-        channels: Channels by modality after PCA, in the manifest's order.
-        canvas: Normalised images side by side, with reflected borders (see `mmrs_bench.scenes.windows`).
-        query: Query pixels that are scored.
-        unlabelled: Pixels that pretraining may see.
-        validation: Query pixels that ``paper-val`` selects on; empty otherwise.
+    ``channels`` counts them by modality after PCA, ``canvas`` contains the normalised images (see
+    `mmrs_bench.scenes.windows`), ``query`` the scored query pixels, ``validation`` those for ``paper-val``.
     """
 
     scene: Scene
@@ -52,9 +45,6 @@ class Prepared:
 def prepare(scene: Scene, config: DataConfig) -> Prepared:
     """Split and normalise a scene.
 
-    Beside the raw scene only the canvas and chunks of it are held in memory (with PCA, a float64 copy of the scope's
-    spectra during the fit).
-
     Raises:
         ConfigError: If the configuration does not fit the scene.
         SplitError: If there is no such split.
@@ -76,12 +66,7 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
 
 
 def reduced(prepared: Prepared, config: DataConfig) -> Prepared:
-    """The same pixels with other images.
-
-    Args:
-        prepared: A scene under a data protocol.
-        config: That protocol, but for another ``pca``.
-    """
+    """The same pixels with images for ``config``, which may differ from the prepared protocol in ``pca`` only."""
     channels, canvas = _normalised(prepared.scene, prepared.split, tuple(prepared.channels), config)
     return replace(prepared, channels=channels, canvas=canvas)
 
@@ -116,7 +101,7 @@ def _chosen_modalities(scene: Scene, config: DataConfig) -> tuple[str, ...]:
     chosen = tuple(name for name in available if name in config.modalities or not config.modalities)
     if config.pca is not None and "hsi" not in chosen:
         raise ConfigError(
-            f"pca {config.pca} needs modality hsi, but the method sees {', '.join(chosen)}; set pca to none."
+            f"pca {config.pca} needs modality hsi, but the chosen modalities are {', '.join(chosen)}; set pca to none."
         )
     return chosen
 

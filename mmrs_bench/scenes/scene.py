@@ -1,4 +1,4 @@
-"""Scenes: co-registered images with ground truth, checked against their manifest."""
+"""A scene in memory: co-registered images with ground truth."""
 
 from __future__ import annotations
 
@@ -10,20 +10,35 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.scenes.manifest import Manifest
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 
+def check_window(window: int, height: int, width: int) -> None:
+    """Check that a window has a centre pixel and fits into a raster.
+
+    Raises:
+        ConfigError: If the window is even or larger than the raster.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ConfigError(f"window {window} has no centre pixel; use an odd number of at least 1.")
+    if window > min(height, width):
+        raise ConfigError(
+            f"window {window} is larger than the scene ({height} x {width} pixels); use a smaller odd window."
+        )
+
+
 @dataclass(frozen=True)
 class PixelBound:
-    """Accuracy that the best possible classifier of single pixels reaches on a simulated scene.
+    """Accuracy of the best possible classifier of single pixels on a simulated scene.
 
     Attributes:
-        modalities: What the classifier sees, e.g. ``("hsi",)``.
+        modalities: Modalities that the classifier receives.
         accuracy: Bayes-optimal overall accuracy over the labelled pixels, in [0, 1].
-        standard_error: Monte Carlo error of ``accuracy`` (0 for a closed form).
+        standard_error: Monte Carlo error of ``accuracy``; 0 for a closed form.
     """
 
     modalities: tuple[str, ...]
@@ -33,24 +48,22 @@ class PixelBound:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One scene in memory.
-
-    A pixel is named by its flat index ``row * width + column`` everywhere in the suite.
+    """One scene. The whole suite addresses a pixel by its flat index ``row * width + column``.
 
     Attributes:
-        manifest: The description that the arrays were checked against.
+        manifest: The description of the scene.
         images: Raw float32 images (height, width, channels) by modality, in the manifest's order.
         ground_truth: int64 raster (height, width); 0 is unlabelled, 1..K are classes.
-        official: Flat indices of the publishers' ``(train, test)`` pixels, where there is an official split.
-        official_missing: Why ``official`` is None, for the error message.
-        pixel_bounds: For simulated scenes, what single pixels can tell (empty for real scenes).
+        official: Flat indices of the official ``(train, test)`` pixels, if there is an official split.
+        official_missing: Which files of the official split are missing; empty if none is.
+        pixel_bounds: Upper bounds of pixelwise classifiers; empty for real scenes.
     """
 
     manifest: Manifest
     images: Mapping[str, FloatArray]
     ground_truth: IntArray
     official: tuple[IntArray, IntArray] | None = None
-    official_missing: str = "the scene was built without the official pixels"
+    official_missing: str = ""
     pixel_bounds: tuple[PixelBound, ...] = ()
 
     @property
@@ -80,6 +93,6 @@ class Scene:
 
     @cached_property
     def ground_truth_sha256(self) -> str:
-        """SHA-256 of size and labels; splits are bound to it."""
+        """SHA-256 of size and labels, which identifies the ground truth of a split."""
         head = f"{self.height}x{self.width}:".encode()
         return sha256(head + np.ascontiguousarray(self.ground_truth, dtype="<i8").tobytes()).hexdigest()

@@ -1,8 +1,7 @@
-"""Windows of pixels, gathered on the device from one padded canvas that holds every modality.
+"""Windows of pixels, gathered on the device from one padded canvas of all modalities.
 
-The canvas is a channels-last float32 array (height + 2r, width + 2r, channels) with the modalities side by side and
-borders of r = (window - 1) / 2 pixels reflected about the edge pixel. The windows of a batch come out of a single
-``index_select`` over its rows of channels; no array of all windows ever exists.
+The canvas is a channels-last float32 array (height + 2r, width + 2r, channels) of the concatenated modalities, with
+borders of r = (window - 1) / 2 pixels reflected about the edge pixel. An array of all windows never exists.
 """
 
 from __future__ import annotations
@@ -13,29 +12,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from mmrs_bench.errors import ConfigError
-from mmrs_bench.scenes.scene import FloatArray
+from mmrs_bench.scenes.scene import FloatArray, check_window
 
-#: Pixels that `WindowGatherer.mapped` works on at once.
+#: Chunk of pixels in `WindowGatherer.mapped`.
 MAPPED_PIXELS = 1 << 14
 
-#: The symmetries of the square: 4 rotations, each without and with a left-right flip before it. 0 changes nothing.
+#: Symmetries of the square: 4 rotations, without and with a left-right flip before. 0 is the identity.
 SYMMETRIES = 8
 
 
 def empty_canvas(height: int, width: int, channels: int, window: int) -> FloatArray:
-    """An uninitialised canvas (height + 2r, width + 2r, channels) for images of this size.
-
-    Raises:
-        ConfigError: If the window is even or larger than the image.
-    """
-    if window < 1 or window % 2 == 0:
-        raise ConfigError(f"window {window} has no centre pixel; use an odd number of at least 1.")
-    if window > min(height, width):
-        raise ConfigError(
-            f"window {window} is larger than the scene ({height} x {width} pixels), so its border cannot be reflected; "
-            "use a smaller odd window."
-        )
+    """An uninitialised canvas for images of this size; raises `ConfigError` for an even or too large window."""
+    check_window(window, height, width)
     radius = window // 2
     return np.empty((height + 2 * radius, width + 2 * radius, channels), dtype=np.float32)
 
@@ -58,11 +46,7 @@ def reflect_borders(canvas: FloatArray, window: int) -> None:
 
 
 def build_canvas(images: Mapping[str, FloatArray], window: int) -> FloatArray:
-    """A canvas of images (height, width, channels) of equal size, stacked along the channels in their order.
-
-    Raises:
-        ConfigError: If the window is even or larger than the images.
-    """
+    """A canvas of images (height, width, channels) of equal size; raises `ConfigError` as `empty_canvas`."""
     height, width, _ = next(iter(images.values())).shape
     canvas = empty_canvas(height, width, sum(image.shape[2] for image in images.values()), window)
     np.concatenate(list(images.values()), axis=2, out=interior(canvas, window))
@@ -71,13 +55,13 @@ def build_canvas(images: Mapping[str, FloatArray], window: int) -> FloatArray:
 
 
 class WindowGatherer:
-    """Gathers windows from a canvas that lives on a device.
+    """Gathers windows from a canvas on a device; on the CPU, the canvas is shared and not copied.
 
     Args:
-        canvas: (height + 2r, width + 2r, channels) float32; on the CPU its memory is shared, not copied.
+        canvas: (height + 2r, width + 2r, channels) float32.
         channels: Channels by modality, in the canvas's order.
         window: Side of the window in pixels, odd.
-        device: Where the canvas is kept and windows come out.
+        device: Device of the windows.
     """
 
     def __init__(
@@ -95,12 +79,10 @@ class WindowGatherer:
 
         Args:
             pixels: (b,) int64 flat indices of the unpadded image, on the gatherer's device.
-            symmetry: (b,) int64 in 0..7, the symmetry of the square applied to each window, alike in all
-                modalities; None leaves windows as they are.
+            symmetry: (b,) int64 in 0..7, applied to each window in all modalities; None applies none.
 
         Returns:
-            Per modality (b, channels, window, window) float32: views into one gathered tensor, so use ``reshape``
-            rather than ``view`` on them.
+            Per modality (b, channels, window, window) float32: views into one tensor (use ``reshape``, not ``view``).
         """
         corners = (pixels // self.width) * self.canvas_width + pixels % self.width
         offsets = self.offsets[0] if symmetry is None else self.offsets[symmetry]
@@ -110,16 +92,15 @@ class WindowGatherer:
         return self._parts(windows)
 
     def mapped(self, function: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> WindowGatherer:
-        """A gatherer of a function of pixels: what acts on single pixels is so computed once, not once a window.
+        """A gatherer of a pixelwise function, which is computed once per pixel of the canvas.
 
         Args:
-            function: Takes pixels (n, channels) by modality, gives values (n, d) by modality.
+            function: Maps pixels (n, channels) by modality to values (n, d) by modality.
         """
-        first = function(self._parts(self.rows[:1]))
+        sample = function(self._parts(self.rows[:1]))
         new = copy.copy(self)
-        new.channels = {name: values.shape[1] for name, values in first.items()}
-        kind = next(iter(first.values()))
-        new.rows = torch.empty(len(self.rows), sum(new.channels.values()), dtype=kind.dtype, device=kind.device)
+        new.channels = {name: values.shape[1] for name, values in sample.items()}
+        new.rows = next(iter(sample.values())).new_empty(len(self.rows), sum(new.channels.values()))
         for source, target in zip(
             torch.split(self.rows, MAPPED_PIXELS), torch.split(new.rows, MAPPED_PIXELS), strict=True
         ):
@@ -133,7 +114,7 @@ class WindowGatherer:
 
 
 def _offsets(window: int, canvas_width: int) -> torch.Tensor:
-    """Row offsets (8, window * window) of a window's pixels from its upper left one, under each symmetry."""
+    """Offsets (8, window * window) of the pixels of a window from its upper left pixel, under each symmetry."""
     steps = torch.arange(window)
     square = steps[:, None] * canvas_width + steps
     turned = [torch.rot90(side, turns) for side in (square, square.flip(1)) for turns in range(4)]

@@ -1,4 +1,4 @@
-"""A small scene in the forms real releases come in, and a web server on the loopback that serves it, badly if asked."""
+"""A small scene in the formats of real releases, and a local web server for it that can misbehave."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from mmrs_bench.scenes.catalogue import read_manifest
@@ -72,7 +73,7 @@ def plain_source(content: bytes, *urls: str, file: str = "scene.npz", **more: An
 
 
 def manifest_fields(**changes: Any) -> dict[str, Any]:
-    """A valid manifest of the small scene in one .npz file, as a mapping that tests may spoil."""
+    """A valid manifest of the small scene in one .npz file, as a mapping that tests may change."""
     fields: dict[str, Any] = {
         "schema": 1,
         "id": "small",
@@ -81,8 +82,8 @@ def manifest_fields(**changes: Any) -> dict[str, Any]:
         "height": HEIGHT,
         "width": WIDTH,
         "modalities": [
-            {"name": "hsi", "sensor": "none", "bands": BANDS, "parts": [{"file": "scene.npz", "key": "hsi"}]},
-            {"name": "lidar", "sensor": "none", "bands": 2, "parts": [{"file": "scene.npz", "key": "lidar"}]},
+            modality("hsi", BANDS, {"file": "scene.npz", "key": "hsi"}),
+            modality("lidar", 2, {"file": "scene.npz", "key": "lidar"}),
         ],
         "ground_truth": {"parts": [{"file": "scene.npz", "key": "gt", "axes": "hw"}]},
         "classes": [
@@ -117,13 +118,45 @@ def write_manifest(folder: Path, fields: dict[str, Any]) -> Path:
     return path
 
 
+def modality(name: str, bands: int, *parts: dict[str, Any]) -> dict[str, Any]:
+    """A modality of a manifest."""
+    return {"name": name, "sensor": "none", "bands": bands, "parts": list(parts)}
+
+
 def small_manifest(folder: Path, **changes: Any) -> Manifest:
     """Write and read a manifest of the small scene with changed fields."""
     return read_manifest(write_manifest(folder, manifest_fields(**changes)))
 
 
+def write_geotiff(path: Path, image: np.ndarray) -> None:
+    """Write (height, width, bands) as GeoTIFF."""
+    rasterio = pytest.importorskip("rasterio", reason="GeoTIFF is the optional extra geo")
+    profile = {"driver": "GTiff", "height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
+    transform = rasterio.Affine(2.5, 0, 0, 0, -2.5, 0)
+    with rasterio.open(path, "w", dtype=image.dtype, transform=transform, crs="EPSG:32615", **profile) as file:
+        file.write(np.moveaxis(image, 2, 0))
+
+
+def roi_text(labels: np.ndarray, *, inline: bool) -> str:
+    """ENVI's text export of regions; ``inline`` puts each description before its region, as some versions do."""
+    names = [
+        f"; ROI name: class_{k}\n; ROI rgb value: {{0, {k}, 0}}\n; ROI npts: {np.count_nonzero(labels == k)}\n"
+        for k in range(1, labels.max() + 1)
+    ]
+    columns = ";   ID    X    Y       Map X       Map Y         Lat         Lon     B1\n"
+    text = f"; ENVI Output of ROIs (4.8) [Mon Apr  1 2013]\n; Number of ROIs: {len(names)}\n"
+    text += f"; File Dimension: {labels.shape[1]} x {labels.shape[0]}\n;\n"
+    text += "" if inline else "".join(names) + columns
+    for k, name in enumerate(names, start=1):
+        text += name + columns if inline else ""
+        for i, (row, column) in enumerate(np.argwhere(labels == k), start=1):
+            text += f"{i:6d} {column + 1:5d} {row + 1:5d}   271460.75  3290891.25   29.72   -95.36  512\n"
+        text += "\n"
+    return text
+
+
 class LocalServer:
-    """A web server on 127.0.0.1 with one answer per path; ``requests`` lists the paths asked for."""
+    """A web server on 127.0.0.1 with one answer per path; ``requests`` lists the requested paths."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -160,7 +193,7 @@ class LocalServer:
         return self.url(path)
 
     def close(self) -> None:
-        """Let hanging answers go and stop."""
+        """End hanging answers and stop."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -168,7 +201,7 @@ class LocalServer:
 
 
 def send(handler: BaseHTTPRequestHandler, content: bytes, *, announced: int | None = None) -> None:
-    """Answer 200 with a body; ``announced`` is the length the header claims."""
+    """Answer 200 with a body; ``announced`` is the length in the header."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(content) if announced is None else announced))
     handler.end_headers()

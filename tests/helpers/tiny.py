@@ -1,4 +1,4 @@
-"""Tiny scenes in memory, for tests that need a scene but no simulator and no file."""
+"""Tiny scenes in memory, without simulator and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import scipy.io
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.scene import IntArray, Scene
 
-#: Bands by modality, unless told otherwise.
+#: Default bands by modality.
 DEFAULT_BANDS = {"hsi": 5, "lidar": 2}
 
 
@@ -67,7 +67,7 @@ def tiny_scene(
 
 
 def with_colours(scene: Scene) -> Scene:
-    """The scene with a manifest that says which bands of the HSI are red, green and blue."""
+    """The scene with ``rgb_bands`` in its manifest."""
     modalities = tuple(
         modality.model_copy(update={"rgb_bands": (2, 1, 0)}) if modality.name == "hsi" else modality
         for modality in scene.manifest.modalities
@@ -83,8 +83,14 @@ def striped_map(height: int, width: int, classes: int = 4, *, field: int = 12, m
     return np.where(border, 0, truth).astype(np.int64)
 
 
+def every_other_pixel(truth: IntArray) -> tuple[IntArray, IntArray]:
+    """Official train and test pixels of a class map: its labelled pixels in turn."""
+    pixels = np.flatnonzero(truth)
+    return pixels[::2], pixels[1::2]
+
+
 def trento_labels(shared_data: Path) -> Scene:
-    """Trento's official ground truth and split under images of the tiny scene (no HSI is at hand)."""
+    """Trento's official ground truth and split under images of the tiny scene (its HSI is not available)."""
     truth = scipy.io.loadmat(shared_data / "trento" / "allgrd.mat")["mask_test"]
     train = scipy.io.loadmat(shared_data / "trento" / "TRLabel.mat")["TRLabel"]
     test = scipy.io.loadmat(shared_data / "trento" / "TSLabel.mat")["TSLabel"]

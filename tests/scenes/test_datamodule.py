@@ -1,4 +1,4 @@
-"""Data modules: what they serve, that order and augmentation are addressed, and that a plain Trainer takes them."""
+"""Data modules: pixels, images, loaders and windows, and their use with a plain Trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.config import DataConfig
-from mmrs_bench.errors import ConfigError, SplitError
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.scenes import datamodule
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray, Scene
@@ -75,7 +75,7 @@ def test_images_features_and_windows_agree(scene: Scene) -> None:
     np.testing.assert_array_equal(centres.numpy(), features)
 
 
-def test_images_are_views_that_refuse_writes(scene: Scene) -> None:
+def test_images_are_read_only_views(scene: Scene) -> None:
     data = make(scene)
     image = data.images["hsi"]
     assert np.shares_memory(image, data.images["lidar"].base)
@@ -106,7 +106,7 @@ def test_principal_components_replace_the_bands(scene: Scene) -> None:
         make(scene, pca=6).setup()
     with pytest.raises(ConfigError, match="pca 2 needs modality hsi"):
         make(scene, pca=2, modalities=("lidar",)).setup()
-    with pytest.raises(ConfigError, match="pca 4: its scope holds 4 pixels"):
+    with pytest.raises(ConfigError, match="pca 4: its scope contains only 4 pixels"):
         make(scene, pca=4, shots=1, normalisation_scope="support").setup()
 
 
@@ -138,65 +138,21 @@ def test_train_blocks_need_the_block_split(scene: Scene, setting: str) -> None:
         make(scene, **{setting: "train-blocks"}).setup()
 
 
-def test_windows_larger_than_the_scene_are_an_error() -> None:
-    with pytest.raises(SplitError, match="window 13 is larger than scene tiny"):
+def test_a_window_larger_than_the_scene_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="window 13 is larger than the scene"):
         make(tiny_scene(striped_map(12, 40, field=4)), window=13).setup()
 
 
 @pytest.mark.parametrize("name", ["batch_size", "inference_batch"])
-def test_batches_need_a_pixel(scene: Scene, name: str) -> None:
+def test_a_batch_size_of_0_is_an_error(scene: Scene, name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0; use at least 1"):
         SceneDataModule(scene, **{name: 0})
-
-
-# Subsamples of the query
-
-
-def test_limited_query_keeps_every_class_and_the_proportions() -> None:
-    truth = striped_map(96, 112, 3)
-    truth[truth == 3] = 1
-    truth.flat[np.flatnonzero(truth == 1)[:15]] = 3  # a class of 15 pixels
-    scene = tiny_scene(truth)
-    full = np.bincount(make(scene).query_targets)
-    for limit in (300, 1000):
-        data = make(scene, query_limit=limit)
-        counts = np.bincount(data.query_targets, minlength=3)
-        assert counts.sum() == limit
-        assert counts[2] == 10
-        assert counts[0] / counts[1] == pytest.approx(full[0] / full[1], rel=0.05)
-        assert np.isin(data.query, data.split.query).all()
-        assert (np.diff(data.query) > 0).all()
-        np.testing.assert_array_equal(data.query, make(scene, query_limit=limit, seed=9, modalities=("hsi",)).query)
-        assert not np.array_equal(data.query, make(scene, query_limit=limit, draw=1).query)
-    assert np.bincount(make(scene, query_limit=3).query_targets).tolist() == [1, 1, 1]
-    np.testing.assert_array_equal(make(scene, query_limit=10**6).query, make(scene).query)
-    with pytest.raises(ConfigError, match="query_limit 2 cannot hold a pixel of each of 3 classes"):
-        make(scene, query_limit=2).setup()
-
-
-def test_paper_validation_is_200_query_pixels_that_stay_in_the_query(scene: Scene) -> None:
-    data = make(scene, selection="paper-val", shots=3)
-    assert data.validation.size == np.unique(data.validation).size == 200
-    assert np.isin(data.validation, data.query).all()
-    np.testing.assert_array_equal(data.query, make(scene, shots=3).query)
-    np.testing.assert_array_equal(data.validation_targets, scene.labels[data.validation] - 1)
-    assert data.labels_used == 12 + 200
-    np.testing.assert_array_equal(drained(data.val_dataloader()), data.validation)
-    np.testing.assert_array_equal(data.validation, make(scene, selection="paper-val", shots=3, seed=5).validation)
-    assert len(make(scene).val_dataloader()) == 0
-
-
-def test_paper_validation_uses_a_small_pool_whole() -> None:
-    data = make(tiny_scene(striped_map(24, 24, 2, field=6)), selection="paper-val", shots=2)
-    counts = np.bincount(data.scene.labels)[1:]
-    assert data.validation.size == sum(int(0.2 * count) for count in counts) < 200
-    assert data.labels_used == 4 + data.validation.size
 
 
 # Loaders
 
 
-def test_loaders_serve_every_pixel_once(scene: Scene) -> None:
+def test_loaders_yield_every_pixel_once(scene: Scene) -> None:
     data = make(scene, shots=7)
     np.testing.assert_array_equal(drained(data.predict_dataloader()), data.query)
     np.testing.assert_array_equal(drained(data.scene_dataloader()), np.arange(96 * 112))
@@ -210,14 +166,7 @@ def test_loaders_serve_every_pixel_once(scene: Scene) -> None:
     assert all("target" not in batch for batch in data.unlabelled_dataloader())
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (16, [16]), (17, [9, 8]), (40, [14, 13, 13])])
-def test_batches_are_few_and_even(count: int, sizes: list[int]) -> None:
-    loader = datamodule.PixelLoader(np.arange(count), batch_size=16)
-    assert len(loader) == len(sizes)
-    assert [len(batch["pixel"]) for batch in loader] == sizes
-
-
-def test_order_is_addressed_by_draw_seed_and_epoch(scene: Scene) -> None:
+def test_the_training_order_depends_on_seed_and_epoch(scene: Scene) -> None:
     def epochs(**change: int) -> list[tuple[int, ...]]:
         loader = make(scene, shots=10, **change).train_dataloader()
         return [tuple(drained(loader)) for _ in range(3)]
@@ -233,8 +182,7 @@ def test_order_is_addressed_by_draw_seed_and_epoch(scene: Scene) -> None:
     assert make(scene).unlabelled_dataloader().shuffle != make(scene).train_dataloader().shuffle
 
 
-def test_the_unlabelled_order_hangs_on_the_seed_and_not_on_the_draw(scene: Scene) -> None:
-    """Draws that share the unlabelled pixels can share a pretraining."""
+def test_the_unlabelled_order_depends_on_the_seed_and_not_on_the_draw(scene: Scene) -> None:
 
     def epochs(**change: int) -> list[tuple[int, ...]]:
         loader = make(scene, **change).unlabelled_dataloader()
@@ -246,7 +194,7 @@ def test_the_unlabelled_order_hangs_on_the_seed_and_not_on_the_draw(scene: Scene
     assert not set(first) & set(epochs(seed=1))
 
 
-def test_shuffled_batches_are_as_asked_for(scene: Scene) -> None:
+def test_shuffled_batches_follow_their_arguments(scene: Scene) -> None:
     data = make(scene, shots=10)
     loader = data.shuffled_dataloader(
         ("mine",), data.support, data.support_targets, batch_size=7, augment=False, per_epoch=20
@@ -265,7 +213,7 @@ def test_shuffled_batches_are_as_asked_for(scene: Scene) -> None:
     np.testing.assert_array_equal(np.unique(np.concatenate(seen)), np.sort(data.support))  # others in every epoch
 
 
-def test_shuffled_batches_take_the_data_modules_choices(scene: Scene) -> None:
+def test_shuffled_batches_default_to_the_settings_of_the_data_module(scene: Scene) -> None:
     data = make(scene, shots=10)
     (*_, last) = batches = list(data.shuffled_dataloader(("mine",), data.support))
     assert [len(batch["pixel"]) for batch in batches] == [14, 13, 13]
@@ -277,14 +225,14 @@ def test_shuffled_batches_take_the_data_modules_choices(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("per_epoch", [None, 40, 1000])
-def test_an_epoch_has_no_more_pixels_than_there_are(per_epoch: int | None, scene: Scene) -> None:
+def test_an_epoch_has_at_most_all_pixels(per_epoch: int | None, scene: Scene) -> None:
     data = make(scene, shots=10)
     loader = data.shuffled_dataloader(("mine",), data.support, batch_size=16, per_epoch=per_epoch)
     assert len(loader) == 3
     np.testing.assert_array_equal(np.sort(drained(loader)), np.sort(data.support))
 
 
-def test_a_shuffled_order_hangs_on_its_address_and_epoch_only(scene: Scene) -> None:
+def test_a_shuffled_order_depends_on_its_address_and_epoch_only(scene: Scene) -> None:
     pixels = np.arange(50)
 
     def order(*address: str | int, seed: int = 0, draw: int = 0) -> tuple[int, ...]:
@@ -300,8 +248,7 @@ def test_a_shuffled_order_hangs_on_its_address_and_epoch_only(scene: Scene) -> N
     assert [tuple(drained(loader)) for _ in range(4)][3] == fourth
 
 
-def test_images_are_addressed_by_their_content(scene: Scene) -> None:
-    """Whatever changes what a network sees changes the hash; labels, shots, draws, seeds and batches do not."""
+def test_the_hash_of_the_images_depends_on_their_values_only(scene: Scene) -> None:
     first = make(scene).images_sha256()
     relabelled = Scene(scene.manifest, scene.images, np.roll(scene.ground_truth, 7, axis=1))
     for same in (
@@ -329,7 +276,7 @@ def test_images_are_addressed_by_their_content(scene: Scene) -> None:
     assert len(set(others)) == len(others)
 
 
-def test_components_replace_the_bands_of_the_same_pixels(scene: Scene) -> None:
+def test_with_components_replaces_bands_of_the_same_pixels(scene: Scene) -> None:
     settings = {"shots": 3, "draw": 2, "selection": "paper-val", "query_limit": 400, "unlabelled": "support"}
     data = SceneDataModule(
         scene, DataConfig(window=5, **settings), seed=4, batch_size=9, inference_batch=33, augment=False
@@ -347,12 +294,12 @@ def test_components_replace_the_bands_of_the_same_pixels(scene: Scene) -> None:
     assert data.with_components(99).images_sha256() != data.images_sha256(), "the components are the bands"
 
 
-def test_components_are_left_alone_where_there_are_some_or_no_bands(scene: Scene) -> None:
+def test_with_components_changes_nothing_without_bands(scene: Scene) -> None:
     for data in (make(scene, pca=2), make(scene, modalities=("lidar",))):
         assert data.with_components(1) is data
 
 
-def test_symmetries_are_drawn_only_while_training(scene: Scene) -> None:
+def test_symmetries_are_applied_only_in_training(scene: Scene) -> None:
     data = make(scene, shots=10)
     batch = next(iter(data.train_dataloader()))
     plain = data.on_after_batch_transfer(batch, 0)
@@ -370,11 +317,11 @@ def test_symmetries_are_drawn_only_while_training(scene: Scene) -> None:
 
 
 class Plain(L.LightningModule):
-    """What a user writes who wants nothing else of the suite."""
+    """A module of a user who uses nothing else of the suite."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.head = torch.nn.LazyLinear(classes) if channels == 0 else torch.nn.Conv2d(channels, classes, 5)
+        self.head = torch.nn.Conv2d(channels, classes, 5)
         self.seen: list[tuple[bool, torch.Tensor, torch.Tensor]] = []
 
     def forward(self, batch: dict) -> torch.Tensor:
@@ -396,7 +343,7 @@ class WithValidation(Plain):
         self.log("accuracy", (self(batch).argmax(1) == batch["target"]).float().mean())
 
 
-def trainer(epochs: int, **options: object) -> L.Trainer:
+def trainer(epochs: int) -> L.Trainer:
     return L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -404,11 +351,10 @@ def trainer(epochs: int, **options: object) -> L.Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
     )
 
 
-def test_plain_trainer_learns_and_predicts_in_order(scene: Scene) -> None:
+def test_a_plain_trainer_learns_and_predicts_in_order(scene: Scene) -> None:
     data = make(scene, shots=10)
     L.seed_everything(0, verbose=False)
     model = Plain(7, 4)
@@ -419,7 +365,7 @@ def test_plain_trainer_learns_and_predicts_in_order(scene: Scene) -> None:
     assert (predicted == data.query_targets).mean() > 0.8
 
 
-def test_trainer_moves_through_addressed_epochs_with_augmentation(scene: Scene) -> None:
+def test_a_trainer_serves_each_epoch_with_its_order_and_augmentation(scene: Scene) -> None:
     data, model = make(scene, shots=10), Plain(7, 4)
     own = trainer(2)
     own.fit(model, datamodule=data)
@@ -437,13 +383,13 @@ def test_trainer_moves_through_addressed_epochs_with_augmentation(scene: Scene) 
 
 
 @pytest.mark.parametrize("selection", ["last", "paper-val"])
-def test_trainer_takes_modules_with_validation(scene: Scene, selection: str) -> None:
+def test_modules_with_validation_work_without_validation_data(scene: Scene, selection: str) -> None:
     own = trainer(1)
     own.fit(WithValidation(7, 4), datamodule=make(scene, selection=selection))
     assert ("accuracy" in own.callback_metrics) == (selection == "paper-val")
 
 
-def test_other_loaders_are_served_with_windows(scene: Scene) -> None:
+def test_serving_adds_windows_to_other_loaders(scene: Scene) -> None:
     class Pretraining(Plain):
         def training_step(self, batch: dict, _index: int) -> torch.Tensor:
             assert "target" not in batch
@@ -474,7 +420,9 @@ def test_other_loaders_are_served_with_windows(scene: Scene) -> None:
         ("BerlinDataModule", "berlin"),
     ],
 )
-def test_named_modules_load_their_scene(scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str, dataset: str) -> None:
+def test_a_shipped_data_module_loads_its_scene(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str, dataset: str
+) -> None:
     asked: list[object] = []
     monkeypatch.setattr(datamodule, "load_scene", lambda dataset: asked.append(dataset) or scene)
     data = getattr(datamodule, name)(DataConfig(window=7, shots=4), seed=3, batch_size=8)
@@ -492,7 +440,7 @@ from mmrs_bench.config import DataConfig
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
 
-def peak_bytes():  # of this program; ru_maxrss would start from the peak of the process that started it
+def peak_bytes():  # ru_maxrss would include the parent process
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 scene = tiny_scene(striped_map(349, 360, 15), bands={"hsi": 1, "lidar": 1})
@@ -511,11 +459,7 @@ print((peak_bytes() - before) / cube.nbytes)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_peak_memory_is_the_scene_and_one_canvas() -> None:
-    """All windows would be 121 times the cube; beside the raw cube a run may need one canvas and some chunks.
-
-    The Makefile's allocator settings, and malloc's own, hold on to freed pieces, more or fewer of them by chance: here
-    all large ones go back at once.
-    """
+    """All windows would need 121 times the memory of the cube. Here malloc returns large blocks at once."""
     usual = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     result = subprocess.run(
         [sys.executable, "-c", MEMORY_SCRIPT],

@@ -1,1 +1,1 @@
-"""Files of scenes: fetching, verifying, reading."""
+"""Fetches, verifies and reads the files of scenes."""

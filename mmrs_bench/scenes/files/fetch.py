@@ -1,11 +1,11 @@
-"""A scene's files: fetched once, verified always, placed by hand where there is no address."""
+"""Fetches the files of a scene, verifies them, and accepts files that the user already has."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from mmrs_bench.scenes.manifest import Manifest, Source, SourceMember
 Progress = Callable[[str], Any]
 
 
+def _silent(_line: str) -> None:
+    pass
+
+
 def scene_folder(manifest: Manifest) -> Path:
     """Folder of the scene's files: ``<data root>/<id>-<revision>``, or ``data_dir`` relative to the manifest."""
     if manifest.data_dir is not None:
@@ -30,75 +34,61 @@ def scene_folder(manifest: Manifest) -> Path:
 
 
 def ensure_files(manifest: Manifest, *, progress: Progress | None = None) -> Path:
-    """The folder with the scene's verified files; what is missing is fetched.
+    """The folder of the scene's verified files; fetches what is missing. Arguments and errors as `fetch`.
 
-    Hashes are computed once per file version: a stamp in the cache remembers size, time and hash.
-
-    Args:
-        manifest: A manifest with sources.
-        progress: Called with one line per step; None is silent.
-
-    Raises:
-        FetchError: If a required file is missing or wrong and cannot be fetched; one line gives address, hash, size
-            and where to put the file by hand.
-        DataError: If a file in a ``data_dir`` has the wrong hash (it is the user's own and not touched).
+    A file is hashed only if its size or modification time has changed since it was last verified.
     """
     folder = scene_folder(manifest)
     stamps = Stamps(folder)
-    needed = [source for source in manifest.sources if not source.optional or _any_there(source, folder)]
+    needed = [s for s in manifest.sources if not s.optional or any((folder / m.path).is_file() for m in s.files)]
     complete = all(stamps.verified(member) for source in needed for member in source.files)
-    stamps.save(progress)
+    stamps.save(progress or _silent)
     return folder if complete else fetch(manifest, progress=progress)
 
 
 def fetch(manifest: Manifest, *, source_dir: Path | None = None, progress: Progress | None = None) -> Path:
-    """Fetch whatever of a scene is missing or wrong; running it again goes on where it stopped.
-
-    Two processes may fetch one scene at once: the second waits and then finds the files.
+    """Fetch the files of a scene that are missing or wrong; return its folder. A repeated call resumes.
 
     Args:
-        manifest: The scene's manifest; for a simulated scene there is nothing to do.
-        source_dir: Folder with files the user already has, searched (with its subfolders) before any address: the
-            archive by name or hash, or single members by relative path or name.
+        manifest: The scene's manifest; a simulated scene has no files to fetch.
+        source_dir: Folder that is searched, with its subfolders, before any download: for the archive by name or hash,
+            or for single members by relative path or name.
         progress: Called with one line per step; None is silent.
 
-    Returns:
-        The scene's folder, as `ensure_files`.
-
     Raises:
-        FetchError: If a required file cannot be had, or the folder cannot be written.
-        DataError: If an archive is corrupt or unsafe.
-        ConfigError: If ``source_dir`` is no folder.
+        FetchError: If a required file cannot be fetched, with instructions for doing so manually.
+        DataError: If an archive is corrupt or unsafe, or a file in a ``data_dir``, which is never changed, is wrong.
+        ConfigError: If ``source_dir`` is not a folder.
     """
-    say = progress or (lambda line: None)
+    report = progress or _silent
     folder = scene_folder(manifest)
     if manifest.simulated:
-        say(f"{manifest.tag}: simulated, no files to fetch")
+        report(f"{manifest.tag}: simulated, no files to fetch")
         return folder
     if source_dir is not None and not source_dir.is_dir():
-        raise ConfigError(f"--from {source_dir}: is not a folder; give the folder that holds the files you have")
-    with _locked(folder, manifest, say):
-        job = _Job(manifest, folder, source_dir, say)
+        raise ConfigError(f"--from {source_dir}: is not a folder; name the folder that contains your files")
+    with _exclusive_lock(folder, manifest, report):
+        fetcher = _Fetcher(manifest, folder, source_dir, report)
         for source in manifest.sources:
             try:
-                job.provide(source)
+                fetcher.provide(source)
             except FetchError as error:
                 if not source.optional:
                     raise
-                say(f"optional: {error}")
-        job.stamps.save(say)
+                report(f"optional: {error}")
+        fetcher.stamps.save(report)
     return folder
 
 
 @contextmanager
-def _locked(folder: Path, manifest: Manifest, say: Progress) -> Iterator[None]:
+def _exclusive_lock(folder: Path, manifest: Manifest, report: Progress) -> Iterator[None]:
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"{manifest.tag}: another process is fetching it; waiting")
+            report(f"{manifest.tag}: another process is fetching it; waiting")
             lock.acquire()
     except OSError as error:
         raise disk_error(folder, error) from error
@@ -109,142 +99,124 @@ def _locked(folder: Path, manifest: Manifest, say: Progress) -> Iterator[None]:
 
 
 @dataclass
-class _Job:
-    """One run of `fetch` under its lock."""
+class _Fetcher:
+    """Fetches the sources of one scene; the caller holds the lock of the folder."""
 
     manifest: Manifest
     folder: Path
     source_dir: Path | None
-    say: Progress
+    report: Progress
 
-    def __post_init__(self) -> None:
-        self.stamps = Stamps(self.folder)
-        self._have: dict[str, list[Path]] | None = None
+    @cached_property
+    def stamps(self) -> Stamps:
+        return Stamps(self.folder)
+
+    @cached_property
+    def user_files(self) -> list[Path]:
+        return [] if self.source_dir is None else sorted(path for path in self.source_dir.rglob("*") if path.is_file())
 
     def provide(self, source: Source) -> None:
-        """See that a source's files are in the folder and right."""
         wanted = [member for member in source.files if not self.stamps.verified(member)]
         for member in wanted:
-            self._set_aside(self.folder / member.path, member.sha256)
-        if not wanted:
-            return
-        archive = self.folder / source.file
-        if source.is_archive and archive.is_file() and self._right(archive, source.sha256):
-            self._unpack(archive, wanted)
-            return
-        looked = self._from_folder(source, wanted) if self.source_dir is not None else ""
-        if looked is None:
-            return
-        self._download(source, archive, looked)
-        if source.is_archive:
-            self._unpack(archive, wanted)
-            archive.unlink()  # its members are there and verified; it would double the space
-        self._remember(wanted)
+            self.set_aside(self.folder / member.path, member.sha256)
+        if wanted and not self.use_local_files(source, wanted):
+            self.download(source, wanted)
+        for member in wanted:
+            self.stamps.add(member)
 
-    def _right(self, path: Path, sha256: str | None) -> bool:
-        self._set_aside(path, sha256)
-        return path.is_file()
-
-    def _set_aside(self, path: Path, sha256: str | None) -> None:
+    def set_aside(self, path: Path, sha256: str | None) -> None:
         if not path.is_file() or sha256 is None or (found := file_sha256(path)) == sha256:
             return
         if self.manifest.data_dir is not None:
             raise DataError(
-                f"{path}: has SHA-256 {found}, the manifest expects {sha256}; put the right file there, or correct "
-                f"the hash in {self.manifest.path} if you changed the file on purpose"
+                f"{path}: has SHA-256 {found}, the manifest expects {sha256}; replace the file, or correct the hash in "
+                f"{self.manifest.path} if you changed the file on purpose"
             )
         try:
             bad = quarantine(path, found)
         except OSError as error:
             raise disk_error(path, error) from error
-        self.say(f"{path.name}: SHA-256 {found} is wrong, expected {sha256}; moved to {bad}")
+        self.report(f"{path.name}: SHA-256 {found} is wrong, expected {sha256}; moved to {bad}")
 
-    def _unpack(self, archive: Path, wanted: list[SourceMember]) -> None:
-        self.say(f"{self.manifest.tag}: unpacking {', '.join(m.path for m in wanted)} from {archive}")
-        extract_members(archive, wanted, self.folder)
-        self._remember(wanted)
-
-    def _remember(self, members: list[SourceMember]) -> None:
-        for member in members:
-            self.stamps.add(member)
-
-    def _from_folder(self, source: Source, wanted: list[SourceMember]) -> str | None:
-        """Take a source from the user's folder; None if it was there, else what was looked at, in words."""
-        found = [(member, self._match(member.path, member.sha256)) for member in wanted]
-        if all(path is not None for _, path in found):
+    def use_local_files(self, source: Source, wanted: list[SourceMember]) -> bool:
+        """Take a source from an archive in the scene's folder or from the user's folder, if it is there."""
+        if source.members:
+            archive = self.folder / source.file
+            self.set_aside(archive, source.sha256)
+            if archive.is_file():
+                self.extract(archive, wanted)
+                return True
+        found = [(member, path) for member in wanted if (path := self.find(member.path, member.sha256)) is not None]
+        if len(found) == len(wanted):
             for member, path in found:
-                if path is not None:
-                    self._copy(path, member)
-            self._remember(wanted)
-            return None
-        if source.is_archive and (archive := self._match(source.file, source.sha256, any_name=True)) is not None:
-            self._unpack(archive, wanted)
-            return None
-        names = [source.file] * source.is_archive + [member.path for member, path in found if path is None]
-        return f"{self.source_dir} holds no {' or '.join(names)} with the expected hash; "
+                self.copy(path, member)
+            return True
+        offered = self.find(source.file, source.sha256, any_zip=True) if source.members else None
+        if offered is not None:
+            self.extract(offered, wanted)
+        return offered is not None
 
-    def _copy(self, path: Path, member: SourceMember) -> None:
-        self.say(f"{self.manifest.tag}: copying {path}")
+    def find(self, wanted: str, sha256: str | None, *, any_zip: bool = False) -> Path | None:
+        """A user's file by relative path, by name, or (any .zip) by hash."""
+        candidates = [path for path in self.user_files if path.name == Path(wanted).name]
+        candidates.sort(key=lambda path: not path.as_posix().endswith(f"/{wanted}"))
+        if any_zip and sha256 is not None:
+            candidates += [path for path in self.user_files if path.suffix == ".zip"]
+        return next((path for path in candidates if sha256 is None or file_sha256(path) == sha256), None)
+
+    def copy(self, path: Path, member: SourceMember) -> None:
+        self.report(f"{self.manifest.tag}: copying {path}")
         try:
             with path.open("rb") as file:
                 receive(self.folder / member.path, feed_file(file, path), member.sha256, None)
         except OSError as error:
             raise FetchError(f"cannot read {path}: {error.strerror or error}; check --from") from error
 
-    def _match(self, wanted: str, sha256: str | None, *, any_name: bool = False) -> Path | None:
-        """A file below the user's folder by relative path, else by name, else (archives) by hash alone."""
-        if self._have is None:
-            self._have = {}
-            for top, _, names in os.walk(self.source_dir or Path()):
-                for name in names:
-                    self._have.setdefault(name, []).append(Path(top, name))
-        named = self._have.get(Path(wanted).name, [])
-        candidates = sorted(named, key=lambda path: (not path.as_posix().endswith(f"/{wanted}"), path))
-        if any_name and sha256 is not None:
-            candidates += [p for ps in self._have.values() for p in ps if p.suffix == ".zip" and p not in candidates]
-        for path in candidates:
-            if sha256 is None or file_sha256(path) == sha256:
-                return path
-        return None
+    def extract(self, archive: Path, wanted: list[SourceMember]) -> None:
+        self.report(f"{self.manifest.tag}: extracting {', '.join(member.path for member in wanted)} from {archive}")
+        extract_members(archive, wanted, self.folder)
 
-    def _download(self, source: Source, target: Path, looked: str) -> None:
+    def download(self, source: Source, wanted: list[SourceMember]) -> None:
+        target = self.folder / source.file
         failures = []
         for url in source.urls:
-            self.say(f"{self.manifest.tag}: fetching {source.file} from {url}")
+            self.report(f"{self.manifest.tag}: fetching {source.file} from {url}")
             try:
                 download(url, target, source.sha256, source.bytes)
-                return
+                break
             except FetchError as error:
                 failures.append(f"{url}: {error}")
                 if url != source.urls[-1]:
-                    self.say(f"{self.manifest.tag}: {failures[-1]}; trying the next address")
-        reason = looked + ("; ".join(failures) if failures else "it has no public address")
-        raise FetchError(
-            f"{self.manifest.tag}: {source.file} could not be fetched ({reason}). {by_hand(self.manifest, source)}"
-        )
+                    self.report(f"{self.manifest.tag}: {failures[-1]}; trying the next address")
+        else:
+            reasons = failures or ["it has no public address"]
+            if self.source_dir is not None:
+                members = " or its members" if source.members else ""
+                reasons.insert(0, f"{self.source_dir} contains no {source.file}{members} with the expected hash")
+            raise FetchError(
+                f"{self.manifest.tag}: {source.file} could not be fetched ({'; '.join(reasons)}). "
+                f"{manual_steps(self.manifest, source)}"
+            )
+        if source.members:
+            self.extract(target, wanted)
+            target.unlink()  # would double the disk space
 
 
-def by_hand(manifest: Manifest, source: Source) -> str:
-    """How to get a source without the suite: hash, size, where to put it, and the command that takes it from there."""
-    folder = scene_folder(manifest)
+def manual_steps(manifest: Manifest, source: Source) -> str:
+    """How to provide a source manually: address, hash, size, destination, and the command that accepts it."""
     size = f"{source.bytes:,} bytes" if source.bytes else "size not published"
-    address = f"{source.urls[0]} " if source.urls else ""
+    address = f" from {source.urls[0]}" if source.urls else ""
+    members = " or its extracted files" if source.members else ""
     return (
-        f"To place it by hand: {address}(SHA-256 {source.sha256 or 'unknown'}, {size}) goes to {folder / source.file}, "
-        f"or run: mmrs-bench data fetch {manifest.dataset_name} --from DIR, where DIR holds it"
-        f"{' or its unpacked files' if source.is_archive else ''}." + (f" {source.manual}" if source.manual else "")
-    )
+        f"To provide it manually: put {source.file}{address} (SHA-256 {source.sha256 or 'unknown'}, {size}) at "
+        f"{scene_folder(manifest) / source.file}, or run: mmrs-bench data fetch {manifest.dataset_name} --from DIR, "
+        f"where DIR contains it{members}. {source.manual}"
+    ).rstrip()
 
 
 def missing_official(manifest: Manifest) -> str:
-    """What ``official-v1`` lacks on this scene, in one sentence; empty if nothing is missing."""
-    if manifest.official_split is None:
-        return f"{manifest.tag} has no official split"
+    """Which files of the official split are missing and how to provide them; empty if none is."""
     folder = scene_folder(manifest)
-    absent = {ref.file for ref in manifest.official_refs if not (folder / ref.file).is_file()}
-    sources = [source for source in manifest.sources if any(member.path in absent for member in source.files)]
-    return " ".join(f"{source.file} is missing. {by_hand(manifest, source)}" for source in sources)
-
-
-def _any_there(source: Source, folder: Path) -> bool:
-    return any((folder / member.path).is_file() for member in source.files)
+    missing = {ref.file for ref in manifest.official_refs if not (folder / ref.file).is_file()}
+    sources = [source for source in manifest.sources if any(member.path in missing for member in source.files)]
+    return " ".join(f"{source.file} is missing. {manual_steps(manifest, source)}" for source in sources)

@@ -1,4 +1,4 @@
-"""Remembered hashes, so that a scene is hashed once and not at every load."""
+"""Remembers verified files, so that a scene is not hashed at every load."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from mmrs_bench.scenes.manifest import SourceMember
 
 
 class Stamps:
-    """Which files of one folder have been verified, by size, modification time and hash.
+    """Size, modification time and hash of the verified files of one folder.
 
-    They are kept in the cache, not beside the files, so that a shared read-only data folder works and a user's own
-    folder stays as it is.
+    They are stored in the cache and not beside the files, so that a shared data folder may be read-only.
 
     Args:
         folder: The scene's folder.
@@ -28,23 +27,19 @@ class Stamps:
         self._folder = folder
         name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         self._path = cache_root() / "verified" / f"{name}.json"
-        self._stamps = self._read()
         self._changed = False
-
-    def _read(self) -> dict[str, list[Any]]:
         try:
             stamps = read_json(self._path, error=DataError, advice="the files are hashed again")
         except DataError:
-            # Absent or damaged only means that files are hashed once more.
-            return {}
-        return stamps if isinstance(stamps, dict) else {}
+            stamps = None  # without stamps, files are hashed again
+        self._stamps: dict[str, list[Any]] = stamps if isinstance(stamps, dict) else {}
 
     def verified(self, member: SourceMember) -> bool:
-        """Whether a file is there with its expected hash; hashed only if it changed since it was last verified."""
+        """Whether a file is present with its expected hash. A file is hashed only if it has changed."""
         path = self._folder / member.path
         if not path.is_file():
             return False
-        if member.sha256 is None or self._stamps.get(member.path) == self._stamp(path, member.sha256):
+        if member.sha256 is None or self._stamps.get(member.path) == self._stamp(member):
             return True
         if file_sha256(path) != member.sha256:
             return False
@@ -52,22 +47,20 @@ class Stamps:
         return True
 
     def add(self, member: SourceMember) -> None:
-        """Remember a file that was verified a moment ago."""
+        """Remember a file that has just been verified."""
         if member.sha256 is not None:
-            self._stamps[member.path] = self._stamp(self._folder / member.path, member.sha256)
+            self._stamps[member.path] = self._stamp(member)
             self._changed = True
 
-    def save(self, progress: Callable[[str], Any] | None) -> None:
-        """Write what was learnt; where the cache cannot be written, say so and go on (files are hashed again)."""
+    def save(self, progress: Callable[[str], Any]) -> None:
+        """Write the stamps to the cache; if that fails, only report it."""
         if not self._changed:
             return
         try:
             write_json(self._path, self._stamps)
         except BenchError as error:
-            if progress is not None:
-                progress(f"hashes are not remembered: {error}")
+            progress(f"hashes are not remembered: {error}")
 
-    @staticmethod
-    def _stamp(path: Path, sha256: str) -> list[Any]:
-        found = path.stat()
-        return [found.st_size, found.st_mtime_ns, sha256]
+    def _stamp(self, member: SourceMember) -> list[Any]:
+        found = (self._folder / member.path).stat()
+        return [found.st_size, found.st_mtime_ns, member.sha256]

@@ -1,4 +1,4 @@
-"""Bytes into files: written beside their place as ``.part``, verified, and only then renamed."""
+"""Writes files as ``.part``, verifies them, and only then renames them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,9 @@ TIMEOUT_S = 30.0
 
 
 class Sink:
-    """A file being written that counts and hashes what it gets.
+    """Counts and hashes the bytes that are written to a file; ``limit`` is their largest number.
 
-    Errors of the disk leave it as FetchError, so that a feed can tell them from its own (a network's are OSErrors).
-
-    Args:
-        file: The open binary file.
-        limit: Bytes after which it refuses more; None for no limit.
+    Disk errors become `FetchError`, so that a feed can distinguish them from network errors, which are ``OSError``.
     """
 
     def __init__(self, file: IO[bytes], limit: int | None) -> None:
@@ -32,14 +28,10 @@ class Sink:
         self.size = 0
 
     def write(self, block: bytes) -> int:
-        """Append a block and return its length.
-
-        Raises:
-            FetchError: If more bytes come than the limit allows, or they cannot be written.
-        """
+        """Append a block and return its length; raises `FetchError` beyond the limit."""
         self.size += len(block)
         if self._limit is not None and self.size > self._limit:
-            raise FetchError(f"more than the expected {self._limit:,} bytes came")
+            raise FetchError(f"more than the expected {self._limit:,} bytes arrived")
         self._digest.update(block)
         try:
             return self._file.write(block)
@@ -47,41 +39,44 @@ class Sink:
             raise disk_error(Path(self._file.name), error) from error
 
     def flush(self) -> None:
-        """Do nothing (the file is flushed once, at its end); pooch calls it after each block."""
+        """Do nothing; pooch calls it after each block."""
 
     @property
     def sha256(self) -> str:
-        """SHA-256 (64 hex digits) of what came so far."""
+        """SHA-256 (64 hex digits) of the bytes so far."""
         return self._digest.hexdigest()
 
 
+#: Writes all bytes of a source to a sink. It converts an ``OSError`` of its source to `FetchError`.
+Feed = Callable[[Sink], None]
+
+
 def disk_error(path: Path, error: OSError) -> FetchError:
-    """The error for a file or folder that cannot be written (read-only, no space, no folder)."""
+    """The error for a file or folder that cannot be written."""
     return FetchError(
-        f"cannot write {path}: {error.strerror or error}. Free some space or set MMRS_BENCH_DATA to a folder you may "
-        "write to, and run the command again; nothing half-written was left behind."
+        f"cannot write {path}: {error.strerror or error}. Free some space or set MMRS_BENCH_DATA to a writable folder, "
+        "and run the command again; no partial file was left behind."
     )
 
 
 def quarantine(path: Path, sha256: str) -> Path:
-    """Move a file whose hash is wrong out of the way as ``<name>.bad-<first 8 hex digits>``; returns the new path."""
+    """Rename a file with a wrong hash to ``<name>.bad-<first 8 hex digits>`` and return the new path."""
     bad = path.with_name(f"{path.name.removesuffix('.part')}.bad-{sha256[:8]}")
     os.replace(path, bad)
     return bad
 
 
-def receive(target: Path, feed: Callable[[Sink], None], sha256: str | None, size: int | None) -> None:
-    """Write a file through ``feed``, verify it and move it to its place; a reader never sees a part of it.
+def receive(target: Path, feed: Feed, sha256: str | None, size: int | None) -> None:
+    """Write a file, verify it and move it to its place; other processes never see a partial file.
 
     Args:
-        target: Where the file belongs; its folder is made if absent.
-        feed: Called once with the sink that takes the bytes; it turns OSErrors of its source into its own.
+        target: Destination; its folder is created if absent.
+        feed: Called once with the sink.
         sha256: Expected hash; None accepts any.
         size: Expected number of bytes; None accepts any.
 
     Raises:
-        FetchError: If it cannot be written here, or the bytes are wrong; wrong bytes are kept as
-            ``<name>.bad-<8 hex>`` beside the target and named in the message.
+        FetchError: If the file cannot be written or its bytes are wrong; wrong bytes are kept (see `quarantine`).
     """
     part = target.with_name(target.name + ".part")
     try:
@@ -91,11 +86,11 @@ def receive(target: Path, feed: Callable[[Sink], None], sha256: str | None, size
             feed(sink)
             file.flush()
             os.fsync(file.fileno())
-        if (sha256 is not None and sink.sha256 != sha256) or (size is not None and sink.size != size):
+        if sha256 not in (None, sink.sha256) or size not in (None, sink.size):
             bad = quarantine(part, sink.sha256)
             raise FetchError(
                 f"{target.name} has SHA-256 {sink.sha256} and {sink.size:,} bytes, expected {sha256 or 'any'}"
-                f"{f' and {size:,} bytes' if size is not None else ''}; kept as {bad} for a look"
+                f"{f' and {size:,} bytes' if size is not None else ''}; kept as {bad}"
             )
         os.replace(part, target)
     except OSError as error:
@@ -105,26 +100,24 @@ def receive(target: Path, feed: Callable[[Sink], None], sha256: str | None, size
             part.unlink()
 
 
-def feed_file(stream: IO[bytes], name: Path) -> Callable[[Sink], None]:
-    """A feed for `receive` that passes an open file on in pieces of 1 MiB; ``name`` is for its error message."""
+def feed_file(stream: IO[bytes], path: Path) -> Feed:
+    """A feed that copies an open file in blocks of 1 MiB; ``path`` is for its error message."""
 
     def feed(sink: Sink) -> None:
         try:
             while block := stream.read(CHUNK_BYTES):
                 sink.write(block)
         except OSError as error:
-            raise FetchError(f"cannot read {name}: {error.strerror or error}; fetch it again") from error
+            raise FetchError(f"cannot read {path}: {error.strerror or error}; fetch it again") from error
 
     return feed
 
 
 def download(url: str, target: Path, sha256: str | None, size: int | None) -> None:
-    """Download one address through `receive`, with a progress bar where standard error is a terminal.
+    """Download one address with `receive`, with a progress bar if standard error is a terminal.
 
     Raises:
-        FetchError: If the server does not answer within `TIMEOUT_S`, answers with an error, stops before the end or
-            sends other bytes than expected, or the file cannot be written here. The message does not repeat the
-            address.
+        FetchError: If the server fails or sends other bytes, or the file cannot be written; without the address.
     """
     from pooch import HTTPDownloader
 
@@ -133,7 +126,7 @@ def download(url: str, target: Path, sha256: str | None, size: int | None) -> No
     def feed(sink: Sink) -> None:
         try:
             get(url, sink, None)
-        except OSError as error:  # requests' own errors are OSErrors
+        except OSError as error:  # the errors of requests are OSErrors
             raise FetchError(_network_reason(error)) from error
 
     receive(target, feed, sha256, size)
@@ -143,7 +136,7 @@ def _network_reason(error: OSError) -> str:
     text = " ".join(str(error).split())
     if "timed out" in text.lower():
         return f"no answer within {TIMEOUT_S:g} s"
-    # requests wraps the system's own words (connection refused, name not known) in several layers.
+    # requests wraps the system's message (connection refused, unknown host) in several exceptions.
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -1,4 +1,4 @@
-"""What a scene's folder holds: a quick status, and a full check against the manifest."""
+"""Reports which files of a scene are present, and checks them against the manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmrs_bench.scenes.manifest import Manifest, SourceMember
 
 @dataclass(frozen=True)
 class VerifyRow:
-    """One line of `verify`: a file or a claim of the manifest, what was expected, what was found."""
+    """One check of `verify`: a file or a statement of the manifest, the expected and the found value."""
 
     file: str
     expected: str
@@ -25,44 +25,32 @@ class VerifyRow:
 
 @dataclass(frozen=True)
 class SceneStatus:
-    """One line of ``data list``.
+    """Which files of a scene are present; ``missing`` lists the others, optional ones last."""
 
-    ``state`` is ``simulated`` (needs no files), ``absent`` (none is there), ``incomplete``, or ``present`` (all
-    required ones are there; `verify` says whether they are right). ``missing`` names absent files, optional ones last.
-    """
-
-    name: str
-    title: str
     state: Literal["simulated", "absent", "incomplete", "present"]
-    folder: Path
     missing: tuple[str, ...]
 
 
 def status(manifest: Manifest) -> SceneStatus:
-    """Whether a scene's files are there, without hashing or reading them."""
+    """Which files of a scene are present, without hashing or reading them."""
     folder = scene_folder(manifest)
-    ordered = sorted(manifest.sources, key=lambda source: source.optional)
-    absent = [(m.path, s.optional) for s in ordered for m in s.files if not (folder / m.path).is_file()]
-    required = [path for path, optional in absent if not optional]
-    there = sum(len(source.files) for source in ordered) - len(absent)
-    state: Literal["simulated", "absent", "incomplete", "present"]
+    sources = sorted(manifest.sources, key=lambda source: source.optional)
+    files = [(member.path, source.optional) for source in sources for member in source.files]
+    missing = [(path, optional) for path, optional in files if not (folder / path).is_file()]
+    names = tuple(path for path, _ in missing)
     if manifest.simulated:
-        state = "simulated"
-    elif not required:
-        state = "present"
-    else:
-        state = "incomplete" if there else "absent"
-    return SceneStatus(manifest.dataset_name, manifest.title, state, folder, tuple(path for path, _ in absent))
+        return SceneStatus("simulated", names)
+    if all(optional for _, optional in missing):
+        return SceneStatus("present", names)
+    return SceneStatus("incomplete" if len(missing) < len(files) else "absent", names)
 
 
 def verify(manifest: Manifest) -> list[VerifyRow]:
-    """Check a scene's files against its manifest: hashes anew, then shapes, values, classes and official split.
-
-    Nothing is fetched, moved or changed.
+    """Check a scene's files against its manifest: hashes, shapes, values, classes and official split.
 
     Returns:
-        One row per file, and once all files are right one per image, the ground truth and the official split; or one
-        row with the first fault that reading them found.
+        One row per file. If all files are right, also one row per image, ground truth and official split, or one row
+        with the first fault found while reading them.
     """
     folder = scene_folder(manifest)
     rows = [_verify_file(folder / m.path, m, s.optional) for s in manifest.sources for m in s.files]
@@ -72,16 +60,12 @@ def verify(manifest: Manifest) -> list[VerifyRow]:
     try:
         scene = read_scene(manifest, folder)
     except (DataError, ConfigError) as error:
-        return [*rows, VerifyRow("contents", f"{size} pixels as the manifest describes", str(error), False)]
-    for modality in manifest.modalities:
-        shape = f"{size}x{modality.bands}, finite, no constant band"
-        rows.append(VerifyRow(modality.name, shape, shape, True))
-    labels = f"{len(manifest.classes)} classes, {len(scene.labelled_pixels):,} pixels"
-    rows.append(VerifyRow("ground truth", labels, labels, True))
+        return [*rows, VerifyRow("contents", f"{size} pixels as in the manifest", str(error), False)]
+    checked: dict[str, str] = {m.name: f"{size}x{m.bands}, finite, no constant band" for m in manifest.modalities}
+    checked["ground truth"] = f"{len(manifest.classes)} classes, {len(scene.labelled_pixels):,} pixels"
     if scene.official is not None:
-        parts = " / ".join(f"{len(part):,}" for part in scene.official) + " train / test pixels"
-        rows.append(VerifyRow("official split", parts, parts, True))
-    return rows
+        checked["official split"] = " / ".join(f"{len(part):,}" for part in scene.official) + " train / test pixels"
+    return rows + [VerifyRow(name, found, found, True) for name, found in checked.items()]
 
 
 def _verify_file(path: Path, member: SourceMember, optional: bool) -> VerifyRow:

@@ -1,1 +1,1 @@
-"""Support, query and unlabelled pixels, and the leakage audit."""
+"""Support and query pixels of a scene, and the leakage audit."""

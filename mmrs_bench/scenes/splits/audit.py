@@ -1,4 +1,4 @@
-"""Leakage audit: how much of the query a method has partly seen through its support windows."""
+"""Leakage audit: how much of the query is covered by or close to support windows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from mmrs_bench.scenes.splits.split import Split
 
 
 class LeakageAudit(NamedTuple):
-    """Shares of all query pixels of a split, in [0, 1].
+    """Shares of the query pixels of a split, in [0, 1].
 
     Attributes:
-        shared_window: Its window shares at least one pixel with a support window (Chebyshev distance below w).
-        centre_inside: Its window contains a support pixel (Chebyshev distance at most (w - 1) / 2).
-        same_component: It lies in the same labelled polygon as a support pixel: the 8-connected component of
-            pixels of one class (38 of them on Trento).
+        shared_window: The pixel's window shares a pixel with a support window (Chebyshev distance below w).
+        centre_inside: The pixel's window contains a support pixel (Chebyshev distance at most (w - 1) / 2).
+        same_component: The pixel lies in the same 8-connected component of its class as a support pixel.
     """
 
     shared_window: float
@@ -28,7 +27,7 @@ class LeakageAudit(NamedTuple):
 
 
 def audit(scene: Scene, split: Split) -> LeakageAudit:
-    """Measure the spatial dependence between support and query of a split.
+    """Measure the spatial dependence between support and query.
 
     Reference: Liang et al. 2017, On the Sampling Strategy for Evaluation of Spectral-Spatial Methods in
     Hyperspectral Image Classification, IEEE TGRS 55(2).

@@ -1,19 +1,11 @@
-"""Which labelled pixels a method may learn from and which it is scored on.
+"""Support and query pixels of a scene under three protocols.
 
-Three protocols:
+- ``random-v1``: the support is drawn from all labelled pixels, the query is every other labelled pixel. Comparable with
+  published results, but query windows overlap support windows (see `mmrs_bench.scenes.splits.audit`).
+- ``official-v1``: the support is drawn from the official train pixels, the query is the official test pixels.
+- ``block-v1``: the support is drawn from train blocks, the query lies apart (see `mmrs_bench.scenes.splits.blocks`).
 
-- ``random-v1``: per class, support pixels drawn from all its labelled pixels; the query is every other labelled
-  pixel. Comparable with the field's papers; query windows overlap support windows (see `mmrs_bench.scenes.splits.audit`).
-- ``official-v1``: support drawn from the publishers' train pixels; the query is the publishers' test pixels.
-- ``block-v1``: support drawn from train blocks; the query is every labelled pixel whose Chebyshev distance to the
-  whole train area is at least the window (see `mmrs_bench.scenes.splits.blocks`).
-
-Each class is shuffled once per draw, by a stream addressed by ground truth, protocol, draw and class; ``shots``
-pixels are its prefix. So the support of 2 shots is a subset of that of 5 shots of the same draw.
-
-Where ``benchmarks/splits/<scene>/<protocol>.json`` holds the scene's ground truth, draw and shots, that file is the
-source of the support; elsewhere the support is drawn by the function that wrote the file. Drawing takes
-milliseconds, so nothing is cached.
+Supports are nested over shots, and come from ``benchmarks/splits/<scene>/<protocol>.json`` if that file covers them.
 """
 
 from __future__ import annotations
@@ -27,7 +19,7 @@ import numpy as np
 from mmrs_bench.config import SplitName
 from mmrs_bench.errors import SplitError
 from mmrs_bench.io import canonical_json
-from mmrs_bench.scenes.scene import IntArray, Scene
+from mmrs_bench.scenes.scene import IntArray, Scene, check_window
 from mmrs_bench.scenes.splits.blocks import chebyshev_distance, train_area
 from mmrs_bench.scenes.splits.split_files import committed_order
 from mmrs_bench.scenes.splits.support import draw_order, official_pixels
@@ -41,9 +33,9 @@ class Split:
         name: Protocol.
         shots: Support pixels per class.
         draw: Index of the support sample.
-        window: Side of the window that the buffer of ``block-v1`` is made for, in pixels.
-        support: (shots * K,), grouped by class 1..K, in the draw's order within each class.
-        query: Ascending, disjoint from ``support``; holds every class.
+        window: Side of the window in pixels, which determines the buffer of ``block-v1``.
+        support: (shots * K,), grouped by class 1..K, in random order within each class.
+        query: Ascending, disjoint from ``support``; contains every class.
         train_area: Ascending pixels, labelled or not, of the train blocks (``block-v1``), else None.
     """
 
@@ -69,53 +61,34 @@ class Split:
 
 
 def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: int) -> Split:
-    """The split of a scene.
-
-    Args:
-        scene: The scene.
-        name: Protocol.
-        shots: Support pixels per class, at least 1.
-        draw: Index of the support sample, at least 0; nested over shots.
-        window: Side of the window in pixels, odd.
+    """The split of a scene; arguments as in `Split`.
 
     Raises:
-        SplitError: If a class has too few pixels for the shots, no query pixel would be left of a class, the window
-            does not fit into the scene, the scene has no such split, or a committed split file is corrupt.
+        SplitError: If a class has too few pixels for support or query, the scene has no such split, or its file is
+            corrupt.
+        ConfigError: If the window does not fit the scene.
     """
-    _check_arguments(scene, shots, draw, window)
+    if shots < 1:
+        raise SplitError(f"shots is {shots}; use at least 1 label per class.")
+    if draw < 0:
+        raise SplitError(f"draw is {draw}; draws count from 0.")
+    check_window(window, scene.height, scene.width)
     order = committed_order(scene, name, shots=shots, draw=draw, window=window) or draw_order(scene, name, draw, window)
-    for k, pixels in enumerate(order.pixels):
+    place = f"{name} on {scene.manifest.id}, draw {draw}"
+    names = [f"class {k} ({class_name})" for k, class_name in enumerate(scene.manifest.class_names, start=1)]
+    for class_name, pixels in zip(names, order.pixels, strict=True):
         if pixels.size < shots:
-            raise SplitError(
-                f"{name} on {scene.manifest.id}, draw {draw}: class {k + 1} ({scene.manifest.class_names[k]}) has "
-                f"{pixels.size} pixels to draw support from, {shots} shots were asked for; use at most {pixels.size}."
-            )
+            raise SplitError(f"{place}: {class_name} has {pixels.size} support candidates, fewer than {shots} shots.")
     support = np.concatenate([pixels[:shots] for pixels in order.pixels])
     area = None if order.blocks is None else np.flatnonzero(train_area(scene.height, scene.width, order.blocks))
     query = _query(scene, name, support, area, window)
     left = np.bincount(scene.labels[query], minlength=scene.num_classes + 1)[1:]
     if not left.all():
-        k = int(left.argmin())
         raise SplitError(
-            f"{name} on {scene.manifest.id}, draw {draw}, {shots} shots, window {window}: no query pixel is left of "
-            f"class {k + 1} ({scene.manifest.class_names[k]}); use fewer shots"
-            f"{' or a smaller window' if name == 'block-v1' else ''}."
+            f"{place}, {shots} shots, window {window}: {names[int(left.argmin())]} has no query pixel left; use fewer "
+            f"shots{' or a smaller window' if name == 'block-v1' else ''}."
         )
     return Split(name, shots, draw, window, support, query, area)
-
-
-def _check_arguments(scene: Scene, shots: int, draw: int, window: int) -> None:
-    if shots < 1:
-        raise SplitError(f"shots is {shots}; give at least 1 label per class.")
-    if draw < 0:
-        raise SplitError(f"draw is {draw}; draws count from 0.")
-    if window < 1 or window % 2 == 0:
-        raise SplitError(f"window {window} has no centre pixel; use an odd number of at least 1.")
-    if window > min(scene.height, scene.width):
-        raise SplitError(
-            f"window {window} is larger than scene {scene.manifest.id} ({scene.height} x {scene.width} pixels); use a "
-            "smaller odd window."
-        )
 
 
 def _query(scene: Scene, name: SplitName, support: IntArray, area: IntArray | None, window: int) -> IntArray:
@@ -123,8 +96,7 @@ def _query(scene: Scene, name: SplitName, support: IntArray, area: IntArray | No
         return np.setdiff1d(official_pixels(scene)[1], support)
     query = scene.labelled_pixels
     if area is not None:
-        inside = np.zeros(scene.labels.size, dtype=np.bool_)
-        inside[area] = True
-        distance = chebyshev_distance(inside.reshape(scene.height, scene.width)).reshape(-1)
-        return query[distance[query] >= window]
+        inside = np.zeros(scene.ground_truth.shape, dtype=np.bool_)
+        inside.reshape(-1)[area] = True
+        return query[chebyshev_distance(inside).reshape(-1)[query] >= window]
     return np.setdiff1d(query, support, assume_unique=True)

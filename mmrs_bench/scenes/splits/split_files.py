@@ -1,4 +1,4 @@
-"""Committed split files: the support order of a scene's first draws, bound to its ground truth by hash."""
+"""Committed split files: the support order of a scene's first draws, valid for one ground truth."""
 
 from __future__ import annotations
 
@@ -22,57 +22,43 @@ SPLIT_SCHEMA = 1
 
 
 def split_file(scene: Scene, name: SplitName) -> Path:
-    """Where a scene's committed split lies, whether or not it exists."""
+    """Path of a scene's committed split file, which may not exist."""
     return SPLIT_DIR / scene.manifest.id / f"{name}.json"
 
 
-def write_split_file(
-    scene: Scene, name: SplitName, *, draws: int = 20, shots: int = 40, path: Path | None = None
-) -> Path:
-    """Write the support order of a scene's first draws; return the file.
-
-    Args:
-        scene: The scene.
-        name: Protocol.
-        draws: Number of draws, from 0.
-        shots: Ordered pixels kept per class and draw.
-        path: Destination; by default the committed file of the scene.
+def write_split_file(scene: Scene, name: SplitName, *, draws: int = 20, shots: int = 40) -> Path:
+    """Write the support order of a scene's first draws, up to ``shots`` pixels per class; return the path.
 
     Raises:
-        SplitError: If a class has fewer than ``shots`` pixels to draw from, or the scene has no such split.
+        SplitError: If a class has fewer than ``shots`` support candidates, or the scene has no such split.
         BenchError: If the file cannot be written.
     """
     entries = []
     for draw in range(draws):
         order = draw_order(scene, name, draw, REFERENCE_WINDOW)
-        short = [k + 1 for k, pixels in enumerate(order.pixels) if pixels.size < shots]
-        if short:
-            raise SplitError(
-                f"{name} on {scene.manifest.id}, draw {draw}: classes {short} have fewer than {shots} pixels to draw "
-                "support from; write the file for fewer shots."
-            )
+        if short := [k for k, pixels in enumerate(order.pixels, start=1) if pixels.size < shots]:
+            raise SplitError(f"{name}, draw {draw}: classes {short} have fewer than {shots} support candidates.")
         entry: dict[str, Any] = {"classes": [pixels[:shots].tolist() for pixels in order.pixels]}
         if order.blocks is not None:
             entry["blocks"] = {"side": order.blocks.side, "train": list(order.blocks.train)}
         entries.append(entry)
     content = {**_identity(scene, name), "shots": shots, "draws": entries}
-    destination = path or split_file(scene, name)
-    write_json(destination, {**content, "sha256": content_hash(content)}, indent=None)
-    return destination
+    path = split_file(scene, name)
+    write_json(path, {**content, "sha256": content_hash(content)}, indent=None)
+    return path
 
 
 def committed_order(scene: Scene, name: SplitName, *, shots: int, draw: int, window: int) -> SupportOrder | None:
-    """The committed support order, or None where no committed file covers this scene, draw, shots and window.
+    """The committed support order; None if no committed file covers this scene, draw, shots and window.
 
     Raises:
-        SplitError: If the file cannot be read or its content does not have the hash that it states.
+        SplitError: If the file cannot be read or its content does not have its stated hash.
     """
     path = split_file(scene, name)
     if not path.is_file() or (name == "block-v1" and window > REFERENCE_WINDOW):
         return None
     content = _read_verified(path, path.stat().st_mtime_ns)
-    identity = _identity(scene, name)
-    if any(content.get(field) != value for field, value in identity.items()):
+    if any(content.get(field) != value for field, value in _identity(scene, name).items()):
         return None
     if draw >= len(content["draws"]) or shots > content["shots"]:
         return None
@@ -85,7 +71,7 @@ def committed_order(scene: Scene, name: SplitName, *, shots: int, draw: int, win
 
 
 def _identity(scene: Scene, name: SplitName) -> dict[str, Any]:
-    """What a file must agree with: another ground truth or other official pixels need another split."""
+    """Fields of a file that must match the scene and its official pixels."""
     identity: dict[str, Any] = {
         "schema": SPLIT_SCHEMA,
         "scene": scene.manifest.id,
@@ -105,5 +91,5 @@ def _read_verified(path: Path, _modified_ns: int) -> dict[str, Any]:
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     found = content_hash(content)
     if stated != found:
-        raise SplitError(f"split file {path} is corrupt: it states sha256 {stated}, its content has {found}; {advice}.")
+        raise SplitError(f"{path}: is corrupt, it states sha256 {stated}, its content has {found}; {advice}.")
     return content  # type: ignore[no-any-return]

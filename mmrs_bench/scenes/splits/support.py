@@ -1,8 +1,4 @@
-"""The order in which a draw hands out support pixels.
-
-Each class is shuffled once per draw, by a stream addressed by ground truth, protocol, draw and class; the support of n
-shots is the first n pixels of every class. So the support of 2 shots is a subset of that of 5 shots of the same draw.
-"""
+"""Order of the support pixels of a draw; the support of n shots is the first n pixels of every class."""
 
 from __future__ import annotations
 
@@ -19,21 +15,14 @@ from mmrs_bench.scenes.splits.blocks import BlockAssignment, assign_blocks, trai
 
 @dataclass(frozen=True, eq=False)
 class SupportOrder:
-    """One draw's support pixels in order, class by class, and its train blocks (``block-v1``).
-
-    ``pixels[k]`` are distinct flat indices of class k+1; the support of n shots is the first n of each.
-    """
+    """Ordered support candidates of one draw, as flat indices by class, and the train blocks of ``block-v1``."""
 
     pixels: tuple[IntArray, ...]
     blocks: BlockAssignment | None = None
 
 
 def draw_order(scene: Scene, name: SplitName, draw: int, window: int) -> SupportOrder:
-    """Draw all support candidates of every class in order, without any committed file.
-
-    Raises:
-        SplitError: If the scene has no such split.
-    """
+    """Shuffle all support candidates of every class; raises `SplitError` if the scene has no such split."""
     blocks = assign_blocks(scene, draw, window) if name == "block-v1" else None
     candidates = scene.labelled_pixels
     if blocks is not None:
@@ -48,14 +37,8 @@ def draw_order(scene: Scene, name: SplitName, draw: int, window: int) -> Support
 
 
 def official_pixels(scene: Scene) -> tuple[IntArray, IntArray]:
-    """The publishers' (train, test) pixels.
-
-    Raises:
-        SplitError: If the scene has none.
-    """
+    """The official (train, test) pixels; raises `SplitError` if the scene has none."""
     if scene.official is None:
-        lacking = scene.official_missing
-        if scene.manifest.official_split is None:
-            lacking = f"{scene.manifest.tag} has no official split"
-        raise SplitError(f"official-v1: {lacking.rstrip('.')}. Use random-v1 or block-v1, which need none.")
+        reason = scene.official_missing or f"{scene.manifest.tag} has no official split."
+        raise SplitError(f"official-v1: {reason} Use random-v1 or block-v1, which need none.")
     return scene.official

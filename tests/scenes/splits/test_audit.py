@@ -1,4 +1,4 @@
-"""The leakage audit against a slow count of pairs, and against the published-ground-truth table."""
+"""The leakage audit against a slow count of pairs, and against a table for Trento."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmrs_bench.scenes.splits.split import Split, make_split
 
 
 def slow_audit(scene: Scene, split: Split) -> LeakageAudit:
-    """Each share by building the windows as sets of positions and growing each polygon pixel by pixel."""
+    """Each share from windows as sets of positions, and from polygons that grow pixel by pixel."""
     width, radius = scene.width, split.window // 2
 
     def window(pixel: int) -> set[tuple[int, int]]:
@@ -59,7 +59,7 @@ def test_audit_equals_the_slow_count(seed: int, classes: int, shots: int, window
     assert audit(scene, split) == pytest.approx(slow_audit(scene, split))
 
 
-def test_block_split_shares_no_window() -> None:
+def test_block_splits_share_no_window() -> None:
     scene = tiny_scene(striped_map(96, 96))
     result = audit(scene, make_split(scene, "block-v1", shots=5, draw=0, window=11))
     assert result.shared_window == 0

@@ -1,0 +1,72 @@
+"""Reads regions of interest that ENVI exported as text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmrs_bench.errors import DataError
+
+Point = tuple[int, int]
+
+
+def read_roi_text(path: Path, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Read a text export of regions of interest as a raster.
+
+    Header lines start with ``;`` and declare the number of points of each region (``; ROI npts: 198``). Other lines are
+    ``ID X Y ...`` with column X and row Y from 1; ID starts at 1 in each region.
+
+    Returns:
+        int64 raster of ``size`` (height, width): the region's number in the header, from 1; 0 outside all regions.
+
+    Raises:
+        DataError: If lines have another form, points are missing or outside the raster, or two regions share a pixel.
+    """
+    declared: list[int] = []
+    regions: list[list[Point]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.lstrip().startswith(";"):
+            if found := re.search(r"ROI npts:\s*(\d+)", line):
+                declared.append(int(found[1]))
+        elif line.strip():
+            identifier, point = _read_point(line, number, size)
+            if identifier == 1:
+                regions.append([])
+            if not regions:
+                raise DataError(f"line {number} has ID {identifier}, expected a region that starts with ID 1")
+            regions[-1].append(point)
+    lengths = [len(points) for points in regions]
+    expected = [count for count in declared if count] if declared else lengths
+    if not regions or lengths != expected:
+        raise DataError(f"contains regions of {lengths} points, its header declares {expected}; fetch it again")
+    numbers = [number for number, count in enumerate(declared or lengths, start=1) if count]
+    return _rasterise(dict(zip(numbers, regions, strict=True)), size)
+
+
+def _read_point(line: str, number: int, size: tuple[int, int]) -> tuple[int, Point]:
+    try:
+        identifier, column, row = (int(field) for field in line.split()[:3])
+    except ValueError as error:
+        raise DataError(f"line {number} is {line.strip()[:40]!r}, expected integers 'ID X Y'") from error
+    if not (1 <= row <= size[0] and 1 <= column <= size[1]):
+        raise DataError(
+            f"line {number} has column {column}, row {row}, outside {size[0]} rows x {size[1]} columns; it belongs to "
+            "another raster"
+        )
+    return identifier, (row - 1, column - 1)
+
+
+def _rasterise(regions: dict[int, list[Point]], size: tuple[int, int]) -> NDArray[np.int64]:
+    raster = np.zeros(size, dtype=np.int64)
+    for number, points in regions.items():
+        rows, columns = np.asarray(points).T
+        taken = raster[rows, columns]
+        shared = (taken != 0) & (taken != number)
+        if shared.any():
+            other = int(taken[shared][0])
+            raise DataError(f"{int(shared.sum())} pixels of region {number} also belong to region {other}; remove one")
+        raster[rows, columns] = number
+    return raster

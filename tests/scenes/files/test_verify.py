@@ -1,0 +1,53 @@
+"""Status and verification of a scene's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.small_release import npz_bytes, plain_source, sha256, small_arrays, small_manifest
+
+from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.files.fetch import fetch, scene_folder
+from mmrs_bench.scenes.files.verify import SceneStatus, status, verify
+from mmrs_bench.scenes.manifest import Manifest
+
+GOOD = npz_bytes(**small_arrays())
+
+
+def placed(tmp_path: Path, content: bytes) -> Manifest:
+    manifest = small_manifest(tmp_path, sources=[plain_source(content)])
+    scene_folder(manifest).mkdir(parents=True)
+    (scene_folder(manifest) / "scene.npz").write_bytes(content)
+    return manifest
+
+
+def test_absent_present_and_wrong_files_are_distinguished(tmp_path: Path) -> None:
+    manifest = placed(tmp_path, GOOD)
+    file = scene_folder(manifest) / "scene.npz"
+    assert status(manifest) == SceneStatus("present", missing=())
+    rows = verify(manifest)
+    assert [row.file for row in rows] == ["scene.npz", "hsi", "lidar", "ground truth"]
+    assert all(row.ok for row in rows)
+    file.write_bytes(b"other")
+    assert [(row.expected, row.found, row.ok) for row in verify(manifest)] == [(sha256(GOOD), sha256(b"other"), False)]
+    assert list(file.parent.iterdir()) == [file], "verify must not move files"
+    file.unlink()
+    assert status(manifest) == SceneStatus("absent", missing=("scene.npz",))
+    assert [(row.file, row.found, row.ok) for row in verify(manifest)] == [("scene.npz", "absent", False)]
+
+
+def test_contents_are_read(tmp_path: Path) -> None:
+    arrays = small_arrays()
+    arrays["gt"][0, 0] = 1
+    rows = verify(placed(tmp_path, npz_bytes(**arrays)))
+    assert [row.ok for row in rows] == [True, False]
+    assert "Grass has 13 pixels, expected 12" in rows[1].found
+
+
+def test_a_simulated_scene_needs_no_files() -> None:
+    manifest = load_manifest("sim-trento")
+    lines: list[str] = []
+    fetch(manifest, progress=lines.append)
+    assert lines == ["sim-trento-r1: simulated, no files to fetch"]
+    assert status(manifest).state == "simulated"
+    assert verify(manifest) == []
