@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mmrs_bench.config import (
@@ -17,7 +18,7 @@ from mmrs_bench.config import (
     SplitName,
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
-from mmrs_bench.methods.catalogue import method_card, method_cards, resolve_config
+from mmrs_bench.methods.catalogue import is_card_path, method_card, method_cards, resolve_config
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.manifest import Manifest
 
@@ -33,7 +34,8 @@ class Suite:
         splits: Split protocols.
         shots: Labels per class.
         draws: Number of support samples, numbered from 0.
-        methods: ``name`` or ``name:variant``; ``all`` means every method that needs no pretrained weights.
+        methods: ``name`` or ``name:variant``, where the name may be the path of a card; ``all`` means every method
+            that needs no pretrained weights.
         budget: Training lengths and query limit.
         seeds: Training seeds.
         selection: Selection rule for trained states; None means each method's default.
@@ -58,10 +60,22 @@ class Suite:
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment: a protocol, and the name or manifest path of its dataset."""
+    """One experiment.
+
+    Attributes:
+        dataset: Name or manifest path of the dataset.
+        protocol: What its result depends on.
+        card_path: Path of the method's card; empty for shipped and installed methods.
+    """
 
     dataset: str
     protocol: ProtocolConfig
+    card_path: str = ""
+
+    @property
+    def card(self) -> MethodSpec:
+        """The method's card."""
+        return method_card(self.card_path or self.protocol.method)
 
     @property
     def key(self) -> str:
@@ -85,6 +99,7 @@ class Cell:
 class _MethodVariant(NamedTuple):
     card: MethodSpec
     variant: str
+    card_path: str
 
 
 def weightless_methods() -> list[str]:
@@ -130,7 +145,7 @@ def _cell(
     draw: int,
     seed: int,
 ) -> Cell:
-    card, variant = method
+    card, variant, card_path = method
     data = DataConfig(
         split=split,
         shots=shots,
@@ -155,7 +170,7 @@ def _cell(
         method_version=card.version,
         method_config=resolve_config(card, variant, suite.budget),
     )
-    return Cell(dataset, protocol)
+    return Cell(dataset, protocol, card_path)
 
 
 def _modalities(suite: Suite, manifest: Manifest) -> tuple[str, ...]:
@@ -176,7 +191,7 @@ def _methods(suite: Suite) -> Iterator[_MethodVariant]:
                 f"method {card.name!r} does not support the selection rule {suite.selection!r}; it supports "
                 f"{', '.join(card.selections)}. Omit --selection to use each method's default."
             )
-        yield _MethodVariant(card, variant)
+        yield _MethodVariant(card, variant, str(Path(name).resolve()) if is_card_path(name) else "")
 
 
 def _check_numbers(suite: Suite) -> None:

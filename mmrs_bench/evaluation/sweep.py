@@ -26,7 +26,7 @@ from mmrs_bench.evaluation.results.metrics import METRICS
 from mmrs_bench.evaluation.results.signature import signature
 from mmrs_bench.io import write_csv
 from mmrs_bench.methods.base import RunContext, method_class
-from mmrs_bench.methods.catalogue import method_card, method_cards
+from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.reading import validated
 from mmrs_bench.scenes.catalogue import load_manifest
 
@@ -115,7 +115,7 @@ def _at(cell: Cell, **settings: int) -> Cell:
     # Not a copy: it would keep the cached key of the old settings.
     fields = cell.protocol.model_dump()
     fields["method_config"] |= settings
-    return Cell(cell.dataset, ProtocolConfig.model_validate(fields))
+    return Cell(cell.dataset, ProtocolConfig.model_validate(fields), cell.card_path)
 
 
 def sweep_path(cells: Sequence[Cell], folder: Path) -> Path:
@@ -166,7 +166,7 @@ def _check_settings(cells: Sequence[Cell], folder: Path) -> None:
     for cell in cells:
         protocol = cell.protocol
         context = RunContext(seed=protocol.seed, draw=protocol.data.draw, work_dir=folder)
-        method_class(method_card(protocol.method))(protocol.method_config, context)
+        method_class(cell.card)(protocol.method_config, context)
 
 
 def _compute(cell: Cell, execution: ExecutionConfig, folder: Path, progress: Callable[[str, float], None]) -> SweepRow:

@@ -80,6 +80,11 @@ def method_cards() -> dict[str, MethodSpec]:
     return cards
 
 
+def is_card_path(name: str) -> bool:
+    """Whether the name of a method is the path of a card."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def method_card(name: str) -> MethodSpec:
     """The card of a method.
 
@@ -87,11 +92,14 @@ def method_card(name: str) -> MethodSpec:
         name: Name of a shipped or installed method, or the path of a card, recognised by ``.yaml`` or ``.yml``.
 
     Raises:
-        ConfigError: If the name is unknown, or the card at the path is faulty.
+        ConfigError: If the name is unknown, or the card at the path is faulty or has another method's name.
     """
-    if name.endswith((".yaml", ".yml")):
-        return read_method_card(Path(name))
     cards = method_cards()
+    if is_card_path(name):
+        card = read_method_card(Path(name))
+        if cards.get(card.name, card) != card:
+            raise ConfigError(f"{name}: the method name {card.name!r} is taken; choose another name")
+        return card
     if name not in cards:
         raise unknown_name("method", name, cards)
     return cards[name]

@@ -20,7 +20,6 @@ from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, never_defer
-from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
@@ -51,7 +50,7 @@ def run_cell(
         BenchError: If data or settings are wrong, or the training fails.
     """
     protocol = cell.protocol
-    card = method_card(protocol.method)
+    card = cell.card
     variant = card.variants[protocol.variant]
     execution = execution.resolved()
     method, data, seconds = fit_cell(cell, execution, results, progress, wait)
@@ -120,7 +119,7 @@ def fit_cell(
         progress=progress,
         wait=wait,
     )
-    method = method_class(method_card(protocol.method))(protocol.method_config, context)
+    method = method_class(cell.card)(protocol.method_config, context)
     with _timed(seconds, "pretrain", progress):
         method.pretrain(data)
     with _timed(seconds, "fit", progress):
