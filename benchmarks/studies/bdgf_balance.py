@@ -1,19 +1,18 @@
-"""Does modality masking balance BDGF's denoiser? Its first stage under each mask rule, over seeds, on one scene.
+"""Does modality masking balance BDGF's denoiser? Stage 1 under each mask rule, over seeds, on one scene.
 
-Beside them ``equal loss``: no masks, but modalities, not channels, count alike in the loss.
+The rule ``equal loss`` uses no masks, but the same weight for all modalities in the loss.
 
     python benchmarks/studies/bdgf_balance.py --out docs/methods/figures
 
-Measured of each pretrained denoiser, for each modality:
+Measurements of each pretrained denoiser, for each modality:
 
-- the denoising loss of its own noise with nothing hidden (mean over windows and over timesteps drawn uniformly);
-- the accuracy of a linear probe on the features of windows that show this modality alone, the others being replaced by
-  their mean: what the denoiser has learned about that modality. The probe is a logistic regression on the centre
-  pixel's features of all levels, fitted to 40 labels a class and scored on query pixels. Labels serve this measurement
-  only.
+- the denoising loss without masks (mean over windows, and over timesteps drawn uniformly);
+- the accuracy of a linear probe on the features of windows with this modality only, the others being replaced by their
+  mean. The probe is a logistic regression on the centre pixel's features of all levels, fitted to 40 labels per class
+  and scored on query pixels. Labels are used for this measurement only.
 
-Pretrainings are read from the cache if they are there, and kept there. Writes ``bdgf-balance.csv`` (all numbers) and
-``bdgf-balance.png``, and prints the table of means and standard deviations (ddof 1) over seeds.
+Pretrainings are read from the cache, or trained and stored there. The script writes ``bdgf-balance.csv`` (all numbers)
+and ``bdgf-balance.png``, and prints tables of means and standard deviations (ddof 1) over seeds.
 """
 
 from __future__ import annotations
@@ -34,9 +33,11 @@ from torch import Tensor
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.bdgf.method import BdgfConfig
+from mmrs_bench.methods.bdgf.config import BdgfConfig
+from mmrs_bench.methods.bdgf.features import NOISE_SEED
+from mmrs_bench.methods.bdgf.module import MaskedDenoiser
 from mmrs_bench.methods.bdgf.multimodal_ddpm import modality_losses
-from mmrs_bench.methods.bdgf.pretraining import MaskedDenoiser, pretrained_denoiser
+from mmrs_bench.methods.bdgf.pretraining import pretrained_denoiser
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -63,9 +64,9 @@ def main(
     Args:
         dataset: Name or manifest of a scene.
         seeds: Seeds of the pretrainings.
-        rules: Which of the rules.
+        rules: Some of `RULES`.
         budget: Budget of the pretrainings.
-        out: Folder of the files that are written.
+        out: Output folder.
     """
     torch.set_num_threads(ExecutionConfig().threads)
     data = SceneDataModule(dataset, DataConfig(shots=PROBE_SHOTS))
@@ -86,13 +87,13 @@ def main(
                 rows.append(dict(zip(COLUMNS, (rule, seed, name, *values), strict=True)))
                 print(*rows[-1].values(), sep="\t", flush=True)
     write_csv(out / "bdgf-balance.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
-    write_png(out / "bdgf-balance.png", drawn(rows, curves, data))
+    write_png(out / "bdgf-balance.png", figure_of(rows, curves, data))
     print(table(rows), gaps(rows), sep="\n\n")
 
 
 @torch.no_grad()
 def denoising_losses(network: MaskedDenoiser, data: SceneDataModule) -> dict[str, float]:
-    """Mean squared error of each modality's noise, nothing hidden; the same windows, timesteps and noise for all."""
+    """Mean squared error of each modality's noise without masks; windows, timesteps and noise are always the same."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randperm(data.scene.labels.size, generator=generator)[:LOSS_WINDOWS]
     gatherer = data.gatherer(torch.device("cpu"))
@@ -106,7 +107,7 @@ def denoising_losses(network: MaskedDenoiser, data: SceneDataModule) -> dict[str
 
 
 def probe_accuracies(network: MaskedDenoiser, data: SceneDataModule, config: BdgfConfig) -> dict[str, float]:
-    """Accuracy, by modality, of a linear probe on the features of windows that show that modality alone."""
+    """Accuracy, by modality, of a linear probe on the features of windows with that modality only."""
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(data.query.size)[:SCORED])
     accuracies = {}
@@ -121,7 +122,7 @@ def probe_accuracies(network: MaskedDenoiser, data: SceneDataModule, config: Bdg
 def features(
     network: MaskedDenoiser, data: SceneDataModule, config: BdgfConfig, shown: str, pixels: np.ndarray
 ) -> np.ndarray:
-    """Features (n, d) of the centre pixels of windows that show one modality, all levels side by side."""
+    """Features (n, d) of the centre pixels of windows with one modality only, all levels concatenated."""
     gatherer, centre = data.gatherer(torch.device("cpu")), data.config.window // 2
     parts = []
     for part in torch.from_numpy(pixels).split(BATCH):
@@ -129,13 +130,13 @@ def features(
             name: window if name == shown else torch.zeros_like(window)
             for name, window in gatherer.gather(part).items()
         }
-        levels = network.denoiser.decoder_features(windows, timesteps=config.timesteps)
+        levels = network.denoiser.decoder_features(windows, timesteps=config.timesteps, seed=NOISE_SEED)
         parts.append(torch.cat([level[:, :, centre, centre] for level in levels], dim=1))
     return torch.cat(parts).numpy()
 
 
-def drawn(rows: Sequence[Row], curves: Mapping[str, Sequence[Tensor]], data: SceneDataModule) -> Figure:
-    """Mask ratios over epochs; denoising losses and probe accuracies by rule, each seed a point."""
+def figure_of(rows: Sequence[Row], curves: Mapping[str, Sequence[Tensor]], data: SceneDataModule) -> Figure:
+    """Mask ratios over epochs; denoising losses and probe accuracies by rule, one point per seed."""
     figure = Figure(figsize=(10.0, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     styles = dict(zip(data.modalities, ("-", "--", ":", "-."), strict=False))
@@ -177,9 +178,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def gaps(rows: Sequence[Row]) -> str:
-    """How far apart the modalities are, largest minus smallest value of a seed: Markdown.
+    """Gaps between the modalities (largest minus smallest value of a seed), as Markdown.
 
-    Mean and standard deviation over seeds, and on how many seeds the rule ``adaptive`` leaves them closer.
+    Mean and standard deviation over seeds, and on how many seeds the gap of the rule ``adaptive`` is smaller.
     """
     lines = [
         "| rule | gap of the losses | adaptive is closer | gap of the probes | adaptive is closer |",

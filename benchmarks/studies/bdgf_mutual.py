@@ -2,10 +2,10 @@
 
     python benchmarks/studies/bdgf_mutual.py --dataset simulated --shots "[5, 10]"
 
-The branches learn side by side, once by the card's mutual learning and once without (variant ``independent``), and are
-asked alone and together. Also counted is on which share of the query pixels two branches disagree, on average over
-pairs: what an ensemble can gain rests on that. Pretrainings and features are read from the cache if they are there, and
-kept there. Prints means and standard deviations (ddof 1) over draws, and the paired differences.
+The branches are trained together, once with mutual learning and once without (variant ``independent``), and predict
+individually and together. The script also measures on which share of the query pixels two branches disagree, on average
+over pairs, because an ensemble gains from disagreement. Pretrainings and features are read from the cache, or computed
+and stored there. The script prints means and standard deviations (ddof 1) over draws, and the paired differences.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 import torch
+from torch import nn
 
 from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.evaluation.report.statistics import p_text, paired, summarise
@@ -26,7 +27,7 @@ from mmrs_bench.methods.bdgf.method import Bdgf
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
-TOGETHER, APART = "together", "disagreement of two"
+TOGETHER, DISAGREEMENT = "together", "disagreement of two"
 VARIANTS = {"mutual": "default", "independent": "independent"}
 
 
@@ -39,7 +40,7 @@ def main(
         dataset: Name or manifest of a scene.
         shots: Labels per class.
         draws: Support samples, from 0.
-        budget: Budget of the trainings, and of the query.
+        budget: Budget of the trainings, and query limit.
     """
     torch.set_num_threads(ExecutionConfig().threads)
     print("| shots | who | mutual, % | independent, % | difference | ahead | p |", "|---" * 7 + "|", sep="\n")
@@ -65,18 +66,22 @@ def main(
 
 
 def measured(data: SceneDataModule, variant: str, budget: BudgetName) -> dict[str, float]:
-    """OA in percent of each branch and of all together, and how often two branches disagree, in percent."""
+    """OA in percent of each branch and of all together, and the share of disagreement of two branches in percent."""
     with tempfile.TemporaryDirectory() as work:
         context = RunContext(seed=0, draw=data.config.draw, work_dir=Path(work))
         method = Bdgf(resolve_config(method_card("bdgf"), variant, budget), context)
         method.pretrain(data)
         method.fit(data)
-        alone, together = method.branch_targets(data, data.query), method.predict(data, data.query)
-    right = {**alone, TOGETHER: together}
-    apart = [(one != other).mean() for one, other in combinations(alone.values(), 2)]
+        together = method.predict(data, data.query)
+        individual, branches = {}, dict(method.network.ensemble.branches.items())
+        for kind, branch in branches.items():
+            method.network.ensemble.branches = nn.ModuleDict({kind: branch})
+            individual[kind] = method.predict(data, data.query)
+    disagreements = [(one != other).mean() for one, other in combinations(individual.values(), 2)]
+    predictions = {**individual, TOGETHER: together}
     return {
-        **{who: 100 * float((targets == data.query_targets).mean()) for who, targets in right.items()},
-        APART: 100 * float(np.mean(apart)),
+        **{who: 100 * float((targets == data.query_targets).mean()) for who, targets in predictions.items()},
+        DISAGREEMENT: 100 * float(np.mean(disagreements)),
     }
 
 

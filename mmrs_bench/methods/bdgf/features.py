@@ -1,6 +1,6 @@
-"""What BDGF's frozen denoiser says of pixels: extracted once, cached, and kept registered with turned windows.
+"""Features of pixels from BDGF's frozen denoiser: extracted once, cached, and augmented like their windows.
 
-Letters: b batch, d channels of a level, w window side, n pixels; in `KeptFeatures`, n pixels of a window too.
+Letters: b batch, d channels of a level, w window side, n pixels; in `InMemoryFeatures`, also n pixels of a window.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from torch import Tensor
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser
+from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.windows import WindowGatherer
 
-#: Raised when the same weights would give other features, so that no old features are read again.
+#: Increment when the features of the same weights change, so that old cache entries are ignored.
 FEATURES_VERSION = 1
-#: Seed of the noise of all features: predictions must not hang on chance.
+#: Seed of the noise of all features, so that predictions are not random.
 NOISE_SEED = 0
-#: Windows that the denoiser sees at once. Always so many, because another number of them may be computed by other
-#: kernels, and so rounded otherwise: a pixel's features would hang on its neighbours in the batch.
-EXTRACTED_AT_ONCE = 64
+#: Windows per call of the denoiser.
+EXTRACTION_BATCH = 64
 
 
 class DiffusionFeatures:
-    """Features of a scene's pixels from a frozen denoiser, in the feature cache.
+    """Features of a scene's pixels from a frozen denoiser, stored in the feature cache.
 
     Args:
-        denoiser: The denoiser, moved to the device of ``context``.
-        data: The scene as the denoiser sees it.
+        denoiser: The denoiser; it is moved to the device of ``context``.
+        data: The scene as the denoiser receives it.
         timesteps: Timesteps to average over.
         context: Device and progress.
     """
@@ -62,24 +62,23 @@ class DiffusionFeatures:
         self._timesteps = timesteps
         self._context = context
 
-    def of(self, pixels: IntArray) -> FeatureStore:
-        """A store that has the features of pixels (n,); what the cache lacks is computed first.
+    def load_or_extract(self, pixels: IntArray) -> FeatureStore:
+        """A store of the features of pixels (n,); those that the cache lacks are computed first.
 
         Raises:
             BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
-        return load_or_extract(self._address, np.unique(pixels), self.shapes, self.computed, self._context)
+        return load_or_extract(self._address, np.unique(pixels), self.shapes, self.compute, self._context)
 
-    def computed(self, pixels: IntArray) -> dict[str, Tensor]:
-        """Features (n, d, w, w) of pixels (n,) by level, float32, on the denoiser's device."""
-        parts = [self._batch(part) for part in torch.split(torch.from_numpy(pixels), EXTRACTED_AT_ONCE)]
-        return {name: torch.cat([part[name] for part in parts]) for name in self.shapes}
-
-    def _batch(self, pixels: Tensor) -> dict[str, Tensor]:
-        filled = torch.cat([pixels, pixels[:1].expand(EXTRACTED_AT_ONCE - len(pixels))])
-        windows = self._gatherer.gather(filled.to(self._device))
-        levels = self._denoiser.decoder_features(windows, timesteps=self._timesteps, seed=NOISE_SEED)
-        return {name: level[: len(pixels)] for name, level in zip(self.shapes, levels, strict=True)}
+    def compute(self, pixels: IntArray) -> dict[str, Tensor]:
+        """Features (n, d, w, w) of pixels (n,), n > 0, by level, float32, on the denoiser's device."""
+        parts = []
+        for batch, count in fixed_size_batches(torch.from_numpy(pixels), EXTRACTION_BATCH):
+            windows = self._gatherer.gather(batch.to(self._device))
+            levels = self._denoiser.decoder_features(windows, timesteps=self._timesteps, seed=NOISE_SEED)
+            parts.append([level[:count] for level in levels])
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        return dict(zip(self.shapes, levels, strict=True))
 
 
 def level_name(level: int) -> str:
@@ -87,20 +86,20 @@ def level_name(level: int) -> str:
     return f"level-{level}"
 
 
-class KeptFeatures:
-    """Features of a few pixels in memory, turned and flipped as their windows are.
+class InMemoryFeatures:
+    """Features of some pixels in memory, rotated and flipped like their windows.
 
     Args:
-        store: Has the features of the pixels.
-        pixels: Flat indices (n,), ascending, each once.
-        gatherer: Of the windows.
+        store: Store with the features of the pixels.
+        pixels: Flat indices (n,), ascending, without repetition.
+        gatherer: Gatherer of the windows.
     """
 
     def __init__(self, store: FeatureStore, pixels: IntArray, gatherer: WindowGatherer) -> None:
         read = store.read(pixels)
         self._pixels = torch.from_numpy(pixels)
         self._levels = [read[level_name(level)] for level in range(len(read))]
-        # Windows are symmetric by the places that they are gathered from; the same places within a window.
+        # The gatherer applies a symmetry by the order of its offsets; the same order within a window.
         rows, columns = gatherer.offsets // gatherer.canvas_width, gatherer.offsets % gatherer.canvas_width
         self._places = rows * gatherer.window + columns  # (8, n)
 
@@ -109,7 +108,7 @@ class KeptFeatures:
 
         Args:
             pixels: Some of the pixels (b,).
-            symmetry: The symmetry (b,) of each window, as `WindowGatherer.gather` takes it; None leaves them.
+            symmetry: The symmetry (b,) of each window, see `WindowGatherer.gather`; None applies none.
         """
         device = pixels.device
         self._pixels, self._places = self._pixels.to(device), self._places.to(device)

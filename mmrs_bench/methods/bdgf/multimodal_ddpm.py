@@ -1,11 +1,12 @@
 """A U-Net that denoises the windows of several modalities together, and the features of its decoder.
 
-The modalities are concatenated over channels. Our reading of BDGF's abstract; the authors' code could not be obtained.
+Letters: b batch, c channels of a modality, C channels of all, w window side, p padded side, t timestep, l level of the
+decoder.
 
-Letters: b batch, c channels of a modality, C channels of all, w window side, t timestep, l level of the decoder.
-
-Reference: BDGF (Liu et al. 2025, arXiv 2509.23310), of which only the abstract was at hand; DDPM (Ho et al. 2020),
+Reference: BDGF (Liu et al. 2025, arXiv 2509.23310), abstract ("multimodal diffusion model"); DDPM (Ho et al. 2020),
 equation 14, for the loss; ddpm-segmentation (Baranchuk et al. 2022), section 3, for the features.
+Deviation: our reading of the abstract; the authors' code could not be obtained. The modalities are concatenated over
+channels.
 """
 
 from __future__ import annotations
@@ -20,14 +21,12 @@ from torch.nn import functional as F
 
 from mmrs_bench.models.diffusion import TIMESTEPS, linear_schedule
 
-#: Groups of a group normalisation at most, as in DDPM.
+#: Largest number of groups of a group normalisation, as in DDPM.
 MOST_GROUPS = 32
-#: Timesteps of the features, as in ddpm-segmentation.
-FEATURE_TIMESTEPS = (50, 150, 250)
 
 
 class NoisedWindows(NamedTuple):
-    """Noised windows and the noise in them, each (b, c, w, w) by modality."""
+    """Noised windows and their noise, each (b, c, w, w) by modality."""
 
     windows: dict[str, Tensor]
     noise: dict[str, Tensor]
@@ -36,50 +35,32 @@ class NoisedWindows(NamedTuple):
 class MultimodalDenoiser(nn.Module):
     """Predicts the noise in the windows of all modalities at once.
 
-    diffusers' U-Net: at each level residual blocks that the timestep scales and shifts, self-attention at the lowest
-    level only, in heads as wide as the first level. Windows are reflected at their border, up to the next side that
-    all levels can halve, and the prediction is cropped back. They are padded after they were noised and masked, so
-    that no border shows what is hidden inside.
+    diffusers' U-Net: residual blocks that the timestep scales and shifts, and self-attention at the lowest level, in
+    heads as wide as the first level. Windows are padded by reflection to a side that all levels can halve, and the
+    prediction is cropped back. Padding follows noise and masks, so that it shows nothing that is masked.
 
-    Parameters: with the default sizes, 16,428,224 + 1,153 C.
+    Parameters: with base 64, multipliers (1, 2, 4) and two blocks, 16,428,224 + 1,153 C.
 
-    Reference: BDGF, abstract ("multimodal diffusion model"), our reading; the authors' code could not be obtained.
-        Layout and defaults after DDPM (Ho et al. 2020), appendix B, with the scale and shift and the heads of 64
-        channels of Dhariwal & Nichol (2021), section 3.
-
-    Deviation: sizes (64 channels, multipliers 1, 2, 4, two blocks) are ours, as the abstract names none.
+    Reference: layout after DDPM (Ho et al. 2020), appendix B, with the scale and shift and the heads of 64 channels of
+        Dhariwal & Nichol (2021), section 3.
 
     Args:
         channels: Channels by modality, in the order in which they are concatenated.
         side: Window side w in pixels, even or odd.
         base: Channels of the first level.
-        multipliers: Channels of each level, in units of ``base``; their number is the number of levels.
-        blocks: Residual blocks of a level (the decoder has one more).
+        multipliers: Channels of each level, in units of ``base``.
+        blocks: Residual blocks per level (the decoder has one more).
 
     Raises:
-        ValueError: If there is no channel or no level, or the window is too small for the levels; the message names
-            the sides and the numbers of levels that work.
+        ValueError: If the window is too small for the levels.
     """
 
     columns: Tensor
 
     def __init__(
-        self,
-        channels: Mapping[str, int],
-        side: int,
-        *,
-        base: int = 64,
-        multipliers: Sequence[int] = (1, 2, 4),
-        blocks: int = 2,
+        self, channels: Mapping[str, int], side: int, *, base: int, multipliers: Sequence[int], blocks: int
     ) -> None:
         super().__init__()
-        if not channels or min(channels.values()) < 1:
-            raise ValueError(f"channels {dict(channels)}: give at least one modality, each with at least one channel")
-        if not multipliers or min(base, blocks, *multipliers) < 1:
-            raise ValueError(
-                f"base {base}, multipliers {tuple(multipliers)} and blocks {blocks} must be positive, with at least "
-                "one multiplier; (1, 2, 4) gives three levels"
-            )
         self.channels = dict(channels)
         self.side = side
         self.feature_channels = tuple(base * multiplier for multiplier in reversed(multipliers))
@@ -107,25 +88,25 @@ class MultimodalDenoiser(nn.Module):
         """The predicted noise.
 
         Args:
-            windows: Noised windows (b, c, w, w) by modality; masked ones have their mask tokens in place.
+            windows: Noised windows (b, c, w, w) by modality, masked pixels replaced by mask tokens.
             timesteps: A timestep per window (b,), 0 the least noise.
 
         Returns:
             (b, c, w, w) by modality, in the order of ``channels``.
 
         Raises:
-            ValueError: If the windows are not those of the modalities that the network was built for.
+            ValueError: If modalities, channels or side are not those of the network.
         """
-        predicted = self._crop(self.unet(self._padded(windows), timesteps, return_dict=False)[0])
+        predicted = self._crop(self.unet(self._padded(windows), timesteps, return_dict=False)[0])  # (b, C, w, w)
         return dict(zip(self.channels, torch.split(predicted, list(self.channels.values()), dim=1), strict=True))
 
     def add_noise(self, clean: Mapping[str, Tensor], timesteps: Tensor, generator: torch.Generator) -> NoisedWindows:
-        """Noise windows: sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal and another one for each modality.
+        """Noised windows: sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal and independent for each modality.
 
         Args:
             clean: Clean windows (b, c, w, w) by modality.
             timesteps: A timestep per window (b,), the same for all its modalities.
-            generator: Where the noise comes from, on the device of ``clean``, drawn in the order of ``channels``.
+            generator: Source of the noise, on the device of ``clean``; noise is drawn in the order of ``channels``.
 
         Raises:
             ValueError: As `forward`.
@@ -139,38 +120,32 @@ class MultimodalDenoiser(nn.Module):
         return NoisedWindows(noised, noise)
 
     @torch.no_grad()
-    def decoder_features(
-        self, windows: Mapping[str, Tensor], *, timesteps: Sequence[int] = FEATURE_TIMESTEPS, seed: int = 0
-    ) -> list[Tensor]:
+    def decoder_features(self, windows: Mapping[str, Tensor], *, timesteps: Sequence[int], seed: int) -> list[Tensor]:
         """Activations of each decoder level on noised windows, averaged over timesteps; without gradient.
 
-        One noise, made from the seed, serves all windows and all timesteps. So a window's features do not depend on
-        the batch or the order that it comes in.
+        All windows and timesteps use the same noise, so that the features of a window do not depend on its batch.
 
-        Reference: ddpm-segmentation (Baranchuk et al. 2022), section 3 (timesteps; activations resized bilinearly).
+        Reference: ddpm-segmentation (Baranchuk et al. 2022), section 3 (activations resized bilinearly).
 
-        Deviation: averaged over timesteps where ddpm-segmentation concatenates them, which keeps the width that the
-            branches are guided by. Which levels and timesteps BDGF takes is unknown.
+        Deviation: averaged over timesteps where ddpm-segmentation concatenates them, which keeps the branches narrow.
 
         Args:
             windows: Clean windows (b, c, w, w) by modality.
-            timesteps: Timesteps to average over, each from 0 to 999.
-            seed: Seed of the noise; the same on every device.
+            timesteps: At least one, each from 0 to 999.
+            seed: Seed of the noise; it is the same on every device.
 
         Returns:
-            F_l (b, d_l, w, w) from the coarsest level (l = 1) to the finest, d_l as in ``feature_channels``. Coarser
-            levels are resized to the padded window, bilinearly, before the crop, so that pixels stay in their places.
+            F_l (b, d_l, w, w) from the coarsest level (l = 1) to the finest, d_l as in ``feature_channels``.
 
         Raises:
-            ValueError: If there is no timestep, or one is not from 0 to 999, or as `forward`.
+            ValueError: If a timestep is out of range, or as `forward`.
         """
-        if not timesteps or min(timesteps) < 0 or max(timesteps) >= TIMESTEPS:
-            raise ValueError(f"timesteps {list(timesteps)}: give at least one, each from 0 to {TIMESTEPS - 1}")
+        if not all(0 <= timestep < TIMESTEPS for timestep in timesteps):
+            raise ValueError(f"timesteps {list(timesteps)}: use timesteps from 0 to {TIMESTEPS - 1}")
         self._check(windows)
         generator = torch.Generator().manual_seed(seed)
-        noise = {
-            name: torch.randn(1, c, self.side, self.side, generator=generator) for name, c in self.channels.items()
-        }
+        shape = (self.side, self.side)
+        noise = {name: torch.randn(1, c, *shape, generator=generator) for name, c in self.channels.items()}
         total: list[Tensor] = []
         for timestep in timesteps:
             noised, steps = {}, torch.tensor([timestep], device=self.columns.device)
@@ -183,19 +158,13 @@ class MultimodalDenoiser(nn.Module):
         return [self._crop(self._resize(level / len(timesteps))) for level in total]
 
     def input_gradients(self) -> dict[str, float]:
-        """How hard each modality pulls at the first layer: the norm of the gradient of all of its weights there.
-
-        Raises:
-            ValueError: If no backward pass came before.
-        """
-        gradient: Tensor | None = self.unet.conv_in.weight.grad
-        if gradient is None:
-            raise ValueError("the first layer has no gradient yet; call backward on a loss before input_gradients")
-        parts = torch.split(gradient.float(), list(self.channels.values()), dim=1)
+        """Norm of the gradient of each modality's weights in the first layer, after a backward pass."""
+        gradient: Tensor = self.unet.conv_in.weight.grad.float()
+        parts = torch.split(gradient, list(self.channels.values()), dim=1)
         return {name: float(part.square().sum().sqrt()) for name, part in zip(self.channels, parts, strict=True)}
 
     def _activations(self, padded: Tensor, steps: Tensor) -> list[Tensor]:
-        """What each decoder level hands on, coarsest first, in float32."""
+        """Outputs of the decoder levels, coarsest first, in float32."""
         levels: list[Tensor] = []
 
         def keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -216,13 +185,13 @@ class MultimodalDenoiser(nn.Module):
             raise ValueError(f"windows of shape {found}, but the network was built for {expected}")
 
     def _padded(self, windows: Mapping[str, Tensor]) -> Tensor:
-        """All modalities beside each other, padded (b, C, p, p)."""
+        """All modalities, concatenated and padded (b, C, p, p)."""
         self._check(windows)
         joined = torch.cat([windows[name] for name in self.channels], dim=1)
         return joined.index_select(2, self.columns).index_select(3, self.columns)
 
     def _resize(self, level: Tensor) -> Tensor:
-        """A level (b, d, s, s) at the side of the padded window."""
+        """A level (b, d, s, s) at the padded side (b, d, p, p)."""
         padded = len(self.columns)
         if level.shape[-1] == padded:
             return level
@@ -236,17 +205,16 @@ class MultimodalDenoiser(nn.Module):
 def modality_losses(
     predicted: Mapping[str, Tensor], noise: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """L_m, the mean squared error (scalar) of each modality's own noise, over all channels and visible positions.
+    """L_m, the mean squared error (scalar) of each modality's noise, over all channels and visible positions.
 
-    The noise of hidden positions, being independent of all that is seen, cannot be told, so it says nothing about how
-    well a modality was learned and only shakes a training.
+    Masked positions are left out: their noise cannot be predicted, and would only add variance.
 
-    Reference: DDPM (Ho et al. 2020), equation 14, for each modality apart. BDGF's loss is unknown: our reading.
+    Reference: DDPM (Ho et al. 2020), equation 14, for each modality. The loss of BDGF is unknown.
 
     Args:
         predicted: Predicted noise (b, c, w, w) by modality.
-        noise: The noise itself (b, c, w, w) by modality.
-        masks: True where hidden (b, 1, w, w), by modality, with something visible in each; None counts all positions.
+        noise: The noise (b, c, w, w) by modality.
+        masks: True where masked (b, 1, w, w), by modality, not everywhere; None uses all positions.
 
     Raises:
         ValueError: If modalities or shapes differ.
@@ -261,23 +229,23 @@ def modality_losses(
 
 
 def white_loss(timesteps: Tensor) -> Tensor:
-    """What the best guess at the noise in white data of unit variance costs: the mean of abar_t (scalar).
+    """Loss of the best guess of the noise in white data of unit variance: the mean of abar_t (scalar).
 
-    Given x_t of such data the noise is sqrt(1 - abar_t) x_t on average, with a mean squared error of abar_t. A loss
-    below this was earned by structure: channels or pixels that tell something about each other.
+    Given x_t of such data, the mean of the noise is sqrt(1 - abar_t) x_t, with a mean squared error of abar_t. A lower
+    loss shows that the network has learned structure.
 
     Args:
-        timesteps: Timesteps (b,) of the windows whose loss it is compared with.
+        timesteps: Timesteps (b,) of the windows of the loss that it is compared with.
     """
-    kept: Tensor = linear_schedule("epsilon").alphas_cumprod  # type: ignore[attr-defined]
-    return kept.to(timesteps.device)[timesteps].mean()
+    abar: Tensor = linear_schedule("epsilon").alphas_cumprod  # type: ignore[attr-defined]
+    return abar.to(timesteps.device)[timesteps].mean()
 
 
 def padded_side(side: int, levels: int) -> int:
-    """The side that a window is padded to: the next that all levels but the last can halve.
+    """The smallest side, not below ``side``, that all levels but the last can halve.
 
     Raises:
-        ValueError: If that leaves the lowest level one pixel wide, where self-attention has nothing to attend to.
+        ValueError: If the lowest level would be one pixel wide, which leaves self-attention nothing to attend to.
     """
     factor: int = 2 ** (levels - 1)
     if side <= factor:
@@ -291,10 +259,9 @@ def padded_side(side: int, levels: int) -> int:
 
 
 def norm_groups(base: int) -> int:
-    """Groups of a group normalisation: the largest divisor of ``base`` of at most 32 with two channels in a group.
+    """Groups of a group normalisation: the largest divisor of ``base``, at most 32, with two channels per group.
 
-    All levels are multiples of ``base`` wide, so it divides all of them. A group of one channel would take away what
-    the bias before it adds.
+    A group of one channel would remove the bias before it.
     """
     return max(
         groups for groups in range(1, MOST_GROUPS + 1) if base % groups == 0 and (groups == 1 or 2 * groups <= base)
@@ -302,6 +269,6 @@ def norm_groups(base: int) -> int:
 
 
 def _reflected(side: int, padded: int) -> Tensor:
-    """Which column of the window (padded,) each column of the padded window shows."""
+    """For each column of the padded window, the column of the window that it repeats (p,)."""
     place = (torch.arange(padded) - (padded - side) // 2).abs()
     return torch.where(place < side, place, 2 * (side - 1) - place)

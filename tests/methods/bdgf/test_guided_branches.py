@@ -1,14 +1,19 @@
-"""The guided branches against slow loops; guidance matters, gradients arrive, and every branch works alone."""
+"""The guided branches against slow loops, their gradients, sizes and inputs."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from helpers.network_helpers import without_gradient
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmrs_bench.methods.bdgf.guided_branches import (
     BRANCHES,
     AttentionLevel,
+    BranchName,
     BranchOutput,
     ConvLevel,
     CrossAttention,
@@ -16,12 +21,16 @@ from mmrs_bench.methods.bdgf.guided_branches import (
     GroupChannelAttention,
     GuidedBranch,
     GuidedEnsemble,
+    distance_bias,
     ensemble_probabilities,
-    nearness,
+    head_count,
 )
 
 CHANNELS = {"hsi": 7, "lidar": 2}
 LEVELS = (6, 5, 3)
+TARGET = torch.tensor([0, 1, 2, 0])
+REACH = (0.5, 2.0)
+every_branch = pytest.mark.parametrize("kind", BRANCHES)
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +42,19 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def inputs(
-    channels: dict[str, int] = CHANNELS, side: int = 5, levels: tuple[int, ...] = LEVELS
-) -> tuple[dict[str, Tensor], list[Tensor]]:
+def inputs(channels: dict[str, int] = CHANNELS, side: int = 5) -> tuple[dict[str, Tensor], list[Tensor]]:
     windows = {name: normal(4, count, side, side, dtype=torch.float32) for name, count in channels.items()}
-    return windows, [normal(4, count, side, side, seed=i, dtype=torch.float32) for i, count in enumerate(levels, 1)]
+    return windows, [normal(4, count, side, side, seed=i, dtype=torch.float32) for i, count in enumerate(LEVELS, 1)]
 
 
-def branch(kind: str, channels: dict[str, int] = CHANNELS, **settings: int | None) -> GuidedBranch:
-    return GuidedBranch(kind, channels, LEVELS, 3, **{"width": 16, "common": 6, **settings})
+def branch(kind: BranchName, **settings: Any) -> GuidedBranch:
+    return GuidedBranch(
+        kind, CHANNELS, LEVELS, 3, **{"width": 16, "common": 6, "dropout": 0.0, "reach": REACH, **settings}
+    )
 
 
-def idle(module: nn.Module) -> list[str]:
-    return [name for name, values in module.named_parameters() if values.grad is None or not values.grad.any()]
+def ensemble(*branches: BranchName, channels: dict[str, int] = CHANNELS, width: int = 16) -> GuidedEnsemble:
+    return GuidedEnsemble(channels, LEVELS, 3, branches=branches or BRANCHES, width=width, dropout=0.0, reach=REACH)
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -58,7 +67,7 @@ def slow_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return (x - x.mean()) / (x.var(correction=0) + norm.eps).sqrt() * norm.weight + norm.bias
 
 
-def test_feature_fusion_is_a_loop_over_pixels() -> None:
+def test_feature_fusion_equals_a_loop_over_pixels() -> None:
     fusion, h, guide = FeatureFusion(8).double(), normal(2, 8, 3, 4), normal(2, 8, 3, 4, seed=1)
     expected = torch.empty_like(h)
     for s in range(2):
@@ -70,7 +79,7 @@ def test_feature_fusion_is_a_loop_over_pixels() -> None:
 
 
 @pytest.mark.parametrize(("width", "groups", "reduction"), [(16, 4, 4), (12, 3, 2), (4, 4, 4)])
-def test_group_channel_attention_is_a_loop_over_groups(width: int, groups: int, reduction: int) -> None:
+def test_group_channel_attention_equals_a_loop_over_groups(width: int, groups: int, reduction: int) -> None:
     attention = GroupChannelAttention(width, groups, reduction).double()
     h, guide = normal(2, width, 3, 4), normal(2, width, 3, 4, seed=1)
     first, _, second = attention.mlp
@@ -87,31 +96,32 @@ def test_group_channel_attention_is_a_loop_over_groups(width: int, groups: int, 
     torch.testing.assert_close(attention(h, guide), expected)
 
 
-def test_cross_attention_is_a_loop_over_queries_and_heads() -> None:
-    attention, h, guide = CrossAttention(8, 2).double(), normal(2, 8, 3, 2), normal(2, 8, 3, 2, seed=1)
+def test_cross_attention_equals_a_loop_over_queries_and_heads() -> None:
+    """Two heads of 16 channels."""
+    attention, h, guide = CrossAttention(32, REACH).double(), normal(2, 32, 3, 2), normal(2, 32, 3, 2, seed=1)
     expected = torch.empty_like(h)
     places = [(row, column) for row in range(3) for column in range(2)]
-    reach = (0.5 * 4**0.25, 0.5 * 4**0.75)  # of the two heads, in pixels: quarters of the way from 0.5 to 2
+    sigmas = (0.5 * 4**0.25, 0.5 * 4**0.75)  # in pixels: a quarter and three quarters of the way from 0.5 to 2
     for s in range(2):
-        keys = [linear(attention.key, guide[s, :, r, c]) for r, c in places]
-        values = [linear(attention.value, guide[s, :, r, c]) for r, c in places]
+        keys = [linear(attention.k_proj, guide[s, :, r, c]) for r, c in places]
+        values = [linear(attention.v_proj, guide[s, :, r, c]) for r, c in places]
         for row, column in places:
-            query = linear(attention.query, slow_norm(attention.norm, h[s, :, row, column]))
-            near = torch.tensor([(row - r) ** 2 + (column - c) ** 2 for r, c in places])
-            heard = []
-            for head, sigma in zip((slice(0, 4), slice(4, 8)), reach, strict=True):
-                weights = torch.stack([(query[head] @ key[head] / 2).exp() for key in keys])
-                weights = weights * torch.exp(-near / (2 * sigma**2))
-                heard.append(sum(w * value[head] for w, value in zip(weights / weights.sum(), values, strict=True)))
-            expected[s, :, row, column] = h[s, :, row, column] + linear(attention.leave, torch.cat(heard))
+            query = linear(attention.q_proj, slow_norm(attention.norm, h[s, :, row, column]))
+            squared = torch.tensor([(row - r) ** 2 + (column - c) ** 2 for r, c in places])
+            attended = []
+            for head, sigma in zip((slice(0, 16), slice(16, 32)), sigmas, strict=True):
+                weights = torch.stack([(query[head] @ key[head] / 4).exp() for key in keys])
+                weights = weights * torch.exp(-squared / (2 * sigma**2))
+                attended.append(sum(w * value[head] for w, value in zip(weights / weights.sum(), values, strict=True)))
+            expected[s, :, row, column] = h[s, :, row, column] + linear(attention.out_proj, torch.cat(attended))
     torch.testing.assert_close(attention(h, guide), expected)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_heads_look_from_near_to_far_under_a_gaussian(heads: int) -> None:
+def test_the_distance_bias_is_a_gaussian_whose_reach_grows_from_head_to_head(heads: int) -> None:
     height, width = 5, 4
-    scores = nearness(height, width, heads, (0.8, 3.0))
-    assert scores.shape == (heads, height * width, height * width)
+    bias = distance_bias(height, width, heads, (0.8, 3.0))
+    assert bias.shape == (heads, height * width, height * width)
     previous = 0.8
     for head in range(heads):
         sigma = 0.8 * (3.0 / 0.8) ** ((head + 0.5) / heads)
@@ -121,31 +131,27 @@ def test_heads_look_from_near_to_far_under_a_gaussian(heads: int) -> None:
             for other in range(height * width):
                 down, right = one // width - other // width, one % width - other % width
                 score = -(down**2 + right**2) / (2 * sigma**2)
-                found = float(scores[head, one, other])
+                found = float(bias[head, one, other])
                 assert found == pytest.approx(score) if score > -16 else found == -torch.inf
 
 
-def test_no_head_looks_at_pixels_that_float32_could_not_tell_from_none() -> None:
-    scores = nearness(11, 11, 1, (0.5, 0.5))
-    assert scores[0, 0, 1] == -2
-    assert scores[0, 0, 3] == -torch.inf
-    assert torch.isfinite(scores[0].diagonal()).all()
+def test_pixels_with_a_weight_below_float32_rounding_are_excluded() -> None:
+    bias = distance_bias(11, 11, 1, (0.5, 0.5))
+    assert bias[0, 0, 1] == -2
+    assert bias[0, 0, 3] == -torch.inf
+    assert torch.isfinite(bias[0].diagonal()).all()
 
 
-def test_an_attention_level_takes_each_pixel_as_a_token() -> None:
-    level, h = AttentionLevel(8).double(), normal(1, 8, 2, 3)
+def test_each_pixel_is_a_token_of_an_attention_level() -> None:
+    level, h = AttentionLevel(8, REACH).double(), normal(1, 8, 2, 3)
     tokens = torch.stack([h[0, :, row, column] for row in range(2) for column in range(3)])[None]
-    out = level.block(tokens, bias=nearness(2, 3, 1))
+    out = level.block(tokens, bias=distance_bias(2, 3, 1, REACH))
     assert torch.equal(level(h)[0, :, 1, 0], out[0, 3])
     assert torch.equal(level(h)[0, :, 0, 2], out[0, 2])
 
 
-def test_a_convolution_level_is_two_rounds_of_three_steps() -> None:
-    assert [type(layer) for layer in ConvLevel(4)] == 2 * [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
-
-
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_a_branch_is_what_its_parts_make(kind: str) -> None:
+@every_branch
+def test_a_branch_equals_the_sequence_of_its_parts(kind: BranchName) -> None:
     model, (windows, features) = branch(kind).eval(), inputs()
     h = model.stem(torch.cat([windows["hsi"], windows["lidar"]], dim=1))
     side = h.shape[-1]
@@ -170,32 +176,25 @@ def test_a_branch_is_what_its_parts_make(kind: str) -> None:
         ("transformer", "AttentionLevel", CrossAttention),
     ],
 )
-def test_each_branch_has_its_own_guidance(kind: str, level: str, guidance: type) -> None:
+def test_each_branch_has_its_own_guidance(kind: BranchName, level: str, guidance: type) -> None:
     model = branch(kind)
     assert {type(part).__name__ for part in model.levels} == {level}
     assert {type(part) for part in model.guidances} == {guidance}
+    assert [type(layer) for layer in ConvLevel(4)] == 2 * [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
 
 
-@pytest.mark.parametrize("level", range(3))
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_every_level_of_the_diffusion_features_guides(kind: str, level: int) -> None:
+@pytest.mark.parametrize("part", [0, 1, 2, *CHANNELS])
+@every_branch
+def test_every_feature_level_and_every_modality_affects_the_logits(kind: BranchName, part: int | str) -> None:
     model, (windows, features) = branch(kind).eval(), inputs()
     before = model(windows, features).logits
-    features[level] = normal(*features[level].shape, seed=9, dtype=torch.float32)
-    assert (model(windows, features).logits - before).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("modality", CHANNELS)
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_every_modality_is_seen(kind: str, modality: str) -> None:
-    model, (windows, features) = branch(kind).eval(), inputs()
-    before = model(windows, features).logits
-    windows[modality] = normal(*windows[modality].shape, seed=9, dtype=torch.float32)
+    changed: Any = windows if isinstance(part, str) else features
+    changed[part] = normal(*changed[part].shape, seed=9, dtype=torch.float32)
     assert (model(windows, features).logits - before).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_the_scale_of_the_diffusion_features_is_arbitrary(scale: float) -> None:
+def test_the_scale_of_the_diffusion_features_has_no_effect(scale: float) -> None:
     model, (windows, features) = branch("cnn").eval(), inputs()
     for mix, norm in model.projections:
         nn.init.zeros_(mix.bias)
@@ -203,115 +202,103 @@ def test_the_scale_of_the_diffusion_features_is_arbitrary(scale: float) -> None:
     torch.testing.assert_close(model(windows, [scale * f for f in features]), model(windows, features))
 
 
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_a_gradient_reaches_every_parameter(kind: str) -> None:
+@every_branch
+def test_every_parameter_gets_a_gradient(kind: BranchName) -> None:
     model, (windows, features) = branch(kind), inputs()
     out = model(windows, features)
-    (nn.functional.cross_entropy(out.logits, torch.tensor([0, 1, 2, 0])) + out.features.square().sum()).backward()
-    assert idle(model) == []
+    (F.cross_entropy(out.logits, TARGET) + out.features.square().sum()).backward()
+    assert without_gradient(model) == []
 
 
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_a_branch_that_learns_alone_has_no_idle_projection(kind: str) -> None:
-    model, (windows, features) = GuidedEnsemble(CHANNELS, LEVELS, 3, branches=(kind,), width=16), inputs()
+@every_branch
+def test_a_single_branch_has_no_untrained_projection(kind: BranchName) -> None:
+    model, (windows, features) = ensemble(kind), inputs()
     out = model(windows, features)
     assert list(out) == [kind]
     assert out[kind].features.shape == (4, 16)
-    nn.functional.cross_entropy(out[kind].logits, torch.tensor([0, 1, 2, 0])).backward()
-    assert idle(model) == []
+    F.cross_entropy(out[kind].logits, TARGET).backward()
+    assert without_gradient(model) == []
 
 
 @pytest.mark.parametrize("side", [1, 5, 7, 11])
 @pytest.mark.parametrize("channels", [{"hsi": 1}, {"hsi": 7}, CHANNELS, {"hsi": 5, "sar": 3, "dsm": 1}])
-def test_windows_of_every_side_and_one_to_three_modalities(channels: dict[str, int], side: int) -> None:
-    model = GuidedEnsemble(channels, LEVELS, 3, width=8, common=6).eval()
+def test_windows_can_have_any_odd_side_and_one_to_three_modalities(channels: dict[str, int], side: int) -> None:
+    model = ensemble(channels=channels, width=8).eval()
     with torch.no_grad():
         out = model(*inputs(channels, side))
     assert list(out) == list(BRANCHES)
-    assert all(o.logits.shape == (4, 3) and o.features.shape == (4, 6) for o in out.values())
+    assert all(o.logits.shape == (4, 3) and o.features.shape == (4, 64) for o in out.values())
     assert all(o.logits.isfinite().all() for o in out.values())
 
 
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_samples_of_a_batch_do_not_mix(kind: str) -> None:
+@every_branch
+def test_samples_of_a_batch_do_not_affect_each_other(kind: BranchName) -> None:
     model, (windows, features) = branch(kind).eval(), inputs()
     whole = model(windows, features).logits
     for i in range(4):
         one = slice(i, i + 1)
-        alone = model({name: values[one] for name, values in windows.items()}, [level[one] for level in features])
-        torch.testing.assert_close(alone.logits, whole[one])
+        single = model({name: values[one] for name, values in windows.items()}, [level[one] for level in features])
+        torch.testing.assert_close(single.logits, whole[one])
 
 
 @pytest.mark.parametrize(("width", "common", "levels"), [(16, 6, LEVELS), (32, None, (9,))])
-@pytest.mark.parametrize("kind", BRANCHES)
-def test_parameter_counts_are_the_documented_formulas(
-    kind: str, width: int, common: int | None, levels: tuple[int, ...]
+@every_branch
+def test_parameter_counts_match_the_documented_formulas(
+    kind: BranchName, width: int, common: int | None, levels: tuple[int, ...]
 ) -> None:
     d, n = width, len(levels)
     level = {"cnn": 20 * d**2 + 5 * d, "mamba": 3.875 * d**2 + 215.5 * d, "transformer": 12 * d**2 + 16 * d}[kind]
     documented = d * (9 + 1) + 3 * n * d + d * sum(levels) + (d + 1) * (5 + (common or 0)) + n * level
-    model = GuidedBranch(kind, CHANNELS, levels, 5, width=width, common=common)
+    model = GuidedBranch(kind, CHANNELS, levels, 5, width=width, common=common, dropout=0.0, reach=REACH)
     assert sum(values.numel() for values in model.parameters()) == documented
 
 
 @pytest.mark.parametrize(("kind", "count"), [("cnn", 271_754), ("mamba", 114_026), ("transformer", 175_562)])
-def test_parameter_counts_of_the_documented_example(kind: str, count: int) -> None:
-    model = GuidedBranch(kind, {"hsi": 48, "lidar": 2}, (128, 64, 64), 10)
+def test_parameter_counts_match_the_documented_example(kind: BranchName, count: int) -> None:
+    channels = {"hsi": 48, "lidar": 2}
+    model = GuidedBranch(kind, channels, (128, 64, 64), 10, width=64, common=64, dropout=0.0, reach=REACH)
     assert sum(values.numel() for values in model.parameters()) == count
     assert sum(values.numel() for values in model.compare.parameters()) == 4160
 
 
-def test_an_ensemble_runs_the_branches_asked_for() -> None:
-    model, (windows, features) = GuidedEnsemble(CHANNELS, LEVELS, 3, branches=("transformer", "cnn")).eval(), inputs()
+def test_an_ensemble_runs_the_requested_branches() -> None:
+    model, (windows, features) = ensemble("transformer", "cnn").eval(), inputs()
     out = model(windows, features)
     assert list(out) == ["transformer", "cnn"]
     for kind, found in out.items():
         assert torch.equal(found.logits, model.branches[kind](windows, features).logits)
 
 
-def test_the_ensemble_says_the_mean_of_the_softmaxes() -> None:
+def test_the_probabilities_of_an_ensemble_are_the_mean_of_softmaxes() -> None:
     logits = [3 * normal(4, 3, seed=i, dtype=torch.float32) for i in range(3)]
     found = ensemble_probabilities(BranchOutput(torch.empty(4, 0), values) for values in logits)
     for sample in range(4):
-        shares = [values[sample].exp() / values[sample].exp().sum() for values in logits]
-        torch.testing.assert_close(found[sample], sum(shares) / 3)
+        softmaxes = [values[sample].exp() / values[sample].exp().sum() for values in logits]
+        torch.testing.assert_close(found[sample], sum(softmaxes) / 3)
     rough = ensemble_probabilities([BranchOutput(torch.empty(4, 0), logits[0].bfloat16())])
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough.sum(1), torch.ones(4))
 
 
-def test_autocast_stays_close() -> None:
-    model, (windows, features) = GuidedEnsemble(CHANNELS, LEVELS, 3, width=16).eval(), inputs()
+def test_probabilities_under_autocast_are_close() -> None:
+    model, (windows, features) = ensemble().eval(), inputs()
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         rough = ensemble_probabilities(model(windows, features).values())
     exact = ensemble_probabilities(model(windows, features).values())
     torch.testing.assert_close(rough, exact, atol=0.02, rtol=0)
 
 
-def test_what_cannot_be_built_is_told() -> None:
-    with pytest.raises(ValueError, match=r"^unknown branch 'rnn'; choose from cnn, mamba, transformer$"):
-        branch("rnn")
-    with pytest.raises(ValueError, match=r"^no diffusion features to guide a branch; give the channels"):
-        GuidedBranch("cnn", CHANNELS, (), 3)
-    with pytest.raises(
-        ValueError, match=r"^width 18 of a branch does not divide into 4 groups and 1 heads; take a multiple of 16"
-    ):
-        branch("cnn", width=18)
-    with pytest.raises(ValueError, match=r"^width 8 does not divide into 3 groups"):
+def test_widths_that_groups_or_heads_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^width 8 is not a multiple of 3 groups"):
         GroupChannelAttention(8, 3)
-    with pytest.raises(ValueError, match=r"^width 8 does not divide into 3 heads"):
-        CrossAttention(8, 3)
+    with pytest.raises(ValueError, match=r"^width 52 is not a multiple of its 3 heads; use a multiple of 16$"):
+        branch("transformer", width=52)
+    assert [head_count(width) for width in (4, 16, 28, 32, 64)] == [1, 1, 1, 2, 4]
 
 
-@pytest.mark.parametrize("branches", [(), ("cnn", "cnn")])
-def test_an_ensemble_has_each_branch_once(branches: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"name at least one of cnn, mamba, transformer, once$"):
-        GuidedEnsemble(CHANNELS, LEVELS, 3, branches=branches)
-
-
-@pytest.mark.parametrize("kind", BRANCHES)
+@every_branch
 @pytest.mark.parametrize("fault", ["level", "side", "batch", "channels"])
-def test_features_that_do_not_belong_to_the_windows_are_told(kind: str, fault: str) -> None:
+def test_features_that_do_not_match_the_windows_are_refused(kind: BranchName, fault: str) -> None:
     model, (windows, features) = branch(kind), inputs()
     if fault == "level":
         features.pop()
@@ -322,16 +309,13 @@ def test_features_that_do_not_belong_to_the_windows_are_told(kind: str, fault: s
         model(windows, features)
 
 
-def test_dropout_leaves_out_pooled_features_in_training_only() -> None:
-    torch.manual_seed(0)
+def test_dropout_drops_pooled_features_in_training_only() -> None:
     windows, features = inputs()
-    model = GuidedBranch(
-        "cnn", {n: w.shape[1] for n, w in windows.items()}, [f.shape[1] for f in features], 3, dropout=0.9
-    )
-    heard: list[torch.Tensor] = []
-    model.head.register_forward_hook(lambda module, arguments, output: heard.append(arguments[0]))
+    model = branch("cnn", dropout=0.9, width=64)
+    pooled: list[Tensor] = []
+    model.head.register_forward_hook(lambda module, arguments, output: pooled.append(arguments[0]))
     model(windows, features)
     model.eval()(windows, features)
-    trained, told = ((pooled == 0).float().mean() for pooled in heard)
-    assert trained > 0.7
-    assert told < 0.2
+    training, evaluation = ((values == 0).float().mean() for values in pooled)
+    assert training > 0.7
+    assert evaluation < 0.2

@@ -1,4 +1,4 @@
-"""The mutual loss against a loop over samples and pairs, and which branch each part teaches."""
+"""The mutual loss against a loop over samples and pairs, and which branches get its gradients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from mmrs_bench.methods.bdgf.mutual_learning import MutualLoss, mutual_loss
 CLASSES = torch.tensor([0, 2, 1, 2, 0])
 
 
+def loss_of(outputs: list[BranchOutput], weight: float = 0.1) -> MutualLoss:
+    return mutual_loss(outputs, CLASSES, entropy_weight=weight, similarity_weight=weight, divergence_weight=weight)
+
+
 def outputs(branches: int, *, grad: bool = False) -> list[BranchOutput]:
     generator = torch.Generator().manual_seed(0)
     made = []
@@ -24,7 +28,7 @@ def outputs(branches: int, *, grad: bool = False) -> list[BranchOutput]:
 
 
 def slow_loss(branches: list[BranchOutput], labelled: int) -> tuple[float, float, float, float]:
-    """Cross-entropy of the first rows, entropy, similarity and divergence of all, with Python's own numbers."""
+    """Cross-entropy of the first samples; entropy, similarity and divergence of all, with Python's floats."""
     count = len(branches)
     totals = [0.0, 0.0, 0.0, 0.0]
     for sample, label in enumerate(CLASSES.tolist()):
@@ -50,64 +54,56 @@ def slow_loss(branches: list[BranchOutput], labelled: int) -> tuple[float, float
 
 @pytest.mark.parametrize("branches", [1, 2, 3, 4])
 @pytest.mark.parametrize("labelled", [5, 2])
-def test_the_loss_is_a_loop_over_samples_and_pairs(branches: int, labelled: int) -> None:
+def test_the_loss_equals_a_loop_over_samples_and_pairs(branches: int, labelled: int) -> None:
     made = outputs(branches)
     expected = slow_loss(made, labelled)
     loss = mutual_loss(made, CLASSES[:labelled], entropy_weight=0.3, similarity_weight=0.7, divergence_weight=0.2)
     assert [value.item() for value in loss[1:]] == pytest.approx(list(expected), rel=1e-5)
-    weighed = expected[0] + 0.3 * expected[1] + 0.7 * expected[2] + 0.2 * expected[3]
-    assert loss.total.item() == pytest.approx(weighed, rel=1e-5)
+    weighted = expected[0] + 0.3 * expected[1] + 0.7 * expected[2] + 0.2 * expected[3]
+    assert loss.total.item() == pytest.approx(weighted, rel=1e-5)
 
 
-def test_default_weights() -> None:
-    loss = mutual_loss(outputs(3), CLASSES)
-    expected = loss.cross_entropy + 0.1 * loss.entropy + 0.1 * loss.similarity
-    torch.testing.assert_close(loss.total, expected)
-    assert loss.divergence > 0
-
-
-def test_one_branch_has_nobody_to_learn_from() -> None:
+def test_a_single_branch_has_the_cross_entropy_only() -> None:
     made = outputs(1)
-    loss = mutual_loss(made, CLASSES, divergence_weight=1.0)
+    loss = loss_of(made, 1.0)
     assert loss.total == loss.cross_entropy == torch.nn.functional.cross_entropy(made[0].logits, CLASSES)
     assert loss.entropy == loss.similarity == loss.divergence == 0
 
 
-def test_branches_that_agree_are_told_nothing() -> None:
+def test_the_mutual_terms_of_branches_that_agree_are_zero() -> None:
     one = outputs(1)[0]
-    longer = BranchOutput(3 * one.features, one.logits + 5)
-    loss = mutual_loss([one, longer], CLASSES)
+    loss = loss_of([one, BranchOutput(3 * one.features, one.logits + 5)])
     torch.testing.assert_close(torch.stack(loss[2:]), torch.zeros(3), atol=1e-6, rtol=0)
 
 
-def test_equally_sure_of_different_classes_is_no_difference_of_entropy() -> None:
+def test_equal_certainty_about_different_classes_has_an_entropy_term_of_zero() -> None:
     one = outputs(1)[0]
-    loss = mutual_loss([one, BranchOutput(one.features, one.logits.roll(1, dims=1))], CLASSES)
+    loss = loss_of([one, BranchOutput(one.features, one.logits.roll(1, dims=1))])
     torch.testing.assert_close(loss.entropy, torch.zeros(()), atol=1e-10, rtol=0)
     assert loss.divergence > 0.1
 
 
-def test_opposite_features_differ_by_two() -> None:
+def test_opposite_features_have_a_similarity_term_of_two() -> None:
     one = outputs(1)[0]
-    loss = mutual_loss([one, BranchOutput(-one.features, one.logits)], CLASSES)
+    loss = loss_of([one, BranchOutput(-one.features, one.logits)])
     torch.testing.assert_close(loss.similarity, torch.tensor(2.0))
 
 
 @pytest.mark.parametrize(("part", "logits", "features"), [("entropy", True, False), ("similarity", False, True)])
-def test_the_alignments_teach_both_branches(part: str, logits: bool, features: bool) -> None:
+def test_entropy_and_similarity_give_both_branches_a_gradient(part: str, logits: bool, features: bool) -> None:
     made = outputs(2, grad=True)
-    getattr(mutual_loss(made, CLASSES), part).backward()
-    assert [taught(branch.logits) for branch in made] == [logits] * 2
-    assert [taught(branch.features) for branch in made] == [features] * 2
+    getattr(loss_of(made), part).backward()
+    assert [has_gradient(branch.logits) for branch in made] == [logits] * 2
+    assert [has_gradient(branch.features) for branch in made] == [features] * 2
 
 
-def taught(values: Tensor) -> bool:
+def has_gradient(values: Tensor) -> bool:
     return values.grad is not None and bool(values.grad.any())
 
 
-def test_the_divergence_teaches_as_if_the_others_were_fixed() -> None:
+def test_the_gradient_of_the_divergence_treats_the_other_branches_as_constants() -> None:
     made = outputs(3, grad=True)
-    mutual_loss(made, CLASSES).divergence.backward()
+    loss_of(made).divergence.backward()
     for i, learner in enumerate(made):
         others = [branch.logits.detach().softmax(1) for j, branch in enumerate(made) if j != i]
         # KL(q || softmax(x)) has the gradient softmax(x) - q.
@@ -115,32 +111,27 @@ def test_the_divergence_teaches_as_if_the_others_were_fixed() -> None:
         torch.testing.assert_close(learner.logits.grad, expected)
 
 
-def test_what_has_no_weight_teaches_nothing() -> None:
+def test_terms_with_a_weight_of_zero_have_no_gradient() -> None:
     made = outputs(2, grad=True)
-    mutual_loss(made, CLASSES, entropy_weight=0, similarity_weight=0).total.backward()
+    loss_of(made, 0.0).total.backward()
     for branch in made:
-        alone = branch.logits.detach().requires_grad_()
-        torch.nn.functional.cross_entropy(alone, CLASSES).backward()
-        torch.testing.assert_close(branch.logits.grad, alone.grad)
-        assert not taught(branch.features)
+        single = branch.logits.detach().requires_grad_()
+        torch.nn.functional.cross_entropy(single, CLASSES).backward()
+        torch.testing.assert_close(branch.logits.grad, single.grad)
+        assert not has_gradient(branch.features)
 
 
-def test_certainty_does_not_make_a_gradient_infinite() -> None:
+def test_gradients_of_extreme_logits_are_finite() -> None:
     logits = torch.tensor([[300.0, 0.0, -300.0]] * 5, requires_grad=True)
     other = outputs(1)[0]
-    loss = mutual_loss([BranchOutput(other.features, logits), other], CLASSES, divergence_weight=1.0)
+    loss = loss_of([BranchOutput(other.features, logits), other], 1.0)
     loss.total.backward()
     assert all(value.isfinite() for value in loss)
     assert logits.grad.isfinite().all()
 
 
-def test_half_precision_is_raised_first() -> None:
+def test_half_precision_is_converted_to_float32() -> None:
     made = [BranchOutput(b.features.bfloat16(), b.logits.bfloat16()) for b in outputs(2)]
-    loss = mutual_loss(made, CLASSES)
-    same = mutual_loss([BranchOutput(b.features.float(), b.logits.float()) for b in made], CLASSES)
-    assert loss == same
+    loss = loss_of(made)
+    assert loss == loss_of([BranchOutput(b.features.float(), b.logits.float()) for b in made])
     assert {value.dtype for value in loss} == {torch.float32}
-
-
-def test_parts_have_the_names_they_are_logged_by() -> None:
-    assert MutualLoss._fields == ("total", "cross_entropy", "entropy", "similarity", "divergence")

@@ -1,4 +1,4 @@
-"""Stage 1 of BDGF against a slow loop, its mask ratios, what shares it, and what it refuses."""
+"""Stage 1 of BDGF: its step against a slow loop, curves, interruptions, cache keys, and errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import pytest
 import torch
-from helpers.bdgf_helpers import SIDE, STAGE_1, cheap, settings
+from helpers.bdgf_helpers import SIDE, cheap, settings
 from helpers.method_helpers import small_data
 from helpers.network_helpers import random_windows, same, silent, weights, without_gradient
 from helpers.tiny import striped_map, tiny_scene
@@ -22,17 +22,14 @@ from torch import Tensor
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError, TrainingError
+from mmrs_bench.methods.bdgf import module as bdgf_module
 from mmrs_bench.methods.bdgf import pretraining as bdgf_pretraining
-from mmrs_bench.methods.bdgf.method import BdgfConfig
+from mmrs_bench.methods.bdgf.config import BdgfConfig, DenoisingConfig
 from mmrs_bench.methods.bdgf.modality_masking import random_masks
+from mmrs_bench.methods.bdgf.module import MaskedDenoiser, MultimodalPretrainer
 from mmrs_bench.methods.bdgf.multimodal_ddpm import modality_losses, white_loss
-from mmrs_bench.methods.bdgf.pretraining import (
-    CURVE,
-    DenoisingConfig,
-    MaskedDenoiser,
-    MultimodalPretrainer,
-    write_curve,
-)
+from mmrs_bench.methods.bdgf.pretraining import CURVE, write_curve
+from mmrs_bench.methods.toolkit import pretraining as toolkit_pretraining
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -40,6 +37,11 @@ from mmrs_bench.scenes.scene import Scene
 
 CHANNELS = {"hsi": 5, "sar": 4}
 BATCH, SEED = 4, 3
+
+
+@pytest.fixture
+def data() -> SceneDataModule:
+    return small_data(window=SIDE)
 
 
 def pretrainer(config: DenoisingConfig, *, seed: int = SEED) -> MultimodalPretrainer:
@@ -53,23 +55,23 @@ def pretrainer(config: DenoisingConfig, *, seed: int = SEED) -> MultimodalPretra
     return made
 
 
-def batch_of(windows: dict[str, Tensor]) -> dict[str, Any]:
-    return {"pixel": torch.arange(len(next(iter(windows.values())))), "windows": windows}
+def batch() -> dict[str, Any]:
+    return {"pixel": torch.arange(BATCH), "windows": random_windows(CHANNELS, BATCH, SIDE)}
 
 
 # The training step
 
 
 class Slow(NamedTuple):
-    """By modality: loss of what is visible, the same in units of all positions, and relative to white noise's."""
+    """By modality: mean loss of visible positions, their sum over the number of all, and mean over white noise."""
 
     losses: dict[str, float]
     parts: dict[str, float]
-    learned: dict[str, float]
+    relative: dict[str, float]
 
 
 def slow_losses(made: MultimodalPretrainer, config: DenoisingConfig, clean: dict[str, Tensor], *at: int) -> Slow:
-    """Losses of what is visible and their part in the whole, pixel after pixel, in the order of the draws."""
+    """Pixel after pixel, with random numbers in the order of the draws."""
     generator = torch_generator("pretraining", *at)
     timesteps = torch.randint(1000, (BATCH,), generator=generator).tolist()
     noise = {name: torch.randn(x.shape, generator=generator) for name, x in clean.items()}
@@ -86,11 +88,11 @@ def slow_losses(made: MultimodalPretrainer, config: DenoisingConfig, clean: dict
         for place, (name, x) in enumerate(clean.items()):
             ratio = float(made.network.ratios.ratio[place])
             ranked = sorted(range(per_side**2), key=lambda patch, name=name: float(shuffled[name][i, patch]))
-            hidden = [] if whole[i] else ranked[: round(ratio * per_side**2)]
+            masked = [] if whole[i] else ranked[: round(ratio * per_side**2)]
             window = math.sqrt(kept) * x[i] + math.sqrt(1 - kept) * noise[name][i]
             for row in range(SIDE):
                 for column in range(SIDE):
-                    if row // patch * per_side + column // patch in hidden:
+                    if row // patch * per_side + column // patch in masked:
                         window[:, row, column] = made.network.tokens.tokens[name].detach()
                     else:
                         open_pixels[name].append((row, column))
@@ -117,7 +119,7 @@ def slow_losses(made: MultimodalPretrainer, config: DenoisingConfig, clean: dict
         ("adaptive", 2, 0.5, "modalities"),
     ],
 )
-def test_the_step_is_that_of_a_loop(
+def test_the_step_equals_a_loop(
     rule: str, patch: int, whole: float, counted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(mask_rule=rule, mask_patch=patch, mask_whole=whole, loss_weights=counted)
@@ -129,7 +131,7 @@ def test_the_step_is_that_of_a_loop(
     made.log_dict = lambda parts, **options: logged.update(parts)  # type: ignore[method-assign,assignment]
     clean = random_windows(CHANNELS, BATCH, SIDE)
     with torch.no_grad():
-        found = made.training_step(batch_of(clean), 9)
+        found = made.training_step(batch(), 9)
         slow = slow_losses(made, config, clean, SEED, 2, 9)
     weights = {name: c if counted == "channels" else 1 for name, c in CHANNELS.items()}
     total = sum(weights[name] * part for name, part in slow.parts.items()) / sum(weights.values())
@@ -137,37 +139,33 @@ def test_the_step_is_that_of_a_loop(
     for place, (name, loss) in enumerate(slow.losses.items()):
         assert float(logged[f"loss_{name}"]) == pytest.approx(loss, rel=1e-4)
         assert logged[f"mask_ratio_{name}"] == float(made.network.ratios.ratio[place])
-    assert {name: float(x) for name, x in made._learned.items()} == pytest.approx(slow.learned, rel=1e-4)
+    assert {name: float(x) for name, x in made._relative_losses.items()} == pytest.approx(slow.relative, rel=1e-4)
 
 
-def test_steps_hang_on_seed_epoch_and_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = batch_of(random_windows(CHANNELS, BATCH, SIDE))
-
+def test_random_numbers_depend_on_seed_epoch_and_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss(*, seed: int = 0, epoch: int = 0, index: int = 0) -> float:
         monkeypatch.setattr(MultimodalPretrainer, "current_epoch", epoch)
         made = pretrainer(settings(), seed=seed)
         torch.rand(3)
-        return float(made.training_step(clean, index).detach())
+        return float(made.training_step(batch(), index).detach())
 
     assert loss() == loss()
     assert len({loss(), loss(seed=1), loss(epoch=1), loss(index=1)}) == 4
 
 
-def test_a_gradient_reaches_every_parameter() -> None:
-    made = pretrainer(settings())
-    made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0).backward()
-    assert without_gradient(made) == []
-    made = pretrainer(settings(mask_rule="none"))
-    made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0).backward()
-    assert without_gradient(made) == [f"network.tokens.tokens.{name}" for name in CHANNELS]
+def test_every_parameter_gets_a_gradient_except_mask_tokens_without_masks() -> None:
+    for rule, untrained in (("adaptive", []), ("none", [f"network.tokens.tokens.{name}" for name in CHANNELS])):
+        made = pretrainer(settings(mask_rule=rule))
+        made.training_step(batch(), 0).backward()
+        assert without_gradient(made) == untrained
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("name", CHANNELS)
-def test_a_loss_that_is_no_number_names_modality_and_step(
+def test_the_error_about_a_loss_that_is_not_finite_names_modality_and_step(
     name: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here the modality's own noise is at fault: through the network the value would spoil all losses."""
+    """The value is added behind the network, which would spread it to all losses."""
     monkeypatch.setattr(MultimodalPretrainer, "global_step", 17)
     made = pretrainer(settings())
     real = made.network.denoiser.forward
@@ -177,37 +175,36 @@ def test_a_loss_that_is_no_number_names_modality_and_step(
         return {**predicted, name: predicted[name] + value}
 
     monkeypatch.setattr(made.network.denoiser, "forward", broken)
-    with pytest.raises(
-        TrainingError, match=rf"^pretraining: the loss of modality {name} is (nan|inf) at step 17; "
-    ) as e:
-        made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0)
-    assert "\n" not in str(e.value)
+    with pytest.raises(TrainingError, match=rf"^pretraining: loss_{name} is (nan|inf) at step 17; ") as caught:
+        made.training_step(batch(), 0)
+    assert "\n" not in str(caught.value)
 
 
-# What the mask ratios hear
+# Mask ratios
 
 
-def learning_shows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few steps do not get below what white noise costs; with a bound this high they do, and the ratios move."""
-    monkeypatch.setattr(bdgf_pretraining, "white_loss", lambda timesteps: torch.tensor(4.0))
+@pytest.fixture
+def _ratios_change_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a few steps no loss is below that of white noise; with a larger one in its place, the ratios change."""
+    monkeypatch.setattr(bdgf_module, "white_loss", lambda timesteps: torch.tensor(4.0))
 
 
-def test_the_adaptive_rule_hears_what_was_learned_and_the_gradient_rule_the_first_layer() -> None:
-    heard = {}
+def test_the_adaptive_rule_observes_relative_losses_and_the_gradient_rule_gradients() -> None:
+    observed = {}
     for rule in ("adaptive", "gradient"):
         made = pretrainer(settings(mask_rule=rule, mask_warmup=2))
-        made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), 0).backward()
+        made.training_step(batch(), 0).backward()
         made.on_after_backward()
-        heard[rule] = 2 * made.network.ratios.average
+        observed[rule] = 2 * made.network.ratios.average
     with torch.no_grad():
-        learned = slow_losses(made, settings(), random_windows(CHANNELS, BATCH, SIDE), SEED, 0, 0).learned
+        relative = slow_losses(made, settings(), random_windows(CHANNELS, BATCH, SIDE), SEED, 0, 0).relative
     gradient = made.network.denoiser.unet.conv_in.weight.grad
-    pulls = [float(gradient[:, part].square().sum().sqrt()) for part in (slice(0, 5), slice(5, 9))]
-    assert heard["adaptive"].tolist() == pytest.approx(list(learned.values()), rel=1e-4)
-    assert heard["gradient"].tolist() == pytest.approx(pulls, rel=1e-5)
+    norms = [float(gradient[:, part].square().sum().sqrt()) for part in (slice(0, 5), slice(5, 9))]
+    assert observed["adaptive"].tolist() == pytest.approx(list(relative.values()), rel=1e-4)
+    assert observed["gradient"].tolist() == pytest.approx(norms, rel=1e-5)
 
 
-def test_a_signal_that_says_nothing_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_of_zero_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made = pretrainer(settings(mask_rule="gradient"))
     monkeypatch.setattr(made.network.denoiser, "input_gradients", lambda: {"hsi": 1.0, "sar": 0.0})
     with pytest.raises(TrainingError, match=r"at step 0, .*gradient of modality 'sar' is 0.0.*use another mask_rule"):
@@ -215,7 +212,7 @@ def test_a_signal_that_says_nothing_is_one_clear_line(monkeypatch: pytest.Monkey
 
 
 def uneven_scene(easy: str) -> Scene:
-    """One modality is flat but for a corner, the other white noise, in which the noise to be told cannot be told."""
+    """One modality is constant except for a corner; the other is white noise, which cannot be denoised."""
     scene = tiny_scene(striped_map(36, 40), bands={"hsi": 3, "lidar": 3})
     flat = np.zeros((36, 40, 3), np.float32)
     flat[:4, :4] = 10
@@ -223,12 +220,9 @@ def uneven_scene(easy: str) -> Scene:
     return replace(scene, images={name: flat if name == easy else noise for name in ("hsi", "lidar")})
 
 
+@pytest.mark.usefixtures("_ratios_change_early")
 @pytest.mark.parametrize("easy", ["hsi", "lidar"])
-def test_the_modality_that_is_learned_farther_is_masked_more(
-    easy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whichever of the two it is; the ratios always add up to the same."""
-    learning_shows_at_once(monkeypatch)
+def test_the_modality_that_is_reconstructed_better_is_masked_more(easy: str, tmp_path: Path) -> None:
     changes = {
         "pretrain_epochs": 4,
         "pretrain_windows": 288,
@@ -241,15 +235,15 @@ def test_the_modality_that_is_learned_farther_is_masked_more(
     }
     method = cheap(tmp_path, **changes)
     method.pretrain(SceneDataModule(uneven_scene(easy), DataConfig(window=SIDE)))
-    curve = method._pretrained.ratio_curve
+    curve = method.pretrained.ratio_curve
     torch.testing.assert_close(curve.sum(dim=1), torch.full((4,), 0.3))
     place = ["hsi", "lidar"].index(easy)
     assert float(curve[2:, place].mean() - curve[2:, 1 - place].mean()) > 0.05
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.9])
-def test_how_much_is_hidden_does_not_change_what_seems_to_be_learned(ratio: float) -> None:
-    """White noise and the best guess at it: 1 for the rule, however much is hidden, where the loss itself rises."""
+def test_the_relative_loss_does_not_depend_on_the_mask_ratio(ratio: float) -> None:
+    """For white noise and its best guess it is 1 at any ratio, while the loss of all positions rises."""
     g = torch.Generator().manual_seed(0)
     timesteps = torch.randint(1000, (4096,), generator=g)
     kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), dim=0)[timesteps].reshape(-1, 1, 1, 1)
@@ -259,9 +253,9 @@ def test_how_much_is_hidden_does_not_change_what_seems_to_be_learned(ratio: floa
     guess = torch.where(masks["hsi"], 0.0, guess)
     visible = modality_losses({"hsi": guess}, {"hsi": noise}, masks)["hsi"]
     assert float(visible / white_loss(timesteps)) == pytest.approx(1.0, abs=0.03)
-    hidden = round(9 * ratio) / 9
+    masked = round(9 * ratio) / 9
     everywhere = modality_losses({"hsi": guess}, {"hsi": noise})["hsi"]
-    assert float(everywhere) == pytest.approx(hidden + (1 - hidden) * float(white_loss(timesteps)), abs=0.03)
+    assert float(everywhere) == pytest.approx(masked + (1 - masked) * float(white_loss(timesteps)), abs=0.03)
 
 
 # Curves
@@ -271,30 +265,29 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_losses_and_mask_ratios_of_every_epoch_survive_and_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learning_shows_at_once(monkeypatch)
+@pytest.mark.usefixtures("_ratios_change_early")
+def test_losses_and_mask_ratios_of_every_epoch_are_stored_and_written(data: SceneDataModule, tmp_path: Path) -> None:
     method = cheap(tmp_path, pretrain_epochs=3)
-    data = small_data(window=SIDE)
     method.pretrain(data)
-    network = method._pretrained
+    network = method.pretrained
     (logs,) = (tmp_path / "cache-root" / "pretraining").glob("*/logs")
     logged = table(logs / "pretraining" / "metrics.csv")
-    drawn = table(logs / f"{CURVE}.csv")
+    written = table(logs / f"{CURVE}.csv")
     assert len(logged) == 3
-    assert [(row["epoch"], row["modality"]) for row in drawn] == [(str(e), m) for e in range(3) for m in data.channels]
+    assert [(row["epoch"], row["modality"]) for row in written] == [
+        (str(e), m) for e in range(3) for m in data.channels
+    ]
     for epoch, row in enumerate(logged):
         for place, name in enumerate(data.channels):
             loss, ratio = float(row[f"loss_{name}"]), float(row[f"mask_ratio_{name}"])
             assert float(network.loss_curve[epoch, place]) == pytest.approx(loss, rel=1e-5)
             assert float(network.ratio_curve[epoch, place]) == pytest.approx(ratio, rel=1e-5)
-            (found,) = [r for r in drawn if r["epoch"] == str(epoch) and r["modality"] == name]
+            (found,) = [r for r in written if r["epoch"] == str(epoch) and r["modality"] == name]
             assert float(found["loss"]) == pytest.approx(loss, rel=1e-5)
             assert float(found["mask_ratio"]) == pytest.approx(ratio, rel=1e-5)
     assert (logs / f"{CURVE}.png").read_bytes().startswith(b"\x89PNG")
-    assert len(set(network.ratio_curve[:, 0].tolist())) == 3, "the ratios never moved"
-    write_curve(network, tmp_path / "again")  # as a study does with a network from the cache
+    assert len(set(network.ratio_curve[:, 0].tolist())) == 3, "the ratios did not change"
+    write_curve(network, tmp_path / "again")
     assert (tmp_path / "again" / f"{CURVE}.csv").read_bytes() == (logs / f"{CURVE}.csv").read_bytes()
 
 
@@ -302,7 +295,7 @@ def test_losses_and_mask_ratios_of_every_epoch_survive_and_are_drawn(
 
 
 def stopping(step: int, stop: Callable[[], None], seen: list[int]) -> Callable[..., Tensor]:
-    """A training step that notes its number and stops at one of them."""
+    """A training step that records its number and calls ``stop`` at one of them."""
     real = MultimodalPretrainer.training_step
 
     def training_step(self: MultimodalPretrainer, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -314,9 +307,11 @@ def stopping(step: int, stop: Callable[[], None], seen: list[int]) -> Callable[.
     return training_step
 
 
-def test_an_interrupted_pretraining_goes_on_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the third of four epochs of two steps; weights, ratios and curves are those of an undisturbed one."""
-    data, changes = small_data(window=SIDE), {"pretrain_epochs": 4}
+def test_a_resumed_pretraining_equals_an_uninterrupted_one(
+    data: SceneDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the third of four epochs of two steps."""
+    changes = {"pretrain_epochs": 4}
     with monkeypatch.context() as patch:
         step = stopping(5, lambda: os.kill(os.getpid(), signal.SIGINT), [])
         patch.setattr(MultimodalPretrainer, "training_step", step)
@@ -327,22 +322,22 @@ def test_an_interrupted_pretraining_goes_on_and_ends_alike(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(MultimodalPretrainer, "training_step", stopping(-1, lambda: None, seen))
         resumed.pretrain(data)
-    assert seen == [4, 5, 6, 7], "it did not go on from the second epoch's checkpoint"
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "undisturbed"))
-    undisturbed = cheap(tmp_path, **changes)
-    undisturbed.pretrain(data)
-    assert same(weights(resumed._pretrained), weights(undisturbed._pretrained))
-    assert resumed._pretrained.loss_curve.all()
+    assert seen == [4, 5, 6, 7], "it did not resume from the checkpoint of the second epoch"
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "uninterrupted"))
+    uninterrupted = cheap(tmp_path, **changes)
+    uninterrupted.pretrain(data)
+    assert same(weights(resumed.pretrained), weights(uninterrupted.pretrained))
+    assert resumed.pretrained.loss_curve.all()
 
 
-# What shares a pretraining
+# Cache keys
 
 
 @pytest.fixture
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The addresses of the pretrainings from here on, none of which is trained."""
+    """Addresses of the pretrainings from now on; nothing is trained."""
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(bdgf_pretraining, "load_or_pretrain", lambda address, *rest: seen.append(address))
+    monkeypatch.setattr(toolkit_pretraining, "load_or_pretrain", lambda address, *rest: seen.append(address))
     return seen
 
 
@@ -366,8 +361,9 @@ def altered(name: str, value: Any) -> Any:
     return value * 2 if isinstance(value, int) else value / 2 or 0.25
 
 
-def test_the_settings_of_stage_1_decide_what_is_shared(addresses: list[dict[str, Any]], tmp_path: Path) -> None:
-    data = small_data(window=SIDE)
+def test_settings_of_stage_1_change_the_cache_key_and_others_do_not(
+    addresses: list[dict[str, Any]], data: SceneDataModule, tmp_path: Path
+) -> None:
     base = cheap(tmp_path)
     base.pretrain(data)
     found = set()
@@ -406,13 +402,16 @@ def stepped(config: DenoisingConfig) -> dict[str, Tensor]:
     optimizer: Any = made.configure_optimizers()
     for index in range(3):
         optimizer.zero_grad()
-        made.training_step(batch_of(random_windows(CHANNELS, BATCH, SIDE)), index).backward()
+        made.training_step(batch(), index).backward()
         made.on_after_backward()
         optimizer.step()
     return weights(made.network)
 
 
-def test_every_setting_of_stage_1_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_ratios_change_early")
+def test_every_setting_of_stage_1_affects_the_training(
+    data: SceneDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served: list[tuple[Any, ...]] = []
 
     def fit(module: Any, data: Any, context: Any, **options: Any) -> None:
@@ -421,8 +420,6 @@ def test_every_setting_of_stage_1_reaches_the_training(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(bdgf_pretraining, "write_curve", lambda *args: None)
-    learning_shows_at_once(monkeypatch)
-    data = small_data(window=SIDE)
     first, start = cheap(tmp_path), stepped(settings())
     first.pretrain(data)
     for name in sorted(DenoisingConfig.model_fields):
@@ -434,20 +431,20 @@ def test_every_setting_of_stage_1_reaches_the_training(tmp_path: Path, monkeypat
             assert not same(start, stepped(settings(**change))), f"{name} changes nothing"
 
 
-# What is refused
+# Errors
 
 
-def nothing_was_begun(folder: Path) -> bool:
+def nothing_was_trained(folder: Path) -> bool:
     return not list(folder.rglob("*.safetensors")) and not list(folder.rglob("*.ckpt"))
 
 
 @pytest.mark.parametrize(
-    ("rule", "asked_for"),
+    ("rule", "selected"),
     [("none", True), ("fixed", True), ("adaptive", True), ("gradient", True), ("adaptive", False)],
 )
-def test_masking_says_that_one_modality_leaves_nothing_to_balance(rule: str, asked_for: bool, tmp_path: Path) -> None:
+def test_scenes_with_one_modality_need_the_rule_none(rule: str, selected: bool, tmp_path: Path) -> None:
     data = small_data(window=SIDE, modalities=("hsi",))
-    if not asked_for:
+    if not selected:
         data = SceneDataModule(tiny_scene(striped_map(36, 40), bands={"hsi": 5}), DataConfig(window=SIDE))
     method = cheap(tmp_path, mask_rule=rule)
     if rule == "none":
@@ -456,11 +453,11 @@ def test_masking_says_that_one_modality_leaves_nothing_to_balance(rule: str, ask
         assert method.predict(data, data.query).shape == data.query.shape
         return
     with pytest.raises(
-        ConfigError, match=f"mask_rule {rule} has nothing to balance.*hsi alone.*variant mask-none"
-    ) as e:
+        ConfigError, match=f"^mask_rule {rule} has nothing to balance: hsi.*variant mask-none"
+    ) as caught:
         method.pretrain(data)
-    assert "\n" not in str(e.value)
-    assert nothing_was_begun(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert nothing_was_trained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -468,33 +465,33 @@ def test_masking_says_that_one_modality_leaves_nothing_to_balance(rule: str, ask
     [
         (3, {"multipliers": (1, 2, 4), "mask_patch": 1}, "too small for 3 levels"),
         (1, {"mask_patch": 1, "mask_most": 0.4}, "too small for 2 levels"),
-        (5, {"mask_patch": 5}, "mask_most 0.75 may hide all 1 squares.*nothing to learn"),
-        (5, {"mask_patch": 5, "mask_rule": "gradient"}, "mask_most 0.75 may hide all 1 squares.*nothing to learn"),
-        (5, {"mask_rule": "fixed", "mask_least": 1.0, "mask_most": 1.0}, "mask_least 1 and mask_most 1 may hide all 9"),
+        (5, {"mask_patch": 5}, "a mask ratio of 0.75 masks all 1 squares.*nothing to learn"),
+        (5, {"mask_patch": 5, "mask_rule": "gradient"}, "a mask ratio of 0.75 masks all 1 squares"),
+        (5, {"mask_rule": "fixed", "mask_least": 1.0, "mask_most": 1.0}, "a mask ratio of 1 masks all 9 squares"),
         (5, {"mask_patch": 6}, "mask_patch 6 does not fit a window of 5 pixels; use 1 to 5"),
-        (5, {"mask_least": 0.8}, "mask ratios from 0.8 to 0.75"),
+        (5, {"mask_least": 0.8}, "mask_least 0.8 and mask_most 0.75 must satisfy"),
     ],
 )
-def test_settings_that_do_not_fit_are_told_before_the_pretraining(
+def test_settings_that_do_not_fit_the_window_are_refused_before_the_training(
     window: int, changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         cheap(tmp_path, **changes).pretrain(small_data(window=window))
     assert "\n" not in str(caught.value)
-    assert nothing_was_begun(tmp_path)
+    assert nothing_was_trained(tmp_path)
 
 
 @pytest.mark.parametrize("components", [None, 3])
 @pytest.mark.parametrize("name", ["hsi", "lidar"])
-@pytest.mark.parametrize("where", ["everywhere", "where normalisation looks"])
-def test_a_constant_modality_is_named_before_the_pretraining(
+@pytest.mark.parametrize("where", ["everywhere", "in the normalisation scope"])
+def test_a_constant_modality_is_refused_before_the_training(
     where: str, name: str, components: int | None, tmp_path: Path
 ) -> None:
     scene = small_data().scene
     image = scene.images[name].copy()
-    image[:] = 0.1 + np.arange(image.shape[2], dtype=np.float32)  # no sum of tenths is exact
+    image[:] = 0.1 + np.arange(image.shape[2], dtype=np.float32)  # sums of tenths are rounded
     scope: dict[str, Any] = {}
-    if where == "where normalisation looks":
+    if where == "in the normalisation scope":
         scope = {"normalisation_scope": "support"}
         support = small_data(window=SIDE).support
         elsewhere = np.setdiff1d(np.arange(image.shape[0] * image.shape[1]), support)
@@ -504,10 +501,10 @@ def test_a_constant_modality_is_named_before_the_pretraining(
     with pytest.raises(DataError, match=f"^modality {name} of scene tiny is constant") as caught:
         cheap(tmp_path, components=components).pretrain(data)
     assert "\n" not in str(caught.value)
-    assert nothing_was_begun(tmp_path)
+    assert nothing_was_trained(tmp_path)
 
 
-def test_a_constant_channel_beside_others_is_no_fault(tmp_path: Path) -> None:
+def test_a_constant_channel_among_others_is_accepted(tmp_path: Path) -> None:
     scene = small_data().scene
     image = scene.images["hsi"].copy()
     image[..., 2] = 7
@@ -516,7 +513,7 @@ def test_a_constant_channel_beside_others_is_no_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e30])
-def test_an_image_that_spoils_the_loss_stops_the_pretraining_and_loses_nothing(value: float, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(value: float, tmp_path: Path) -> None:
     data, done = small_data(window=SIDE), []
     rows = data.gatherer(torch.device("cpu")).rows
     clean = rows.clone()
@@ -527,13 +524,13 @@ def test_an_image_that_spoils_the_loss_stops_the_pretraining_and_loses_nothing(v
             rows[:, 5:] = value
 
     method = cheap(tmp_path, pretrain_epochs=4, progress=progress)
-    with pytest.raises(TrainingError, match=r"the loss of modality hsi is (nan|inf) at step 3; lower pretrain_rate"):
+    with pytest.raises(TrainingError, match=r"loss_hsi is (nan|inf) at step 3; lower the learning rate"):
         method.pretrain(data)
     rows.copy_(clean)
     assert list((tmp_path / "cache-root").rglob("last.ckpt"))
     method = cheap(tmp_path, pretrain_epochs=4)
     method.pretrain(data)
-    assert all(torch.isfinite(values).all() for values in weights(method._pretrained).values())
+    assert all(torch.isfinite(values).all() for values in weights(method.pretrained).values())
 
 
 @pytest.mark.parametrize(
@@ -542,11 +539,18 @@ def test_an_image_that_spoils_the_loss_stops_the_pretraining_and_loses_nothing(v
         {"mask_rule": "random"},
         {"mask_most": 1.5},
         {"mask_decay": 1.0},
+        {"mask_temperature": 0.0},
+        {"mask_warmup": 0},
+        {"mask_every": 0},
+        {"mask_whole": 1.0},
+        {"base": 0},
+        {"blocks": 0},
         {"multipliers": ()},
         {"multipliers": (1, 0)},
         {"pretrain_rate": 0},
         {"timesteps": ()},
         {"timesteps": (1000,)},
+        {"timesteps": (-1,)},
         {"branches": ()},
         {"branches": ("cnn", "cnn")},
         {"branches": ("rnn",)},
@@ -554,18 +558,14 @@ def test_an_image_that_spoils_the_loss_stops_the_pretraining_and_loses_nothing(v
         {"width": 52},
     ],
 )
-def test_wrong_settings_name_themselves(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"settings of Bdgf: {next(iter(changes))}"):
         cheap(tmp_path, **changes)
 
 
-def test_a_rule_that_keeps_below_its_bound_may_have_a_bound_of_all() -> None:
-    """Fixed masks of two modalities hide half of each where adaptive ones could hide all of one."""
+def test_fixed_masks_may_have_a_bound_of_one() -> None:
+    """They mask half of each of two modalities, where adaptive masks could mask all of one."""
     network = MaskedDenoiser(CHANNELS, SIDE, settings(mask_rule="fixed", mask_most=1.0))
     assert network.ratios() == dict.fromkeys(CHANNELS, 0.5)
-    with pytest.raises(ConfigError, match="may hide all"):
+    with pytest.raises(ConfigError, match="masks all 9 squares"):
         MaskedDenoiser(CHANNELS, SIDE, settings(mask_most=1.0))
-
-
-def test_the_cheap_settings_are_settings_of_stage_1() -> None:
-    assert set(STAGE_1) <= set(DenoisingConfig.model_fields)
