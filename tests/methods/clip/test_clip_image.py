@@ -1,8 +1,7 @@
-"""CLIP-image: features and heads against slow references, and every way in which it cannot run is a clear error."""
+"""CLIP-image: features and heads against slow references, saved heads, and clear errors."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from mmrs_bench.scenes.scene import IntArray, Scene
 
 HEIGHT, WIDTH = 30, 32
 ALL_PIXELS = np.arange(HEIGHT * WIDTH)
-#: Corners, edges and the inside; more than one batch, and not a whole number of them.
+#: Corners, edges and the inside; not a whole number of batches.
 SOME_PIXELS = np.concatenate([[0, WIDTH - 1, WIDTH * (HEIGHT - 1), WIDTH * HEIGHT - 1], ALL_PIXELS[5::17]])
 HEADS = ("linear-probe", "zero-shot", "tip-adapter")
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -45,14 +44,14 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 @pytest.fixture
 def tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A tiny random CLIP on file."""
+    """A tiny CLIP with random weights, as a file."""
     register_tiny_models(tmp_path, monkeypatch)
     save_file(tiny_weights(), tmp_path / "tiny.safetensors")
     return f"open_clip:tiny/{tmp_path / 'tiny.safetensors'}"
 
 
 def with_colours(manifest: Manifest) -> Manifest:
-    """The manifest, its HSI's bands 2, 0 and 1 called red, green and blue."""
+    """The manifest with bands 2, 0 and 1 of the HSI as red, green and blue."""
     modalities = tuple(
         modality.model_copy(update={"rgb_bands": (2, 0, 1)}) if modality.name == "hsi" else modality
         for modality in manifest.modalities
@@ -68,13 +67,14 @@ def colour_scene(classes: int = 4, noise: float = 1.0) -> Scene:
     return replace(scene, manifest=with_colours(scene.manifest), images={**scene.images, "hsi": hsi})
 
 
-def module(scene: Scene | None = None, **protocol: Any) -> SceneDataModule:
+def scene_data(scene: Scene | None = None, **protocol: Any) -> SceneDataModule:
     return SceneDataModule(scene or colour_scene(), DataConfig(**protocol))
 
 
 def build(folder: Path, tower: str, **settings: Any) -> ClipImage:
     folder.mkdir(exist_ok=True)
-    return ClipImage({"tower": tower, **settings}, RunContext(seed=0, draw=0, work_dir=folder))
+    config = resolve_config(method_card("clip-image"), "default", "smoke")
+    return ClipImage({**config, "tower": tower, **settings}, RunContext(seed=0, draw=0, work_dir=folder))
 
 
 def fitted(folder: Path, tower: str, data: SceneDataModule, **settings: Any) -> ClipImage:
@@ -83,8 +83,9 @@ def fitted(folder: Path, tower: str, data: SceneDataModule, **settings: Any) -> 
     return method
 
 
-def saved(method: ClipImage, folder: Path) -> dict[str, Tensor]:
-    method.save(folder)
+def fitted_head(folder: Path, tower: str, data: SceneDataModule, **settings: Any) -> dict[str, Tensor]:
+    """The tensors that a fitted method saves."""
+    fitted(folder, tower, data, **settings).save(folder)
     return load_file(folder / HEAD_FILE)
 
 
@@ -97,7 +98,7 @@ def network() -> open_clip.CLIP:
 
 
 def slow_features(scene: Scene, pixels: IntArray, crop: int, mean: Any = MEAN, std: Any = STD) -> Tensor:
-    """Features one crop at a time, resized by Pillow, the colours one by one."""
+    """Features one crop at a time, each colour resized by Pillow."""
     picture, radius, model = pseudo_rgb(scene), crop // 2, network()
     padded = np.pad(picture, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
     rows = []
@@ -123,27 +124,27 @@ def slow_text(names: tuple[str, ...], template: str) -> Tensor:
 
 
 @pytest.mark.parametrize("crop", [3, 5, 11, 17])
-def test_features_are_those_of_crops_resized_one_by_one(crop: int, tmp_path: Path, tower: str) -> None:
+def test_features_equal_those_of_crops_resized_one_by_one(crop: int, tmp_path: Path, tower: str) -> None:
     """Smaller and larger than the tower's 8 pixels; 20 shots are more than a batch."""
-    data = module(shots=20, window=17)
-    keys = saved(fitted(tmp_path / "m", tower, data, head="tip-adapter", crop=crop), tmp_path / "m")["keys"]
+    data = scene_data(shots=20, window=17)
+    keys = fitted_head(tmp_path / "m", tower, data, head="tip-adapter", crop=crop)["keys"]
     assert keys.shape == (80, 8)
     torch.testing.assert_close(keys, slow_features(data.scene, data.support, crop), rtol=0, atol=1e-5)
-    assert keys.std(dim=0).min() > 1e-3, "the crops look alike to the tower, so the comparison proves nothing"
+    assert keys.std(dim=0).min() > 1e-3, "all crops have the same features, so the comparison proves nothing"
 
 
-def test_a_tag_has_the_colours_it_was_trained_with(tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_has_its_own_colour_statistics(tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
     half = (0.5, 0.5, 0.5)
     tags = {"first": pretrained._pcfg(hf_hub="someone/tiny/", mean=half, std=half)}
     monkeypatch.setitem(pretrained._PRETRAINED, "tiny", tags)
     in_the_hub_cache("someone/tiny", tmp_path / "tiny.safetensors", "open_clip_model.safetensors")
-    data = module()
-    keys = saved(fitted(tmp_path / "m", "open_clip:tiny/first", data, head="tip-adapter"), tmp_path / "m")["keys"]
+    data = scene_data()
+    keys = fitted_head(tmp_path / "m", "open_clip:tiny/first", data, head="tip-adapter")["keys"]
     torch.testing.assert_close(keys, slow_features(data.scene, data.support, 11, half, half), rtol=0, atol=1e-5)
     assert not torch.allclose(keys, slow_features(data.scene, data.support, 11), atol=1e-3)
 
 
-def test_overshoots_of_the_resizing_are_clipped(tower: str) -> None:
+def test_resized_values_are_clipped(tower: str) -> None:
     crops = (torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     resized = torch.nn.functional.interpolate(crops, (8, 8), mode="bicubic", antialias=True)
     assert resized.min() < -0.05
@@ -164,7 +165,7 @@ def test_half_precision_is_close_to_single(tower: str) -> None:
 # Heads
 
 
-def test_cache_scores_are_those_of_a_loop() -> None:
+def test_cache_scores_equal_those_of_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     features, keys = (
         torch.nn.functional.normalize(torch.randn(count, 6, generator=generator), dim=1) for count in (5, 9)
@@ -180,8 +181,8 @@ def test_cache_scores_are_those_of_a_loop() -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.0, 400.0])
-def test_tip_adapter_adds_the_support_to_the_prompts(alpha: float, tmp_path: Path, tower: str) -> None:
-    data = module(shots=5)
+def test_tip_adapter_adds_the_scores_of_support_and_prompts(alpha: float, tmp_path: Path, tower: str) -> None:
+    data = scene_data(shots=5)
     template = "seen from above: {class}"
     settings = {"head": "tip-adapter", "alpha": alpha, "beta": 2.0, "template": template}
     prediction = fitted(tmp_path / "m", tower, data, **settings).predict(data, SOME_PIXELS)
@@ -195,11 +196,11 @@ def test_tip_adapter_adds_the_support_to_the_prompts(alpha: float, tmp_path: Pat
             scores[target] += alpha * float(np.exp(-2.0 * (1 - float(feature @ key))))
         expected.append(int(np.argmax(scores)))
     assert prediction.tolist() == expected
-    assert alpha == 1.0 or expected != prompts_only, "the support set says nothing, so the comparison proves nothing"
+    assert alpha == 1.0 or expected != prompts_only, "the support set has no effect, so the comparison proves nothing"
 
 
-def test_zero_shot_is_the_nearest_prompt(tmp_path: Path, tower: str) -> None:
-    data = module()
+def test_zero_shot_predicts_the_nearest_prompt(tmp_path: Path, tower: str) -> None:
+    data = scene_data()
     method = fitted(tmp_path / "m", tower, data, head="zero-shot")
     text = slow_text(data.class_names, "a centered satellite photo of {class}.")
     expected = (slow_features(data.scene, SOME_PIXELS, 11) @ text.T).argmax(dim=1)
@@ -207,30 +208,32 @@ def test_zero_shot_is_the_nearest_prompt(tmp_path: Path, tower: str) -> None:
     assert method.predict(data, SOME_PIXELS).tolist() == expected.tolist()
 
 
-def test_zero_shot_sees_no_label(tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_shot_uses_no_label(tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = colour_scene()
     turned = replace(scene, ground_truth=np.where(scene.ground_truth > 0, scene.ground_truth % 4 + 1, 0))
     predictions = []
-    for i, one in enumerate((module(scene), module(turned, shots=7, draw=3))):
+    for i, one in enumerate((scene_data(scene), scene_data(turned, shots=7, draw=3))):
         with monkeypatch.context() as patch:
-            patch.setattr(SceneDataModule, "support_targets", property(lambda _: pytest.fail("looked at labels")))
+            patch.setattr(SceneDataModule, "support_targets", property(lambda _: pytest.fail("labels were read")))
             predictions.append(fitted(tmp_path / str(i), tower, one, head="zero-shot").predict(one, ALL_PIXELS))
     assert np.array_equal(*predictions)
 
 
 def test_the_linear_probe_learns_a_scene_of_blocks(tmp_path: Path, tower: str) -> None:
-    data = module(colour_scene(noise=0.1), shots=5, window=3)
+    data = scene_data(colour_scene(noise=0.1), shots=5, window=3)
     prediction = fitted(tmp_path / "m", tower, data, crop=3).predict(data, data.query)
     assert (prediction == data.query_targets).mean() > 0.9
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_the_linear_probe_is_scikit_learns_at_the_cost_that_cross_validation_prefers(
+def test_the_linear_probe_equals_scikit_learn_with_the_best_cost_of_cross_validation(
     classes: int, tmp_path: Path, tower: str
 ) -> None:
-    data = module(colour_scene(classes, noise=3.0), shots=30, window=3)
+    data = scene_data(colour_scene(classes, noise=3.0), shots=30, window=3)
     costs = (0.001, 10.0, 0.1)
     method = fitted(tmp_path / "m", tower, data, crop=3, costs=costs)
+    method.save(tmp_path / "m")
+    head = load_file(tmp_path / "m" / HEAD_FILE)
     features = slow_features(data.scene, data.support, 3).double().numpy()
     accuracy = [
         cross_val_score(LogisticRegression(C=cost, max_iter=2000), features, data.support_targets, cv=5).mean()
@@ -241,26 +244,25 @@ def test_the_linear_probe_is_scikit_learns_at_the_cost_that_cross_validation_pre
     probe = LogisticRegression(C=costs[best], max_iter=2000).fit(features, data.support_targets)
     expected = probe.predict(slow_features(data.scene, SOME_PIXELS, 3).double().numpy())
     assert method.predict(data, SOME_PIXELS).tolist() == expected.tolist()
-    head = saved(method, tmp_path / "m")
     assert head["weight"].shape == (classes, 8)
-    scale = 2 if classes == 2 else 1  # of two classes scikit-learn keeps the difference
+    scale = 2 if classes == 2 else 1  # for two classes, scikit-learn has the difference
     found = (head["weight"][-1] - head["weight"][0]) / scale if classes == 2 else head["weight"]
     torch.testing.assert_close(found, torch.from_numpy(probe.coef_).float().squeeze(), rtol=0.01, atol=0.01)
 
 
 def test_one_shot_takes_the_first_cost(tmp_path: Path, tower: str) -> None:
-    data = module(shots=1)
-    head = saved(fitted(tmp_path / "m", tower, data, costs=(3.0, 300.0)), tmp_path / "m")
+    data = scene_data(shots=1)
+    head = fitted_head(tmp_path / "m", tower, data, costs=(3.0, 300.0))
     probe = LogisticRegression(C=3.0, max_iter=2000)
     probe.fit(slow_features(data.scene, data.support, 11).double().numpy(), data.support_targets)
     torch.testing.assert_close(head["weight"], torch.from_numpy(probe.coef_).float(), rtol=0.01, atol=1e-3)
 
 
-# Promises
+# As a method
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_it_holds_to_what_methods_promise(
+def test_it_passes_the_conformance_tests(
     head: str, tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = conformance._manifest
@@ -272,18 +274,18 @@ def test_it_holds_to_what_methods_promise(
 
 @pytest.mark.parametrize("head", HEADS)
 def test_predictions_do_not_depend_on_order_or_number_of_pixels(head: str, tmp_path: Path, tower: str) -> None:
-    data = module(shots=5)
+    data = scene_data(shots=5)
     method = fitted(tmp_path / "m", tower, data, head=head)
     together = method.predict(data, SOME_PIXELS)
-    alone = np.concatenate([method.predict(data, SOME_PIXELS[i : i + 1]) for i in range(len(SOME_PIXELS))])
-    assert np.array_equal(alone, together)
+    singly = np.concatenate([method.predict(data, SOME_PIXELS[i : i + 1]) for i in range(len(SOME_PIXELS))])
+    assert np.array_equal(singly, together)
     assert np.array_equal(method.predict(data, SOME_PIXELS[::-1])[::-1], together)
     assert method.predict(data, SOME_PIXELS[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_saved_and_loaded_it_predicts_the_same(head: str, tmp_path: Path, tower: str) -> None:
-    data = module(shots=5)
+def test_a_loaded_head_predicts_the_same(head: str, tmp_path: Path, tower: str) -> None:
+    data = scene_data(shots=5)
     method = fitted(tmp_path / "m", tower, data, head=head)
     method.save(tmp_path / "m")
     loaded = build(tmp_path / "other", tower, head=head)
@@ -292,10 +294,9 @@ def test_saved_and_loaded_it_predicts_the_same(head: str, tmp_path: Path, tower:
     assert loaded.parameter_counts() == method.parameter_counts()
 
 
-def test_parameters_are_the_image_towers_and_the_heads(tmp_path: Path, tower: str) -> None:
-    image = sum(value.numel() for value in tiny_weights().values())
-    image -= sum(value.numel() for name, value in tiny_weights().items() if not name.startswith("visual."))
-    data = module(shots=5)
+def test_parameters_are_those_of_image_tower_and_head(tmp_path: Path, tower: str) -> None:
+    image = sum(value.numel() for name, value in tiny_weights().items() if name.startswith("visual."))
+    data = scene_data(shots=5)
     counts = {head: fitted(tmp_path / head, tower, data, head=head).parameter_counts() for head in HEADS}
     assert counts["linear-probe"] == (image + 4 * 8 + 4, 4 * 8 + 4)
     assert counts["zero-shot"] == (image + 4 * 8 + 4, 0)
@@ -306,37 +307,35 @@ def test_parameters_are_the_image_towers_and_the_heads(tmp_path: Path, tower: st
 
 
 @pytest.mark.parametrize("file", [SETTINGS_FILE, HEAD_FILE])
-def test_damaged_state_is_one_clear_line(file: str, tmp_path: Path, tower: str) -> None:
-    fitted(tmp_path / "m", tower, module()).save(tmp_path / "m")
-    for damage in (b"cut off", None):
-        (tmp_path / "m" / file).unlink()
-        if damage:
-            (tmp_path / "m" / file).write_bytes(damage)
-        with pytest.raises(DataError, match=r"no saved head can be read here .* fit and save it again") as caught:
-            build(tmp_path / "other", tower).load(tmp_path / "m")
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("damage", [b"cut off", None])
+def test_a_damaged_head_is_refused_in_one_line(damage: bytes | None, file: str, tmp_path: Path, tower: str) -> None:
+    fitted(tmp_path / "m", tower, scene_data()).save(tmp_path / "m")
+    path = tmp_path / "m" / file
+    path.write_bytes(damage) if damage else path.unlink()
+    with pytest.raises(DataError, match=rf"{file}: .*; fit and save it again") as caught:
+        build(tmp_path / "other", tower).load(tmp_path / "m")
+    assert "\n" not in str(caught.value)
 
 
-def test_a_head_of_other_settings_or_weights_is_refused(tmp_path: Path, tower: str) -> None:
-    fitted(tmp_path / "m", tower, module()).save(tmp_path / "m")
-    assert json.loads((tmp_path / "m" / SETTINGS_FILE).read_text())["settings"]["crop"] == 11
-    with pytest.raises(DataError, match="does not fit these settings or this checkpoint"):
+def test_a_head_of_other_settings_or_another_checkpoint_is_refused(tmp_path: Path, tower: str) -> None:
+    fitted(tmp_path / "m", tower, scene_data()).save(tmp_path / "m")
+    with pytest.raises(DataError, match="was saved with other settings or another checkpoint"):
         build(tmp_path / "other", tower, crop=7).load(tmp_path / "m")
     save_file(tiny_weights(seed=1), tmp_path / "tiny.safetensors")
-    with pytest.raises(DataError, match="does not fit these settings or this checkpoint"):
+    with pytest.raises(DataError, match="was saved with other settings or another checkpoint"):
         build(tmp_path / "again", tower).load(tmp_path / "m")
 
 
 @pytest.mark.usefixtures("tower")
 @pytest.mark.parametrize("head", HEADS)
-def test_without_its_checkpoint_it_says_how_to_fetch_it(head: str, tmp_path: Path) -> None:
+def test_the_error_of_an_absent_checkpoint_states_how_to_fetch_it(head: str, tmp_path: Path) -> None:
     card = method_card("clip-image")
     variant = "default" if head == "linear-probe" else head
     settings = resolve_config(card, variant, "smoke")
     assert settings["head"] == head
     method = method_class(card)(settings, RunContext(seed=0, draw=0, work_dir=tmp_path))
     with pytest.raises(DataError, match="not in the Hugging Face cache") as caught:
-        method.fit(module())
+        method.fit(scene_data())
     assert fetch_command("ViT-B-32", "openai") in str(caught.value)
 
 
@@ -347,21 +346,21 @@ def test_the_card_names_the_weights_of_its_tower() -> None:
 
 
 def without_colours() -> SceneDataModule:
-    return module(tiny_scene(striped_map(HEIGHT, WIDTH, field=10)))
+    return scene_data(tiny_scene(striped_map(HEIGHT, WIDTH, field=10)))
 
 
 FAULTS: dict[str, tuple[Callable[[], SceneDataModule], dict[str, Any], str]] = {
     "colours": (without_colours, {}, "does not define which bands of the hsi are red, green and blue.*rgb_bands"),
-    "no hsi": (lambda: module(modalities=("lidar",)), {}, "sees lidar, but colours are bands of the hsi"),
-    "pca": (lambda: module(pca=3), {}, "pca 3, .*set pca to none"),
-    "scope": (lambda: module(normalisation_scope="support"), {}, "normalisation_scope support: .*to scene"),
-    "crop": (lambda: module(window=9), {}, "crop 11 reaches beyond the protocol's window 9"),
-    "template": (module, {"head": "zero-shot", "template": "a photo"}, "has no {class}"),
+    "no hsi": (lambda: scene_data(modalities=("lidar",)), {}, "receives lidar, but colours are bands of the hsi"),
+    "pca": (lambda: scene_data(pca=3), {}, "pca 3, .*set pca to none"),
+    "scope": (lambda: scene_data(normalisation_scope="support"), {}, "normalisation_scope support: .*to scene"),
+    "crop": (lambda: scene_data(window=9), {}, "crop 11 is larger than the protocol's window 9"),
+    "template": (scene_data, {"head": "zero-shot", "template": "a photo"}, "has no {class}"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_it_cannot_do_is_refused_in_one_line(fault: str, tmp_path: Path, tower: str) -> None:
+def test_unsuitable_data_are_refused_in_one_line(fault: str, tmp_path: Path, tower: str) -> None:
     data, settings, message = FAULTS[fault]
     with pytest.raises(ConfigError, match=message) as caught:
         build(tmp_path / "m", tower, **settings).fit(data())
@@ -378,9 +377,9 @@ def test_what_it_cannot_do_is_refused_in_one_line(fault: str, tmp_path: Path, to
     ],
 )
 @pytest.mark.usefixtures("tower")
-def test_a_tower_that_does_not_exist_is_refused(name: str, message: str, tmp_path: Path) -> None:
+def test_an_unknown_tower_is_refused(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=message):
-        build(tmp_path / "m", name).fit(module())
+        build(tmp_path / "m", name).fit(scene_data())
 
 
 @pytest.mark.parametrize(
@@ -394,18 +393,18 @@ def test_a_tower_that_does_not_exist_is_refused(name: str, message: str, tmp_pat
         ({"beta": -1.0}, "beta"),
     ],
 )
-def test_settings_without_a_meaning_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_the_message_names_the_wrong_setting(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         build(tmp_path / "m", "open_clip:ViT-B-32/openai", **settings)
 
 
-def test_batches_stay_small_whatever_inference_wants(
+def test_batches_do_not_depend_on_the_inference_batch(
     tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     call = ImageTower.__call__
     monkeypatch.setattr(clip_image.ImageTower, "__call__", lambda self, x: (sizes.append(len(x)), call(self, x))[1])
-    data = module()
+    data = scene_data()
     data.inference_batch = 2048
     fitted(tmp_path / "m", tower, data).predict(data, ALL_PIXELS)
     assert set(sizes) == {clip_image.BATCH}

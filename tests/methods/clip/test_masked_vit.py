@@ -1,8 +1,9 @@
-"""The masked diffusion transformer against slow loops: positions, masks, tokens at their places, attention, sizes."""
+"""The masked diffusion transformer against slow loops: positions, masks, order of tokens, attention, sizes."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmrs_bench.methods.clip.masked_vit import (
-    Decoder,
     ImageEncoder,
     MaskedDiffusionTransformer,
     Readout,
@@ -28,6 +28,9 @@ from mmrs_bench.methods.clip.masked_vit import (
 CHANNELS = {"hsi": 5, "sar": 4, "dsm": 1}
 SIDE, WIDTH, HEADS = 3, 16, 2
 TOKENS = SIDE * SIDE
+SIZES: dict[str, Any] = {"width": WIDTH, "heads": HEADS, "depth": 2, "mlp_ratio": 2.0}
+#: The released ones.
+FULL: dict[str, Any] = {"width": 128, "heads": 8, "depth": 4, "mlp_ratio": 2.0}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -38,15 +41,15 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator(seed))
 
 
-def transformer(**options: int) -> MaskedDiffusionTransformer:
+def transformer() -> MaskedDiffusionTransformer:
     torch.manual_seed(0)
-    return MaskedDiffusionTransformer(CHANNELS, SIDE, width=WIDTH, heads=HEADS, depth=2, decoder_depth=1, **options)
+    return MaskedDiffusionTransformer(CHANNELS, SIDE, **SIZES, decoder_depth=1)
 
 
 def inputs(batch: int = 4, visible: int = 4) -> tuple[dict[str, Tensor], Tensor, dict[str, VisibleTokens]]:
-    seen = {name: normal(batch, visible, c, seed=c) for name, c in CHANNELS.items()}
-    places = {name: random_visible(batch, TOKENS, visible, generator(c)) for name, c in CHANNELS.items()}
-    return seen, torch.arange(batch) * 100, places
+    noised = {name: normal(batch, visible, c, seed=c) for name, c in CHANNELS.items()}
+    tokens = {name: random_visible(batch, TOKENS, visible, generator(c)) for name, c in CHANNELS.items()}
+    return noised, torch.arange(batch) * 100, tokens
 
 
 def test_positions_are_sines_and_cosines_of_column_and_row() -> None:
@@ -60,7 +63,7 @@ def test_positions_are_sines_and_cosines_of_column_and_row() -> None:
             assert found[row * 5 + column].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_positions_need_a_multiple_of_four() -> None:
+def test_positions_need_a_width_that_is_a_multiple_of_four() -> None:
     with pytest.raises(ValueError, match="width 6 is not a multiple of 4"):
         sincos_positions(3, 6)
 
@@ -78,13 +81,13 @@ def test_visible_and_masked_partition_the_tokens(seed: int, tokens: int, data: s
         assert set(places) | masked == set(range(tokens))
 
 
-def test_every_place_is_visible_equally_often() -> None:
+def test_every_pixel_is_visible_equally_often() -> None:
     places = random_visible(4000, 10, 3, generator()).read
     share = torch.bincount(places.flatten(), minlength=10) / 4000
     assert (share - 0.3).abs().max() < 0.04  # five standard errors
 
 
-def test_the_released_masking_reads_by_the_inverse_permutation() -> None:
+def test_misplaced_tokens_are_read_by_the_inverse_permutation() -> None:
     visible = misplaced_visible(1, 9, 3, generator(1))
     noise = torch.rand(1, 9, generator=generator(1))[0].tolist()
     shuffle = sorted(range(9), key=lambda place: noise[place])
@@ -94,7 +97,7 @@ def test_the_released_masking_reads_by_the_inverse_permutation() -> None:
     assert visible.read[0].tolist() != shuffle[:3]
 
 
-def test_the_encoder_gives_the_same_class_token_if_only_that_is_asked_for() -> None:
+def test_class_only_returns_the_same_class_token() -> None:
     torch.manual_seed(0)
     encoder, x = SharedEncoder(WIDTH, HEADS, 3, 2.0), normal(2, 6, WIDTH)
     for block in encoder.blocks:
@@ -102,7 +105,7 @@ def test_the_encoder_gives_the_same_class_token_if_only_that_is_asked_for() -> N
     torch.testing.assert_close(encoder(x, class_only=True), encoder(x)[:, :1], atol=1e-5, rtol=1e-5)
 
 
-def test_batch_norm_of_a_stem_is_that_of_a_convolution() -> None:
+def test_the_batch_norm_of_a_stem_equals_that_of_a_convolution() -> None:
     torch.manual_seed(0)
     pixels = normal(3, TOKENS, 5)
     tokenizer = Tokenizer(5, SIDE, WIDTH)
@@ -113,7 +116,7 @@ def test_batch_norm_of_a_stem_is_that_of_a_convolution() -> None:
     torch.testing.assert_close(tokenizer.stem[1].running_var, norm.running_var)
 
 
-def test_only_the_class_token_knows_the_time() -> None:
+def test_only_the_class_token_depends_on_the_timestep() -> None:
     torch.manual_seed(0)
     tokenizer, embedded = Tokenizer(5, SIDE, WIDTH), normal(2, TOKENS, WIDTH)
     early, late = (tokenizer.sequence(embedded, torch.full((2,), t)) for t in (3, 700))
@@ -122,7 +125,7 @@ def test_only_the_class_token_knows_the_time() -> None:
     assert not torch.allclose(early[:, 0], late[:, 0])
 
 
-def test_the_time_embedding_is_cosines_then_sines_through_two_layers() -> None:
+def test_the_timestep_embedding_is_cosines_then_sines_through_two_layers() -> None:
     torch.manual_seed(0)
     tokenizer, t, half = Tokenizer(5, SIDE, WIDTH), 37, 128
     angles = [t / 10_000 ** (i / half) for i in range(half)]
@@ -134,24 +137,23 @@ def test_the_time_embedding_is_cosines_then_sines_through_two_layers() -> None:
 
 
 @pytest.mark.parametrize("name", CHANNELS)
-def test_tokens_keep_their_own_places(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each modality's pixel goes in with the position it is read at, and comes back to it."""
+def test_tokens_are_read_and_written_at_their_own_positions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer().eval()
-    seen, timesteps, places = inputs()
+    noised, timesteps, places = inputs()
     entered: dict[str, Tensor] = {}
     monkeypatch.setattr(model.encoder, "forward", lambda tokens: entered.setdefault("tokens", tokens))
     arrived: dict[str, Tensor] = {}
     decoder = model.decoders[name]
-    decoder.enter = nn.Identity()
+    decoder.input_projection = nn.Identity()
     monkeypatch.setattr(decoder.blocks[0], "forward", lambda tokens: arrived.setdefault("tokens", tokens))
-    model(seen, timesteps, places)
+    model(noised, timesteps, places)
     position = list(CHANNELS).index(name)
     sequences = entered["tokens"][position * 4 : position * 4 + 4]
     table = sincos_positions(SIDE, WIDTH)
     for b in range(4):
         spots = places[name].read[b].tolist()
         for j, place in enumerate(spots):
-            expected = model.tokenizers[name].embed_pixels(seen[name])[b, j] + table[place]
+            expected = model.tokenizers[name].embed_pixels(noised[name])[b, j] + table[place]
             torch.testing.assert_close(sequences[b, 1 + j], expected, atol=1e-5, rtol=1e-5)
         for place in range(TOKENS):
             token = sequences[b, 1 + spots.index(place)] if place in spots else decoder.mask_token
@@ -159,51 +161,35 @@ def test_tokens_keep_their_own_places(name: str, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(arrived["tokens"][b, 0], sequences[b, 0])
 
 
-def test_the_order_of_visible_tokens_does_not_matter() -> None:
+def test_the_order_of_visible_tokens_has_no_effect() -> None:
     model = transformer().eval()
-    seen, timesteps, places = inputs()
+    noised, timesteps, places = inputs()
     order = torch.tensor([2, 0, 3, 1])
     turned = {name: VisibleTokens(p.read[:, order], p.write[:, order]) for name, p in places.items()}
-    again = model({name: x[:, order] for name, x in seen.items()}, timesteps, turned)
-    for name, predicted in model(seen, timesteps, places).items():
+    again = model({name: x[:, order] for name, x in noised.items()}, timesteps, turned)
+    for name, predicted in model(noised, timesteps, places).items():
         assert predicted.shape == (4, TOKENS, CHANNELS[name])
         torch.testing.assert_close(predicted, again[name], atol=1e-5, rtol=1e-5)
 
 
-def test_modalities_share_the_encoder_and_do_not_mix() -> None:
+def test_modalities_do_not_affect_each_other() -> None:
     model = transformer().eval()
-    seen, timesteps, places = inputs()
-    before = model(seen, timesteps, places)
-    after = model({**seen, "sar": seen["sar"] + 1}, timesteps, places)
+    noised, timesteps, places = inputs()
+    before = model(noised, timesteps, places)
+    after = model({**noised, "sar": noised["sar"] + 1}, timesteps, places)
     assert torch.equal(before["hsi"], after["hsi"])
     assert not torch.allclose(before["sar"], after["sar"])
 
 
-def test_a_gradient_reaches_every_parameter() -> None:
-    model = transformer()
-    seen, timesteps, places = inputs()
-    sum(predicted.square().sum() for predicted in model(seen, timesteps, places).values()).backward()
-    without = [name for name, values in model.named_parameters() if values.grad is None or not values.grad.any()]
-    assert without == []
-
-
-def image_encoder(readout: Readout, **options: bool) -> ImageEncoder:
+def image_encoder(
+    readout: Readout, channels: dict[str, int] = CHANNELS, side: int = SIDE, **sizes: Any
+) -> ImageEncoder:
     torch.manual_seed(0)
-    return ImageEncoder(CHANNELS, SIDE, output=8, width=WIDTH, heads=HEADS, depth=2, readout=readout, **options)
-
-
-@pytest.mark.parametrize("readout", ["class", "tokens"])
-def test_a_gradient_reaches_every_parameter_of_the_image_encoder(readout: Readout) -> None:
-    model = image_encoder(readout, learn_positions=True)
-    pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}
-    model(model.embed_pixels(pixels), torch.zeros(4, dtype=torch.long)).square().sum().backward()
-    parameters = dict(model.named_parameters())
-    assert sum(".positions" in name for name in parameters) == len(CHANNELS)
-    assert [name for name, values in parameters.items() if values.grad is None or not values.grad.any()] == []
+    return ImageEncoder(channels, side, **{**SIZES, **sizes}, learn_positions=False, readout=readout)
 
 
 def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timestep: int) -> Tensor:
-    """Of one window (n, c): modality after modality through every block, then what is read of it, side by side."""
+    """The embedding of one window (n, c): modality after modality, token after token."""
     read = []
     for name, tokenizer in model.tokenizers.items():
         rows = [tokenizer.class_tokens(torch.tensor([timestep]))[0, 0]]
@@ -223,37 +209,33 @@ def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timeste
 
 
 @pytest.mark.parametrize("readout", ["class", "tokens"])
-def test_the_image_embedding_is_that_of_a_loop(readout: Readout) -> None:
+def test_the_image_embedding_equals_that_of_a_loop(readout: Readout) -> None:
     model = image_encoder(readout).eval()
     for values in (model.head.weight, model.head.bias, *(b.attention.in_proj.bias for b in model.encoder.blocks)):
         nn.init.normal_(values)  # large enough to show
     pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}
     timesteps = [0, 3, 500, 999]
     found = model(model.embed_pixels(pixels), torch.tensor(timesteps))
-    assert found.shape == (4, 8)
+    assert found.shape == (4, WIDTH)
     for b, t in enumerate(timesteps):
         expected = slow_image_embedding(model, {name: x[b] for name, x in pixels.items()}, t)
         torch.testing.assert_close(found[b], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_head_of_all_tokens_has_initial_values_of_torch() -> None:
-    head = ImageEncoder({"hsi": 2, "lidar": 1}, SIDE, output=128, readout="tokens").head
-    assert head.in_features == 2 * 3 * 128
-    assert float(head.weight.detach().std()) == pytest.approx((3 * head.in_features) ** -0.5, rel=0.05)
+def test_the_image_encoder_has_the_parameter_names_of_stage_1() -> None:
+    names = {name for name in transformer().state_dict() if not name.startswith("decoders.")}
+    assert names == {name for name in image_encoder("class").state_dict() if not name.startswith("head.")}
 
 
-def test_the_stage_two_encoder_takes_the_pretrained_weights_by_name() -> None:
-    model = transformer()
-    image = image_encoder("class")
-    names = {name for name in model.state_dict() if not name.startswith("decoders.")}
-    assert names == {name for name in image.state_dict() if not name.startswith("head.")}
-
-
-def test_the_image_head_starts_near_zero() -> None:
-    head = ImageEncoder({"hsi": 2, "lidar": 1}, SIDE, output=128).head
-    assert head.in_features == 256
-    assert float(head.weight.detach().std()) == pytest.approx(2e-5, rel=0.05)
-    assert not head.bias.any()
+@pytest.mark.parametrize(("readout", "parts"), [("class", 1), ("tokens", 3)])
+def test_the_head_of_class_tokens_starts_near_zero_and_that_of_all_tokens_as_in_torch(
+    readout: Readout, parts: int
+) -> None:
+    head = image_encoder(readout, {"hsi": 2, "lidar": 1}, **FULL).head
+    assert head.in_features == 2 * parts * 128
+    expected = 2e-5 if readout == "class" else (3 * head.in_features) ** -0.5
+    assert float(head.weight.detach().std()) == pytest.approx(expected, rel=0.05)
+    assert bool(head.bias.any()) == (readout == "tokens")
 
 
 def block_size(d: int, ratio: float) -> int:
@@ -263,7 +245,6 @@ def block_size(d: int, ratio: float) -> int:
 
 @pytest.mark.parametrize("channels", [{"hsi": 144, "lidar": 1}, {"hsi": 63, "lidar": 2}, CHANNELS])
 def test_the_parameter_count_is_the_sum_of_the_layers(channels: dict[str, int]) -> None:
-    """Counted layer by layer from the sizes."""
     d, m = 128, len(channels)
     tokenizers = sum(
         (c * d + d) + 2 * d + (d * d + d) + 2 * d + (d * d + d) + d + (256 * d + d) + (d * d + d)
@@ -273,22 +254,19 @@ def test_the_parameter_count_is_the_sum_of_the_layers(channels: dict[str, int]) 
     decoders = sum(
         (d * d + d) + d + 3 * block_size(d, 2.0) + 2 * d + 2 * (d * d + d) + (d * c + c) for c in channels.values()
     )
-    pretrained = sum(values.numel() for values in MaskedDiffusionTransformer(channels, 11).parameters())
+    model = MaskedDiffusionTransformer(channels, 11, **FULL, decoder_depth=3)
+    pretrained = sum(values.numel() for values in model.parameters())
     assert pretrained == tokenizers + encoder + decoders
-    for readout, parts in (("class", 1), ("tokens", 3)):
-        image = ImageEncoder(channels, 11, readout=readout)
+    readouts: tuple[tuple[Readout, int], ...] = (("class", 1), ("tokens", 3))
+    for readout, parts in readouts:
+        image = image_encoder(readout, channels, 11, **FULL)
         head = parts * m * d * d + d
         assert sum(values.numel() for values in image.parameters()) == tokenizers + encoder + head
 
 
-def test_windows_become_pixels_in_raster_order() -> None:
+def test_window_pixels_are_in_raster_order() -> None:
     window = normal(2, 3, 4, 4)
     pixels = window_pixels({"hsi": window})["hsi"]
     for row in range(4):
         for column in range(4):
             assert torch.equal(pixels[:, row * 4 + column], window[:, :, row, column])
-
-
-def test_a_decoder_gives_all_pixels() -> None:
-    decoder = Decoder(7, SIDE, WIDTH, HEADS, 1, 2.0)
-    assert decoder(normal(2, 4, WIDTH), torch.tensor([[0, 4, 8], [1, 2, 3]])).shape == (2, TOKENS, 7)

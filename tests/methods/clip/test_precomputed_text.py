@@ -1,4 +1,4 @@
-"""Text vectors on file: real CLIP vectors mean what they say, and every way the files can be wrong."""
+"""Class vectors from a file: the vectors of the documented example, and the faults of such files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ import torch
 import yaml
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest
 
 NAMES = ("Road", "Water", "Apple trees")
-PROMPTS = class_prompts(NAMES)
-
-
 COCO_STUFF = REPOSITORY / "docs" / "examples" / "coco-stuff-text.yaml"
 COCO_FILES = ("zegclip_coco_multi.npy", "coco_stuff_171_names.json")
 
 
-def beside_the_real_vectors(folder: Path, shared_data: Path) -> str:
+def tower_of_example(folder: Path, shared_data: Path) -> str:
     """The tower of the documentation's example, with its two files beside it."""
     for name in COCO_FILES:
         (folder / name).symlink_to(shared_data / "text" / name)
@@ -35,12 +31,12 @@ def beside_the_real_vectors(folder: Path, shared_data: Path) -> str:
 @pytest.mark.parametrize(
     "scene", ["trento", "muufl", "houston2013", "houston2013-original", "augsburg", "berlin", "simulated"]
 )
-def test_the_example_gives_real_clip_vectors_of_every_shipped_scene(
+def test_the_example_has_vectors_of_all_classes_of_every_shipped_scene(
     scene: str, tmp_path: Path, shared_data: Path
 ) -> None:
     names = [entry.name for entry in load_manifest(scene).classes]
-    tower = beside_the_real_vectors(tmp_path, shared_data)
-    embeddings = frozen_class_embeddings(tower, names, class_prompts(names), cache=None, width=512)
+    tower = tower_of_example(tmp_path, shared_data)
+    embeddings = frozen_class_embeddings(tower, names, [])
     assert embeddings.shape == (len(names), 512)
     assert embeddings.dtype == torch.float32
     vectors = np.load(tmp_path / COCO_FILES[0]).astype(np.float64)
@@ -53,12 +49,12 @@ def test_the_example_gives_real_clip_vectors_of_every_shipped_scene(
         np.testing.assert_allclose(embedding, mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_the_real_vectors_mean_what_their_names_say(tmp_path: Path, shared_data: Path) -> None:
-    tower = beside_the_real_vectors(tmp_path, shared_data)
+def test_vectors_of_similar_names_are_close(tmp_path: Path, shared_data: Path) -> None:
+    tower = tower_of_example(tmp_path, shared_data)
     rows = json.loads((tmp_path / COCO_FILES[1]).read_text())
     fields = {**yaml.safe_load(COCO_STUFF.read_text()), "classes": {name: name for name in rows}}
     (tmp_path / COCO_STUFF.name).write_text(yaml.safe_dump(fields))
-    cosines = frozen_class_embeddings(tower, rows, [], cache=None)
+    cosines = frozen_class_embeddings(tower, rows, [])
     cosines = cosines @ cosines.T
 
     def nearest(name: str, count: int) -> set[str]:
@@ -80,38 +76,31 @@ def vector_files(folder: Path, **changes: object) -> str:
     return f"precomputed:{folder / 'text.yaml'}"
 
 
-def test_json_and_paths_relative_to_the_file_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_and_paths_relative_to_the_file_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tower = vector_files(tmp_path)
-    expected = frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
+    expected = frozen_class_embeddings(tower, NAMES, [])
     fields = yaml.safe_load((tmp_path / "text.yaml").read_text())
     (tmp_path / "text.json").write_text(json.dumps(fields))
     monkeypatch.chdir(tmp_path.parent)
-    again = frozen_class_embeddings(f"precomputed:{tmp_path.name}/text.json", NAMES, PROMPTS, cache=tmp_path / "cache")
+    again = frozen_class_embeddings(f"precomputed:{tmp_path.name}/text.json", NAMES, [])
     assert torch.equal(again, expected)
-    assert not (tmp_path / "cache").exists(), "vectors on file are not cached"
+    assert not (tmp_path / "cache-root").exists(), "vectors from a file were cached"
 
 
-def test_every_class_without_a_vector_is_listed(tmp_path: Path) -> None:
-    tower = vector_files(tmp_path, classes={"Road": "road", "Water": []})
-    with pytest.raises(ConfigError, match="no vector for 'Water', 'Apple trees', 'Bushes'"):
-        frozen_class_embeddings(tower, [*NAMES, "Bushes"], PROMPTS, cache=None)
-
-
-def test_every_name_without_a_row_is_listed(tmp_path: Path) -> None:
-    tower = vector_files(tmp_path, classes={"Road": "rode", "Water": "sea", "Apple trees": ["tree", "moon"]})
-    with pytest.raises(ConfigError, match="has no 'rode' of class 'Road', 'moon' of class 'Apple trees'; near: road"):
-        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
-
-
-def test_classes_that_share_a_vector_are_refused(tmp_path: Path) -> None:
-    tower = vector_files(tmp_path, classes={"Road": "road", "Water": "road", "Apple trees": "tree"})
-    with pytest.raises(ConfigError, match="'Road' and 'Water' have the same text"):
-        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
-
-
-def test_vectors_of_another_width_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="vectors have width 6, expected 512"):
-        frozen_class_embeddings(vector_files(tmp_path), NAMES, PROMPTS, cache=None, width=512)
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"Road": "road", "Water": []}, "no vector for 'Water', 'Apple trees'"),
+        (
+            {"Road": "rode", "Water": "sea", "Apple trees": ["tree", "moon"]},
+            "does not contain 'rode' of class 'Road', 'moon' of class 'Apple trees'; similar names: road",
+        ),
+        ({"Road": "road", "Water": "road", "Apple trees": "tree"}, "'Road' and 'Water' have the same text"),
+    ],
+)
+def test_all_classes_need_vectors_of_their_own(classes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        frozen_class_embeddings(vector_files(tmp_path, classes=classes), NAMES, [])
 
 
 def with_row(value: float) -> np.ndarray:
@@ -123,33 +112,33 @@ def with_row(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"array": np.ones(24)}, r"v\.npy: holds float64 \(24,\), expected floating-point numbers"),
-        ({"array": np.ones((4, 6), dtype=int)}, r"holds int64 \(4, 6\)"),
-        ({"array": np.array([[1.0], [1.0, 2.0]], dtype=object)}, "cannot be read as .npy numbers"),
+        ({"array": np.ones(24)}, r"v\.npy: contains float64 \(24,\), expected floating-point numbers"),
+        ({"array": np.ones((4, 6), dtype=int)}, r"contains int64 \(4, 6\)"),
+        ({"array": np.array([[1.0], [1.0, 2.0]], dtype=object)}, "cannot be read as an .npy file"),
         ({"array": with_row(np.nan)}, "row 2 is NaN or infinite"),
         ({"array": with_row(0)}, "row 2 is zero"),
         ({"array": np.array([[1.0, 0], [0, 1.0], [1, 1], [-1, -1]])}, "class 'Apple trees' has no direction"),
-        ({"array": np.ones((3, 6))}, r"n\.json has 4 names, v\.npy 3 rows"),
+        ({"array": np.ones((3, 6))}, r"n\.json has 4 names, but v\.npy has 3 rows"),
         ({"names_list": {"road": 0}}, "is not a list of names"),
-        ({"names_list": ["road", "sea", "tree", "road"]}, "road stand there more than once"),
+        ({"names_list": ["road", "sea", "tree", "road"]}, "contains road more than once"),
         ({"vectors": "none.npy"}, r"none\.npy: cannot be read"),
-        ({"vectors": "n.json"}, r"n\.json: cannot be read as \.npy"),
-        ({"names": "v.npy"}, r"v\.npy: cannot be read as JSON"),
-        ({"rows": 3}, r"text\.yaml: rows: Extra inputs"),
+        ({"vectors": "n.json"}, r"n\.json: cannot be read as an \.npy"),
+        ({"names": "v.npy"}, r"v\.npy: cannot be read .*use a list of names"),
+        ({"rows": 3}, r"text\.yaml: rows is not a known field"),
         ({"classes": ["road"]}, r"text\.yaml: classes: Input should be a valid dictionary"),
     ],
 )
 def test_a_faulty_vector_file_is_refused_in_one_line(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     tower = vector_files(tmp_path, **changes)
     with pytest.raises(DataError, match=message) as caught:
-        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
+        frozen_class_embeddings(tower, NAMES, [])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["a: [", "- road", "", None])
-def test_a_file_that_is_not_the_text_file_is_refused(content: str | None, tmp_path: Path) -> None:
+def test_a_file_with_other_content_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "text.yaml").write_text(content)
     with pytest.raises(DataError, match="vectors, names, classes") as caught:
-        frozen_class_embeddings(f"precomputed:{tmp_path / 'text.yaml'}", NAMES, PROMPTS, cache=None)
+        frozen_class_embeddings(f"precomputed:{tmp_path / 'text.yaml'}", NAMES, [])
     assert "\n" not in str(caught.value)

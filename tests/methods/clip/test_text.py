@@ -1,8 +1,6 @@
-"""Prompts and the text tower that is trained, against slow references."""
+"""Prompts, and the text tower that is trained, against slow references."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,50 +8,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.methods.clip.prompts import TEMPLATE, class_prompts, tokenize
+from mmrs_bench.methods.clip.prompts import class_prompts, tokenize
 from mmrs_bench.methods.clip.text import ScratchTextTower, ensemble, frozen_class_embeddings
 
 NAMES = ("Road", "Water", "Apple trees")
-PROMPTS = class_prompts(NAMES, descriptions={"Road": ["asphalt seen from above", "a grey {class}"]})
+TEMPLATE = "a photo of a {class}."
+PROMPTS = class_prompts(NAMES, TEMPLATE, {"Road": ["asphalt seen from above", "a grey {class}"]})
 
 
 # Prompts
 
 
-def test_the_prompt_is_the_released_one_with_the_name_as_the_manifest_spells_it() -> None:
-    assert class_prompts(["Healthy grass"]) == (("a multimodal fusion patch of a Healthy grass.",),)
-    assert TEMPLATE.count("{class}") == 1
-
-
-def test_descriptions_follow_the_template_and_may_name_the_class() -> None:
-    assert PROMPTS[0] == (
-        "a multimodal fusion patch of a Road.",
-        "asphalt seen from above",
-        "a grey Road",
-    )
+def test_prompts_are_the_template_and_the_descriptions_with_the_class_name() -> None:
+    assert PROMPTS[0] == ("a photo of a Road.", "asphalt seen from above", "a grey Road")
     assert [len(group) for group in PROMPTS] == [3, 1, 1]
 
 
-def test_a_template_without_a_place_for_the_name_is_refused() -> None:
+def test_a_template_without_the_class_name_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'a patch\.' has no \{class\}"):
-        class_prompts(NAMES, template="a patch.")
+        class_prompts(NAMES, "a patch.")
 
 
-def test_a_description_of_no_class_is_refused_with_the_nearest() -> None:
+def test_a_description_of_an_unknown_class_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"'Rode'.*did you mean Road"):
-        class_prompts(NAMES, descriptions={"Rode": ["grey"]})
+        class_prompts(NAMES, TEMPLATE, {"Rode": ["grey"]})
 
 
-def test_tokens_are_clips() -> None:
+def test_tokens_are_those_published_with_clip() -> None:
     tokens = tokenize(["a photo of a cat", "A  PHOTO of a cat"])
     assert tokens.shape == (2, 77)
     assert tokens.dtype == torch.int64
-    assert tokens[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]  # as published with CLIP
+    assert tokens[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert not tokens[0, 7:].any()
     assert torch.equal(tokens[0], tokens[1])
 
 
-def test_the_longest_prompt_is_read_whole_and_the_next_is_refused() -> None:
+def test_a_prompt_of_77_tokens_is_read_and_a_longer_one_is_refused() -> None:
     fits = " ".join(["grass"] * 75)
     assert tokenize([fits])[0, -1] == 49407
     with pytest.raises(ConfigError, match=r"'grass .*grass' has 78 tokens, CLIP reads at most 77"):
@@ -64,7 +54,7 @@ def test_the_longest_prompt_is_read_whole_and_the_next_is_refused() -> None:
 
 
 def slow_text_tower(tower: ScratchTextTower, tokens: Tensor) -> Tensor:
-    """The same tower, written out: one prompt, one head and one token at a time, over all 77 places."""
+    """The same tower with one prompt, one head and one token at a time, over all 77 tokens."""
     weights = {name: value.double() for name, value in tower.text.state_dict().items()}
     width, heads, layers = tower.text.width, tower.text.heads, tower.text.transformer.layers
 
@@ -100,36 +90,29 @@ def small_tower() -> ScratchTextTower:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         tower = ScratchTextTower(width=16, heads=4, layers=2)
-        for parameter in tower.parameters():  # biases and gains away from 0 and 1, so that none can be forgotten
+        for parameter in tower.parameters():  # biases and gains other than 0 and 1, so that each has an effect
             parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return tower
 
 
-def test_the_scratch_tower_is_the_transformer_it_says(small_tower: ScratchTextTower) -> None:
+def test_the_scratch_tower_equals_a_loop_and_open_clip(small_tower: ScratchTextTower) -> None:
     tokens = tokenize([prompt for group in PROMPTS for prompt in group])
     expected = slow_text_tower(small_tower, tokens)
     torch.testing.assert_close(small_tower(tokens).double(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(small_tower(tokens), small_tower.text(tokens), rtol=1e-5, atol=1e-6)
 
 
-def test_what_follows_the_end_mark_changes_nothing(small_tower: ScratchTextTower) -> None:
+def test_tokens_after_the_end_token_have_no_effect(small_tower: ScratchTextTower) -> None:
     tokens = tokenize(["a road", "a very long road with trees"])
     garbled = tokens.clone()
     garbled[0, 4:] = 1000
     torch.testing.assert_close(small_tower(garbled), small_tower(tokens))
 
 
-def test_gradient_reaches_every_parameter(small_tower: ScratchTextTower) -> None:
-    small_tower(tokenize(["a road", "a lake"])).square().sum().backward()
-    for name, parameter in small_tower.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
-def test_the_released_size_and_clips_initialisation() -> None:
+def test_the_released_size_is_the_documented_one_and_initialised_as_clip() -> None:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
-        tower = ScratchTextTower().text
+        tower = ScratchTextTower(width=128, heads=8, layers=3).text
     assert sum(parameter.numel() for parameter in tower.parameters()) == 6_945_536
     assert tower.token_embedding.weight.numel() == 6_324_224
     block = tower.transformer.resblocks[0]
@@ -158,13 +141,12 @@ def test_the_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
     assert vectors.grad.any(dim=1).all()
 
 
-def test_the_scratch_tower_has_no_frozen_vectors(tmp_path: Path) -> None:
+def test_the_scratch_tower_has_no_frozen_vectors() -> None:
     with pytest.raises(ConfigError, match="'scratch' is trained"):
-        frozen_class_embeddings("scratch", NAMES, PROMPTS, cache=tmp_path / "text")
-    assert not (tmp_path / "text").exists()
+        frozen_class_embeddings("scratch", NAMES, PROMPTS)
 
 
 @pytest.mark.parametrize("tower", ["clip", "open_clip", "open_clip:", "precomputed:"])
 def test_an_unknown_tower_is_refused(tower: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown text tower.*Known: open_clip:<model>/<tag or path>, precomputed"):
-        frozen_class_embeddings(tower, NAMES, PROMPTS, cache=None)
+        frozen_class_embeddings(tower, NAMES, PROMPTS)
