@@ -1,0 +1,5 @@
+"""Template of a method without a network. The entry point of a package refers to `CARD`."""
+
+from pathlib import Path
+
+CARD = Path(__file__).with_name("card.yaml")
