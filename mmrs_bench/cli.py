@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, get_args
 
@@ -16,7 +16,6 @@ from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, Pixe
 from mmrs_bench.errors import BenchError
 from mmrs_bench.evaluation.cells import Suite
 from mmrs_bench.evaluation.run.executors import EXECUTORS
-from mmrs_bench.version import __version__
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         name, options = _parse(argv)
-        module, _, function = _COMMANDS[name].partition(":")
+        module, _, function = _COMMANDS[name][0].partition(":")
         status = int(getattr(import_module(f"mmrs_bench.commands.{module}"), function)(**options))
         sys.stdout.flush()
         return status
@@ -61,25 +60,6 @@ def _readable(text: str) -> str:
     return f"{text.rstrip('.')}. See mmrs-bench --help."
 
 
-#: ``module:function`` of each command within `mmrs_bench.commands`.
-_COMMANDS = {
-    "run": "run:run",
-    "plan": "run:plan",
-    "leaderboard": "results:show_leaderboard",
-    "compare": "results:compare",
-    "map": "maps:draw_map",
-    "sweep": "sweep:sweep",
-    "regress": "regress:regress",
-    "list": "catalogue:list_names",
-    "data list": "data:list_scenes",
-    "data fetch": "data:fetch",
-    "data verify": "data:verify",
-    "data where": "data:where",
-    "check": "check:check",
-    "version": "catalogue:show_version",
-}
-
-
 def _parse(argv: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
     """The command's name and its options."""
     parsed = build_parser().parse_args(argv).as_dict()
@@ -94,134 +74,39 @@ def _parse(argv: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
 
 def build_parser() -> ArgumentParser:
     """Build the parser of all commands."""
-    parser = ArgumentParser(
-        prog="mmrs-bench",
-        description="Benchmark of few-shot land-cover classification with multimodal remote sensing.",
-        epilog="README.md and docs/ describe set-up, protocol and file formats.",
-        exit_on_error=False,
-    )
+    description = "Benchmark of few-shot land-cover classification with multimodal remote sensing."
+    epilog = "README.md and docs/ describe set-up, protocol and file formats."
+    parser = ArgumentParser(prog="mmrs-bench", description=description, epilog=epilog, exit_on_error=False)
     commands = parser.add_subcommands(dest="command", required=True, title="commands", description="")
-    for name, (help_text, subparser) in {
-        "run": ("compute cells; finished cells are not computed again", _run()),
-        "plan": ("show what run would do", _plan()),
-        "leaderboard": ("show and write the tables", _leaderboard()),
-        "compare": ("paired comparison of two methods", _compare()),
-        "map": ("class map of a whole scene", _map()),
-        "sweep": ("accuracy over timesteps and blocks, for analysis", _sweep()),
-        "regress": ("compare accuracies on the simulated scene with the baselines", _regress()),
-        "list": ("methods, datasets, splits, budgets", _list()),
-        "check": ("conformance tests of a method", _check()),
-        "version": ("print the version", _parser(f"Print the version ({__version__}).")),
-    }.items():
-        commands.add_subcommand(name, subparser, help=help_text)
-    _add_data_commands(commands)
-    return parser
-
-
-def _run() -> ArgumentParser:
-    parser = _parser("Compute all cells that have no record, then show the leaderboard.")
-    _add_suite(parser)
-    _add_results(parser)
-    _add_execution(parser)
-    parser.add_argument("--force", action="store_true", help="compute finished cells again and replace their records")
-    return parser
-
-
-def _plan() -> ArgumentParser:
-    parser = _parser("Show every cell with its key and state, and the expected time of the run.")
-    _add_suite(parser)
-    _add_results(parser)
-    _add_workers(parser)
-    return parser
-
-
-def _leaderboard() -> ArgumentParser:
-    parser = _parser("Show the tables of a results folder, and write them to RESULTS/leaderboard (md, csv, tex, html).")
-    _add_results(parser)
-    return parser
-
-
-def _compare() -> ArgumentParser:
-    parser = _parser("Compare two methods draw by draw.")
-    for name in ("one", "other"):
-        parser.add_argument(name, type=str, help="method or method:variant")
-    _add_results(parser)
-    return parser
-
-
-def _map() -> ArgumentParser:
-    parser = _parser("Train the method of one cell and classify the whole scene.")
-    _add_suite(parser)
-    _add_results(parser)
-    _add_device(parser)
-    parser.add_argument("--draw", type=int, default=0, help="the draw of the cell")
-    parser.add_argument("--out", type=str, default=None, help="folder for the files (default: RESULTS/maps)")
-    parser.add_argument("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
-    return parser
-
-
-def _sweep() -> ArgumentParser:
-    parser = _parser("Score a method over timesteps and blocks of its features. Uses query labels: for analysis only.")
-    for name in ("timestep", "block"):
-        parser.add_argument(f"--{name}s", nargs="+", type=int, required=True, help=f"values of the setting {name}")
-    _add_suite(parser)
-    _add_device(parser)
-    parser.add_argument("--out", type=str, default=str(DEFAULT_RESULTS / "sweeps"), help="folder for the files")
-    return parser
-
-
-def _regress() -> ArgumentParser:
-    parser = _parser("Compare accuracies on the simulated scene with the committed baselines; exit 1 on a loss.")
-    parser.add_argument(
-        "--update-baselines",
-        "--update",
-        dest="update_baselines_file",
-        action="store_true",
-        help="measure new baselines and print old -> new (needs a git checkout without changes)",
-    )
-    _add_results(parser, default="results/regress")
-    _add_execution(parser)
-    return parser
-
-
-def _list() -> ArgumentParser:
-    parser = _parser("List the names that other commands accept.")
-    parser.add_argument("what", choices=["methods", "datasets", "splits", "budgets"], help="what to list")
-    return parser
-
-
-def _check() -> ArgumentParser:
-    parser = _parser("Run the conformance tests on a method: shapes, determinism, label budget, saving.")
-    parser.add_argument("method", type=str, help="name of the method")
-    return parser
-
-
-def _add_data_commands(commands: Any) -> None:
-    data = _parser("Files of the scenes.")
+    data = ArgumentParser(description="Files of the scenes.", exit_on_error=False)
     commands.add_subcommand("data", data, help="list, fetch and verify the files of scenes")
     actions = data.add_subcommands(dest="action", required=True, title="actions", description="")
-    name: dict[str, Any] = {"type": str, "help": "name of a scene, or path of a manifest"}
-    everything = _parser("List all scenes, and whether their files are present.")
-    fetch = _parser("Fetch and verify the files of a scene.")
-    fetch.add_argument("name", **name)
-    fetch.add_argument("--from", dest="source", type=str, default=None, help="folder with files that you already have")
-    verify = _parser("Verify the files of a scene against its manifest.")
-    verify.add_argument("name", **name)
-    where = _parser("Print the folder of a scene's files.")
-    where.add_argument("name", nargs="?", default=None, **name)
-    actions.add_subcommand("list", everything, help="all scenes")
-    actions.add_subcommand("fetch", fetch, help="fetch a scene's files")
-    actions.add_subcommand("verify", verify, help="verify a scene's files")
-    actions.add_subcommand("where", where, help="print the folder of the files")
+    for name, (_, help_text, options) in _COMMANDS.items():
+        subparser = ArgumentParser(description=f"{help_text}.", exit_on_error=False)
+        for add in options:
+            add(subparser)
+        group, _, action = name.rpartition(" ")
+        (actions if group else commands).add_subcommand(action, subparser, help=help_text)
+    return parser
 
 
-def _parser(description: str) -> ArgumentParser:
-    return ArgumentParser(description=description, exit_on_error=False)
+#: Adds one or more options to a parser.
+_Options = Callable[[ArgumentParser], object]
 
 
-def _add_suite(parser: ArgumentParser) -> None:
+def _option(*names: str, **settings: Any) -> _Options:
+    return lambda parser: parser.add_argument(*names, **settings)
+
+
+def _several(default: Sequence[Any], choices: Any = None) -> dict[str, Any]:
+    """Settings of an option with one or more values of the default's type."""
+    values = {"choices": get_args(choices)} if choices else {"type": type(default[0])}
+    return {"nargs": "+", "default": list(default), **values}
+
+
+def _suite(parser: ArgumentParser) -> None:
     """Add the fields of `Suite`, which decide the numbers."""
-    add, suite = parser.add_argument, Suite()
+    add, suite, scopes = parser.add_argument, Suite(), get_args(PixelScope)
     add("--config", action="config", help="YAML file with any of these options (benchmarks/suite.yaml)")
     add("--datasets", "--dataset", **_several(suite.datasets), help="names, or paths of manifests")
     add("--splits", "--split", **_several(suite.splits, SplitName), help="split protocols")
@@ -234,38 +119,78 @@ def _add_suite(parser: ArgumentParser) -> None:
     add("--window", type=int, default=suite.window, help="side of the window in pixels, odd")
     add("--modalities", nargs="*", type=str, default=[], help="modalities that methods see (default: all)")
     add("--normalisation", choices=["zscore", "minmax"], default=suite.normalisation, help="per channel")
-    scopes = get_args(PixelScope)
     add("--normalisation-scope", choices=scopes, default=suite.normalisation_scope, help="pixels it is fitted to")
     add("--unlabelled", choices=scopes, default=suite.unlabelled, help="pixels that pretraining may use")
     add("--pca", type=int | None, default=None, help="number of principal components that replace the HSI bands")
 
 
-def _several(default: Sequence[Any], choices: Any = None) -> dict[str, Any]:
-    """Arguments of an option with one or more values of the type of the default."""
-    values = {"choices": get_args(choices)} if choices else {"type": type(default[0])}
-    return {"nargs": "+", "default": list(default), **values}
-
-
-def _add_results(parser: ArgumentParser, default: str = str(DEFAULT_RESULTS)) -> None:
-    parser.add_argument("--results", type=str, default=default, help="folder of the records")
-
-
-def _add_workers(parser: ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int | None, default=None, help="default: one per usable core; on a GPU 1")
-
-
-def _add_device(parser: ArgumentParser) -> None:
-    fields = ExecutionConfig.model_fields
+def _device(parser: ArgumentParser) -> None:
     for name in ("device", "precision"):
-        choices = get_args(fields[name].annotation)
-        default = fields[name].default
-        parser.add_argument(f"--{name}", choices=choices, default=default, help="recorded; not part of the cell's key")
+        field = ExecutionConfig.model_fields[name]
+        choices, text = get_args(field.annotation), "recorded; not part of the cell's key"
+        parser.add_argument(f"--{name}", choices=choices, default=field.default, help=text)
 
 
-def _add_execution(parser: ArgumentParser) -> None:
-    _add_workers(parser)
-    _add_device(parser)
-    add = parser.add_argument
-    add("--executor", choices=list(EXECUTORS), default="local", help="where the workers run")
-    add("--executor-options", nargs="*", type=str, default=[], help="NAME=VALUE ... for slurm or ray")
-    add("--keep-going", action="store_true", help="compute the other cells after one has failed")
+def _results(default: str) -> _Options:
+    return _option("--results", type=str, default=default, help="folder of the records")
+
+
+def _out(default: str | None, text: str) -> _Options:
+    return _option("--out", type=str, default=default, help=text)
+
+
+def _values(setting: str) -> _Options:
+    return _option(f"--{setting}s", nargs="+", type=int, required=True, help=f"values of the setting {setting}")
+
+
+def _method(name: str) -> _Options:
+    return _option(name, type=str, help="method or method:variant")
+
+
+def _scene(**settings: Any) -> _Options:
+    return _option("name", type=str, help="name of a scene, or path of a manifest", **settings)
+
+
+_RESULTS = _results(str(DEFAULT_RESULTS))
+_SWEEPS = _out(str(DEFAULT_RESULTS / "sweeps"), "folder for the files")
+_MAPS = _out(None, "folder for the files (default: RESULTS/maps)")
+_DRAW = _option("--draw", type=int, default=0, help="the draw of the cell")
+_TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
+_FORCE = _option("--force", action="store_true", help="compute finished cells again and replace their records")
+_UPDATE = _option("--update-baselines", "--update", action="store_true", help="measure new baselines, print old -> new")
+_FROM = _option("--from", dest="source", type=str, default=None, help="folder with files that you already have")
+_WHAT = _option("what", choices=["methods", "datasets", "splits", "budgets"], help="what to list")
+_WORKERS = _option("--workers", type=int | None, default=None, help="default: one per usable core; on a GPU 1")
+_EXECUTION = (
+    _WORKERS,
+    _device,
+    _option("--executor", choices=list(EXECUTORS), default="local", help="where the workers run"),
+    _option("--executor-options", nargs="*", type=str, default=[], help="NAME=VALUE ... for slurm or ray"),
+    _option("--keep-going", action="store_true", help="compute the other cells after one has failed"),
+)
+
+#: Each command's ``module:function`` within `mmrs_bench.commands`, help text and options.
+_COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
+    "run": ("run:run", "compute missing cells, then show the leaderboard", [_suite, _RESULTS, *_EXECUTION, _FORCE]),
+    "plan": ("run:plan", "show every cell with its state, and the expected time", [_suite, _RESULTS, _WORKERS]),
+    "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
+    "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
+    "map": ("maps:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),
+    "sweep": (
+        "sweep:sweep",
+        "score a method over timesteps and blocks of its features (uses query labels: for analysis only)",
+        [_values("timestep"), _values("block"), _suite, _device, _SWEEPS],
+    ),
+    "regress": (
+        "regress:regress",
+        "compare accuracies on the simulated scene with the committed baselines; exit 1 on a loss",
+        [_UPDATE, _results("results/regress"), *_EXECUTION],
+    ),
+    "list": ("catalogue:list_names", "list the names of methods, datasets, splits or budgets", [_WHAT]),
+    "data list": ("data:list_scenes", "list all scenes, and whether their files are present", []),
+    "data fetch": ("data:fetch", "fetch and verify the files of a scene", [_scene(), _FROM]),
+    "data verify": ("data:verify", "verify the files of a scene against its manifest", [_scene()]),
+    "data where": ("data:where", "print the folder of a scene's files", [_scene(nargs="?", default=None)]),
+    "check": ("check:check", "run the conformance tests of a method", [_method("method")]),
+    "version": ("catalogue:show_version", "print the version", []),
+}

@@ -86,7 +86,7 @@ NONSENSE = [
     ("run --window 8", "window 8 is even"),
     ("run --window 2001", "window 2001 is larger than simulated"),
     ("run --dataset simulatd", "unknown dataset 'simulatd': did you mean simulated"),
-    ("run --dataset nowhere.yaml", "nowhere.yaml: cannot be read"),
+    ("run --dataset nowhere.yaml", "nowhere.yaml: "),
     ("run --methods majorty", "unknown method 'majorty': did you mean majority"),
     ("run --methods majority:big", "unknown variant of majority 'big'"),
     ("run --modalities radar", "unknown modality of simulated 'radar': did you mean"),
@@ -96,14 +96,14 @@ NONSENSE = [
     ("run --executor-options a=b", "the local executor has none"),
     ("run --executor slurm --executor-options partition", "write it as NAME=VALUE"),
     ("run --config nowhere.yaml", "nowhere.yaml"),
-    ("run --selection paper-val --methods majority", "does not know the selection rule"),
+    ("run --selection paper-val --methods majority", "does not support the selection rule"),
     ("plan --draws none", "--draws: Expected a int"),
     ("plan --shots 0", "shots 0: "),
     ("plan --methods majorty", "did you mean majority"),
     ("map --shots 2 5 --methods majority", "these options describe 2"),
-    ("map --methods majority --draw -1", "draws count from 0"),
-    ("leaderboard --results nowhere", "nowhere holds no records"),
-    ("compare majority rf --results nowhere", "nowhere holds no records"),
+    ("map --methods majority --draw -1", "draws are numbered from 0"),
+    ("leaderboard --results nowhere", "nowhere contains no records"),
+    ("compare majority rf --results nowhere", "nowhere contains no records"),
     ("data", "data.action"),
     ("data fetch nowhere", "unknown dataset 'nowhere'"),
     ("data verify simulatd", "did you mean simulated"),
@@ -144,7 +144,7 @@ def test_a_corrupt_record_is_named_and_nothing_is_overwritten(
     assert main([name, "--results", str(tmp_path), *(["--methods", "majority"] if name != "leaderboard" else [])]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line
-    assert "Delete the file" in line
+    assert "delete the file" in line
     assert path.read_text() == '{"schema": 1, "key":'
     assert [p for p in (tmp_path / "records").rglob("*") if p.is_file()] == [path]
 
@@ -294,7 +294,7 @@ def test_a_third_party_method_from_plan_to_leaderboard(plugin: str, tmp_path: Pa
     assert lines[5] == (
         "[6/6] FAILED first simulated-r1 random-v1 2-shot draw 1: the loss is NaN in epoch 3; lower the learning rate"
     )
-    assert lines[6] == "5 of 6 cells are done, 1 failed; the same command tries again"
+    assert lines[6] == "5 of 6 cells are done, 1 failed; run the same command again to retry"
     assert "the loss is NaN" in done.stdout, "the table hides a failure"
     assert not list((one / "logs").iterdir()), "something was printed by a worker"
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from mmrs_bench.commands.options import make_execution, parse_options
+from mmrs_bench.commands.options import compute
 from mmrs_bench.commands.output import say, table_console
 from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation import regression
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells, weightless_methods
-from mmrs_bench.evaluation.regression import MIN_SEEDS, load_baselines, update_baselines
-from mmrs_bench.evaluation.regression import regress as check_records
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.results.provenance import git_state
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.pool import environment
-from mmrs_bench.evaluation.run.session import check_writable, run_cells, worker_count
+from mmrs_bench.evaluation.run.session import EXIT_FAILED, check_writable
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import CACHE_VARIABLE
 
@@ -35,52 +35,33 @@ def baseline_cells(seeds: tuple[int, ...] = (0,)) -> list[Cell]:
     return [cell for suite in suites for cell in build_cells(suite)]
 
 
-def regress(
-    *,
-    results: str,
-    update_baselines_file: bool,
-    workers: int | None,
-    device: str,
-    precision: str,
-    executor: str,
-    executor_options: list[str],
-    keep_going: bool,
-) -> int:
+def regress(*, results: str, update_baselines: bool, **execution_options: Any) -> int:
     """Compute the cells that have baselines and compare them with these, or create new baselines.
 
     Records and caches of earlier runs are not used, because other code may have written them. The run has a temporary
     cache of its own.
     """
-    if update_baselines_file and git_state().dirty is not False:
+    if update_baselines and git_state().dirty is not False:
         raise ConfigError(
             "new baselines must be traceable to a commit; commit or stash all changes of this git checkout first"
         )
-    baselines = load_baselines()
-    if not update_baselines_file:
-        check_records((), baselines)  # raises if there are no baselines, before any cell is computed
-    cells = baseline_cells(tuple(range(MIN_SEEDS) if update_baselines_file else (0,)))
+    baselines = regression.load_baselines()
+    if not update_baselines:
+        regression.regress((), baselines)  # raises if there are no baselines, before any cell is computed
+    cells = baseline_cells(tuple(range(regression.MIN_SEEDS) if update_baselines else (0,)))
     folder = Path(results).expanduser()
     check_writable(folder)
     temporary = TemporaryDirectory(prefix="regress-cache-", dir=folder.resolve())
     with temporary as cache, environment({CACHE_VARIABLE: cache}):
-        status = run_cells(
-            cells,
-            folder,
-            make_execution(device, precision),
-            workers=worker_count(workers, device),
-            executor=executor,
-            executor_options=parse_options(executor_options),
-            keep_going=keep_going,
-            force=True,
-        )
+        status = compute(cells, folder, force=True, **execution_options)
     if status:
         return status
     keys = {cell.key for cell in cells}
     records = [record for record in load_records(folder) if record.key in keys]
-    if update_baselines_file:
-        for line in update_baselines(records):
+    if update_baselines:
+        for line in regression.update_baselines(records):
             say(line)
         return 0
-    report = check_records(records, baselines)
+    report = regression.regress(records, baselines)
     print_tables([report.table()], table_console())
-    return report.exit_code
+    return 0 if report.passed else EXIT_FAILED

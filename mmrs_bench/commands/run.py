@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrs_bench.commands.options import make_execution, make_suite, parse_options
+from mmrs_bench.commands.options import compute, make_suite
 from mmrs_bench.commands.output import say, say_columns, table_console
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.results.records import load_failures, load_records
 from mmrs_bench.evaluation.run.planning import State, make_plan, remaining_seconds
 from mmrs_bench.evaluation.run.progress import duration_text
-from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, run_cells, worker_count
+from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, worker_count
 
 
 def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
@@ -54,13 +54,14 @@ def run(
     """Compute all cells that have no record, then show the leaderboard."""
     folder = Path(results).expanduser()
     cells = build_cells(make_suite(suite_options))
-    status = run_cells(
+    status = compute(
         cells,
         folder,
-        make_execution(device, precision),
-        workers=worker_count(workers, device),
+        workers=workers,
+        device=device,
+        precision=precision,
         executor=executor,
-        executor_options=parse_options(executor_options),
+        executor_options=executor_options,
         keep_going=keep_going,
         force=force,
     )

@@ -31,13 +31,9 @@ class Suite:
 
     Attributes:
         datasets: Names or paths of manifests.
-        splits: Split protocols.
-        shots: Labels per class.
         draws: Number of support samples, numbered from 0.
         methods: ``name`` or ``name:variant``, where the name may be the path of a card; ``all`` means every method
             that needs no pretrained weights.
-        budget: Training lengths and query limit.
-        seeds: Training seeds.
         selection: Selection rule for trained states; None means each method's default.
         window: As the following fields, see `mmrs_bench.config.DataConfig`.
     """

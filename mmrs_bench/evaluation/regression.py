@@ -46,15 +46,9 @@ class MetricBaseline(_Part):
 
 
 class Baseline(_Part):
-    """Accuracies of one method under one protocol.
+    """Accuracies of one method under one protocol, over ``draws`` and a number of training seeds (``repeats``).
 
-    Attributes:
-        signature: The protocol without draws and code version, so that baselines are valid for later versions.
-        draws: Draws that the means are over.
-        repeats: Number of training seeds that mean and tolerance are from.
-        metrics: By name in `mmrs_bench.evaluation.results.metrics.METRICS`.
-        commit: Commit of the code that made the records.
-        code_version: Version of that code.
+    ``signature`` contains neither draws nor the code version: baselines are valid for later versions.
     """
 
     scene: str
@@ -100,11 +94,7 @@ class _BaselineFile(_Part):
 
 
 def load_baselines(path: Path = BASELINES) -> list[Baseline]:
-    """Read the committed baselines.
-
-    Raises:
-        ConfigError: If the file cannot be read or a field is wrong.
-    """
+    """Read the committed baselines; a `ConfigError` says which field is wrong."""
     advice = "restore the committed file"
     fields = read_json(path, error=ConfigError, advice=advice)
     return list(validated(_BaselineFile, fields, where=path, error=ConfigError, advice=advice).rows)
@@ -130,13 +120,8 @@ class RegressionReport(NamedTuple):
         """Whether no metric is lost or missing."""
         return all(check.status in ("ok", "gain") for check in self.checks)
 
-    @property
-    def exit_code(self) -> int:
-        """0 if passed, else 1."""
-        return 0 if self.passed else 1
-
     def summary(self) -> str:
-        """The outcome in one line."""
+        """The result in one line."""
         counts = Counter(check.status for check in self.checks)
         if not self.passed:
             return (
@@ -181,10 +166,6 @@ class RegressionReport(NamedTuple):
 
 def regress(records: Iterable[Record], baselines: Sequence[Baseline]) -> RegressionReport:
     """Compare the means of records, over the draws of the baseline, with baselines.
-
-    Args:
-        records: Records of the current code; each method in one version and with one set of settings.
-        baselines: The baselines.
 
     Raises:
         ConfigError: If there are no baselines, or the records of a method have different versions or settings.
@@ -250,7 +231,7 @@ def update_baselines(records: Sequence[Record], path: Path = BASELINES, *, repos
     Args:
         records: At least `MIN_SEEDS` seeds of each method, with the same draws, from one commit.
         path: The baselines file.
-        repository: The git checkout, which must have no changes.
+        repository: The git checkout.
 
     Returns:
         One line per metric: old -> new.

@@ -80,11 +80,6 @@ class SweepRow(BaseModel):
 def sweep_cells(suite: Suite, timesteps: Sequence[int], blocks: Sequence[int]) -> list[Cell]:
     """The points of a sweep on every draw, as cells; the draw varies slowest.
 
-    Args:
-        suite: One scene, split, shot count, method and seed, and any number of draws.
-        timesteps: Timesteps; duplicates are dropped.
-        blocks: Blocks; duplicates are dropped.
-
     Raises:
         ConfigError: If the suite has several methods, scenes, splits, shots or seeds, or the method lacks a setting.
         BenchError: As `mmrs_bench.evaluation.cells.build_cells`.
@@ -127,16 +122,9 @@ def sweep_path(cells: Sequence[Cell], folder: Path) -> Path:
 def run_sweep(
     cells: Sequence[Cell], folder: Path, execution: ExecutionConfig, listener: PointListener
 ) -> dict[str, SweepRow]:
-    """Compute the points that have no row; each row is written before the next point starts.
+    """Compute the points that have no row, and return the rows of all points by key.
 
-    Args:
-        cells: Result of `sweep_cells`.
-        folder: Folder of the file, locks and logs.
-        execution: How to compute them.
-        listener: Callback for progress.
-
-    Returns:
-        The rows of the given cells by key.
+    Each row is written to the file before the next point starts.
 
     Raises:
         RecordError: If the file is damaged, or a row disagrees with the settings of its key.
@@ -209,11 +197,7 @@ def _add(path: Path, row: SweepRow) -> dict[str, SweepRow]:
 
 
 def read_rows(path: Path) -> dict[str, SweepRow]:
-    """The rows of a sweep's file by key; empty if the file does not exist.
-
-    Raises:
-        RecordError: If the file cannot be read, or a row is incomplete, invalid or repeated.
-    """
+    """The rows of a sweep's file by key; a `RecordError` says which row is incomplete, invalid or repeated."""
     if not path.exists():
         return {}
     rows: dict[str, SweepRow] = {}
@@ -238,12 +222,7 @@ def _damaged(path: Path, fault: str) -> str:
 
 
 def sweep_table(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Table:
-    """Mean and standard deviation over draws of OA, AA and kappa in percent, with one section per block.
-
-    Args:
-        cells: Result of `sweep_cells`.
-        rows: Result of `run_sweep`.
-    """
+    """Mean and standard deviation over draws of OA, AA and kappa in percent, with one section per block."""
     first = cells[0].protocol
     lines = _lines(cells, rows)
     blocks = sorted({line["block"] for line in lines})  # type: ignore[type-var]
@@ -292,12 +271,7 @@ def _heading(cells: Sequence[Cell]) -> tuple[str, str]:
 
 
 def sweep_figure(cells: Sequence[Cell], rows: Mapping[str, SweepRow]) -> Figure:
-    """OA in percent over the timestep, with one line per block and the standard deviation over draws as error bars.
-
-    Args:
-        cells: Result of `sweep_cells`.
-        rows: Result of `run_sweep`.
-    """
+    """OA in percent over the timestep, with one line per block and the standard deviation over draws as error bars."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.6, 4.2), layout="constrained")

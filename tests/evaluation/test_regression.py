@@ -56,7 +56,7 @@ def test_equal_accuracies_pass(baselines: list[Baseline]) -> None:
     report = regress(runs() + runs("svm", 120), baselines)
     assert len(report.checks) == 6
     assert {check.status for check in report.checks} == {"ok"}
-    assert (report.passed, report.exit_code) == (True, 0)
+    assert report.passed
     assert report.summary() == "no loss: all 6 metrics are within their tolerance"
 
 
@@ -68,7 +68,7 @@ def test_a_loss_beyond_the_tolerance_fails(baselines: list[Baseline]) -> None:
     by_metric = {(c.baseline.method, c.metric): c.status for c in lost.checks}
     assert by_metric["rf", "oa"] == by_metric["rf", "aa"] == by_metric["rf", "kappa"] == "loss"
     assert by_metric["svm", "oa"] == "ok"
-    assert (lost.passed, lost.exit_code) == (False, 1)
+    assert not lost.passed
     text = render([lost.table()], "terminal", width=120)
     assert "LOSS" in text
     assert "3 metrics lost more than their tolerance" in text
@@ -77,7 +77,7 @@ def test_a_loss_beyond_the_tolerance_fails(baselines: list[Baseline]) -> None:
 def test_a_gain_passes_with_the_advice_to_update(baselines: list[Baseline]) -> None:
     report = regress(runs(hits=160) + runs("svm", 120), baselines)
     assert {c.status for c in report.checks if c.baseline.method == "rf"} == {"gain"}
-    assert report.exit_code == 0
+    assert report.passed
     assert "update the baselines" in report.summary()
 
 
@@ -85,7 +85,7 @@ def test_missing_methods_and_draws_fail(baselines: list[Baseline]) -> None:
     report = regress(runs()[:2], baselines)
     notes = {c.baseline.method: (c.status, c.note, c.current) for c in report.checks}
     assert notes == {"rf": ("missing", "draws 2 are absent", None), "svm": ("missing", "no records", None)}
-    assert report.exit_code == 1
+    assert not report.passed
 
 
 def test_draws_without_baseline_are_ignored(baselines: list[Baseline]) -> None:
@@ -228,14 +228,14 @@ def test_regress_uses_no_cache_of_other_code(stopped: bool, tmp_path: Path, monk
     """Keys of the cache contain the versions of suite and methods, but do not change with uncommitted code."""
     users, seen = cache_root(), []
 
-    def run_cells(*args: object, **options: object) -> int:
+    def compute(*args: object, **options: object) -> int:
         seen.append(cache_root())
         (cache_root() / "pretraining").mkdir()
         if stopped:
             raise KeyboardInterrupt
         return 1
 
-    monkeypatch.setattr(command, "run_cells", run_cells)
+    monkeypatch.setattr(command, "compute", compute)
     monkeypatch.chdir(tmp_path)
     assert main(["regress", "--results", "here"]) == (130 if stopped else 1)
     (own,) = seen

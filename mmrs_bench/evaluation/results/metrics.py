@@ -1,7 +1,7 @@
-"""Accuracy metrics, all computed from one K x K confusion matrix of counts (rows: truth, columns: predictions).
+"""Accuracy metrics of a K x K confusion matrix of counts (rows: truth, columns: predictions).
 
-To add a metric, write a function of `ClassCounts` and add a row to `METRICS`. Regression, tables and CSV files then
-contain it. To store it in new records too, add a field of the same name, with the default None, to `Scores`.
+To add a metric, add a function of `ClassCounts` and a row of `METRICS`: regression, tables and CSV files then contain
+it. To store it in new records too, add a field of the same name, with the default None, to `Scores`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ class ClassCounts(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """A row of `METRICS`.
+    """A metric: name in records, baselines and CSV files, title in tables, and a function.
 
-    Attributes:
-        name: Key in records, baselines and CSV files.
-        title: Short name in tables.
-        compute: Returns the value as a fraction, or None where the metric is undefined.
-        higher_is_better: Whether a larger value is a better result.
+    The function returns a fraction, or None where the metric is undefined.
     """
 
     name: str
@@ -47,20 +43,13 @@ def overall_accuracy(counts: ClassCounts) -> float:
 
 
 def average_accuracy(counts: ClassCounts) -> float:
-    """Mean recall over the classes that have query pixels.
-
-    A class that is predicted but has no query pixels is left out; it lowers the recall of other classes already.
-    """
+    """Mean recall over the classes that have query pixels; a class that is only predicted is left out."""
     defined = [value for value in recalls(counts) if value is not None]
     return sum(defined) / len(defined)
 
 
 def kappa(counts: ClassCounts) -> float | None:
-    """Cohen's kappa; None where the chance agreement is 1.
-
-    Reference:
-        Cohen 1960.
-    """
+    """Cohen's kappa (Cohen 1960); None where the chance agreement is 1."""
     total = sum(counts.true)
     chance = sum(row * column for row, column in zip(counts.true, counts.predicted, strict=True))
     return _ratio(total * sum(counts.correct) - chance, total * total - chance)
@@ -91,13 +80,7 @@ def metric_value(record: Record, name: str) -> float | None:
 
 
 def scores(confusion: ArrayLike) -> Scores:
-    """All stored metrics of a confusion matrix.
-
-    Args:
-        confusion: Counts (K, K); rows are truth, columns are predictions.
-
-    Raises:
-        DataError: As `class_counts`.
+    """All stored metrics of a confusion matrix (K, K); raises as `class_counts`.
 
     Reference:
         Pontius and Millones 2011, Int. J. Remote Sensing 32(15), eqs. 2-7 (quantity and allocation disagreement,
@@ -137,15 +120,12 @@ def class_counts(confusion: ArrayLike) -> ClassCounts:
 
 
 def confusion_matrix(target: ArrayLike, prediction: ArrayLike, num_classes: int) -> IntArray:
-    """Count how often each class was predicted as each class.
+    """Count the pixels (int64, shape (K, K)) by true class (row) and predicted class (column).
 
     Args:
         target: True classes (n,) in 0..K-1.
         prediction: Predicted classes (n,) in 0..K-1.
         num_classes: K.
-
-    Returns:
-        int64 counts (K, K); row i, column j: pixels of class i that were predicted as class j.
 
     Raises:
         DataError: If a target is not a class, or the arrays differ in length.

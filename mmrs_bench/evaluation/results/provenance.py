@@ -43,13 +43,11 @@ class GitState(NamedTuple):
 
 
 def git_state(folder: Path = REPOSITORY) -> GitState:
-    """State of the checkout whose top folder is ``folder``; untracked files that are not ignored count as dirty.
-
-    A folder inside another repository is not a checkout: that repository's commit does not describe this code.
-    """
+    """State of the checkout whose top folder is ``folder``; untracked files that are not ignored count as dirty."""
     top = _git(folder, "rev-parse", "--show-toplevel")
     commit = _git(folder, "rev-parse", "HEAD")
     status = _git(folder, "status", "--porcelain")
+    # The commit of a repository that only contains the folder does not describe this code.
     if top is None or commit is None or status is None or Path(top).resolve() != folder.resolve():
         return GitState(None, None)
     return GitState(commit, bool(status))

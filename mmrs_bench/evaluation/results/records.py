@@ -20,9 +20,6 @@ from mmrs_bench.evaluation.results.schema import SCHEMA_VERSION, FailureRecord, 
 from mmrs_bench.io import write_json
 from mmrs_bench.reading import read_json, validated
 
-RECORDS = "records"
-FAILURES = "failures"
-
 #: ``MIGRATIONS[n]`` converts the fields of schema n to those of schema n + 1.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
@@ -50,31 +47,12 @@ def _slug(name: str) -> str:
 
 def record_path(results: Path, protocol: ProtocolConfig) -> Path:
     """Path of a cell's record; the cell is done if and only if the file exists."""
-    return results / RECORDS / _relative_path(protocol)
+    return results / "records" / _relative_path(protocol)
 
 
 def failure_path(results: Path, protocol: ProtocolConfig) -> Path:
     """Path of a cell's failure record."""
-    return results / FAILURES / _relative_path(protocol)
-
-
-def find_record(results: Path, key: str) -> Path:
-    """Path of the record whose key starts with ``key``; only file names are read.
-
-    Raises:
-        RecordError: If no record, or more than one, has such a key.
-    """
-    found = [path for path in sorted((results / RECORDS).glob("*/*/*.json")) if _key_of(path).startswith(key)]
-    if not found:
-        raise RecordError(f"no record with key {key!r} in {results / RECORDS}; `mmrs-bench plan` prints the keys")
-    if len(found) > 1:
-        keys = ", ".join(map(_key_of, found))
-        raise RecordError(f"{len(found)} records have keys that start with {key!r}; give all digits: {keys}")
-    return found[0]
-
-
-def _key_of(path: Path) -> str:
-    return path.stem.rpartition("-")[2]
+    return results / "failures" / _relative_path(protocol)
 
 
 def save_record(results: Path, record: Record) -> Path:
@@ -97,11 +75,7 @@ def save_record(results: Path, record: Record) -> Path:
 
 
 def save_failure(results: Path, protocol: ProtocolConfig, error: BaseException) -> Path:
-    """Write a failure record atomically and return its path; the next run computes the cell again.
-
-    Raises:
-        BenchError: If the folder cannot be written.
-    """
+    """Write a failure record atomically and return its path; the next run computes the cell again."""
     failure = FailureRecord(
         key=protocol.key,
         protocol=protocol,
@@ -116,11 +90,7 @@ def save_failure(results: Path, protocol: ProtocolConfig, error: BaseException) 
 
 
 def load_record(path: Path) -> Record:
-    """Read one record and check its consistency.
-
-    Raises:
-        RecordError: If the file is not a record, has another schema, or is inconsistent.
-    """
+    """Read one record; a `RecordError` says why it is not valid or consistent."""
     record = _parse(path, Record)
     if fault := _inconsistency(record, path):
         raise _corrupt(path, fault)
@@ -128,26 +98,18 @@ def load_record(path: Path) -> Record:
 
 
 def load_failure(path: Path) -> FailureRecord:
-    """Read one failure record.
-
-    Raises:
-        RecordError: If the file is not a failure record.
-    """
+    """Read one failure record; a `RecordError` says why it is not valid."""
     return _parse(path, FailureRecord)
 
 
 def load_records(results: Path) -> list[Record]:
-    """All records of a results folder, sorted by path.
-
-    Raises:
-        RecordError: If files are corrupt; the first three are named.
-    """
-    return _load_all(results / RECORDS, load_record)
+    """All records of a results folder, sorted by path; a `RecordError` names the first three corrupt files."""
+    return _load_all(results / "records", load_record)
 
 
 def load_failures(results: Path) -> list[FailureRecord]:
     """Failure records of all cells without a record, sorted by path; raises as `load_records`."""
-    failures = _load_all(results / FAILURES, load_failure)
+    failures = _load_all(results / "failures", load_failure)
     return [failure for failure in failures if not record_path(results, failure.protocol).exists()]
 
 

@@ -74,15 +74,11 @@ class Record(_Part):
 
     Attributes:
         key: ``protocol.key``; also in the file name.
-        simulated: Whether the scene is simulated.
-        scene_title: The manifest's title.
         modalities: Number of input channels by modality, after PCA.
         external_data: Data that the method's weights were pretrained on (``none``, ``ImageNet``, ``CLIP``).
-        class_names: Names of the classes 1..K.
-        split_sha256: Content hash of the split.
         n_support: Labelled pixels in the support set, shots x K.
         labels_used: All labels that were used, selection included.
-        n_query: Pixels scored; the sum of ``confusion``.
+        n_query: Number of scored pixels.
         confusion: K x K counts, rows are truth, columns are predictions.
         unranked: Why the result is not ranked; empty if it is ranked.
         signature: The protocol in one line (see `mmrs_bench.evaluation.results.signature`).

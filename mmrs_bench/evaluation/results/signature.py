@@ -61,14 +61,7 @@ def signature(protocol: ProtocolConfig, *, draws: int | None = None, metric: str
 
 
 def unranked_reason(protocol: ProtocolConfig, *, labels_used: int, n_support: int, variant_reason: str = "") -> str:
-    """Why a result is not ranked; empty if it is ranked.
-
-    Args:
-        protocol: The cell's protocol.
-        labels_used: All labels that were used.
-        n_support: Shots x K, the labels that the protocol allows.
-        variant_reason: ``unranked`` of the method's variant.
-    """
+    """Why a result is not ranked; empty if it is. ``variant_reason`` is ``unranked`` of the method's variant."""
     reasons = [variant_reason] if variant_reason else []
     if protocol.data.selection == "paper-val":
         reasons.append("selection on query labels (paper-val)")

@@ -26,7 +26,7 @@ def remote_work(job: Job, number: int, variables: Mapping[str, str]) -> None:
 
 
 class _ClusterPool:
-    """Common parts of the pools; ``options`` go to the cluster's package, which may refuse them (`ConfigError`)."""
+    """Common parts of the pools. A `ConfigError` says which package is missing, or which option it refuses."""
 
     def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
         self._job = job
@@ -52,9 +52,6 @@ class SlurmPool(_ClusterPool):
 
     The options are those of submitit's ``update_parameters`` (``slurm_partition=gpu``, ``timeout_min=600``,
     ``gpus_per_node=1``); ``cluster=local`` runs submitit's local processes instead.
-
-    Raises:
-        ConfigError: If submitit is not installed or refuses an option.
     """
 
     def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
@@ -63,7 +60,6 @@ class SlurmPool(_ClusterPool):
         self._folder = job.results / "logs" / "submitit"
 
     def __enter__(self) -> Self:
-        """Submit the workers."""
         given = {name: int(value) if value.isdigit() else value for name, value in self._options.items()}
         parameters = {"timeout_min": 24 * 60, "cpus_per_task": self._job.execution.threads, **given}
         try:
@@ -77,7 +73,6 @@ class SlurmPool(_ClusterPool):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Cancel the remaining tasks."""
         for task in self._tasks:
             if not task.done():
                 task.cancel()
@@ -97,9 +92,6 @@ class RayPool(_ClusterPool):
     """Workers as Ray tasks.
 
     The options are those of ``ray.init`` (``address=auto``), and ``num_gpus``, which each worker reserves.
-
-    Raises:
-        ConfigError: If ray is not installed or refuses an option.
     """
 
     def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
@@ -107,21 +99,18 @@ class RayPool(_ClusterPool):
         self._ray = _import("ray", "ray")
 
     def __enter__(self) -> Self:
-        """Connect and submit the workers."""
         gpus = float(self._options.pop("num_gpus", 0))
         try:
             self._ray.init(runtime_env={"env_vars": self._variables}, log_to_driver=False, **self._options)
         except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"--executor ray: {error}. Check --executor-options.") from error
-        # Without retries: a worker whose machine died must not be restarted by Ray, because the other workers
-        # compute its cells.
+        # Without retries: if the machine of a worker dies, the other workers compute its cells.
         threads = self._job.execution.threads
         remote = self._ray.remote(remote_work).options(num_cpus=threads, num_gpus=gpus, max_retries=0)
         self._tasks = [remote.remote(self._job, number, self._variables) for number in range(self._count)]
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Cancel the remaining tasks and disconnect."""
         for task in self._tasks:
             self._ray.cancel(task, force=True)
         self._tasks.clear()

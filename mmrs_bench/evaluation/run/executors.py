@@ -27,31 +27,17 @@ EXECUTORS = {
 
 
 def make_pool(executor: str, job: Job, workers: int, options: Mapping[str, str]) -> Pool:
-    """Create the pool of an executor.
-
-    Raises:
-        ConfigError: If the executor is unknown, its package is not installed, or it has no such option.
-    """
+    """Create the pool of an executor; a `ConfigError` says what is unknown or not installed."""
     if executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS)
     module, _, name = EXECUTORS[executor].partition(":")
     return cast("Pool", getattr(import_module(module), name)(job, workers, options))
 
 
-def execute(
-    job: Job,
-    pool: Pool,
-    *,
-    on_stage: StageListener,
-    on_outcome: Callable[[Cell, Path], None],
-) -> None:
+def execute(job: Job, pool: Pool, *, on_stage: StageListener, on_outcome: Callable[[Cell, Path], None]) -> None:
     """Run a job until every cell has an outcome or no worker is left.
 
-    Args:
-        job: The job.
-        pool: Its workers, not yet started.
-        on_stage: Callback for the progress of cells, as far as the executor reports it.
-        on_outcome: Called once per cell with the path of its record or failure record, in order of appearance.
+    ``on_outcome`` is called once per cell with the path of its record or failure record.
 
     Raises:
         BenchError: If workers cannot run at all. A failed cell is an outcome, not an error.

@@ -1,8 +1,7 @@
-"""Jobs: the cells of one run, and how several workers share them through one results folder.
+"""Jobs: the cells of one run, which several workers share through one results folder.
 
-There is no scheduler. A worker takes the first cell that has no outcome and that no other worker has locked, and
-repeats this until every cell has an outcome. The operating system releases a lock when its process dies. So a killed
-run leaves nothing to clean up, and two runs on one folder share the work.
+There is no scheduler. A worker repeatedly takes the first cell that has no outcome and no lock. The operating system
+releases a lock when its process dies, so a killed run leaves nothing to clean up, and two runs share the work.
 """
 
 from __future__ import annotations
@@ -47,13 +46,10 @@ class Job:
     """The input of every worker of a run.
 
     Attributes:
-        results: The results folder.
         cells: The cells to compute; cells that have an outcome are skipped.
-        execution: How to compute them.
         keep_going: Whether to compute the remaining cells after one has failed.
         stale: Outcomes of earlier runs that are computed again, as path -> modification time in ns.
         compute: ``module:function`` of the `CellFunction`; only workers import it.
-        run_id: Identifies this run among others on the same folder.
     """
 
     results: Path
@@ -136,10 +132,7 @@ def work(job: Job, on_stage: StageListener, worker: int = 0) -> None:
 
     A cell that has to wait for another process is deferred until no other cell is left to compute.
 
-    Args:
-        job: The job.
-        on_stage: Callback for stage progress.
-        worker: Number of this worker. Workers start with different scenes, because each keeps the scene it loaded.
+    Workers with different numbers start with different scenes, because each keeps the scene that it loaded.
 
     Raises:
         BenchError: If an outcome cannot be written.

@@ -34,10 +34,7 @@ class LocalPool:
     """Processes of this machine, which compute one cell at a time each.
 
     A worker that dies is replaced, and its cell fails (see `mmrs_bench.evaluation.run.jobs.work`). All workers end
-    with this process, even if it is killed.
-
-    Raises:
-        ConfigError: If options are given; there are none.
+    with this process, even if it is killed. There are no options.
     """
 
     def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
@@ -50,7 +47,6 @@ class LocalPool:
         self._early_deaths = 0
 
     def __enter__(self) -> Self:
-        """Start the workers."""
         try:
             for number in range(self._count):
                 self._start(number)
@@ -60,12 +56,11 @@ class LocalPool:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Terminate all workers; kill those that ignore termination."""
         for worker in self._workers.values():
             worker.process.terminate()
         for worker in self._workers.values():
             worker.process.join(5)
-            if worker.process.exitcode is None:
+            if worker.process.exitcode is None:  # it ignores termination
                 worker.process.kill()
                 worker.process.join()
             self._close(worker)

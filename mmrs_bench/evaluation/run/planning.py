@@ -47,13 +47,7 @@ def state_of(results: Path, cell: Cell) -> State:
 
 
 def make_plan(results: Path, cells: Iterable[Cell], records: Sequence[Record]) -> list[PlannedCell]:
-    """State and expected time of every cell.
-
-    Args:
-        results: The results folder.
-        cells: The cells.
-        records: The records of the folder, whose times are used for the estimates.
-    """
+    """State and expected time of every cell; the estimates are based on the times of ``records``."""
     similar: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         similar[_kind(record.protocol)].append(record)
@@ -80,10 +74,9 @@ def _kind(protocol: ProtocolConfig) -> tuple[str, str, str]:
 
 
 def _estimate(cell: Cell, records: list[Record]) -> float | None:
-    """Mean seconds of the most similar records.
+    """Mean seconds of the records of the same scene, if any, and the same shots, if any.
 
-    Records of the same scene are preferred, then those with the same number of shots. The time of a record of
-    another scene is scaled by the number of scored pixels.
+    The time of a record of another scene is scaled by the number of scored pixels.
     """
     if not records:
         return None

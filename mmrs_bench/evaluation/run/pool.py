@@ -23,11 +23,9 @@ class Pool(Protocol):
     `mmrs_bench.errors.ConfigError` for one that it does not have.
     """
 
-    def __enter__(self) -> Self:
-        """Start the workers."""
+    def __enter__(self) -> Self: ...
 
-    def __exit__(self, *error: object) -> None:
-        """End the workers."""
+    def __exit__(self, *error: object) -> None: ...
 
     def poll(self) -> list[Stage]:
         """Wait briefly, remove or replace workers that ended, and return the progress they reported."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -21,15 +20,7 @@ STAGE_WIDTH = 60
 class RunDisplay:
     """Progress of a run. Its methods are callbacks of `mmrs_bench.evaluation.run.executors.execute`.
 
-    Args:
-        cells: Every cell of the run by key.
-        done: Number of cells that were finished before.
-        results: The results folder.
-        console: Where to print.
-
-    Attributes:
-        done: Number of cells that have a record.
-        failed: Number of cells that failed in this run.
+    ``done`` counts the cells that have a record, those of earlier runs included; ``failed`` counts failed cells.
     """
 
     def __init__(self, cells: Mapping[str, Cell], done: int, results: Path, console: Console) -> None:
@@ -52,14 +43,10 @@ class RunDisplay:
         self._ended: set[str] = set()
 
     def __enter__(self) -> Self:
-        """Show the bars."""
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bars; the lines remain."""
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
     def on_stage(self, key: str, stage: str, done: float) -> None:

@@ -37,14 +37,7 @@ class Fitted(NamedTuple):
 def run_cell(
     cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Record:
-    """Compute one cell.
-
-    Args:
-        cell: The cell.
-        execution: How to compute it.
-        results: The results folder; training logs are written to its subfolder ``work``.
-        progress: Callback for stage progress.
-        wait: See `mmrs_bench.methods.base.RunContext`.
+    """Compute one cell; training logs are written to the subfolder ``work`` of the results folder.
 
     Raises:
         BenchError: If data or settings are wrong, or the training fails.

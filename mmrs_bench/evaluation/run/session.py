@@ -34,18 +34,10 @@ def run_cells(
     force: bool = False,
     compute: str = RUN_CELL,
 ) -> int:
-    """Compute the cells that have no record, with progress on standard error.
+    """Compute the cells that have no record (with ``force``, all cells), with progress on standard error.
 
-    Args:
-        cells: The cells.
-        results: The results folder.
-        execution: How to compute them.
-        workers: Number of workers.
-        executor: A name in `mmrs_bench.evaluation.run.executors.EXECUTORS`.
-        executor_options: Options of the executor.
-        keep_going: Whether to compute the remaining cells after one has failed.
-        force: Whether to compute cells that have a record, too.
-        compute: As `Job.compute`.
+    ``keep_going`` and ``compute`` are those of `Job`, ``executor`` is a name in
+    `mmrs_bench.evaluation.run.executors.EXECUTORS`.
 
     Returns:
         0 if every cell has a record, 1 if cells failed, 130 after Ctrl-C.
@@ -96,11 +88,7 @@ def _report_end(job: Job, display: RunDisplay, total: int) -> int:
 
 
 def worker_count(workers: int | None, device: str) -> int:
-    """Number of workers: ``workers``, or by default one per usable core, and one on a GPU.
-
-    Raises:
-        ConfigError: If ``workers`` is smaller than 1.
-    """
+    """Number of workers: ``workers`` (at least 1), or by default one per usable core, and one on a GPU."""
     if workers is not None and workers < 1:
         raise ConfigError(f"workers {workers}: at least one worker is needed; give --workers 1 or more")
     return workers or (usable_cores() if device == "cpu" else 1)
@@ -112,12 +100,7 @@ def check_writable(results: Path) -> None:
 
 
 def provide_data(cells: Iterable[Cell], display: RunDisplay) -> None:
-    """Fetch and verify the files of all real scenes once, before any worker starts.
-
-    Raises:
-        FetchError: If files are missing and cannot be fetched.
-        DataError: If files disagree with the manifest.
-    """
+    """Fetch and verify the files of all real scenes; a `DataError` names what is missing or wrong."""
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         manifest = load_manifest(dataset)
         if not manifest.simulated:

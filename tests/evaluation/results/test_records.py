@@ -21,7 +21,6 @@ from mmrs_bench.evaluation.results import records as store
 from mmrs_bench.evaluation.results.metrics import METRICS, Metric, metric_value, scores
 from mmrs_bench.evaluation.results.records import (
     failure_path,
-    find_record,
     load_failures,
     load_record,
     load_records,
@@ -66,21 +65,6 @@ def test_the_path_names_the_cell_and_is_unique(tmp_path: Path) -> None:
     assert record_path(tmp_path, other) != path
     odd = record_path(tmp_path, make_protocol("cnn", variant="../../x y"))
     assert odd.resolve().is_relative_to(tmp_path.resolve() / "records" / "town-r1")
-
-
-def test_records_are_found_by_key_without_reading_them(tmp_path: Path) -> None:
-    paths = {}
-    for draw in range(4):
-        record = make_record(draw=draw)
-        paths[record.key] = save_record(tmp_path, record)
-    for key, path in paths.items():
-        path.write_text("unreadable")
-        assert find_record(tmp_path, key) == path
-        assert find_record(tmp_path, key[:12]) == path
-    with pytest.raises(RecordError, match="no record with key 'feedfeed'"):
-        find_record(tmp_path, "feedfeed")
-    with pytest.raises(RecordError, match="4 records have keys that start with ''; give all digits"):
-        find_record(tmp_path, "")
 
 
 def test_equal_records_give_equal_bodies_and_files(tmp_path: Path) -> None:
