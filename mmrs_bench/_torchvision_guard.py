@@ -1,9 +1,8 @@
 """Makes a CUDA build of torchvision importable together with a CPU build of torch.
 
 PyPI's torchvision is built for CUDA. With a CPU build of torch its import raises ``operator torchvision::nms does not
-exist``; then lightning, torchmetrics, open_clip, diffusers and peft cannot be imported either. It is enough to declare
-the schemas of the two missing operators, which this package never calls. An import hook declares them when torchvision
-is first imported, so that commands without torch need not import it.
+exist``, and lightning and other packages cannot be imported either. An import hook declares the schemas of the two
+missing operators, which this package never calls, when torchvision is first imported.
 """
 
 from __future__ import annotations

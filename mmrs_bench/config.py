@@ -17,10 +17,9 @@ PixelScope = Literal["scene", "train-blocks", "support"]
 Selection = Literal["last", "support-cv", "paper-val"]
 BudgetName = Literal["smoke", "quick", "paper"]
 
-#: Largest number of scored query pixels by budget; None scores all. Papers need all.
+#: Largest number of scored query pixels by budget; None scores all.
 QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 20_000, "paper": None}
 
-#: Default folder of results.
 DEFAULT_RESULTS = Path("results")
 KEY_DIGITS = 16
 
@@ -141,7 +140,7 @@ class MethodSpec(_Frozen):
         reference: Paper or library.
         selections: Supported selection rules, the default first.
         uses_unlabelled: Whether the method trains on unlabelled pixels.
-        external_data: Training data of pretrained weights (``none``, ``ImageNet``, ``CLIP``).
+        external_data: Training data of pretrained weights.
         needs_weights: Required weights, by name in ``data_manifests/weights.yaml``.
         config: All settings with their defaults.
         variants: Variants by name; ``default`` always exists.

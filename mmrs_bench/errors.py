@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Base of all errors caused by input, files or settings."""
+    """Base class: an error in input, files or settings."""
 
 
 class ConfigError(BenchError):

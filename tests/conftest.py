@@ -1,4 +1,4 @@
-"""Fixtures that several parts of the suite share."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real measurements beside the checkout; tests that need it skip where it is absent."""
+    """Folder of real measurements beside the checkout; tests that need it are skipped without it."""
     if not SHARED_DATA.is_dir():
         pytest.skip("the real data beside the checkout (../shared/data) is absent")
     return SHARED_DATA
@@ -22,7 +22,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path: Path) -> Iterator[None]:
-    """Keep every test out of the user's data and cache folders, a test that undoes its own patches too."""
+    """Give every test its own data and cache folders, even if the test undoes its own patches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMRS_BENCH_DATA", str(tmp_path / "data-root"))
         patch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "cache-root"))

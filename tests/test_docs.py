@@ -1,4 +1,4 @@
-"""The documentation's examples are true: links lead somewhere, cards and commands exist."""
+"""The documentation: links, make targets and the example card are valid."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import yaml
 from mmrs_bench.config import MethodSpec
 from mmrs_bench.paths import REPOSITORY
 
-PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_linked_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -30,7 +30,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_hold_no_machine_paths(page: Path) -> None:
+def test_pages_contain_no_paths_of_one_machine(page: Path) -> None:
     assert not re.search(r"(?<![\w.])/(home|root|work|tmp)/", page.read_text())
 
 
@@ -40,4 +40,4 @@ def test_the_example_card_is_a_valid_card() -> None:
     assert card is not None
     fields = yaml.safe_load(card[1])
     assert MethodSpec.model_validate(fields).variants["as-released"].unranked
-    assert set(fields) >= set(MethodSpec.model_fields) - {"needs_weights"}, "the example shows every field"
+    assert set(fields) >= set(MethodSpec.model_fields) - {"needs_weights"}, "the example has every field"

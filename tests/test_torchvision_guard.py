@@ -1,11 +1,9 @@
-"""The guard lets a CUDA torchvision be imported beside a CPU torch, and does nothing where they match."""
+"""The guard makes a CUDA torchvision importable with a CPU torch, and does nothing if they match."""
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +25,7 @@ CPU_VISION = "__version__ = '0.28.0+cpu'\n"
         ("", CUDA_VISION, False),
     ],
 )
-def test_needed_only_for_a_cpu_torch_beside_a_cuda_torchvision(
+def test_the_guard_is_needed_only_for_a_cpu_torch_with_a_cuda_torchvision(
     torch_text: str, vision_text: str, expected: bool
 ) -> None:
     assert guard.needed(torch_text, vision_text) is expected
@@ -37,15 +35,9 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
 
 
-def _mismatch_is_installed() -> bool:
-    if importlib.util.find_spec("torchvision") is None:
-        return False
-    return guard.needed(guard._version_text("torch"), guard._version_text("torchvision"))
-
-
 def test_the_real_mismatch_fails_without_the_guard_and_works_with_it() -> None:
-    if not _mismatch_is_installed():
-        pytest.skip("torch and torchvision match in this environment, so there is nothing to guard")
+    if not guard.needed(guard._version_text("torch"), guard._version_text("torchvision")):
+        pytest.skip("torch and torchvision match in this environment")
     assert "torchvision::nms does not exist" in run("import torchvision").stderr
     guarded = run("import mmrs_bench, torchvision, lightning; print(torchvision.__name__)")
     assert guarded.stdout.strip() == "torchvision", guarded.stderr
@@ -55,19 +47,23 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert run("import sys, mmrs_bench; print('torch' in sys.modules)").stdout.strip() == "False"
 
 
-def test_nothing_is_installed_where_the_versions_match(monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, torch_text: str, vision_text: str) -> None:
+    """Pretend that these versions are installed and torchvision is not imported."""
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    monkeypatch.setattr(guard, "_version_text", {"torch": CPU_TORCH, "torchvision": CPU_VISION}.__getitem__)
+    monkeypatch.setattr(guard, "_version_text", {"torch": torch_text, "torchvision": vision_text}.__getitem__)
+
+
+def test_no_import_hook_is_installed_if_the_versions_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, CPU_TORCH, CPU_VISION)
     before = list(sys.meta_path)
     assert guard.install() is False
     assert sys.meta_path == before
 
 
-def test_the_finder_declares_the_schemas_once_and_steps_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_import_hook_declares_the_schemas_once_and_removes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(guard, "declare_schemas", lambda: calls.append(1))
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    monkeypatch.setattr(guard, "_version_text", {"torch": CPU_TORCH, "torchvision": CUDA_VISION}.__getitem__)
+    pretend(monkeypatch, CPU_TORCH, CUDA_VISION)
     assert guard.install() is True
     finder = sys.meta_path[0]
     assert finder.find_spec("something_else", None) is None

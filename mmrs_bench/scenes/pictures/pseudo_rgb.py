@@ -11,8 +11,7 @@ from mmrs_bench.scenes.scene import FloatArray, Scene
 
 #: Wavelengths of the colours in nm; the nearest bands are used.
 COLOURS_NM = {"red": 640.0, "green": 550.0, "blue": 460.0}
-#: Largest distance of a band from its colour in nm: less than half the distance between two colours, so that no band is
-#: used twice; more than the differences between common multispectral sensors.
+#: Largest distance of a band from its colour in nm, less than half the distance between two colours.
 MAX_DISTANCE_NM = 40.0
 #: Percentiles of a band, over the whole scene, that become 0 and 1.
 STRETCH = (2.0, 98.0)
@@ -64,9 +63,6 @@ def pseudo_rgb(scene: Scene) -> FloatArray:
 
     Each band is scaled linearly from its 2nd to its 98th percentile over the whole scene, without labels, and clipped.
     A band with equal percentiles becomes 0.
-
-    Args:
-        scene: The scene, not normalised.
 
     Returns:
         (height, width, 3) float32.

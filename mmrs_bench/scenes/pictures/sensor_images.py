@@ -48,8 +48,7 @@ def sensor_images(scene: Scene, modalities: Collection[str] | None = None) -> di
         modalities: Modalities that the method uses; None uses all.
 
     Returns:
-        Pictures (height, width, 3) float32 in [-1, 1] by name: those of the HSI, then the others in the manifest's
-        order.
+        Pictures (height, width, 3) float32 by name: those of the HSI, then the others in the manifest's order.
 
     Raises:
         ConfigError: If a modality is unknown or unsupported, the HSI's colours are not defined (see `rgb_bands`), or a

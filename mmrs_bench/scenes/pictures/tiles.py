@@ -18,12 +18,10 @@ from mmrs_bench.scenes.scene import IntArray
 
 
 class Places(NamedTuple):
-    """Positions of pixels in tiles, one entry for each pair of a pixel and a tile that contains it.
+    """Positions of pixels in tiles, for each pair of a pixel and a tile that contains it (pairs,).
 
-    Attributes:
-        pixel: Position of the pixel in the given array (pairs,), ascending.
-        tile: Number of the tile (pairs,), ascending for each pixel.
-        place: Flat index in the tile (pairs,), ``row * s + column``.
+    ``pixel`` is the position of the pixel in the given array, ascending; ``tile`` the number of the tile, ascending for
+    each pixel; ``place`` the flat index in the tile, ``row * s + column``.
     """
 
     pixel: IntArray
@@ -41,8 +39,7 @@ class TileGrid:
     ``ceil(tile / stride) ** 2`` tiles.
 
     Attributes:
-        height: Rows of the raster.
-        width: Columns of the raster.
+        height, width: Size of the raster in pixels.
         tile: Side of a tile in pixels.
         stride: Distance in pixels between neighbouring tiles, at most ``tile``.
 
@@ -71,37 +68,25 @@ class TileGrid:
                 f"needs at least {smallest}; use a larger scene or smaller tiles"
             )
 
-    @property
-    def rows(self) -> int:
-        """Number of tiles from top to bottom."""
-        return self._count(self.height)
-
-    @property
-    def columns(self) -> int:
-        """Number of tiles from left to right."""
-        return self._count(self.width)
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and columns of tiles."""
+        rows, columns = (1 + max(0, -(-(side - self.tile) // self.stride)) for side in (self.height, self.width))
+        return rows, columns
 
     def __len__(self) -> int:
-        return self.rows * self.columns
-
-    def _count(self, side: int) -> int:
-        return 1 + max(0, -(-(side - self.tile) // self.stride))
+        return self.shape[0] * self.shape[1]
 
     @cached_property
     def origins(self) -> IntArray:
         """Row and column (len(self), 2) of the upper left pixel of every tile."""
-        rows, columns = np.divmod(np.arange(len(self), dtype=np.int64), self.columns)
+        rows, columns = np.divmod(np.arange(len(self), dtype=np.int64), self.shape[1])
         return np.stack([rows, columns], axis=1) * self.stride
 
     def cut(self, image: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """Tiles of an image.
+        """Tiles (n, c, s, s) of an image (height, width, c), on its device, with its type.
 
-        Args:
-            image: (height, width, c) on any device.
-            numbers: Numbers of the tiles (n,) int64; repetitions are permitted.
-
-        Returns:
-            (n, c, s, s) on the image's device, with its type.
+        ``numbers`` (n,) int64 may contain repetitions.
 
         Raises:
             ConfigError: If the image has another size, or a tile does not exist.
@@ -120,20 +105,17 @@ class TileGrid:
         return tiles.permute(0, 3, 1, 2).contiguous()
 
     def tiles_of(self, pixels: IntArray) -> Places:
-        """All tiles that contain the pixels, and the pixels' positions in them; reflections do not count.
-
-        Args:
-            pixels: Flat indices (n,) of the raster, in any order.
+        """All tiles that contain pixels (n,), given as flat indices of the raster; reflections do not count.
 
         Raises:
             ConfigError: If a pixel is outside the raster.
         """
         _check_range("pixels", pixels, self.height * self.width)
         rows, columns = np.divmod(pixels, self.width)
-        tile_rows, inside_rows, row_found = self._candidates(rows, self.rows)
-        tile_columns, inside_columns, column_found = self._candidates(columns, self.columns)
+        tile_rows, inside_rows, row_found = self._candidates(rows, self.shape[0])
+        tile_columns, inside_columns, column_found = self._candidates(columns, self.shape[1])
         # (n, k, k): every candidate row of tiles with every candidate column.
-        tiles = tile_rows[:, :, None] * self.columns + tile_columns[:, None, :]
+        tiles = tile_rows[:, :, None] * self.shape[1] + tile_columns[:, None, :]
         places = inside_rows[:, :, None] * self.tile + inside_columns[:, None, :]
         pixel, first, second = np.nonzero(row_found[:, :, None] & column_found[:, None, :])
         return Places(pixel, tiles[pixel, first, second], places[pixel, first, second])

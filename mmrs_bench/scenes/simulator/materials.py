@@ -142,11 +142,7 @@ def random_material(name: str, nm: Spectrum) -> Spectrum:
 
 
 def reflectance(mixture: Mapping[str, float], nm: Spectrum) -> Spectrum:
-    """Reflectance (bands,) of a linear mixture of materials.
-
-    Args:
-        mixture: Fractions by material name; ``"random:NAME"`` is a `random_material`.
-        nm: Wavelengths in nm (bands,).
+    """Reflectance (bands,) of a linear mixture: fractions by material; ``"random:NAME"`` is a `random_material`.
 
     Raises:
         ConfigError: If a material is unknown or the sum of the fractions is not 1.

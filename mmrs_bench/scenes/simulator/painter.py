@@ -16,7 +16,6 @@ from mmrs_bench.scenes.simulator.profiles import Profile
 UNASSIGNED = -1
 #: Largest area of a class that is no parcel, in pixels per labelled pixel.
 MAX_AREA_PER_LABEL = 20
-#: Largest number of lines in a network.
 MAX_LINES = 10_000
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.intp]
@@ -60,10 +59,7 @@ LAYOUTS["houston2013-original"] = LAYOUTS["houston2013"]
 
 
 def smooth_field(shape: tuple[int, int], length: float, *address: str | int) -> Field:
-    """A periodic Gaussian random field (height, width), float32: mean 0, variance 1, Gaussian correlation.
-
-    It is white noise after a Gaussian filter with a standard deviation of ``length`` pixels.
-    """
+    """Periodic white noise after a Gaussian filter of standard deviation ``length``, scaled to variance 1 (float32)."""
     noise = fft.rfft2(numpy_generator(*address).standard_normal(shape))
     rows, columns = (np.exp(-2.0 * (np.pi * length * fft.fftfreq(n)) ** 2) for n in shape)
     variance = np.mean(rows**2) * np.mean(columns**2)  # Parseval's theorem
@@ -78,11 +74,10 @@ def top_scoring(score: NDArray[np.floating], candidates: Pixels, count: int) -> 
 
 
 def shifted_from_sun(mask: Mask, steps: int) -> Mask:
-    """The mask shifted by ``steps`` pixels away from the sun (down and to the right), filled with False."""
+    """The mask shifted by ``steps`` >= 1 pixels away from the sun (down and to the right), filled with False."""
     rows, columns = round(0.8 * steps), round(0.6 * steps)
     out = np.zeros_like(mask)
-    if rows < mask.shape[0] and columns < mask.shape[1]:
-        out[rows:, columns:] = mask[: mask.shape[0] - rows, : mask.shape[1] - columns]
+    out[rows:, columns:] = mask[:-rows, :-columns]
     return out
 
 
@@ -124,7 +119,7 @@ class Painter:
         return smooth_field(self.shape, min(length, max(self.shape) / 4), *self.address, *purpose)
 
     def missing(self, k: int) -> int:
-        """Pixels that class ``k`` still needs to reach its area."""
+        """Pixels that class ``k`` still needs."""
         return self.target[k] - int(self.area[k])
 
     def unassigned(self, mask: Mask | bool = True) -> Pixels:

@@ -1,9 +1,7 @@
 """Upper bound on the accuracy of pixelwise classifiers on a simulated scene.
 
-Given the states of all pixels, the measurement ``x`` and the class ``k`` of a random labelled pixel follow the mixture
-``p(x, k) = 1/N sum over p in class k of p(x | p)``. The expected accuracy of a function of one pixel's values is at
-most ``integral of max_k p(x, k)``, even if the map, the states and the split are known, but not the pixel's neighbours
-or its position. The integral is estimated by Monte Carlo, as the mean of ``max_k p(k | x)``.
+It is the integral of ``max_k p(x, k)`` with ``p(x, k) = 1/N sum over p in class k of p(x | p)``, estimated by Monte
+Carlo as the mean of ``max_k p(k | x)``; see ``docs/simulated-scene.md``.
 """
 
 from __future__ import annotations
@@ -16,10 +14,9 @@ from numpy.typing import NDArray
 from mmrs_bench.scenes.scene import IntArray, PixelBound
 from mmrs_bench.scenes.simulator.sensors import Pixels, Sensor, Values
 
-#: Monte Carlo samples.
 SAMPLES = 4000
-#: Mixture components. Scenes with more labelled pixels use a subset of them, stratified by class. The integral is
-#: convex in the densities, so this raises its expectation only: the result remains an upper bound.
+#: Scenes with more labelled pixels use a subset of them as mixture components, stratified by class. The integral is
+#: convex in the densities, so this can only raise its expectation.
 COMPONENTS = 3000
 _BLOCK = 500
 
@@ -80,7 +77,7 @@ def pixel_bounds(
         sensors: Sensors by modality, in the scene's order.
         labels: Flat ground truth (pixels,), 0 unlabelled, 1..K.
         rng: Random generator of the estimate.
-        samples: Monte Carlo samples, distributed over the classes by their labelled shares (at least 50 each).
+        samples: Monte Carlo samples, in proportion to the class sizes (at least 50 each).
         components: See `COMPONENTS`.
     """
     names = tuple(sensors)

@@ -50,10 +50,8 @@ class Profile:
 
     Attributes:
         pattern: Regular expression, searched in the lower-case class name.
-        material: Fractions of materials.
-        variant: Material towards which pixels and polygons vary.
-        form: Shape in the map: agricultural ``parcel``, ``lake``, ``blob`` of trees, ``network`` of lines,
-            ``rectangle`` along the streets, or ``shadow`` beside rectangles.
+        material, variant: Fractions of materials: the mean, and the one towards which pixels and polygons vary.
+        form: Shape in the map; a ``network`` consists of lines, a ``shadow`` lies beside rectangles.
         size: Typical extent in pixels: line width, shorter side of a rectangle, correlation length of a blob.
     """
 
@@ -142,14 +140,11 @@ def _mix_with_other_material(profile: Profile, name: str) -> Profile:
 
 
 def class_profiles(names: Sequence[str], *, gsd_m: float = 1.0) -> list[Profile]:
-    """The appearance of every class of a scene, in the order of the names.
+    """The appearance of every class of a scene.
 
     The first row whose pattern occurs in the name applies; a name without one gets a random material that depends on
-    the name. If several classes match one row, each class after the first gets a quarter of another material.
-
-    Args:
-        names: Class names.
-        gsd_m: Ground sampling distance in m; from 10 m on `COARSE_PROFILES` come before `PROFILES`.
+    the name. If several classes match one row, each class after the first gets a quarter of another material. From a
+    ground sampling distance of 10 m on, `COARSE_PROFILES` come before `PROFILES`.
     """
     rows = (*COARSE_PROFILES, *PROFILES) if gsd_m >= COARSE_GSD_M else PROFILES
     profiles: list[Profile] = []

@@ -18,11 +18,11 @@ from mmrs_bench.scenes.simulator.profiles import Profile
 from mmrs_bench.scenes.simulator.sensors import GaussianSensor, Pixels, Sensor, Values, WishartSensor
 
 WIDE_BANDS = 160
-#: Relative amplitudes of the three spectral modes of a class: brightness, tilt, step towards its variant material.
+#: Relative amplitudes of the three spectral modes of a class: brightness, tilt, step towards its variant material. Then
+#: the shares of these amplitudes that vary smoothly and by polygon, and from pixel to pixel.
 AMPLITUDES = (0.1, 0.06, 0.3)
-#: Share of these amplitudes that varies smoothly and by polygon, and share that varies from pixel to pixel.
 SMOOTH_SHARE, PIXEL_SHARE = 0.35, 0.7
-#: Other materials inside single pixels, and the standard deviation of their fractions.
+#: Other materials in single pixels, with the standard deviation of their fractions.
 CLUTTER = ("foliage", "dry soil", "dry grass", "asphalt", "red tile")
 CLUTTER_SHARE = 0.07
 #: Noise of a band outside the atmosphere's absorption, in reflectance.
@@ -43,12 +43,10 @@ class PixelState:
     Attributes:
         profiles: Appearance of the K classes.
         classes: True class (pixels,).
-        abundances: Fraction of each class in a pixel after the sensor's point spread (pixels, K); rows sum to 1.
+        abundances: Fraction of each class in a pixel after the sensor's point spread (pixels, K).
         fields: Smooth unit-variance fields (3, pixels) that vary spectra and backscatter within classes.
-        light: Illumination by terrain (pixels,), about 1.
-        shadow: Whether a pixel lies in cast shadow (pixels,).
-        elevation: Height above ground in m (pixels,).
-        terrain: Height of the ground about its mean in m (pixels,); only a surface model measures it.
+        light, shadow: Illumination by terrain, about 1, and whether a pixel lies in cast shadow (pixels,).
+        elevation, terrain: Height above ground, and of the ground about its mean, in m (pixels,).
     """
 
     profiles: list[Profile]
@@ -121,18 +119,16 @@ def _spectral_modes(profile: Profile, nm: NDArray[np.float64]) -> Values:
 
 
 def hsi_sensor(state: PixelState, nm: NDArray[np.float64], scale: float) -> GaussianSensor:
-    """Imaging spectrometer: linear mixing, illumination, shadow, variation within classes, band noise.
-
-    ``nm`` are the band centres in nm (bands,); ``scale`` is a factor on what is independent from pixel to pixel.
-    """
+    """Imaging spectrometer with bands at ``nm``; ``scale`` is a factor on what is independent from pixel to pixel."""
     basis = np.stack([_spectral_modes(profile, nm) for profile in state.profiles])
     # Shaded pixels receive light from the sky only, which is blue.
     skylight = (0.22 + 0.28 * np.exp(-(nm - 400.0) / 250.0)).astype(np.float32)
-    smooth = np.array([SMOOTH_SHARE] * 3, dtype=np.float32)
 
     def mean(pixels: Pixels) -> Values:
         out = np.zeros((pixels.size, nm.size), dtype=np.float32)
-        weights = np.concatenate([np.ones((1, pixels.size), np.float32), smooth[:, None] * state.fields[:, pixels]])
+        weights = np.concatenate(
+            [np.ones((1, pixels.size), np.float32), np.float32(SMOOTH_SHARE) * state.fields[:, pixels]]
+        )
         abundances = state.abundances[pixels]
         for k in range(len(basis)):
             rows = np.flatnonzero(abundances[:, k])
@@ -156,10 +152,7 @@ def hsi_sensor(state: PixelState, nm: NDArray[np.float64], scale: float) -> Gaus
 
 
 def height_sensor(state: PixelState, channels: int, scale: float, *, surface: bool) -> GaussianSensor:
-    """Laser scanner or surface model: height in m and, as second channel, intensity in percent.
-
-    ``scale`` is a factor on the noise. With ``surface``, heights include the terrain.
-    """
+    """Laser scanner, or surface model with terrain: height in m and, as second channel, intensity in percent."""
     laser = np.array([LASER_NM])
     bright = np.array([100.0 * reflectance(p.material, laser)[0] for p in state.profiles], dtype=np.float32)
     scatter = np.array([p.height.scatter for p in state.profiles])

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +17,6 @@ from scipy.special import gammaln
 Values = NDArray[np.float32]
 Pixels = NDArray[np.intp]
 LogDensity = NDArray[np.float64]
-
-
-class Sensor(Protocol):
-    """Interface of a sensor."""
-
-    @property
-    def channels(self) -> int:
-        """Number of channels of the image."""
-
-    def sample(self, pixels: Pixels, rng: np.random.Generator) -> Values:
-        """One random measurement of each of ``pixels`` (n,): (n, channels)."""
-
-    def log_density(self, values: Values, pixels: Pixels) -> LogDensity:
-        """Log density (m, n) of each of ``values`` (m, channels) at each of ``pixels`` (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +94,7 @@ class WishartSensor:
 
     @property
     def channels(self) -> int:
-        """VV, VH, and the real and imaginary part of the off-diagonal element."""
+        """Number of channels of the image."""
         return 4
 
     def sample(self, pixels: Pixels, rng: np.random.Generator) -> Values:
@@ -139,3 +124,6 @@ class WishartSensor:
         constant = 2 * looks * np.log(looks) - np.log(np.pi) - gammaln(looks) - gammaln(looks - 1.0)
         scores = (looks - 2.0) * np.log(measured)[:, None] + constant - looks * (x @ inverse)
         return np.asarray(scores - looks * np.log(determinant))
+
+
+Sensor = GaussianSensor | WishartSensor

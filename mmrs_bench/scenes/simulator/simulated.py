@@ -21,7 +21,6 @@ from mmrs_bench.scenes.simulator.profiles import class_profiles
 from mmrs_bench.scenes.simulator.radiometry import make_sensor, pixel_state
 from mmrs_bench.scenes.simulator.sensors import Sensor
 
-#: Factor on the noise of all modalities except the ``dominant`` one.
 DOMINATED_NOISE = 8.0
 _BLOCK_ROWS = 64
 _CACHED_SCENES = 2
@@ -32,8 +31,7 @@ class SimulationOptions(BaseModel):
     """Settings under ``generator.options`` of a simulated manifest.
 
     Attributes:
-        noise: Factor on everything that varies independently from pixel to pixel; smaller is easier. SAR has
-            ``1 + 3 / noise**2`` looks.
+        noise: Factor on everything that is independent from pixel to pixel; SAR has ``1 + 3 / noise**2`` looks.
         dominant: Modality that keeps its noise, while all others get `DOMINATED_NOISE` times theirs.
     """
 

@@ -35,7 +35,7 @@ def slow_places(grid: TileGrid, pixels: list[int]) -> Places:
 )
 def test_the_number_of_tiles_is_that_of_the_released_code(height: int, width: int, rows: int, columns: int) -> None:
     grid = TileGrid(height, width)
-    assert (grid.rows, grid.columns, len(grid)) == (rows, columns, rows * columns)
+    assert (*grid.shape, len(grid)) == (rows, columns, rows * columns)
     assert grid.origins.tolist() == [[32 * row, 32 * column] for row in range(rows) for column in range(columns)]
 
 
