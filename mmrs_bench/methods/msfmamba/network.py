@@ -1,4 +1,4 @@
-"""MSFMamba: two modalities through spatial, spectral and fusing selective scans.
+"""The network of MSFMamba: two modalities through spatial, spectral and fusion selective scans.
 
 Letters: b batch, c channels, d width, h w space, n pixels (h w), k classes, L layers.
 
@@ -18,19 +18,19 @@ from mmrs_bench.models.mamba import BIDIRECTIONAL, FusionBlock, MambaBlock, Mult
 
 #: Channels of the 3-D convolutions.
 VOLUME_MAPS = 8
-#: Channels that the first 3-D convolution spans; each further one spans 2 fewer.
+#: Channels that the first 3-D convolution spans; each further convolution spans 2 fewer.
 SPECTRAL_KERNEL = 9
-#: Smallest side that the scans work on: below it a spectral scan has a single pixel to normalise over.
+#: Smallest side of the scanned windows; below it, a spectral scan normalises over a single pixel.
 SMALLEST_SCANNED = 3
 
 
 class SpectralStem(nn.Module):
-    """3-D convolutions over neighbouring channels and pixels, without padding, then a mixture of what they give.
+    """3-D convolutions over channels and pixels, without padding, then a 1 x 1 convolution.
 
     Args:
-        channels: c, at least 1; a kernel never spans more channels than are left.
+        channels: c; kernels span at most the channels that remain.
         width: d.
-        layers: L; each takes a pixel off every side of the window.
+        layers: L; each removes a pixel at every side of the window.
     """
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
@@ -50,7 +50,7 @@ class SpectralStem(nn.Module):
 
 
 class PlainStem(nn.Sequential):
-    """As many 2-D convolutions without padding: (b, c, h, w) -> (b, d, h - 2 L, w - 2 L); arguments as above."""
+    """2-D convolutions without padding, (b, c, h, w) -> (b, d, h - 2 L, w - 2 L); arguments as of `SpectralStem`."""
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
         inputs = [channels, *[width] * (layers - 1)]
@@ -59,15 +59,14 @@ class PlainStem(nn.Sequential):
 
 
 class SpectralBlock(nn.Module):
-    """A Mamba block along the channels, forth and back; what is read at each channel is its map over the window.
+    """A Mamba block along the channels in both directions; the vector at each channel is its map over the window.
 
     Args:
         pixels: n.
-        states, expand: As of `MambaBlock`.
+        states, expand: See `MambaBlock`.
 
     Reference: MSFMamba, spectral Mamba block.
-    Deviation: axes are exchanged; the released code reshapes them instead, which deals the values of one pixel out to
-    several.
+    Deviation: axes are transposed; the released code reshapes, which mixes the values of different pixels.
     """
 
     def __init__(self, pixels: int, *, states: int, expand: float) -> None:
@@ -82,12 +81,12 @@ class SpectralBlock(nn.Module):
 
 
 class MSFMambaLayer(nn.Module):
-    """Spatial scans of both modalities, a spectral one of the first, and the fusing ones.
+    """Spatial scans of both modalities, a spectral scan of the first one, and fusion scans.
 
     Args:
         width: d, of both modalities.
         pixels: n.
-        states, expand: As of `MambaBlock`.
+        states, expand: See `MambaBlock`.
     """
 
     def __init__(self, width: int, pixels: int, *, states: int, expand: float) -> None:
@@ -101,7 +100,7 @@ class MSFMambaLayer(nn.Module):
         self.fuse = FusionBlock((width, width), states=states, expand=expand)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows of the first and the second modality, each (b, d, h, w), to the same."""
+        """Windows of the first and the second modality, each (b, d, h, w) -> the same shapes."""
         fused: tuple[Tensor, Tensor] = self.fuse(self.first(x), self.second(y))
         return fused
 
@@ -109,30 +108,25 @@ class MSFMambaLayer(nn.Module):
 class MSFMamba(nn.Module):
     """Classifies windows of a hyperspectral and a second modality.
 
-    The hyperspectral window goes through 3-D, the other through 2-D convolutions, then both through the layers; the
-    head sees every pixel of both. A third modality and those after it are stacked on the second as further channels.
+    The first window goes through 3-D convolutions, the second through 2-D ones, then both through the layers; the head
+    is connected to every pixel of both. Further modalities are stacked on the second one.
 
     Parameters with 30 + 4 channels, side 11, 10 classes and the defaults: 343,632, of which the head has 103,690; with
     two layers 540,638.
 
     Args:
-        channels: Channels by modality, two or more; the first is the hyperspectral one, as a rule 30 principal
-            components.
-        side: Window side in pixels; one below 2 L + 3 is padded to that with its own border.
+        channels: Channels by modality, at least two modalities; the first is the hyperspectral one.
+        side: Window side in pixels; smaller sides than 2 L + 3 are padded to that with their border.
         num_classes: k.
         width: d.
-        layers: L, of convolutions and of scans, at least 1; as released, 2 for Berlin and Houston2018, 1 for Augsburg
-            and Houston2013.
-        states: s, states per channel; as released 16, and 8 for Augsburg.
+        layers: L, of convolutions and of scans; as released, 2 for Berlin and Houston2018, 1 for Augsburg and
+            Houston2013.
+        states: States per channel; as released 16, and 8 for Augsburg.
         expand: Inner channels of a block per channel.
 
-    Raises:
-        ValueError: If there are fewer than two modalities.
-
     Reference: MSFMamba (Gao et al. 2025); kernels, states, expansion and layers as in the released code.
-    Deviation: axes are exchanged where the released code reshapes (`SpectralBlock`); all convolutions come before all
-    scans, where the released code alternates them; widths and maps are ours; blocks are those of
-    `mmrs_bench.models.mamba`, whose deviations they share.
+    Deviation: all convolutions come before all scans, where the released code alternates them; widths and maps are
+    ours. See also `SpectralBlock` and the blocks of `mmrs_bench.models.mamba`.
     """
 
     def __init__(
@@ -147,11 +141,6 @@ class MSFMamba(nn.Module):
         expand: float = 0.75,
     ) -> None:
         super().__init__()
-        if len(channels) < 2:
-            raise ValueError(
-                f"MSFMamba fuses two modalities or more, but this scene has {', '.join(channels) or 'none'} alone; "
-                "take a method for one modality"
-            )
         self.side = side
         self.modalities = tuple(channels)
         scanned = max(side - 2 * layers, SMALLEST_SCANNED)
@@ -168,21 +157,19 @@ class MSFMamba(nn.Module):
         """Logits (b, k) of windows, per modality (b, c, side, side).
 
         Raises:
-            ValueError: If a window is of another side than the model was made for.
+            ValueError: If windows have another side than that of the network.
         """
-        first, *others = (self._take(name, windows[name]) for name in self.modalities)
+        first, *others = (self._padded(name, windows[name]) for name in self.modalities)
         x, y = self.first_stem(first), self.second_stem(torch.cat(others, dim=1))
         for layer in self.layers:
             x, y = layer(x, y)
         logits: Tensor = self.head(torch.cat([x, y], dim=1).flatten(1))
         return logits
 
-    def _take(self, name: str, window: Tensor) -> Tensor:
+    def _padded(self, name: str, window: Tensor) -> Tensor:
         if window.shape[2:] != (self.side, self.side):
-            raise ValueError(
-                f"windows of {name} are {' x '.join(map(str, window.shape[2:]))} pixels, but this MSFMamba was made "
-                f"for {self.side} x {self.side}; make one for that side"
-            )
+            found = " x ".join(map(str, window.shape[2:]))
+            raise ValueError(f"windows of {name} have {found} pixels, but the network needs {self.side} x {self.side}")
         if not self.padding:
             return window
         before = self.padding // 2

@@ -1,9 +1,10 @@
-"""MSFMamba: the stems against loops, axes that are not scrambled, and windows and channels of every size."""
+"""MSFMamba: its parts against loops; axes, padding, and windows and channels of any size."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from helpers.network_helpers import without_gradient
 from torch import Tensor
 
 from mmrs_bench.methods.msfmamba.network import MSFMamba, PlainStem, SpectralBlock, SpectralStem
@@ -28,8 +29,8 @@ def small(channels: dict[str, int] = CHANNELS, side: int = 7, layers: int = 1) -
     return MSFMamba(channels, side, 4, width=6, layers=layers, states=4)
 
 
-def test_the_spectral_stem_slides_along_channels_and_pixels() -> None:
-    """Batch statistics aside (they start at mean 0 and variance 1), every value is a sum over a 9 x 3 x 3 box."""
+def test_the_spectral_stem_equals_a_loop_over_channels_and_pixels() -> None:
+    """Every value is a sum over a box of 9 x 3 x 3; batch normalisation starts with mean 0 and variance 1."""
     stem, x = SpectralStem(12, 5, 1).eval(), normal(2, 12, 5, 4)
     convolve, norm, _ = stem.volumes
     assert convolve.weight.shape == (8, 1, 9, 3, 3)
@@ -40,7 +41,7 @@ def test_the_spectral_stem_slides_along_channels_and_pixels() -> None:
                 box = x[:, depth : depth + 9, row : row + 3, column : column + 3]
                 volume[:, :, depth, row, column] = torch.einsum("bcij,mcij->bm", box, convolve.weight[:, 0])
     volume = (volume / (1 + norm.eps) ** 0.5).clamp(min=0)
-    # Mixed pixel by pixel: all depths of map 0, then of map 1, ...
+    # The mixture is per pixel: all depths of map 0, then of map 1, ...
     weight = stem.mix.weight[:, :, 0, 0].reshape(5, 8, 4)
     expected = torch.einsum("dmz,bmzhw->bdhw", weight, volume) + stem.mix.bias[:, None, None]
     torch.testing.assert_close(stem(x), expected)
@@ -49,18 +50,18 @@ def test_the_spectral_stem_slides_along_channels_and_pixels() -> None:
 @pytest.mark.parametrize(
     ("channels", "layers", "spans"), [(30, 2, [9, 7]), (30, 1, [9]), (12, 2, [9, 4]), (5, 2, [5, 1]), (1, 2, [1, 1])]
 )
-def test_a_kernel_spans_no_more_channels_than_there_are(channels: int, layers: int, spans: list[int]) -> None:
+def test_kernels_span_at_most_the_remaining_channels(channels: int, layers: int, spans: list[int]) -> None:
     stem = SpectralStem(channels, 5, layers)
     assert [part.kernel_size for part in stem.volumes if hasattr(part, "kernel_size")] == [(n, 3, 3) for n in spans]
     assert stem(normal(2, channels, 7, 7)).shape == (2, 5, 7 - 2 * layers, 7 - 2 * layers)
 
 
-def test_the_plain_stem_takes_a_pixel_off_every_side_per_layer() -> None:
+def test_each_layer_of_the_plain_stem_removes_a_pixel_at_every_side() -> None:
     assert PlainStem(3, 5, 1)(normal(2, 3, 7, 7)).shape == (2, 5, 5, 5)
     assert PlainStem(3, 5, 2)(normal(2, 3, 7, 7)).shape == (2, 5, 3, 3)
 
 
-def test_the_spectral_block_reads_whole_maps_channel_after_channel() -> None:
+def test_the_spectral_block_scans_the_maps_of_the_channels() -> None:
     block, x = SpectralBlock(6, states=4, expand=0.75), normal(2, 5, 2, 3)
     out = block(x)
     sequence = torch.empty(2, 6, 1, 5)
@@ -68,19 +69,16 @@ def test_the_spectral_block_reads_whole_maps_channel_after_channel() -> None:
         for row in range(2):
             for column in range(3):
                 sequence[:, 3 * row + column, 0, channel] = x[:, channel, row, column]
-    read = block.block(sequence)
+    scanned = block.block(sequence)
     for channel in range(5):
         for row in range(2):
             for column in range(3):
-                torch.testing.assert_close(out[:, channel, row, column], read[:, 3 * row + column, 0, channel])
+                torch.testing.assert_close(out[:, channel, row, column], scanned[:, 3 * row + column, 0, channel])
     assert block.block.scan.directions == ("rows", "rows-back")
 
 
-def test_the_axes_of_a_spectral_block_are_not_scrambled() -> None:
-    """A change of order of the pixels, with the same change of the block's weights, is the same change of its output.
-
-    With axes that are reshaped instead of exchanged, no change of the weights would do it.
-    """
+def test_the_spectral_block_does_not_mix_pixels() -> None:
+    """If pixels and weights are permuted, the output is permuted in the same way; not so if axes are reshaped."""
     block, x = SpectralBlock(6, states=4, expand=1.0).double(), normal(2, 5, 2, 3).double()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     expected = block(x).flatten(2)[:, :, order]
@@ -92,7 +90,7 @@ def test_the_axes_of_a_spectral_block_are_not_scrambled() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_model_is_what_its_parts_make(layers: int) -> None:
+def test_the_network_equals_the_sequence_of_its_parts(layers: int) -> None:
     model, inputs = small(layers=layers).eval(), windows(CHANNELS, 7)
     x, y = model.first_stem(inputs["hsi"]), model.second_stem(inputs["sar"])
     for layer in model.layers:
@@ -106,7 +104,7 @@ def test_the_model_is_what_its_parts_make(layers: int) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("side", [1, 3, 5, 7, 8, 11])
-def test_takes_windows_of_every_side(side: int, layers: int) -> None:
+def test_windows_can_have_any_side(side: int, layers: int) -> None:
     with torch.no_grad():
         logits = small(side=side, layers=layers)(windows(CHANNELS, side))
     assert logits.shape == (3, 4)
@@ -114,8 +112,8 @@ def test_takes_windows_of_every_side(side: int, layers: int) -> None:
 
 
 @pytest.mark.parametrize(("side", "padded"), [(5, 1), (4, 2)])
-def test_small_windows_are_padded_with_their_own_border(side: int, padded: int) -> None:
-    """With two layers 7 is the smallest side: 5 gets one pixel all around, 4 one before and two after."""
+def test_small_windows_are_padded_with_their_border(side: int, padded: int) -> None:
+    """With two layers the smallest side is 7: 5 is padded by one pixel at both ends, 4 by one before and two after."""
     model, inputs = small(side=side, layers=2).eval(), windows(CHANNELS, side)
     larger = small(side=7, layers=2).eval()
     larger.load_state_dict(model.state_dict(), strict=True)
@@ -126,7 +124,7 @@ def test_small_windows_are_padded_with_their_own_border(side: int, padded: int) 
 
 
 @pytest.mark.parametrize("channels", [{"hsi": 1, "sar": 1}, {"hsi": 31, "lidar": 7}, {"hsi": 13, "sar": 4, "dsm": 1}])
-def test_takes_any_number_of_channels_of_two_or_more_modalities(channels: dict[str, int]) -> None:
+def test_two_or_more_modalities_can_have_any_number_of_channels(channels: dict[str, int]) -> None:
     model, inputs = small(channels).eval(), windows(channels, 7)
     before = model(inputs)
     assert before.shape == (3, 4)
@@ -135,7 +133,7 @@ def test_takes_any_number_of_channels_of_two_or_more_modalities(channels: dict[s
         assert (model(changed) - before).abs().max() > 1e-4
 
 
-def test_modalities_after_the_second_are_further_channels_of_it() -> None:
+def test_further_modalities_are_stacked_on_the_second() -> None:
     three, two = small({"hsi": 12, "sar": 2, "dsm": 1}).eval(), small().eval()
     two.load_state_dict(three.state_dict(), strict=True)
     inputs = windows(CHANNELS, 7)
@@ -144,19 +142,19 @@ def test_modalities_after_the_second_are_further_channels_of_it() -> None:
 
 
 @pytest.mark.parametrize(("side", "layers"), [(7, 1), (5, 2)])
-def test_a_gradient_reaches_every_parameter(side: int, layers: int) -> None:
+def test_every_parameter_gets_a_gradient(side: int, layers: int) -> None:
     model = small(side=side, layers=layers)
     torch.nn.functional.cross_entropy(model(windows(CHANNELS, side)), torch.tensor([0, 1, 2])).backward()
-    assert [name for name, values in model.named_parameters() if values.grad is None or not values.grad.any()] == []
+    assert without_gradient(model) == []
 
 
-def test_samples_of_a_batch_do_not_mix() -> None:
+def test_samples_of_a_batch_do_not_affect_each_other() -> None:
     model, inputs = small().eval(), windows(CHANNELS, 7)
-    alone = torch.cat([model({name: values[i : i + 1] for name, values in inputs.items()}) for i in range(3)])
-    torch.testing.assert_close(model(inputs), alone)
+    single = torch.cat([model({name: values[i : i + 1] for name, values in inputs.items()}) for i in range(3)])
+    torch.testing.assert_close(model(inputs), single)
 
 
-def test_autocast_stays_close() -> None:
+def test_output_under_autocast_is_close() -> None:
     model, inputs = small().eval(), windows(CHANNELS, 7)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         rough = model(inputs)
@@ -164,18 +162,13 @@ def test_autocast_stays_close() -> None:
 
 
 @pytest.mark.parametrize(("layers", "count"), [(1, 343_632), (2, 540_638)])
-def test_parameter_counts_of_the_documented_example(layers: int, count: int) -> None:
+def test_parameter_counts_match_the_documented_example(layers: int, count: int) -> None:
     model = MSFMamba({"hsi": 30, "sar": 4}, 11, 10, layers=layers)
     assert sum(values.numel() for values in model.parameters()) == count
     if layers == 1:
         assert sum(values.numel() for values in model.head.parameters()) == 103_690
 
 
-def test_one_modality_is_told() -> None:
-    with pytest.raises(ValueError, match=r"^MSFMamba fuses two modalities or more, but this scene has hsi alone; take"):
-        small({"hsi": 12})
-
-
-def test_windows_of_another_side_are_told() -> None:
-    with pytest.raises(ValueError, match=r"^windows of hsi are 9 x 9 pixels, but this MSFMamba was made for 7 x 7"):
+def test_windows_of_another_side_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^windows of hsi have 9 x 9 pixels, but the network needs 7 x 7"):
         small()(windows(CHANNELS, 9))
