@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from helpers.method_helpers import make
 from helpers.tiny import striped_map, tiny_scene, with_colours
+from torch import Tensor
 
 from mmrs_bench.config import DataConfig
-from mmrs_bench.methods.unidiff import adaptation as unidiff_adaptation
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff import config as unidiff_config
-from mmrs_bench.methods.unidiff.adm import AdmConfig
+from mmrs_bench.methods.unidiff.adaptation import Backbone, denoiser_on
+from mmrs_bench.methods.unidiff.adm import AdmConfig, build_adm
+from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, original_shapes
+from mmrs_bench.methods.unidiff.config import UniDiffConfig
+from mmrs_bench.methods.unidiff.features import NOISE_SEED
+from mmrs_bench.methods.unidiff.method import UniDiff
+from mmrs_bench.methods.unidiff.pictures import picture_row, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
 
-#: Stands for `ADM_TINY` or `ADM_64`: two levels, attention at the lower; 4 decoder blocks.
+#: Replaces `ADM_TINY` or `ADM_64`: two levels, attention at the lower one, 4 decoder blocks.
 SMALL = AdmConfig(
     base_channels=32,
     multipliers=(1, 1),
@@ -28,11 +40,12 @@ SMALL = AdmConfig(
     image_size=16,
     dropout=0.1,
 )
-#: Settings of stage A, at sizes that train in a fraction of a second.
-STAGE_A: dict[str, Any] = {
-    "backbone": "tiny",
-    "tile": 16,
-    "stride": 8,
+SIDE, STRIDE = 16, 8
+HEIGHT, WIDTH, TILES = 36, 40, 16
+#: Settings with which both stages train in a fraction of a second.
+CHEAP: dict[str, Any] = {
+    "tile": SIDE,
+    "stride": STRIDE,
     "lora_rank": 2,
     "adapt_epochs": 2,
     "epoch_steps": 2,
@@ -41,19 +54,32 @@ STAGE_A: dict[str, Any] = {
     "source_epochs": 1,
     "source_batch": 4,
     "source_rate": 0.01,
+    "block": 0,
+    "timestep": 100,
+    "hidden": (8,),
+    "epochs": 3,
+    "learning_rate": 0.01,
 }
-BANDS = {"hsi": 5, "sar": 2, "lidar": 2}
+#: The pictures of `picture_data`.
+NAMES = ("rgb", "pca", "sar", "lidar0", "lidar1")
+
+
+@contextmanager
+def refused(error: type[Exception], match: str) -> Iterator[None]:
+    """Expect an error whose message is one line."""
+    with pytest.raises(error, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
 
 
 def small_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let backbone ``tiny`` be `SMALL`."""
+    """Make `SMALL` the backbone ``tiny``."""
     monkeypatch.setattr(unidiff_config, "ADM_TINY", SMALL)
 
 
 def small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let backbone ``imagenet`` be `SMALL`, and put random weights where its checkpoint is looked for."""
-    for module in (unidiff_adaptation, unidiff_config):
-        monkeypatch.setattr(module, "ADM_64", SMALL)
+    """Make `SMALL` the backbone ``imagenet``, and write random weights as its checkpoint."""
+    monkeypatch.setattr(unidiff_config, "ADM_64", SMALL)
     generator = torch.Generator().manual_seed(0)
     state = {key: 0.1 * torch.randn(shape, generator=generator) for key, shape in original_shapes(SMALL).items()}
     checkpoint_file().parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +87,106 @@ def small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkpoint_file()
 
 
+def weights_without_memory(config: AdmConfig) -> dict[str, Tensor]:
+    """The tensors of an ADM on torch's device ``meta``."""
+    with torch.device("meta"):
+        state: dict[str, Tensor] = build_adm(config).state_dict()
+    return state
+
+
+def random_weights(config: AdmConfig) -> dict[str, Tensor]:
+    """An untrained ADM's tensors."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state: dict[str, Tensor] = build_adm(config).state_dict()
+    return state
+
+
+def random_denoiser(adaptation: str = "film") -> AdaptedDenoiser:
+    """An untrained denoiser on `SMALL`."""
+    return denoiser_on(Backbone(SMALL, random_weights(SMALL), "random"), settings(adaptation=adaptation), seed=0)
+
+
+def settings(**changes: Any) -> UniDiffConfig:
+    """Settings of ``unidiff-tiny``, with the changes of `CHEAP` and these."""
+    card = resolve_config(method_card("unidiff-tiny"), "default", "smoke")
+    return UniDiffConfig.model_validate({**card, **CHEAP, **changes})
+
+
+def cheap(folder: Path, name: str = "unidiff-tiny", **options: Any) -> UniDiff:
+    """A shipped method with the changes of `CHEAP` and these."""
+    method = make(name, folder, **{**CHEAP, **options})
+    assert isinstance(method, UniDiff)
+    return method
+
+
+def pretrained(folder: Path, data: SceneDataModule, name: str = "unidiff-tiny", **options: Any) -> UniDiff:
+    """`cheap`, after stage A."""
+    method = cheap(folder, name, **options)
+    method.pretrain(data)
+    return method
+
+
+def fitted(folder: Path, data: SceneDataModule, name: str = "unidiff-tiny", **options: Any) -> UniDiff:
+    """`cheap`, after both stages."""
+    method = pretrained(folder, data, name, **options)
+    method.fit(data)
+    return method
+
+
 def picture_scene(bands: dict[str, int] | None = None, *, seed: int = 0, scene_id: str = "tiny") -> Scene:
-    """A noisy scene of 36 x 40 pixels with 4 classes, whose HSI says which bands are colours."""
-    return with_colours(tiny_scene(striped_map(36, 40), bands=bands or BANDS, seed=seed, scene_id=scene_id))
+    """A noisy scene of 36 x 40 pixels with 4 classes and colour bands in its HSI."""
+    bands = bands or {"hsi": 5, "sar": 2, "lidar": 2}
+    return with_colours(tiny_scene(striped_map(HEIGHT, WIDTH), bands=bands, seed=seed, scene_id=scene_id))
 
 
 def picture_data(shots: int = 2, *, bands: dict[str, int] | None = None, **protocol: Any) -> SceneDataModule:
-    """`picture_scene` under a protocol."""
+    """`picture_scene` with a protocol."""
     return SceneDataModule(picture_scene(bands), DataConfig(shots=shots, **protocol))
+
+
+def slow_tile(picture: Tensor, tile: int) -> Tensor:
+    """A tile (1, 3, s, s) of a picture whose lower and right borders are mirrored."""
+    columns = 1 + -(-(WIDTH - SIDE) // STRIDE)
+    row, column = (STRIDE * part for part in divmod(tile, columns))
+    padded = np.pad(picture.numpy(), ((0, SIDE), (0, SIDE), (0, 0)), mode="reflect")
+    return torch.from_numpy(padded[row : row + SIDE, column : column + SIDE].transpose(2, 0, 1)[None].copy())
+
+
+def slow_pairs(pixel: int) -> list[tuple[int, int, int]]:
+    """Tile, row and column in it, for every tile that contains a pixel."""
+    row, column = divmod(pixel, WIDTH)
+    rows, columns = (1 + -(-(length - SIDE) // STRIDE) for length in (HEIGHT, WIDTH))
+    return [
+        (i * columns + j, row - STRIDE * i, column - STRIDE * j)
+        for i in range(rows)
+        for j in range(columns)
+        if 0 <= row - STRIDE * i < SIDE and 0 <= column - STRIDE * j < SIDE
+    ]
+
+
+def slow_activations(method: UniDiff, data: SceneDataModule, block: int) -> list[list[Tensor]]:
+    """Activations at timestep 100 by tile and picture, in half precision like those of the cache."""
+    pictures = scene_pictures(method.config, data)
+    return [
+        [
+            method.denoiser.features(slow_tile(picture, tile), 100, picture_row(name), block, NOISE_SEED)[0].half()
+            for name, picture in pictures.images.items()
+        ]
+        for tile in range(TILES)
+    ]
+
+
+def slow_vector(activations: list[list[Tensor]], tile: int, row: int, column: int) -> Tensor:
+    """The vector of a place in a tile: bilinear, corners not aligned."""
+    found = []
+    for activation in activations[tile]:
+        d, h, w = activation.shape
+        total = torch.zeros(d)
+        y, x = (max(0.0, (place + 0.5) * size / SIDE - 0.5) for place, size in ((row, h), (column, w)))
+        for i in (math.floor(y), math.floor(y) + 1):
+            for j in (math.floor(x), math.floor(x) + 1):
+                share = (1 - abs(y - i)) * (1 - abs(x - j))
+                total += share * activation[:, min(i, h - 1), min(j, w - 1)].float()
+        found.append(total)
+    return torch.cat(found)

@@ -225,12 +225,14 @@ def _fault(state: Mapping[str, Any], config: AdmConfig) -> str:
     expected = original_shapes(config)
     faults = [f"{key} is missing" for key in expected if key not in state]
     faults += [f"{key} is unknown" for key in state if key not in expected]
-    for key in expected.keys() & state.keys():
-        value = state[key]
+    for key, shape in expected.items():
+        value = state.get(key)
+        if value is None:
+            continue
         is_tensor = isinstance(value, Tensor)
         found = f"{value.dtype} {[*value.shape]}" if is_tensor else f"a {type(value).__name__}"
-        if not is_tensor or not value.is_floating_point() or tuple(value.shape) != expected[key]:
-            faults.append(f"{key} is {found}, expected {[*expected[key]]}")
+        if not is_tensor or not value.is_floating_point() or tuple(value.shape) != shape:
+            faults.append(f"{key} is {found}, expected {[*shape]}")
     if not faults:
         return ""
     more = f" and {len(faults) - MAX_FAULTS} more faults" if len(faults) > MAX_FAULTS else ""

@@ -1,4 +1,4 @@
-"""The heads against layer-by-layer formulas, one pixel and one number at a time."""
+"""The heads against layer-by-layer formulas in NumPy, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers.network_helpers import without_gradient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ State = dict[str, NDArray[np.float64]]
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """A head in evaluation mode whose normalisations are not those of a new network."""
+    """A head in evaluation mode with random normalisation statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         head = build()
@@ -42,7 +43,7 @@ def linear(state: State, name: str, x: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def normalised(state: State, name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Channels first, as many as ``x`` has."""
+    """Batch normalisation of (channels, ...)."""
     mean, variance, weight, bias = (
         state[f"{name}.{field}"].reshape(-1, *[1] * (x.ndim - 1))
         for field in ("running_mean", "running_var", "weight", "bias")
@@ -51,7 +52,7 @@ def normalised(state: State, name: str, x: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def convolved(state: State, name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Kernel 3 over (channels, length), zeros beyond the ends."""
+    """Kernel 3 over (channels, length) with zero padding."""
     weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
     out = np.empty((len(bias), x.shape[1]))
     for place in range(x.shape[1]):
@@ -70,7 +71,7 @@ def pooled(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5)])
-def test_the_mlp_is_linear_relu_normalisation(hidden: tuple[int, ...]) -> None:
+def test_the_mlp_equals_linear_relu_and_normalisation(hidden: tuple[int, ...]) -> None:
     head, vectors = seeded(lambda: PixelMLP(6, hidden, 3)), draw(4, 6)
     state = state_of(head)
     with torch.no_grad():
@@ -83,15 +84,15 @@ def test_the_mlp_is_linear_relu_normalisation(hidden: tuple[int, ...]) -> None:
         np.testing.assert_allclose(logits, linear(state, f"layers.{3 * len(hidden)}", vector), rtol=1e-4, atol=1e-5)
 
 
-def test_the_mlp_starts_from_kaimings_normal_over_the_inputs() -> None:
+def test_initial_weights_of_the_mlp_follow_kaiming() -> None:
     head = PixelMLP(800, (300,), 2)
     first = head.state_dict()["layers.0.weight"]
     assert float(first.std()) == pytest.approx((2 / 800) ** 0.5, rel=0.02)
     assert not head.state_dict()["layers.0.bias"].any()
 
 
-def test_the_heads_of_the_papers_have_their_sizes() -> None:
-    """Counted by hand from the released shapes: Berlin's MLP, and Augsburg's FiLM (180 bands, 32 x 45 values)."""
+def test_the_heads_have_the_published_sizes() -> None:
+    """From the released shapes: the MLP of Berlin, and the FiLM head of Augsburg (180 bands, 32 x 45 values)."""
     berlin = 1152 * 128 + 128 + 2 * 128 + 128 * 32 + 32 + 2 * 32 + 32 * 8 + 8
     assert sum(p.numel() for p in PixelMLP(1152, (128, 32), 8).parameters()) == berlin == 152_296
     film = SpectralFilm(384, 180, 7)
@@ -106,8 +107,7 @@ def test_the_heads_of_the_papers_have_their_sizes() -> None:
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 180])
-def test_spectral_film_is_its_formula(bands: int) -> None:
-    """Convolutions, pooling while there are two values, and s * (1 + g)."""
+def test_spectral_film_equals_its_formula(bands: int) -> None:
     head, vectors, spectra = seeded(lambda: SpectralFilm(5, bands, 3)), draw(2, 5), draw(2, bands)
     state = state_of(head)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_spectral_film_is_its_formula(bands: int) -> None:
 
 
 @pytest.mark.parametrize("bands", [1, 3, 200])
-def test_every_parameter_learns(bands: int) -> None:
+def test_every_parameter_gets_a_gradient(bands: int) -> None:
     head = seeded(lambda: SpectralFilm(5, bands, 3))
     nn.functional.cross_entropy(head(draw(8, 5), draw(8, bands)), torch.arange(8) % 3).backward()
-    assert [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert without_gradient(head) == []

@@ -1,0 +1,327 @@
+"""Checkpoints of guided-diffusion: refused state dicts, unsafe and damaged files, the cached conversion."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shlex
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pooch
+import pytest
+import torch
+from helpers.adm_reference import DENSE, SMALL, empty_state, original_of, random_state
+from helpers.network_helpers import same
+from helpers.unidiff_helpers import refused
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.methods.unidiff import adm_checkpoint
+from mmrs_bench.methods.unidiff.adm import ADM_64, adm_with_weights
+from mmrs_bench.methods.unidiff.adm_checkpoint import (
+    ADM_64_WEIGHTS,
+    checkpoint_file,
+    convert_adm,
+    load_original,
+    pretrained_weights,
+)
+from mmrs_bench.models.weights import weights_named
+
+# State dicts
+
+
+def transpose(state: dict[str, Tensor]) -> None:
+    state["middle_block.1.qkv.weight"] = state["middle_block.1.qkv.weight"].transpose(0, 1)
+
+
+def rename(state: dict[str, Tensor]) -> None:
+    converted = convert_adm(state, SMALL)
+    state.clear()
+    state.update(converted)
+
+
+FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "missing": (lambda state: state.pop("middle_block.1.qkv.bias"), r": middle_block.1.qkv.bias is missing\. "),
+    "unknown": (
+        lambda state: state.update({"input_blocks.1.0.skip_connection.weight": torch.zeros(32, 32, 1, 1)}),
+        r": input_blocks.1.0.skip_connection.weight is unknown\. ",
+    ),
+    "transposed": (transpose, r"qkv.weight is torch.float32 \[96, 288, 1\], expected \[288, 96, 1\]\. "),
+    "broadcastable": (
+        lambda state: state.update({"out.0.bias": state["out.0.bias"][:1]}),
+        r"out.0.bias is torch.float32 \[1\], expected \[32\]",
+    ),
+    "integers": (
+        lambda state: state.update({"out.0.bias": state["out.0.bias"].long()}),
+        r"out.0.bias is torch.int64 \[32\], expected \[32\]",
+    ),
+    "text": (lambda state: state.update({"out.0.bias": "none"}), r"out.0.bias is a str, expected \[32\]"),
+    "unconditional": (lambda state: state.pop("label_emb.weight"), r": label_emb.weight is missing\. "),
+    "other names": (rename, r": time_embed.0.weight is missing, .* and \d+ more faults\. "),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_state_dict_that_does_not_fit_is_refused(fault: str, tmp_path: Path) -> None:
+    damage, message = FAULTS[fault]
+    state = random_state(SMALL)
+    damage(state)
+    with refused(DataError, message):
+        convert_adm(state, SMALL)
+    torch.save(state, tmp_path / "x.pt")
+    with refused(DataError, f"^{tmp_path / 'x.pt'}: is not the ADM of 32 channels.*{message}"):
+        load_original(tmp_path / "x.pt", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": 256, "multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "size": 256}, "missing, .* more faults"),
+        ({"multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "size": 256, "inputs": 6}, "missing, .* more faults"),
+        ({"classes": None}, r": label_emb.weight is missing\. "),
+        ({"outputs": 3}, r"out.2.weight is torch.float32 \[3, 192, 3, 3\], expected \[6, 192, 3, 3\]"),
+    ],
+    ids=["256 x 256", "upsampler", "unconditional", "no learned sigma"],
+)
+def test_other_released_models_are_refused_in_a_short_message(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        convert_adm(empty_state(original_of(ADM_64, **changes)), ADM_64)
+    assert "is not the ADM of 192 channels at 64 x 64 pixels with 1000 classes" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+# Files
+
+
+class Malicious:
+    """Unpickling it runs a command."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {shlex.quote(str(self.witness))}",)
+
+
+def raw_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Malicious(path.with_name("witness"))))
+
+
+def archived_pickle(path: Path) -> None:
+    torch.save({**random_state(DENSE), "out.2.bias": Malicious(path.with_name("witness"))}, path)
+
+
+def old_pickle(path: Path) -> None:
+    torch.save({"x": Malicious(path.with_name("witness"))}, path, _use_new_zipfile_serialization=False)
+
+
+def truncate(path: Path, kept: float, *, zipped: bool = True) -> None:
+    torch.save(random_state(DENSE), path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+
+
+def write_nan(path: Path) -> None:
+    state = random_state(DENSE)
+    state["middle_block.1.qkv.bias"][3] = torch.nan
+    torch.save(state, path)
+
+
+CODE, INCOMPLETE = "or contain code, which was not executed", "is not a complete checkpoint"
+FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "malicious": (raw_pickle, CODE),
+    "malicious in an archive": (archived_pickle, CODE),
+    "malicious in the old format": (old_pickle, CODE),
+    "cut at its end": (lambda path: truncate(path, 0.999), INCOMPLETE),
+    "cut in the middle": (lambda path: truncate(path, 0.5), INCOMPLETE),
+    "cut at its start": (lambda path: truncate(path, 0.001), INCOMPLETE),
+    "cut, old format": (lambda path: truncate(path, 0.5, zipped=False), INCOMPLETE),
+    "cut early, old format": (lambda path: truncate(path, 0.001, zipped=False), INCOMPLETE),
+    "empty": (lambda path: path.write_bytes(b""), INCOMPLETE),
+    "a web page": (lambda path: path.write_text("<html>404</html>" * 9), INCOMPLETE),
+    "a folder": (lambda path: path.mkdir(), INCOMPLETE),
+    "safetensors": (lambda path: save_file(random_state(DENSE), path), INCOMPLETE),
+    "a list": (lambda path: torch.save([torch.ones(2)], path), "contains a list, expected a dict of tensors by name"),
+    "a tensor": (lambda path: torch.save(torch.ones(2), path), "contains a Tensor, expected a dict"),
+    "numbers for names": (lambda path: torch.save({1: torch.ones(2)}, path), "expected a dict of tensors by name"),
+    "a training's state": (lambda path: torch.save({"model": random_state(DENSE)}, path), "is missing, .* more faults"),
+    "NaN": (write_nan, "middle_block.1.qkv.bias has values that are NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_a_wrong_file_is_refused_and_its_code_is_not_executed(fault: str, tmp_path: Path) -> None:
+    write, message = FILE_FAULTS[fault]
+    path = tmp_path / "x.pt"
+    write(path)
+    with refused(DataError, f"{path}.*{message}"):
+        load_original(path, DENSE)
+    assert not (tmp_path / "witness").exists()
+
+
+@pytest.mark.parametrize("write", [raw_pickle, archived_pickle, old_pickle])
+def test_the_malicious_files_would_execute_code(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """Otherwise the test above could not fail."""
+    path = tmp_path / "x.pt"
+    write(path)
+    if write is raw_pickle:
+        pickle.loads(path.read_bytes())  # noqa: S301 - the purpose of the test
+    else:
+        torch.load(path, weights_only=False)
+    assert (tmp_path / "witness").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_random_damage_is_a_data_error(zipped: bool, tmp_path: Path) -> None:
+    path, random = tmp_path / "x.pt", Random(0)
+    torch.save({"out.0.bias": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole[: random.randrange(1, 2 * len(whole))])
+        for _ in range(random.choice((1, 2, 5))):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        path.write_bytes(damaged)
+        with pytest.raises(DataError):
+            load_original(path, DENSE)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_formats_of_torch_are_read(zipped: bool, tmp_path: Path) -> None:
+    state = random_state(DENSE)
+    torch.save(OrderedDict(state), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    assert same(load_original(tmp_path / "x.pt", DENSE), state)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for attempt in (pretrained_weights, lambda config, path: load_original(path, config)):
+        with pytest.raises(DataError, match=f"there is no file {tmp_path / 'none.pt'}"):
+            attempt(DENSE, tmp_path / "none.pt")
+
+
+# The cached conversion
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "small.pt"
+    torch.save(random_state(DENSE), path)
+    return path
+
+
+def reread(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint as another process reads them."""
+    adm_checkpoint._pretrained.cache_clear()
+    return dict(pretrained_weights(DENSE, path))
+
+
+def conversions() -> list[Path]:
+    return sorted((checkpoint_file().parents[1] / "adm").glob("*"))
+
+
+def test_a_checkpoint_is_converted_once_and_loaded_once_per_process(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = convert_adm(random_state(DENSE), DENSE)
+    first = pretrained_weights(DENSE, checkpoint)
+    assert same(first, expected)
+    (kept,) = conversions()
+    assert same(load_file(kept), expected)
+    assert pretrained_weights(DENSE, checkpoint) is first, "not shared within a process"
+    monkeypatch.setattr(adm_checkpoint, "load_original", lambda *_: pytest.fail("converted again"))
+    assert same(reread(checkpoint), expected)
+    with pytest.raises(TypeError):
+        first["conv_in.bias"] = torch.zeros(32)  # type: ignore[index]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the list of mapped files exists on Linux only")
+def test_networks_share_the_memory_mapped_file(checkpoint: Path) -> None:
+    reread(checkpoint)
+    weights = reread(checkpoint)
+    (kept,) = conversions()
+    mapped = [
+        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if kept.name in line
+    ]
+    ranges = [range(int(start, 16), int(end, 16)) for start, end in mapped]
+    unet = adm_with_weights(DENSE, weights, trainable=["conv_out.bias"])
+    private = {n for n, p in unet.named_parameters() if not any(p.data_ptr() in part for part in ranges)}
+    assert private == {"conv_out.bias"}
+
+
+def test_another_checkpoint_is_another_conversion(checkpoint: Path) -> None:
+    first = reread(checkpoint)
+    torch.save(random_state(DENSE, seed=1), checkpoint)
+    assert not torch.equal(reread(checkpoint)["conv_in.bias"], first["conv_in.bias"])
+    assert len(conversions()) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
+def test_a_damaged_conversion_is_repeated(damage: str, checkpoint: Path) -> None:
+    expected = {name: weight.clone() for name, weight in pretrained_weights(DENSE, checkpoint).items()}
+    (kept,) = conversions()
+    whole = kept.read_bytes()
+    kept.unlink()
+    if damage == "foreign":
+        other = checkpoint.with_name("other.pt")
+        torch.save(random_state(DENSE, seed=1), other)
+        reread(other)
+        (foreign,) = conversions()
+        foreign.rename(kept)
+    else:
+        last = bytes([whole[-1] ^ 1])
+        kept.write_bytes({"cut": whole[:-7], "flipped": whole[:-1] + last, "empty": b""}[damage])
+    assert same(reread(checkpoint), expected)
+    assert kept.read_bytes() == whole
+
+
+def test_a_refused_checkpoint_is_not_cached(checkpoint: Path) -> None:
+    with pytest.raises(DataError, match="is not the ADM of 32 channels"):
+        pretrained_weights(SMALL, checkpoint)
+    assert not conversions()
+
+
+# The published checkpoint
+
+
+def test_a_missing_checkpoint_is_an_error_with_its_path_and_the_command() -> None:
+    entry = weights_named(ADM_64_WEIGHTS)
+    with pytest.raises(DataError) as caught:
+        pretrained_weights()
+    message = str(caught.value)
+    assert entry.url == "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/64x64_diffusion.pt"
+    assert f"expected {checkpoint_file()}" in message
+    assert f"Fetch it with: {entry.fetch} ({entry.url}, sha256 not stated by its publisher)" in message
+    assert "\n" not in message
+
+
+def test_the_command_fetches_the_checkpoint_to_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, calls = weights_named(ADM_64_WEIGHTS), []
+    monkeypatch.setattr(pooch, "retrieve", lambda *given, **named: calls.append((given, named)))
+    python, flag, code = shlex.split(entry.fetch)
+    assert (python, flag) == ("python", "-c")
+    exec(code, {})  # noqa: S102 - the command in our own file
+    place = {"fname": entry.file, "path": checkpoint_file().parent, "progressbar": True}
+    assert calls == [((entry.url, entry.sha256), place)]
+    assert checkpoint_file().name == entry.file
+
+
+def test_a_published_hash_is_checked_for_the_published_file_only(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = weights_named(ADM_64_WEIGHTS).model_copy(update={"sha256": "0" * 64})
+    monkeypatch.setattr(adm_checkpoint, "weights_named", lambda _: stated)
+    assert pretrained_weights(DENSE, checkpoint)
+    checkpoint_file().parent.mkdir(parents=True)
+    checkpoint.rename(checkpoint_file())
+    with pytest.raises(DataError, match=f"expected {'0' * 64}; delete the file and fetch it again with: python"):
+        pretrained_weights(DENSE)
+
+
+def test_an_unknown_checkpoint_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown checkpoint 'adm-imagenet': did you mean adm-imagenet-64"):
+        weights_named("adm-imagenet")

@@ -1,0 +1,94 @@
+"""Pictures of a scene, their rows of the class embedding, random crops, and refused protocols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers.unidiff_helpers import NAMES, SIDE, picture_data, picture_scene, refused, settings, small_tiny
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.methods.unidiff import pictures as unidiff_pictures
+from mmrs_bench.methods.unidiff.pictures import augmented, drift_tiles, picture_row, scene_pictures
+from mmrs_bench.scenes.datamodule import SceneDataModule
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_tiny(monkeypatch)
+
+
+def test_rows_are_the_published_ones() -> None:
+    assert [picture_row(name) for name in ("rgb", "pca", "sar", "dsm", "lidar")] == [1, 2, 3, 4, 4]
+    assert [picture_row(name) for name in ("lidar0", "lidar1", "dsm2")] == [4, 5, 6]
+    for name in ("hsi", "rgb0", "sar1", ""):
+        with pytest.raises(ConfigError, match="unknown picture"):
+            picture_row(name)
+
+
+def test_pictures_are_selected_by_name_or_kind() -> None:
+    data = picture_data()
+    for kinds, expected in (
+        ((), NAMES),
+        (("lidar", "rgb"), ("rgb", "lidar0", "lidar1")),
+        (("rgb", "lidar1"), ("rgb", "lidar1")),
+    ):
+        found = scene_pictures(settings(pictures=kinds), data)
+        assert tuple(found.images) == expected
+        assert (len(found.grid), found.grid.tile, found.grid.stride) == (16, 16, 8)
+
+
+def test_the_hash_depends_on_the_selected_pictures_and_their_content() -> None:
+    data, other = picture_data(), SceneDataModule(picture_scene(seed=1))
+    assert scene_pictures(settings(pictures=NAMES), data).sha256 == scene_pictures(settings(), data).sha256
+    hashes = [scene_pictures(settings(pictures=k), d).sha256 for k in ((), ("rgb",)) for d in (data, other)]
+    assert len(set(hashes)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "protocol", "message"),
+    [
+        ({}, {"normalisation_scope": "support"}, "normalisation_scope support.*whole scene; set pca to none"),
+        ({}, {"unlabelled": "train-blocks", "split": "block-v1", "window": 3}, "unlabelled train-blocks.*whole scene"),
+        ({}, {"pca": 3}, "^pca 3, .*raw bands"),
+        ({"pictures": ("rgb", "dsm")}, {}, "unknown picture of scene tiny 'dsm'.*Known: lidar, .*pca, rgb, sar"),
+        ({"pictures": ("sar",)}, {}, "pictures are sar, but anchoring and the backbone tiny need the pseudo-RGB; add"),
+        ({"anchored": False}, {"modalities": ("sar",)}, "are sar, but .*hsi to the modalities"),
+        ({"backbone": "imagenet"}, {"modalities": ("sar",)}, "are sar, but .*anchored to false"),
+        ({"anchored": False, "pictures": ("rgb",)}, {}, "without anchoring, stage A needs a picture other than rgb"),
+        ({"tile": 128}, {}, r"raster \(36 x 40 pixels\) is too small for tiles of 128"),
+        ({"stride": 17}, {}, "stride 17"),
+        ({}, {"bands": {"hsi": 5, "dsm": 1, "lidar": 1}}, "have rows .* expected different ones below 8; select fewer"),
+        ({}, {"bands": {"hsi": 5, "lidar": 5}}, "have rows .* expected different ones below 8; select fewer"),
+    ],
+)
+def test_unsuitable_settings_and_protocols_are_refused(
+    changes: dict[str, Any], protocol: dict[str, Any], message: str
+) -> None:
+    with refused(ConfigError, message):
+        scene_pictures(settings(**changes), picture_data(**protocol))
+
+
+@pytest.mark.parametrize("changes", [{"anchored": False}, {"adaptation": "none"}])
+def test_the_pseudo_rgb_is_optional_without_anchoring(changes: dict[str, Any]) -> None:
+    found = scene_pictures(settings(backbone="imagenet", **changes), picture_data(modalities=("sar",)))
+    assert tuple(found.images) == ("sar",)
+
+
+def test_drift_tiles_are_spread_over_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = scene_pictures(settings(), picture_data())
+    everything = {name: pictures.grid.cut(pictures.images[name], torch.arange(16)) for name in ("rgb", "sar")}
+    assert torch.equal(drift_tiles(pictures), everything["rgb"])
+    monkeypatch.setattr(unidiff_pictures, "DRIFT_TILES", 4)
+    assert torch.equal(drift_tiles(pictures, "sar"), everything["sar"][[0, 5, 10, 15]])
+
+
+def test_without_zoom_tiles_are_unchanged_or_flipped() -> None:
+    tiles = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    found = augmented(tiles, 1.0, torch.Generator().manual_seed(1))
+    kept = [torch.allclose(one, other, atol=1e-5) for one, other in zip(found, tiles, strict=True)]
+    flipped = [torch.allclose(one.flip(2), other, atol=1e-5) for one, other in zip(found, tiles, strict=True)]
+    assert any(kept)
+    assert any(flipped)
+    assert all(a != b for a, b in zip(kept, flipped, strict=True))
