@@ -140,30 +140,19 @@ def test_all_modalities_of_every_scene_have_a_picture(dataset: str) -> None:
         assert (picture.min(), picture.max()) == (-1, 1)
 
 
-def test_the_simulated_scene_has_pictures_that_differ() -> None:
-    scene = load_scene("simulated")
-    pictures = sensor_images(scene)
+def test_pictures_of_the_simulated_scene_have_contrast() -> None:
+    pictures = sensor_images(load_scene("simulated"))
     assert list(pictures) == ["rgb", "pca", "lidar0", "lidar1"]
-    for name, picture in pictures.items():
-        assert picture.shape == (scene.height, scene.width, 3)
-        assert np.isfinite(picture).all()
-        assert 0.2 < picture.std() < 1, name
-    same = sensor_images(scene)
-    assert all((same[name] == picture).all() for name, picture in pictures.items())
+    assert all(0.2 < picture.std() < 1 for picture in pictures.values())
 
 
-def test_pictures_do_not_depend_on_labels() -> None:
-    scene = scene_of({"hsi": 5, "lidar": 1, "sar": 4})
-    other = replace(scene, ground_truth=np.ones_like(scene.ground_truth))
-    for name, picture in sensor_images(scene).items():
-        np.testing.assert_array_equal(picture, sensor_images(other)[name])
-
-
-def test_the_images_of_the_scene_are_not_changed() -> None:
+def test_pictures_do_not_depend_on_labels_and_images_are_not_changed() -> None:
     scene = scene_of({"hsi": 5, "lidar": 1, "sar": 4})
     for image in scene.images.values():
         image.flags.writeable = False
-    sensor_images(scene)
+    other = replace(scene, ground_truth=np.ones_like(scene.ground_truth))
+    for name, picture in sensor_images(scene).items():
+        np.testing.assert_array_equal(picture, sensor_images(other)[name])
 
 
 def test_the_hsi_comes_first_and_only_chosen_modalities_are_returned() -> None:
@@ -187,13 +176,9 @@ def test_the_hsi_is_never_copied_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> 
     assert peak < scene.images["hsi"].nbytes / 2
 
 
-def test_undefined_colours_are_an_error_that_names_the_setting() -> None:
-    with pytest.raises(ConfigError, match=r"set modalities: hsi: rgb_bands: \[red, green, blue\]") as caught:
+def test_undefined_colours_and_a_sar_of_one_channel_are_errors() -> None:
+    with pytest.raises(ConfigError, match=r"set modalities: hsi: rgb_bands: \[red, green, blue\]"):
         sensor_images(tiny_scene(striped_map(*SIZE)))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_sar_of_one_channel_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"the sar has 1 channel, expected at least 2.*--modalities"):
         sensor_images(scene_of({"sar": 1}))
 

@@ -14,8 +14,7 @@ from helpers.simulation import digest, landscape_and_state, small
 from scipy import stats
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.scenes.catalogue import load_manifest, load_scene, shipped_names
-from mmrs_bench.scenes.simulator.painter import LAYOUTS
+from mmrs_bench.scenes.catalogue import load_scene, shipped_names
 from mmrs_bench.scenes.simulator.pixel_bayes import pixel_bounds
 from mmrs_bench.scenes.simulator.radiometry import PixelState, make_sensor, wavelengths
 from mmrs_bench.scenes.simulator.sensors import GaussianSensor
@@ -81,13 +80,6 @@ def test_scenes_are_cached_and_read_only() -> None:
     assert again.manifest.title == "renamed"
     with pytest.raises(ValueError, match="read-only"):
         again.images["hsi"][0, 0, 0] = 1.0
-
-
-def test_every_twin_has_a_layout() -> None:
-    for name in TWINS:
-        manifest = load_manifest(name)
-        assert manifest.generator is not None
-        assert manifest.generator.layout in LAYOUTS
 
 
 @pytest.mark.parametrize("name", TWINS)
