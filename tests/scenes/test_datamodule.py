@@ -113,12 +113,8 @@ def test_principal_components_replace_the_bands(scene: Scene) -> None:
 @pytest.mark.parametrize("scope", ["scene", "train-blocks", "support"])
 def test_normalisation_is_fitted_on_its_scope(scene: Scene, scope: str) -> None:
     data = make(scene, split="block-v1", normalisation_scope=scope, shots=5)
-    pixels = {
-        "scene": np.arange(96 * 112),
-        "train-blocks": data.split.train_area,
-        "support": data.support,
-    }[scope]
-    inside = data.features(pixels).astype(np.float64)
+    pixels = {"scene": np.arange(96 * 112), "train-blocks": data.split.train_area, "support": data.support}
+    inside = data.features(pixels[scope]).astype(np.float64)
     np.testing.assert_allclose(inside.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(inside.std(axis=0), 1, atol=1e-5)
 
@@ -157,8 +153,8 @@ def test_loaders_yield_every_pixel_once(scene: Scene) -> None:
     np.testing.assert_array_equal(drained(data.predict_dataloader()), data.query)
     np.testing.assert_array_equal(drained(data.scene_dataloader()), np.arange(96 * 112))
     np.testing.assert_array_equal(np.sort(drained(data.unlabelled_dataloader())), np.arange(96 * 112))
-    asked = np.array([5, 3, 900, 3])
-    np.testing.assert_array_equal(drained(data.pixel_dataloader(asked)), asked)
+    pixels = np.array([5, 3, 900, 3])
+    np.testing.assert_array_equal(drained(data.pixel_dataloader(pixels)), pixels)
     np.testing.assert_array_equal(np.sort(drained(data.train_dataloader())), np.sort(data.support))
     for batch in data.train_dataloader():
         np.testing.assert_array_equal(batch["target"].numpy(), scene.labels[batch["pixel"].numpy()] - 1)
@@ -183,7 +179,6 @@ def test_the_training_order_depends_on_seed_and_epoch(scene: Scene) -> None:
 
 
 def test_the_unlabelled_order_depends_on_the_seed_and_not_on_the_draw(scene: Scene) -> None:
-
     def epochs(**change: int) -> list[tuple[int, ...]]:
         loader = make(scene, **change).unlabelled_dataloader()
         return [(*drained(loader), *drained(loader, "symmetry")) for _ in range(2)]
@@ -196,9 +191,8 @@ def test_the_unlabelled_order_depends_on_the_seed_and_not_on_the_draw(scene: Sce
 
 def test_shuffled_batches_follow_their_arguments(scene: Scene) -> None:
     data = make(scene, shots=10)
-    loader = data.shuffled_dataloader(
-        ("mine",), data.support, data.support_targets, batch_size=7, augment=False, per_epoch=20
-    )
+    options = {"batch_size": 7, "augment": False, "per_epoch": 20}
+    loader = data.shuffled_dataloader(("mine",), data.support, data.support_targets, **options)
     seen = []
     for _ in range(12):
         batches = list(loader)
@@ -401,34 +395,23 @@ def test_serving_adds_windows_to_other_loaders(scene: Scene) -> None:
     assert torch.equal(model.seen[0][2], data.add_windows(batch, augment=True)["windows"]["lidar"])
     with pytest.raises(ConfigError, match="no training loader was given"):
         trainer(1).fit(model, datamodule=data.serving())
-    asked = np.array([9, 2, 77])
-    outputs = trainer(1).predict(model, datamodule=data.serving(predict=data.pixel_dataloader(asked)))
+    pixels = np.array([9, 2, 77])
+    outputs = trainer(1).predict(model, datamodule=data.serving(predict=data.pixel_dataloader(pixels)))
     assert [len(output) for output in outputs] == [3]
-    assert torch.equal(model.seen[-1][1], torch.from_numpy(asked))
+    assert torch.equal(model.seen[-1][1], torch.from_numpy(pixels))
 
 
 # Shipped scenes and memory
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset"),
-    [
-        ("Houston2013DataModule", "houston2013"),
-        ("TrentoDataModule", "trento"),
-        ("MUUFLDataModule", "muufl"),
-        ("AugsburgDataModule", "augsburg"),
-        ("BerlinDataModule", "berlin"),
-    ],
-)
-def test_a_shipped_data_module_loads_its_scene(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str, dataset: str
-) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(datamodule, "load_scene", lambda dataset: asked.append(dataset) or scene)
-    data = getattr(datamodule, name)(DataConfig(window=7, shots=4), seed=3, batch_size=8)
-    assert asked == []  # nothing is loaded before it is needed
+@pytest.mark.parametrize("place", ["Houston2013", "Trento", "MUUFL", "Augsburg", "Berlin"])
+def test_a_shipped_data_module_loads_its_scene(scene: Scene, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr(datamodule, "load_scene", lambda dataset: loaded.append(dataset) or scene)
+    data = getattr(datamodule, f"{place}DataModule")(DataConfig(window=7, shots=4), seed=3, batch_size=8)
+    assert loaded == []  # nothing is loaded before it is needed
     assert (data.support.size, data.seed, data.batch_size) == (16, 3, 8)
-    assert asked == [dataset]
+    assert loaded == [place.lower()]
 
 
 MEMORY_SCRIPT = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise
 from operator import getitem
@@ -128,100 +127,78 @@ def test_rgb_bands_keep_the_order_red_green_blue(tmp_path: Path) -> None:
     assert small_manifest(tmp_path, modalities=modalities).modalities[0].rgb_bands == (3, 0, 1)
 
 
-Spoil = Callable[[dict[str, Any]], None]
 REMOVED = object()
-
-
-def put(*path: str | int, value: Any) -> Spoil:
-    def spoil(fields: dict[str, Any]) -> None:
-        parent = reduce(getitem, path[:-1], fields)
-        parent[path[-1]] = value
-        if value is REMOVED:
-            del parent[path[-1]]
-
-    return spoil
-
-
-def drop(*path: str | int) -> Spoil:
-    return put(*path, value=REMOVED)
-
-
 ARCHIVE = {"file": "a.zip", "members": [{"path": "scene.npz"}]}
 
-BROKEN: dict[str, tuple[Spoil, str]] = {
-    "no title": (drop("title"), "title is missing; add it"),
-    "no terms": (drop("terms"), "terms is missing; add it"),
-    "no citation": (put("citation", value=""), "citation: String should have at least 1 character"),
-    "no band count": (drop("modalities", 0, "bands"), r"modalities\.0\.bands is missing; add it"),
-    "misspelt field": (put("heigth", value=6), "heigth is not a known field; known fields: schema"),
-    "misspelt inner field": (put("classes", 0, "colour", value="#000000"), r"classes\.0\.colour is not a known field"),
-    "other schema": (put("schema", value=2), r"schema: Input should be 1 \(found 2\)"),
-    "bad id": (put("id", value="Small Scene"), r"id: .*pattern.*found 'Small Scene'"),
-    "bad revision": (put("revision", value="v1"), r"revision: .*found 'v1'"),
-    "no height": (put("height", value=0), r"height: .*greater than 0 \(found 0\)"),
-    "text for a number": (put("width", value="wide"), r"width: .*integer.*found 'wide'"),
-    "unknown modality": (put("modalities", 0, "name", value="thermal"), r"modalities\.0\.name: .*found 'thermal'"),
-    "modality twice": (put("modalities", 1, "name", value="hsi"), "modality names repeat: hsi; each must be unique"),
-    "no modalities": (put("modalities", value=[]), "modalities: .*at least 1"),
-    "no parts": (
-        put("modalities", 0, "parts", value=[]),
-        "modality 'hsi' has no parts; name the file that contains it",
-    ),
-    "too few names": (
-        put("modalities", 1, "channel_names", value=["a"]),
-        "channel_names has 1 values for 2 bands; give one per band",
-    ),
-    "too few wavelengths": (
-        put("modalities", 1, "wavelengths_nm", value=[1.0]),
-        "wavelengths_nm has 1 values for 2 bands",
-    ),
-    "no wavelength": (put("modalities", 1, "wavelengths_nm", value=[400, float("nan")]), "nan is not a finite number"),
-    "colours of heights": (put("modalities", 1, "rgb_bands", value=[0, 1, 1]), "rgb_bands is given for lidar.*move it"),
-    "two colours": (put("modalities", 0, "rgb_bands", value=[0, 1]), r"rgb_bands\.2 is missing"),
-    "colour twice": (put("modalities", 0, "rgb_bands", value=[0, 1, 1]), "give three different bands of 0..3"),
-    "no such band": (put("modalities", 0, "rgb_bands", value=[4, 1, 0]), r"rgb_bands is \[4, 1, 0\]; give three"),
-    "band before 0": (put("modalities", 0, "rgb_bands", value=[-1, 1, 0]), r"rgb_bands\.0: .*found -1"),
-    "bad axes": (put("modalities", 0, "parts", 0, "axes", value="bip"), r"parts\.0\.axes: .*found 'bip'"),
-    "no ground truth": (drop("ground_truth"), "ground_truth.parts is empty; name the file that contains the labels"),
-    "one class": (put("classes", value=manifest_fields()["classes"][:1]), "classes: .*at least 2"),
-    "class ids": (put("classes", 1, "id", value=5), r"classes are numbered \[1, 5, 3\]; number them 1\.\.3 in order"),
-    "class 0": (put("classes", 0, "id", value=0), r"classes\.0\.id: .*found 0"),
-    "class names": (put("classes", 1, "name", value="Grass"), "class names repeat: Grass"),
-    "class colours": (put("classes", 1, "color", value="#00FF00"), "class colors repeat: #00ff00"),
-    "colour name": (put("classes", 1, "color", value="red"), r"classes\.1\.color: .*found 'red'"),
-    "class count": (put("classes", 1, "count", value=0), r"classes\.1\.count: .*found 0"),
-    "unknown file": (put("modalities", 0, "parts", 0, "file", value="x.npz"), r"'x\.npz' is used but no source"),
-    "file twice": (put("sources", value=[{"file": "scene.npz"}] * 2), r"files of the sources repeat: scene\.npz"),
-    "no sources": (put("sources", value=[]), "give either sources .* or generator"),
-    "both": (put("generator", value={"layout": "default"}), "give either sources .* or generator"),
-    "absolute": (put("sources", 0, "file", value="/etc/passwd"), "must be a relative path without"),
-    "climbing": (put("sources", value=[ARCHIVE | {"members": [{"path": "../a"}]}]), "must be a relative path without"),
-    "backslash": (put("sources", 0, "file", value="a\\scene.npz"), "must be a relative path"),
-    "short hash": (put("sources", 0, "sha256", value="abc"), r"sources\.0\.sha256: .*found 'abc'"),
-    "no size": (put("sources", 0, "bytes", value=0), r"sources\.0\.bytes: .*found 0"),
-    "address": (put("sources", 0, "urls", value=["ftp://x/y"]), "'ftp://x/y' must begin with https:// or http://"),
-    "other archive": (
-        put("sources", value=[ARCHIVE | {"file": "a.tar"}]),
-        r"'a\.tar' lists members but is not a \.zip",
-    ),
-    "optional image": (put("sources", 0, "optional", value=True), "its source is optional; remove optional: true"),
+#: Path of a field, its wrong value, and the message.
+BROKEN: dict[str, tuple[str, Any, str]] = {
+    "no title": ("title", REMOVED, "title is missing; add it"),
+    "no terms": ("terms", REMOVED, "terms is missing; add it"),
+    "no citation": ("citation", "", "citation: String should have at least 1 character"),
+    "no band count": ("modalities.0.bands", REMOVED, r"modalities\.0\.bands is missing; add it"),
+    "misspelt field": ("heigth", 6, "heigth is not a known field; known fields: schema"),
+    "misspelt inner field": ("classes.0.colour", "#000000", r"classes\.0\.colour is not a known field"),
+    "other schema": ("schema", 2, r"schema: Input should be 1 \(found 2\)"),
+    "bad id": ("id", "Small Scene", r"id: .*pattern.*found 'Small Scene'"),
+    "bad revision": ("revision", "v1", r"revision: .*found 'v1'"),
+    "no height": ("height", 0, r"height: .*greater than 0 \(found 0\)"),
+    "text for a number": ("width", "wide", r"width: .*integer.*found 'wide'"),
+    "unknown modality": ("modalities.0.name", "thermal", r"modalities\.0\.name: .*found 'thermal'"),
+    "modality twice": ("modalities.1.name", "hsi", "modality names repeat: hsi; each must be unique"),
+    "no modalities": ("modalities", [], "modalities: .*at least 1"),
+    "no parts": ("modalities.0.parts", [], "modality 'hsi' has no parts; name the file"),
+    "too few names": ("modalities.1.channel_names", ["a"], "channel_names has 1 values for 2 bands"),
+    "too few wavelengths": ("modalities.1.wavelengths_nm", [1.0], "wavelengths_nm has 1 values for 2 bands"),
+    "no wavelength": ("modalities.1.wavelengths_nm", [400, float("nan")], "nan is not a finite number"),
+    "colours of heights": ("modalities.1.rgb_bands", [0, 1, 1], "rgb_bands is given for lidar.*move it"),
+    "two colours": ("modalities.0.rgb_bands", [0, 1], r"rgb_bands\.2 is missing"),
+    "colour twice": ("modalities.0.rgb_bands", [0, 1, 1], "give three different bands of 0..3"),
+    "no such band": ("modalities.0.rgb_bands", [4, 1, 0], r"rgb_bands is \[4, 1, 0\]; give three"),
+    "band before 0": ("modalities.0.rgb_bands", [-1, 1, 0], r"rgb_bands\.0: .*found -1"),
+    "bad axes": ("modalities.0.parts.0.axes", "bip", r"parts\.0\.axes: .*found 'bip'"),
+    "no ground truth": ("ground_truth", REMOVED, "ground_truth.parts is empty; name the file that contains the labels"),
+    "one class": ("classes", manifest_fields()["classes"][:1], "classes: .*at least 2"),
+    "class ids": ("classes.1.id", 5, r"classes are numbered \[1, 5, 3\]; number them 1\.\.3 in order"),
+    "class 0": ("classes.0.id", 0, r"classes\.0\.id: .*found 0"),
+    "class names": ("classes.1.name", "Grass", "class names repeat: Grass"),
+    "class colours": ("classes.1.color", "#00FF00", "class colors repeat: #00ff00"),
+    "colour name": ("classes.1.color", "red", r"classes\.1\.color: .*found 'red'"),
+    "class count": ("classes.1.count", 0, r"classes\.1\.count: .*found 0"),
+    "unknown file": ("modalities.0.parts.0.file", "x.npz", r"'x\.npz' is used but no source"),
+    "file twice": ("sources", [{"file": "scene.npz"}] * 2, r"files of the sources repeat: scene\.npz"),
+    "no sources": ("sources", [], "give either sources .* or generator"),
+    "both": ("generator", {"layout": "default"}, "give either sources .* or generator"),
+    "absolute": ("sources.0.file", "/etc/passwd", "must be a relative path without"),
+    "climbing": ("sources", [ARCHIVE | {"members": [{"path": "../a"}]}], "must be a relative path without"),
+    "backslash": ("sources.0.file", "a\\scene.npz", "must be a relative path"),
+    "short hash": ("sources.0.sha256", "abc", r"sources\.0\.sha256: .*found 'abc'"),
+    "no size": ("sources.0.bytes", 0, r"sources\.0\.bytes: .*found 0"),
+    "address": ("sources.0.urls", ["ftp://x/y"], "'ftp://x/y' must begin with https:// or http://"),
+    "other archive": ("sources", [ARCHIVE | {"file": "a.tar"}], r"'a\.tar' lists members but is not a \.zip"),
+    "optional image": ("sources.0.optional", True, "its source is optional; remove optional: true"),
     "official counts": (
-        put("official_split", value=official_fields(train_counts=[1, 2])),
-        "official_split.train_counts has 2 values for 3 classes; give one each",
+        "official_split",
+        official_fields(train_counts=[1, 2]),
+        "train_counts has 2 values for 3 classes",
     ),
     "official file": (
-        put("official_split", value=official_fields(train={"file": "tr.npz"})),
+        "official_split",
+        official_fields(train={"file": "tr.npz"}),
         "'tr.npz' is used but no source provides it",
     ),
-    "index base": (put("official_split", value=official_fields(index_base=2)), r"index_base: .*found 2"),
+    "index base": ("official_split", official_fields(index_base=2), r"index_base: .*found 2"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_manifest_names_file_field_and_fix(tmp_path: Path, case: str) -> None:
-    spoil, message = BROKEN[case]
+def test_a_wrong_manifest_names_file_field_and_fix(tmp_path: Path, case: str) -> None:
+    field, value, message = BROKEN[case]
     fields = manifest_fields()
-    spoil(fields)
+    *parents, last = (int(step) if step.isdigit() else step for step in field.split("."))
+    parent = reduce(getitem, parents, fields)
+    parent[last] = value
+    if value is REMOVED:
+        del parent[last]
     path = write_manifest(tmp_path, fields)
     with pytest.raises(ManifestError, match=message) as error:
         read_manifest(path)

@@ -1,4 +1,4 @@
-"""Normalisation and PCA: fitted on the scope only, exact against plain NumPy, safe on constant channels."""
+"""Normalisation and PCA: fitted on the scope only, equal to plain NumPy, defined for constant channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows against padding and slicing, pixel by pixel, and the joint symmetries of all modalities."""
+"""Windows equal padding and slicing; symmetries are the same in all modalities."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_mapped_is_the_function_of_every_gathered_pixel(
 
 
 def test_mapped_computes_every_pixel_of_the_canvas_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for one that tells the channels and the type."""
+    """One extra pixel gives the channels and the type."""
     monkeypatch.setattr(windows_module, "MAPPED_PIXELS", 50)
     sizes: list[int] = []
 

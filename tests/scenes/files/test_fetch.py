@@ -17,6 +17,7 @@ from helpers.small_release import (
     BANDS,
     HEIGHT,
     WIDTH,
+    Answer,
     LocalServer,
     local_server,
     modality,
@@ -115,73 +116,56 @@ def test_archive_leaves_only_the_named_member(server: LocalServer, tmp_path: Pat
     assert len(server.requests) == 1
 
 
-def test_after_a_404_the_mirror_is_used(server: LocalServer, tmp_path: Path) -> None:
-    source = plain_source(GOOD, server.url("/gone"), server.serve("/mirror", GOOD))
-    lines: list[str] = []
-    folder = fetch(small_manifest(tmp_path, sources=[source]), progress=lines.append)
-    assert (folder / "scene.npz").read_bytes() == GOOD
-    assert server.requests == ["/gone", "/mirror"]
-    assert any("404" in line for line in lines)
+def cut_off(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, GOOD[:300], announced=len(GOOD))
+    handler.close_connection = True
 
 
-@pytest.mark.parametrize("with_size", [True, False])
-def test_after_a_truncated_answer_the_mirror_is_used(server: LocalServer, tmp_path: Path, with_size: bool) -> None:
-    def cut_off(handler: BaseHTTPRequestHandler) -> None:
-        send(handler, GOOD[:300], announced=len(GOOD))
-        handler.close_connection = True
-
-    source = plain_source(GOOD, server.serve("/cut", cut_off), server.serve("/mirror", GOOD))
-    if not with_size:
-        del source["bytes"]
-    folder = fetch(small_manifest(tmp_path, sources=[source]))
-    assert files_below(folder) == {"scene.npz"}
-    assert server.requests == ["/cut", "/mirror"]
+def hang(handler: BaseHTTPRequestHandler) -> None:
+    handler.server.closing.wait(60)
 
 
-def test_a_short_file_with_a_correct_header_is_quarantined(server: LocalServer, tmp_path: Path) -> None:
-    manifest = small_manifest(tmp_path, sources=[plain_source(GOOD, server.serve("/short", GOOD[:300]))])
-    with pytest.raises(FetchError, match="300 bytes, expected") as error:
-        fetch(manifest)
-    bad = f"scene.npz.bad-{sha256(GOOD[:300])[:8]}"
-    assert bad in one_line(error)
-    assert files_below(scene_folder(manifest)) == {bad}
+def hang_midway(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, GOOD[:100], announced=len(GOOD))
+    hang(handler)
 
 
-def test_wrong_hash_is_quarantined_named_and_the_mirror_tried(server: LocalServer, tmp_path: Path) -> None:
-    source = plain_source(GOOD, server.serve("/wrong", WRONG), server.serve("/mirror", GOOD))
-    lines: list[str] = []
-    folder = fetch(small_manifest(tmp_path, sources=[source]), progress=lines.append)
-    bad = f"scene.npz.bad-{sha256(WRONG)[:8]}"
-    assert files_below(folder) == {"scene.npz", bad}
-    assert (folder / bad).read_bytes() == WRONG
-    assert any(bad in line and sha256(GOOD) in line for line in lines)
+#: Faulty answers of a server, what the message says, and the bytes that are quarantined.
+FAULTS: dict[str, tuple[Answer | None, str, bytes]] = {
+    "not found": (None, "404", b""),
+    "truncated": (cut_off, "", b""),
+    "truncated, size unknown": (cut_off, "", b""),
+    "short with a correct header": (GOOD[:300], "300 bytes, expected", GOOD[:300]),
+    "other content": (WRONG, f"expected {sha256(GOOD)}", WRONG),
+    "larger than declared": (GOOD * 3, f"more than the expected {len(GOOD):,} bytes arrived", b""),
+    "no answer": (hang, "no answer within 0.3 s", b""),
+    "no end": (hang_midway, "no answer within 0.3 s", b""),
+}
 
 
-def test_a_larger_file_than_declared_is_refused(server: LocalServer, tmp_path: Path) -> None:
-    manifest = small_manifest(tmp_path, sources=[plain_source(GOOD, server.serve("/huge", GOOD * 3))])
-    with pytest.raises(FetchError, match=f"more than the expected {len(GOOD):,} bytes arrived"):
-        fetch(manifest)
-    assert files_below(scene_folder(manifest)) == set()
-
-
-def test_hanging_server_times_out(server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mirrored", [True, False])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_answer_is_reported_and_the_mirror_used(
+    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, mirrored: bool
+) -> None:
     monkeypatch.setattr(transfer, "TIMEOUT_S", 0.3)
-
-    def hang(handler: BaseHTTPRequestHandler) -> None:
-        server.closing.wait(60)
-
-    def hang_midway(handler: BaseHTTPRequestHandler) -> None:
-        send(handler, GOOD[:100], announced=len(GOOD))
-        server.closing.wait(60)
-
-    urls = [server.serve("/hang", hang), server.serve("/midway", hang_midway)]
-    manifest = small_manifest(tmp_path, sources=[plain_source(GOOD, *urls)])
-    with pytest.raises(FetchError) as error:
-        fetch(manifest)
-    message = one_line(error)
-    assert message.count("no answer within 0.3 s") == 2
-    assert all(url in message for url in urls)
-    assert files_below(scene_folder(manifest)) == set()
+    answer, message, quarantined = FAULTS[fault]
+    url = server.url("/gone") if answer is None else server.serve("/faulty", answer)
+    source = plain_source(GOOD, url, *([server.serve("/mirror", GOOD)] if mirrored else []))
+    if fault.endswith("unknown"):
+        del source["bytes"]
+    manifest = small_manifest(tmp_path, sources=[source])
+    lines: list[str] = []
+    if mirrored:
+        fetch(manifest, progress=lines.append)
+    else:
+        with pytest.raises(FetchError) as error:
+            fetch(manifest)
+        lines.append(one_line(error))
+    bad = {f"scene.npz.bad-{sha256(quarantined)[:8]}"} if quarantined else set()
+    assert any(all(part in line for part in (url, message, *bad)) for line in lines)
+    assert files_below(scene_folder(manifest)) == bad | ({"scene.npz"} if mirrored else set())
+    assert server.requests == [url[len(server.url("")) :]] + ["/mirror"] * mirrored
 
 
 def test_without_network_one_line_has_all_instructions(tmp_path: Path) -> None:
@@ -254,7 +238,6 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path: Path, server: LocalServer)
 
 
 def test_a_failed_fsync_leaves_no_file(monkeypatch: pytest.MonkeyPatch, served: Manifest) -> None:
-
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -275,26 +258,25 @@ fetch(read_manifest(Path(sys.argv[1])), progress=lambda line: print(line, flush=
 """
 
 
-def start_child(served: Manifest) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(served.path)]
+def start_child(manifest: Manifest) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(manifest.path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_two_processes_share_one_download(tmp_path: Path, server: LocalServer) -> None:
-    asked, go_on = threading.Event(), threading.Event()
+    requested, proceed = threading.Event(), threading.Event()
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
-        asked.set()
-        go_on.wait(60)
+        requested.set()
+        proceed.wait(60)
         send(handler, GOOD)
 
     manifest = small_manifest(tmp_path, sources=[plain_source(GOOD, server.serve("/scene.npz", slow))])
     with start_child(manifest) as first:
-        assert asked.wait(60)
+        assert requested.wait(60)
         with start_child(manifest) as second:
-            assert second.stdout is not None
             assert "another process is fetching it; waiting" in second.stdout.readline()
-            go_on.set()
+            proceed.set()
             assert (first.wait(60), second.wait(60)) == (0, 0), (first.stdout, second.stdout)
     assert server.requests == ["/scene.npz"]
     assert files_below(scene_folder(manifest)) == {"scene.npz"}
@@ -365,7 +347,6 @@ def test_an_unwritable_cache_is_only_reported(
 )
 def test_files_of_the_user_are_found(tmp_path: Path, server: LocalServer, layout: str, mine: Path) -> None:
     manifest = archived(tmp_path, server)
-    mine = tmp_path / "mine"
     file = mine / layout
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(server.answers["/release.zip"] if layout.endswith(".zip") else GOOD)

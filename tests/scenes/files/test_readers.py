@@ -123,70 +123,47 @@ def test_parts_are_stacked_in_order(tmp_path: Path) -> None:
             scene_from(tmp_path, split | {"b": wrong}, modalities=modalities)
 
 
-def spoiled(name: str, place: tuple[int, ...], value: float, dtype: str | None = None) -> dict[str, np.ndarray]:
+def changed(name: str, place: Any, value: float, dtype: str | None = None) -> dict[str, np.ndarray]:
     array = small_arrays()[name].copy()
     array = array.astype(dtype) if dtype else array
     array[place] = value
     return {name: array}
 
 
-def constant_band() -> dict[str, np.ndarray]:
-    image = small_arrays()["hsi"].copy()
-    image[:, :, 2] = 7.5
-    return {"hsi": image}
+def official(**changes: Any) -> dict[str, Any]:
+    return {"official_split": official_fields(**changes)}
 
+
+OTHER_KEY = {"file": "scene.npz", "key": "labels", "axes": "hw"}
+MINUS_ONE = {"unlabelled": -1} | manifest_fields()["ground_truth"]
 
 CONTRADICTIONS: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
-    "nan": (spoiled("hsi", (1, 2, 3), np.nan), {}, r"hsi: NaN or infinite values in 1 of 4 bands \(band 3: 1"),
-    "infinite": (spoiled("lidar", (slice(2), 2, 1), -np.inf), {}, r"lidar: NaN .* 1 of 2 bands \(band 1: 2"),
-    "too large": (spoiled("hsi", (0, 0, 0), 1e300, "f8"), {}, r"band 0: 1"),
-    "constant": (constant_band(), {}, r"band 2 is 7\.5 everywhere"),
+    "nan": (changed("hsi", (1, 2, 3), np.nan), {}, r"hsi: NaN or infinite values in 1 of 4 bands \(band 3: 1"),
+    "infinite": (changed("lidar", (slice(2), 2, 1), -np.inf), {}, r"lidar: NaN .* 1 of 2 bands \(band 1: 2"),
+    "too large": (changed("hsi", (0, 0, 0), 1e300, "f8"), {}, r"band 0: 1"),
+    "constant": (changed("hsi", (..., 2), 7.5), {}, r"band 2 is 7\.5 everywhere"),
     "other raster": (
         {"hsi": np.ones((5, 9, 4))},
         {},
-        r"has shape 5x9x4 .*expected 6 rows x 9 columns x 4.*another raster",
+        "has shape 5x9x4 .*expected 6 rows x 9 columns x 4.*another raster",
     ),
     "other bands": ({"hsi": np.ones((6, 9, 5))}, {}, r"6x9x5.*x 4 channels; no order of axes fits"),
-    "missing key": (
-        {},
-        {"ground_truth": {"parts": [{"file": "scene.npz", "key": "labels", "axes": "hw"}]}},
-        r"there is no 'labels'; present: gt, hsi, lidar, test, train",
-    ),
+    "missing key": ({}, {"ground_truth": {"parts": [OTHER_KEY]}}, "no 'labels'; present: gt, hsi, lidar, test, train"),
     "unknown class": (
-        spoiled("gt", (0, slice(2)), 9),
+        changed("gt", (0, slice(2)), 9),
         {},
-        r"unknown class 9 \(2 pixels\), expected 1\.\.3, or 0 if unlabelled",
+        r"class 9 \(2 pixels\), expected 1\.\.3, or 0 if unlabelled",
     ),
-    "negative": (spoiled("gt", (0, 0), -1, "i2"), {}, r"unknown class -1 \(1 pixels\)"),
-    "fraction": (spoiled("gt", (0, 0), 0.5, "f4"), {}, "labels are NaN or fractions"),
-    "label nan": (spoiled("gt", (0, 0), np.nan, "f4"), {}, "labels are NaN or fractions"),
-    "label infinite": (spoiled("gt", (0, 0), np.inf, "f4"), {}, "labels are NaN or fractions"),
-    "counts": (spoiled("gt", (0, 0), 2), {}, "Road has 10 pixels, expected 9; it is another version"),
-    "unlabelled": (
-        {},
-        {"ground_truth": {"unlabelled": -1} | manifest_fields()["ground_truth"]},
-        r"unknown class 0 \(27 pixels\), expected 1\.\.3, or -1 if unlabelled",
-    ),
-    "overlap": (
-        {"test": small_arrays()["gt"]},
-        {"official_split": official_fields(test_counts=None)},
-        "6 pixels are in train and in test",
-    ),
-    "outside": (
-        spoiled("train", (0, 0), 1),
-        {"official_split": official_fields()},
-        "1 pixels disagree with the ground truth",
-    ),
-    "other class": (
-        spoiled("train", (0, 2), 3),
-        {"official_split": official_fields()},
-        "1 pixels disagree with the ground truth",
-    ),
-    "official counts": (
-        {},
-        {"official_split": official_fields(train_counts=[3, 2, 2])},
-        r"\[train\]: Water has 1 pixels, expected 2",
-    ),
+    "negative": (changed("gt", (0, 0), -1, "i2"), {}, r"unknown class -1 \(1 pixels\)"),
+    "fraction": (changed("gt", (0, 0), 0.5, "f4"), {}, "labels are NaN or fractions"),
+    "label nan": (changed("gt", (0, 0), np.nan, "f4"), {}, "labels are NaN or fractions"),
+    "label infinite": (changed("gt", (0, 0), np.inf, "f4"), {}, "labels are NaN or fractions"),
+    "counts": (changed("gt", (0, 0), 2), {}, "Road has 10 pixels, expected 9; it is another version"),
+    "unlabelled": ({}, {"ground_truth": MINUS_ONE}, r"class 0 \(27 pixels\), expected 1\.\.3, or -1 if unlabelled"),
+    "overlap": ({"test": small_arrays()["gt"]}, official(test_counts=None), "6 pixels are in train and in test"),
+    "outside": (changed("train", (0, 0), 1), official(), "1 pixels disagree with the ground truth"),
+    "other class": (changed("train", (0, 2), 3), official(), "1 pixels disagree with the ground truth"),
+    "official counts": ({}, official(train_counts=[3, 2, 2]), r"\[train\]: Water has 1 pixels, expected 2"),
 }
 
 
