@@ -13,14 +13,14 @@ from mmrs_bench.commands.output import say, table_console
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.run.session import check_writable
-from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_figure, sweep_path, sweep_table
+from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_figure, sweep_path, sweep_table, write_rows
 from mmrs_bench.io import write_png
 
 
 def sweep(
     *, timesteps: Sequence[int], blocks: Sequence[int], out: str, device: str, precision: str, **suite_options: Any
 ) -> int:
-    """Score a method at every timestep and block. Points that the file contains are not computed again."""
+    """Score a method at every timestep and block. Points that have a record in OUT are not computed again."""
     cells = sweep_cells(make_suite(suite_options), timesteps, blocks)
     folder = Path(out).expanduser()
     check_writable(folder)
@@ -36,11 +36,12 @@ def sweep(
             elif done == 0.0:
                 console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        rows = run_sweep(cells, folder, make_execution(device, precision), show)
+        records = run_sweep(cells, folder, make_execution(device, precision), show)
     path = sweep_path(cells, folder)
     figure_path = path.with_suffix(".png")
-    write_png(figure_path, sweep_figure(cells, rows), dpi=200)
-    print_tables([sweep_table(cells, rows)], table_console())
+    write_rows(cells, records, path)
+    write_png(figure_path, sweep_figure(cells, records), dpi=200)
+    print_tables([sweep_table(cells, records)], table_console())
     say(str(path))
     say(str(figure_path))
     return 0

@@ -19,18 +19,18 @@ from pydantic import Field
 from mmrs_bench.cli import main
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError, RecordError, TrainingError
-from mmrs_bench.evaluation import sweep as module
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.report.tables import Estimate
+from mmrs_bench.evaluation.results.records import load_records, record_path
+from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.sweep import (
     NOTE,
-    SweepRow,
-    read_rows,
     run_sweep,
     sweep_cells,
     sweep_figure,
     sweep_path,
     sweep_table,
+    write_rows,
 )
 from mmrs_bench.methods.base import Method, MethodConfig
 from mmrs_bench.scenes.scene import IntArray
@@ -105,8 +105,13 @@ def cells(
     return sweep_cells(suite(tmp_path, **options), timesteps, blocks)
 
 
-def run(tmp_path: Path, points: list[Cell]) -> dict[str, SweepRow]:
+def run(tmp_path: Path, points: list[Cell]) -> dict[str, Record]:
     return run_sweep(points, tmp_path / "out", ExecutionConfig(), lambda *stage: None)
+
+
+def point(record: Record) -> tuple[int, int, int]:
+    settings = record.protocol.method_config
+    return record.protocol.data.draw, settings["block"], settings["timestep"]
 
 
 def at(block: int, timestep: int) -> list[tuple[int, int, int]]:
@@ -128,7 +133,7 @@ def test_table_and_figure_show_mean_and_sd_over_draws(tmp_path: Path) -> None:
     points = cells(tmp_path)
     rows = run(tmp_path, points)
     n = int((TRUTH > 0).sum()) - 8
-    assert {(row.draw, row.block, row.timestep): row.oa for row in rows.values()} == {
+    assert {point(record): record.scores.oa for record in rows.values()} == {
         (d, b, t): pytest.approx(1 - wrong(d, b, t) / n) for d in range(3) for b in (4, 5) for t in (0, 100)
     }
     table = sweep_table(points, rows)
@@ -149,7 +154,7 @@ def test_table_and_figure_show_mean_and_sd_over_draws(tmp_path: Path) -> None:
             for name in ("oa", "aa", "kappa"):
                 estimate = shown[name]
                 assert isinstance(estimate, Estimate)
-                found = [100 * getattr(r, name) for r in rows.values() if (r.block, r.timestep) == (block, timestep)]
+                found = [100 * getattr(r.scores, name) for r in rows.values() if point(r)[1:] == (block, timestep)]
                 assert estimate[:2] == pytest.approx((np.mean(found), np.std(found, ddof=1)))
             assert line.get_ydata()[line_number] == pytest.approx(np.mean(of_draws))
             assert line.get_xdata()[line_number] == pytest.approx(timestep, abs=1)
@@ -166,15 +171,13 @@ def test_one_draw_and_one_point_have_no_spread(tmp_path: Path) -> None:
     assert sweep_figure(points, rows).get_suptitle().endswith("; one draw")
 
 
-def test_points_in_the_file_are_not_computed_again(tmp_path: Path) -> None:
+def test_points_with_a_record_are_not_computed_again(tmp_path: Path) -> None:
     points = cells(tmp_path)
     rows = run(tmp_path, points)
-    path = sweep_path(points, tmp_path / "out")
-    assert path.name == "sweep-tiny-r1-noisy.csv"
-    before = path.read_bytes()
     assert len(Noisy.fits) == 12
     assert run(tmp_path, points) == rows
-    assert (len(Noisy.fits), path.read_bytes()) == (12, before)
+    assert len(Noisy.fits) == 12
+    assert all(record.unranked == NOTE for record in rows.values())
 
     Noisy.fits.clear()
     run(tmp_path, cells(tmp_path, (0, 50, 100), (5,)))
@@ -183,15 +186,13 @@ def test_points_in_the_file_are_not_computed_again(tmp_path: Path) -> None:
     Noisy.fits.clear()
     other = run(tmp_path, cells(tmp_path, (0,), (4,), shots=(3,)))
     assert Noisy.fits == at(4, 0), "other shots are another point"
-    assert {row.key for row in other.values()}.isdisjoint(rows)
-    everything = read_rows(path)
-    assert len(everything) == 12 + 3 + 3
-    assert all(everything[key] == row for key, row in rows.items())
-    assert all(row.simulated and row.note == NOTE for row in everything.values())
-    assert not [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".tmp" or p.parent.name == "work"]
+    assert other.keys().isdisjoint(rows)
+    assert len(load_records(tmp_path / "out")) == 12 + 3 + 3
 
-    variant = sweep_path(cells(tmp_path, methods=("noisy:other",)), tmp_path / "out")
-    assert variant.name == "sweep-tiny-r1-noisy-other.csv"
+
+def test_file_names_tell_variants_apart(tmp_path: Path) -> None:
+    assert sweep_path(cells(tmp_path), tmp_path).name == "sweep-tiny-r1-noisy.csv"
+    assert sweep_path(cells(tmp_path, methods=("noisy:other",)), tmp_path).name == "sweep-tiny-r1-noisy-other.csv"
 
 
 @pytest.mark.parametrize("stop", [TrainingError("the loss is NaN"), KeyboardInterrupt()])
@@ -204,30 +205,16 @@ def test_a_stopped_sweep_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     points = cells(tmp_path)
     with pytest.raises(type(stop)):
         run(tmp_path, points)
-    done = read_rows(sweep_path(points, tmp_path / "out"))
-    assert [(row.draw, row.block, row.timestep) for row in done.values()] == [(0, 4, 0), (0, 4, 100)]
+    assert sorted(map(point, load_records(tmp_path / "out"))) == [(0, 4, 0), (0, 4, 100)]
     rows = run(tmp_path, points)
     assert Noisy.fits[2] == Noisy.fits[3] == (0, 5, 0)
     assert len(Noisy.fits) == 13
     assert list(rows) == [cell.key for cell in points]
 
 
-def test_simultaneous_sweeps_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (other,) = cells(tmp_path, (7,), (1,), draws=1)
-
-    def another_sweep_begins() -> None:
-        monkeypatch.setattr(Noisy, "event", lambda: None)
-        run(tmp_path, [other])
-
-    monkeypatch.setattr(Noisy, "event", another_sweep_begins)
-    (point,) = cells(tmp_path, (0,), (4,), draws=1)
-    assert list(run(tmp_path, [point])) == [point.key]
-    assert set(read_rows(sweep_path([point], tmp_path / "out"))) == {point.key, other.key}
-
-
 def test_simultaneous_sweeps_compute_a_point_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = cells(tmp_path, (0,), (4,), draws=1)
-    found: list[dict[str, SweepRow]] = []
+    found: list[dict[str, Record]] = []
     another = Thread(target=lambda: found.append(run(tmp_path, points)))
 
     def another_sweep_begins() -> None:
@@ -257,52 +244,33 @@ def test_invalid_settings_are_refused_before_anything_is_computed(tmp_path: Path
     with pytest.raises(ConfigError, match=r"timestep: .*less than 1000 \(found 1000\)"):
         run(tmp_path, points)
     assert Noisy.fits == []
-    assert not sweep_path(points, tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda text: "", "its columns are not key, signature"),
-        (lambda text: text.replace(",oa,", ",accuracy,", 1), "its columns are not key, signature"),
-        (lambda text: text[: text.rindex(',"')] + "\n", "line 4: note: "),
-        (lambda text: text.rstrip() + ",more\n", "line 4: None"),
-        (lambda text: text + text.splitlines()[-1] + "\n", "line 5: row .* occurs twice"),
-        (lambda text: re.sub(r"0\.9\d+", "nan", text, count=1), "line 2: oa: .*found 'nan'"),
-        (lambda text: text.replace("0.9", "1.9", 1), "line 2: oa: .*less than or equal to 1"),
-        (lambda text: text.replace(",4,100,", ",5,100,"), "has another block than the settings of its key"),
-        (lambda text: text.replace("random-v1", "block-v1"), "has another signature than the settings of its key"),
-        (lambda text: text.replace("noisy", "n\0isy"), "cannot be read|has another method"),
-        (lambda text: b"\xff\xfe" + text.encode(), "cannot be read"),
-    ],
-)
-def test_a_damaged_file_is_refused_and_kept(tmp_path: Path, damage: Callable[[str], str | bytes], message: str) -> None:
-    points = cells(tmp_path, (0, 100, 200), (4,), draws=1)
+def test_a_damaged_record_is_refused_and_kept(tmp_path: Path) -> None:
+    points = cells(tmp_path, (0, 100), (4,), draws=1)
     run(tmp_path, points)
-    path = sweep_path(points, tmp_path / "out")
-    whole = path.read_text()
-    damaged = damage(whole)
-    damaged = damaged.encode() if isinstance(damaged, str) else damaged
-    assert damaged != whole.encode()
-    path.write_bytes(damaged)
+    path = record_path(tmp_path / "out", points[0].protocol)
+    path.write_text(path.read_text()[:100])
+    damaged = path.read_bytes()
     Noisy.fits.clear()
-    with pytest.raises(RecordError, match=rf"^{re.escape(str(path))}: .*({message})") as caught:
+    with pytest.raises(RecordError, match=rf"^{re.escape(str(path))}: is not valid JSON"):
         run(tmp_path, points)
-    assert "\n" not in str(caught.value)
-    assert "correct the line, or move the file away" in str(caught.value)
     assert (Noisy.fits, path.read_bytes()) == ([], damaged)
 
 
-def test_an_undefined_kappa_is_excluded_from_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undefined_kappa_is_empty_in_the_file_and_not_part_of_the_mean(tmp_path: Path) -> None:
     points = cells(tmp_path, (0,), (4,))
     rows = run(tmp_path, points)
-    path = sweep_path(points, tmp_path / "out")
-    module._add(path, rows[points[0].key].model_copy(update={"kappa": None}))
-    rows = run(tmp_path, points)
-    assert [row.kappa is None for row in rows.values()] == [True, False, False]
+    first = rows[points[0].key]
+    rows[first.key] = first.model_copy(update={"scores": first.scores.model_copy(update={"kappa": None})})
     (line,) = sweep_table(points, rows).sections[0].rows
     assert isinstance(line["kappa"], Estimate)
-    assert line["kappa"].mean == pytest.approx(np.mean([100 * r.kappa for r in rows.values() if r.kappa is not None]))
+    defined = [100 * r.scores.kappa for r in rows.values() if r.scores.kappa is not None]
+    assert len(defined) == 2
+    assert line["kappa"].mean == pytest.approx(np.mean(defined))
+    write_rows(points, rows, tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open() as file:
+        assert [row["kappa"] == "" for row in csv.DictReader(file)] == [True, False, False]
 
 
 def command(tmp_path: Path, *more: str) -> int:
