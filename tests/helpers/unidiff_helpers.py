@@ -72,11 +72,6 @@ def refused(error: type[Exception], match: str) -> Iterator[None]:
     assert "\n" not in str(caught.value)
 
 
-def small_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `SMALL` the backbone ``tiny``."""
-    monkeypatch.setattr(unidiff_config, "ADM_TINY", SMALL)
-
-
 def small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make `SMALL` the backbone ``imagenet``, and write random weights as its checkpoint."""
     monkeypatch.setattr(unidiff_config, "ADM_64", SMALL)

@@ -11,15 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.network_helpers import same, weights
-from helpers.unidiff_helpers import (
-    picture_data,
-    picture_scene,
-    random_denoiser,
-    refused,
-    settings,
-    small_checkpoint,
-    small_tiny,
-)
+from helpers.unidiff_helpers import picture_data, picture_scene, random_denoiser, refused, settings, small_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,10 +28,11 @@ from mmrs_bench.methods.unidiff.module import CURVE, DenoiserWithCurves, Denoisi
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, drift_tiles, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
+pytestmark = pytest.mark.usefixtures("small_tiny")
+
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_tiny(monkeypatch)
+def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unidiff_adaptation, "write_curve", lambda *args: None)  # drawing takes longer than training
 
 

@@ -31,6 +31,7 @@ SMALL = AdmConfig(
     image_size=16,
     dropout=0.3,
 )
+Weights, Options = dict[str, Tensor], dict[str, Any]
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the package peft")
 #: Adaptations that train, with their options.
 TRAINED = [
@@ -45,7 +46,7 @@ def weights() -> dict[str, Tensor]:
     return random_weights(SMALL)
 
 
-def adapted(weights: dict[str, Tensor], adaptation: str = "film", **options: Any) -> AdaptedDenoiser:
+def adapted(weights: Weights, adaptation: str = "film", **options: Any) -> AdaptedDenoiser:
     return AdaptedDenoiser(SMALL, weights, adaptation, **{"backbone": "random 0", "lora_rank": 2, **options})
 
 
@@ -135,9 +136,7 @@ def test_lora_trains_five_percent(config: AdmConfig, rank: int, variant: str, ex
 
 @pytest.mark.parametrize(("adaptation", "options"), [pytest.param("none", {}, id="none"), *TRAINED])
 @torch.no_grad()
-def test_the_untrained_output_is_that_of_the_backbone(
-    weights: dict[str, Tensor], adaptation: str, options: dict[str, Any]
-) -> None:
+def test_the_untrained_output_is_that_of_the_backbone(weights: Weights, adaptation: str, options: Options) -> None:
     x, t, m = inputs()
     expected = adm_with_weights(SMALL, weights)(x, t, class_labels=m).sample
     found = adapted(weights, adaptation, **options)(x, t, m)
@@ -148,9 +147,7 @@ def test_the_untrained_output_is_that_of_the_backbone(
 
 
 @pytest.mark.parametrize(("adaptation", "options"), TRAINED)
-def test_training_changes_trainable_parameters_only(
-    weights: dict[str, Tensor], adaptation: str, options: dict[str, Any]
-) -> None:
+def test_training_changes_trainable_parameters_only(weights: Weights, adaptation: str, options: Options) -> None:
     given = {name: weight.clone() for name, weight in weights.items()}
     denoiser = adapted(weights, adaptation, **options)
     before = {name: parameter.detach().clone() for name, parameter in denoiser.named_parameters()}
@@ -171,7 +168,7 @@ def test_training_changes_trainable_parameters_only(
 @pytest.mark.parametrize(("adaptation", "options"), TRAINED)
 @torch.no_grad()
 def test_saved_adapters_restore_the_denoiser(
-    weights: dict[str, Tensor], adaptation: str, options: dict[str, Any], tmp_path: Path
+    weights: Weights, adaptation: str, options: Options, tmp_path: Path
 ) -> None:
     trained = train(adapted(weights, adaptation, **options))
     state = trained.adapted_state()
@@ -189,7 +186,7 @@ def test_saved_adapters_restore_the_denoiser(
     assert all(torch.equal(state[name], tensor) for name, tensor in load_file(file).items()), "not a copy"
 
 
-def test_without_adaptation_there_are_no_adapters(weights: dict[str, Tensor]) -> None:
+def test_without_adaptation_there_are_no_adapters(weights: Weights) -> None:
     denoiser = adapted(weights, "none")
     assert denoiser.adapted_state() == {}
     denoiser.load_adapted({}, denoiser.adapters_metadata())
@@ -197,7 +194,7 @@ def test_without_adaptation_there_are_no_adapters(weights: dict[str, Tensor]) ->
 
 @needs_peft
 @torch.no_grad()
-def test_peft_reads_the_saved_adapters(weights: dict[str, Tensor]) -> None:
+def test_peft_reads_the_saved_adapters(weights: Weights) -> None:
     import peft
 
     trained = train(adapted(weights, "lora"))
@@ -212,7 +209,7 @@ def test_peft_reads_the_saved_adapters(weights: dict[str, Tensor]) -> None:
 
 
 @needs_peft
-def test_initial_adapters_depend_on_the_seed_only(weights: dict[str, Tensor]) -> None:
+def test_initial_adapters_depend_on_the_seed_only(weights: Weights) -> None:
     position = torch.random.get_rng_state()
     states = [adapted(weights, "lora", seed=seed).adapted_state() for seed in (1, 1, 2)]
     assert torch.equal(torch.random.get_rng_state(), position)
@@ -239,7 +236,7 @@ ROWS = "class_embedding.weight"
     ids=["missing", "unknown", "shape", "NaN", "integers"],
 )
 def test_damaged_adapters_are_refused_and_change_nothing(
-    weights: dict[str, Tensor], damage: Callable[[dict[str, Tensor]], object], message: str
+    weights: Weights, damage: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     denoiser = adapted(weights)
     state = {name: tensor + 1 for name, tensor in denoiser.adapted_state().items()}
@@ -249,7 +246,7 @@ def test_damaged_adapters_are_refused_and_change_nothing(
     assert all(torch.equal(p, weights[name]) for name, p in denoiser.network.named_parameters())
 
 
-def test_adapters_of_another_denoiser_are_refused(weights: dict[str, Tensor]) -> None:
+def test_adapters_of_another_denoiser_are_refused(weights: Weights) -> None:
     film = adapted(weights)
     state, metadata = film.adapted_state(), film.adapters_metadata()
     for other, given, message in (
@@ -268,7 +265,7 @@ def test_adapters_of_another_denoiser_are_refused(weights: dict[str, Tensor]) ->
     without_dropout.load_adapted(state, metadata)
 
 
-def test_an_unknown_adaptation_is_refused(weights: dict[str, Tensor]) -> None:
+def test_an_unknown_adaptation_is_refused(weights: Weights) -> None:
     with pytest.raises(ConfigError, match="unknown adaptation 'fillm': did you mean film or full"):
         adapted(weights, "fillm")
 
@@ -299,7 +296,7 @@ def decoder_activations(unet: Any, noised: Tensor, timesteps: Tensor, rows: Tens
 
 
 @torch.no_grad()
-def test_features_are_the_activations_of_the_blocks(weights: dict[str, Tensor]) -> None:
+def test_features_are_the_activations_of_the_blocks(weights: Weights) -> None:
     denoiser, clean = adapted(weights), pictures(2)
     kept = float(cosine_schedule().alphas_cumprod[300])
     noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(21))
@@ -328,7 +325,7 @@ def test_features_of_the_shipped_networks_have_the_released_shapes() -> None:
             assert denoiser.features(clean, 0, 1, block, 21).shape[1:] == denoiser.feature_shape(side, block)
 
 
-def test_features_do_not_depend_on_batch_mode_or_random_state(weights: dict[str, Tensor]) -> None:
+def test_features_do_not_depend_on_batch_mode_or_random_state(weights: Weights) -> None:
     denoiser, clean = adapted(weights).train(), pictures(3)
     position = torch.random.get_rng_state()
     together = denoiser.features(clean, 100, 1, 3, seed=0)
@@ -345,7 +342,7 @@ def test_features_do_not_depend_on_batch_mode_or_random_state(weights: dict[str,
 
 
 @needs_peft
-def test_features_of_lora_are_those_of_the_adapted_network(weights: dict[str, Tensor]) -> None:
+def test_features_of_lora_are_those_of_the_adapted_network(weights: Weights) -> None:
     clean, denoiser = pictures(1), adapted(weights, "lora")
     before = denoiser.features(clean, 100, 1, 2, seed=0)
     torch.testing.assert_close(before, adapted(weights).features(clean, 100, 1, 2, seed=0), atol=1e-5, rtol=1e-5)
@@ -362,9 +359,7 @@ def test_features_of_lora_are_those_of_the_adapted_network(weights: dict[str, Te
         ({"modality": 6}, "no modality 6: 0 to 5 exist"),
     ],
 )
-def test_features_that_do_not_exist_are_refused(
-    weights: dict[str, Tensor], wrong: dict[str, Any], message: str
-) -> None:
+def test_features_that_do_not_exist_are_refused(weights: Weights, wrong: dict[str, Any], message: str) -> None:
     right = {"clean": torch.zeros(1, 3, 16, 16), "timestep": 0, "modality": 1, "block": 0, "seed": 0}
     with pytest.raises(ValueError, match=message):
         adapted(weights).features(**{**right, **wrong})

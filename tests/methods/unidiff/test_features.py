@@ -19,7 +19,6 @@ from helpers.unidiff_helpers import (
     slow_activations,
     slow_pairs,
     slow_vector,
-    small_tiny,
 )
 from torch import Tensor
 
@@ -29,19 +28,10 @@ from mmrs_bench.methods.unidiff.features import BATCH, TileFeatures
 from mmrs_bench.methods.unidiff.pictures import scene_pictures
 from mmrs_bench.scenes.scene import IntArray
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 #: Corners, edges and the inside of the scene.
 PIXELS = np.array([0, WIDTH - 1, WIDTH * 35, WIDTH * 36 - 1, 8 * WIDTH + 8, 700, 703, 15 * WIDTH + 39])
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _small_with_shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(cache))
-    small_tiny(monkeypatch)
 
 
 @pytest.mark.parametrize("block", [0, 1])

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
@@ -152,22 +151,6 @@ def test_the_mean_gets_no_gradient_from_the_bound() -> None:
     assert (per_image[[4, 5]] < 1e-2).all()
 
 
-def test_the_gradient_of_the_variance_equals_that_of_the_equations() -> None:
-    output, clean, noise, timesteps = case()
-    leaf = output.clone().requires_grad_()
-    HybridDiffusion()(leaf, clean, noise, timesteps).bound.sum().backward()
-    assert leaf.grad is not None
-    for i in (0, 1, 3):
-        for channel in (3, 5):  # central differences of the reference in float64
-            place = (i, channel, 1, 1)
-            moved = []
-            for step in (1e-4, -1e-4):
-                shifted = output.double()
-                shifted[place] += step
-                moved.append(reference(shifted[i : i + 1], clean[i : i + 1], noise[i : i + 1], STEPS[i : i + 1])[0][1])
-            assert float(leaf.grad[place]) == pytest.approx((moved[0] - moved[1]) / 2e-4, rel=1e-2, abs=1e-5)
-
-
 def test_the_bound_is_never_negative_and_zero_for_exact_predictions() -> None:
     hybrid = HybridDiffusion()
     g = generator(3)
@@ -184,22 +167,6 @@ def test_the_bound_is_never_negative_and_zero_for_exact_predictions() -> None:
     bound = hybrid(exact, clean, noise, timesteps).bound
     assert not bound[timesteps > 0].any()
     assert (bound[timesteps == 0] > 0).all(), "at t = 0 noise always leaves an uncertainty"
-
-
-@pytest.mark.parametrize("t", [1, 400, 999])
-def test_the_bound_equals_the_mean_log_ratio_of_samples(t: int) -> None:
-    """Monte Carlo estimate of E_q[log q - log p_theta]."""
-    x, eps, guess, v = 0.2, -0.7, -0.6, 0.9
-    shaped = [torch.full((1, 1, 1, 1), value) for value in (x, eps, guess, 2 * v - 1)]
-    found = HybridDiffusion()(torch.cat(shaped[2:], dim=1), shaped[0], shaped[1], torch.tensor([t])).bound.item()
-    noised = math.sqrt(KEPT[t]) * x + math.sqrt(1 - KEPT[t]) * eps
-    start = (noised - math.sqrt(1 - KEPT[t]) * guess) / math.sqrt(KEPT[t])
-    true = norm(posterior_mean(t, x, noised), math.exp(lower_bound(t) / 2))
-    model = norm(posterior_mean(t, start, noised), math.exp((v * math.log(BETA[t]) + (1 - v) * lower_bound(t)) / 2))
-    samples = true.rvs(20_000, random_state=np.random.default_rng(0))
-    ratios: NDArray[np.float64] = (true.logpdf(samples) - model.logpdf(samples)) / math.log(2)
-    error = ratios.std() / math.sqrt(len(ratios))
-    assert abs(found - ratios.mean()) < 4 * error + 1e-6
 
 
 # Grey levels

@@ -22,7 +22,6 @@ from helpers.unidiff_helpers import (
     slow_pairs,
     slow_vector,
     small_checkpoint,
-    small_tiny,
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,21 +35,11 @@ from mmrs_bench.methods.unidiff.method import ADAPTERS_FILE, BACKBONE_FILE, UniD
 from mmrs_bench.methods.unidiff.module import HeadModule
 from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the package peft")
 #: Pixels at the corners and inside.
 PIXELS = np.array([0, 39, 1400, 1439, 328, 700, 703, 639])
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _small_with_shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings and features are shared, like those of the cells of a run."""
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(cache))
-    small_tiny(monkeypatch)
 
 
 # Training of the head

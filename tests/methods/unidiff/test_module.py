@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.network_helpers import silent
-from helpers.unidiff_helpers import NAMES, SIDE, picture_data, random_denoiser, settings, slow_tile, small_tiny
+from helpers.unidiff_helpers import NAMES, SIDE, picture_data, random_denoiser, settings, slow_tile
 from torch import Tensor
 
 from mmrs_bench.methods.unidiff.hybrid_diffusion import HybridDiffusion
@@ -31,9 +31,7 @@ from mmrs_bench.randomness import torch_generator
 BATCH, SEED = 6, 3
 
 
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_tiny(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_tiny")
 
 
 def made(*, seed: int = SEED, **changes: Any) -> DenoisingModule:

@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.unidiff_helpers import NAMES, SIDE, picture_data, picture_scene, refused, settings, small_tiny
+from helpers.unidiff_helpers import NAMES, SIDE, picture_data, picture_scene, refused, settings
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.unidiff import pictures as unidiff_pictures
 from mmrs_bench.methods.unidiff.pictures import augmented, drift_tiles, picture_row, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_tiny(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_tiny")
 
 
 def test_rows_are_the_published_ones() -> None:
