@@ -26,8 +26,6 @@ SMALL: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": {**STAGE_2, **S
 #: Enough to separate classes with very different texts, such as those of `text_file`.
 LEARNING = {"width": 16, "epochs": 40, "learning_rate": 0.005}
 CLASS_NAMES = tuple(f"class {k}" for k in range(1, 5))
-#: Channels of one, two and three modalities.
-MODALITIES: list[dict[str, int]] = [{"hsi": 5}, {"hsi": 5, "sar": 4}, {"hsi": 5, "lidar": 1, "dsm": 2}]
 
 
 def small_config(**changes: Any) -> DiffClipConfig:

@@ -88,14 +88,7 @@ def test_masks_that_leave_no_pixel_or_every_pixel_visible_are_refused(
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"mask_ratio": 0},
-        {"mask_ratio": 1.0},
-        {"pretrain_source": "query"},
-        {"pretrain_schedule": "multistep"},
-        {"pretrain_epochs": 0},
-        {"mask": 0.7},
-    ],
+    [{"mask_ratio": 0}, {"mask_ratio": 1.0}, {"pretrain_source": "query"}, {"pretrain_epochs": 0}, {"mask": 1}],
 )
 def test_the_message_names_the_wrong_setting(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"settings of DiffClip: {next(iter(changes))}( is not a known field|: )"):
@@ -107,10 +100,8 @@ def test_the_message_names_the_wrong_setting(changes: dict[str, Any], tmp_path: 
     [
         ({"text": "precomputed"}, "no vector for 'class 2', 'class 4'"),
         ({"text": "clap"}, "unknown text tower 'clap'"),
-        ({"template": "very " * 80 + "small {class}"}, "tokens, CLIP reads at most 77"),
-        ({"descriptions": {"clas 2": ["green"]}}, "unknown class in the descriptions 'clas 2'"),
     ],
-    ids=["no vector", "no tower", "long prompt", "no class"],
+    ids=["no vector", "no tower"],
 )
 def test_bad_texts_are_refused_before_the_pretraining(
     changes: dict[str, Any], message: str, stages: list[dict[str, Any]], tmp_path: Path
@@ -153,11 +144,6 @@ def test_stage_1_is_trained_on_windows_of_its_source_without_labels(
         assert set(epochs[0].tolist()) == set(data.support.tolist())
     assert all(set(batch) == {"pixel", "symmetry"} for batch in stage["batches"])
     assert (stage["stage"], stage["epochs"], stage["resumable"]) == (STAGE, 7, True)
-
-
-def test_symmetries_of_stage_1_can_be_switched_off(stages: list[dict[str, Any]], tmp_path: Path) -> None:
-    pretrained(tmp_path, small_data(window=SIDE), pretrain_symmetries=False)
-    assert all("symmetry" not in batch for batch in stages[0]["batches"])
 
 
 # What stage 2 takes from stage 1
@@ -410,16 +396,6 @@ def test_a_loss_that_is_not_finite_stops_the_pretraining_which_can_be_resumed(va
     assert {entry["seed"]: entry["resumed"] for entry in about} == {0: True, 1: False}
 
 
-def test_a_damaged_pretraining_is_refused(stages: list[dict[str, Any]], tmp_path: Path) -> None:
-    data = small_data(window=SIDE)
-    pretrained(tmp_path, data)
-    (entry,) = (tmp_path / "cache-root" / "pretraining").glob("*.safetensors")
-    entry.write_bytes(entry.read_bytes()[:-40])
-    with pytest.raises(DataError, match=entry.name):
-        pretrained(tmp_path, data)
-    assert pretrainings(stages) == 1
-
-
 # The card
 
 
@@ -448,16 +424,11 @@ def test_variants_have_the_settings_that_their_names_promise() -> None:
     assert (paper["pretrain_source"], paper["contrast"], paper["timestep"]) == ("unlabelled", "class", "zero")
     released = {
         "pretrain_source": "support",
-        "text": "scratch",
         "contrast": "diagonal",
         "pretrain_epochs": 400,
         "epochs": 150,
-        "pretrain_batch": 128,
-        "batch_size": 128,
         "pretrain_schedule": "restarts",
         "schedule": "multistep",
-        "mask_ratio": 0.7,
-        "masked_weight": 0.1,
         "components": None,
     }
     for name in ("release", "release-exact"):

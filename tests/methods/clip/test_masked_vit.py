@@ -8,21 +8,17 @@ from typing import Any
 import pytest
 import torch
 from helpers.attention_helpers import slow_attention
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmrs_bench.methods.clip.masked_vit import (
     ImageEncoder,
     MaskedDiffusionTransformer,
     Readout,
-    SharedEncoder,
     Tokenizer,
     VisibleTokens,
     misplaced_visible,
     random_visible,
     sincos_positions,
-    window_pixels,
 )
 
 CHANNELS = {"hsi": 5, "sar": 4, "dsm": 1}
@@ -68,17 +64,13 @@ def test_positions_need_a_width_that_is_a_multiple_of_four() -> None:
         sincos_positions(3, 6)
 
 
-@given(seed=st.integers(0, 10_000), tokens=st.integers(2, 40), data=st.data())
-@settings(max_examples=30, deadline=None)
-def test_visible_and_masked_partition_the_tokens(seed: int, tokens: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, tokens - 1))
-    visible = random_visible(3, tokens, count, generator(seed))
+@pytest.mark.parametrize(("tokens", "count"), [(2, 1), (9, 4), (40, 39)])
+def test_visible_indices_are_distinct(tokens: int, count: int) -> None:
+    visible = random_visible(3, tokens, count, generator())
     assert visible.read is visible.write
-    for places in visible.read.tolist():
-        masked = set(range(tokens)) - set(places)
-        assert len(set(places)) == count
-        assert len(masked) == tokens - count
-        assert set(places) | masked == set(range(tokens))
+    for indices in visible.read.tolist():
+        assert len(set(indices)) == count
+        assert set(indices) < set(range(tokens))
 
 
 def test_every_pixel_is_visible_equally_often() -> None:
@@ -95,14 +87,6 @@ def test_misplaced_tokens_are_read_by_the_inverse_permutation() -> None:
     assert visible.write[0].tolist() == shuffle[:3]
     assert visible.read[0].tolist() == restore[:3]
     assert visible.read[0].tolist() != shuffle[:3]
-
-
-def test_class_only_returns_the_same_class_token() -> None:
-    torch.manual_seed(0)
-    encoder, x = SharedEncoder(WIDTH, HEADS, 3, 2.0), normal(2, 6, WIDTH)
-    for block in encoder.blocks:
-        nn.init.normal_(block.attention.in_proj.bias)
-    torch.testing.assert_close(encoder(x, class_only=True), encoder(x)[:, :1], atol=1e-5, rtol=1e-5)
 
 
 def test_the_batch_norm_of_a_stem_equals_that_of_a_convolution() -> None:
@@ -262,11 +246,3 @@ def test_the_parameter_count_is_the_sum_of_the_layers(channels: dict[str, int]) 
         image = image_encoder(readout, channels, 11, **FULL)
         head = parts * m * d * d + d
         assert sum(values.numel() for values in image.parameters()) == tokenizers + encoder + head
-
-
-def test_window_pixels_are_in_raster_order() -> None:
-    window = normal(2, 3, 4, 4)
-    pixels = window_pixels({"hsi": window})["hsi"]
-    for row in range(4):
-        for column in range(4):
-            assert torch.equal(pixels[:, row * 4 + column], window[:, :, row, column])

@@ -24,10 +24,8 @@ from mmrs_bench.methods.base import RunContext, method_class
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.clip import module as clip_module
 from mmrs_bench.methods.clip.method import Clip, clip_network
-from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
 from mmrs_bench.methods.clip.prompts import tokenize
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC
 from mmrs_bench.models.weights import known_weights
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -97,21 +95,6 @@ def test_weights_depend_on_draw_and_seed_only(tmp_path: Path) -> None:
     assert same(found[0], found[1])
     assert not torch.equal(found[0]["image.head.weight"], found[2]["image.head.weight"])
     assert not torch.equal(found[0]["image.head.weight"], found[3]["image.head.weight"])
-
-
-def test_paper_val_keeps_the_first_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, seen = (0.2, 0.9, 0.5, 0.9, 0.1), []
-
-    def scripted(self: LanguageAlignedClassifier, batch: dict[str, Any], batch_idx: int) -> None:
-        seen.append(weights(self.network))
-        self.log(VALIDATION_METRIC, scores[self.current_epoch])
-
-    monkeypatch.setattr(LanguageAlignedClassifier, "validation_step", scripted)
-    settings = {"epochs": len(scores), "learning_rate": 0.01}
-    kept = weights(fitted(tmp_path, small_data(window=SIDE, selection="paper-val"), **settings).network)
-    assert [same(kept, epoch) for epoch in seen] == [False, True, False, False, False]
-    fitted(tmp_path, small_data(window=SIDE), **settings)
-    assert len(seen) == len(scores), "validated although the last epoch is kept"
 
 
 # Inference of whole scenes
@@ -296,22 +279,11 @@ BAD_TEXTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "is not in the Hugging Face cache.*Fetch it with: ",
     ),
     "no file": ({"text": "precomputed:nowhere.yaml"}, DataError, r"nowhere\.yaml: does not exist"),
-    "long prompt": (
-        {"template": "very " * 80 + "small {class}"},
-        ConfigError,
-        r"has \d+ tokens, CLIP reads at most 77; shorten",
-    ),
     "long description": (
         {"descriptions": {"class 2": ["grass " * 76]}},
         ConfigError,
         r"'grass .* has 78 tokens, CLIP reads at most 77; shorten",
     ),
-    "description of no class": (
-        {"descriptions": {"clas 2": ["green"]}},
-        ConfigError,
-        "unknown class in the descriptions 'clas 2': did you mean class",
-    ),
-    "no placeholder": ({"template": "a patch"}, ConfigError, r"'a patch' has no \{class\}"),
 }
 
 
@@ -327,12 +299,6 @@ def test_bad_texts_are_refused_in_one_line_before_training(
     assert not (tmp_path / "cell").exists(), "something was trained"
     if case == "no checkpoint":
         assert known_weights()["open_clip:ViT-B-32/openai"].fetch in str(caught.value)
-
-
-def test_classes_without_a_vector_are_listed(tmp_path: Path) -> None:
-    tower = text_file(tmp_path, {"class 1": "a", "class 3": "b"})
-    with pytest.raises(ConfigError, match="no vector for 'class 2', 'class 4'; map each under 'classes'"):
-        fitted(tmp_path, small_data(window=SIDE), text=tower)
 
 
 @pytest.mark.parametrize(
@@ -437,18 +403,6 @@ def test_components_replace_the_bands(tmp_path: Path) -> None:
     loaded.load(tmp_path / "saved")
     np.testing.assert_array_equal(loaded.predict(small_data(window=SIDE), data.query), predicted)
     assert data.channels == {"hsi": 5, "lidar": 2}
-
-
-def test_learned_positions_are_saved(tmp_path: Path) -> None:
-    data = small_data(window=SIDE)
-    settings = {"learn_positions": True, "text": text_file(tmp_path / "text"), **LEARNING}
-    method, loaded = fitted(tmp_path / "one", data, **settings), clip(tmp_path / "two", **settings)
-    method.save(tmp_path / "saved")
-    loaded.load(tmp_path / "saved")
-    assert "image.tokenizers.hsi.positions" in load_file(tmp_path / "saved" / "clip.safetensors")
-    assert same(weights(loaded.network), weights(method.network))
-    np.testing.assert_array_equal(loaded.predict(data, data.query), method.predict(data, data.query))
-    assert json.loads((tmp_path / "saved" / "clip.json").read_text())["class_names"] == list(CLASS_NAMES)
 
 
 # Cards

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.clip_helpers import MODALITIES, optimizer_of, pixels_of, slow_crops, small_config, text_file
+from helpers.clip_helpers import optimizer_of, pixels_of, slow_crops, small_config, text_file
 from helpers.network_helpers import random_windows, silent, without_gradient
 from torch import Tensor
 
 from mmrs_bench.errors import TrainingError
-from mmrs_bench.methods.clip import module as clip_module
 from mmrs_bench.methods.clip.alignment import class_aware_loss, diagonal_loss
 from mmrs_bench.methods.clip.config import DiffClipConfig
 from mmrs_bench.methods.clip.masked_vit import MaskedDiffusionTransformer, VisibleTokens
@@ -29,6 +28,7 @@ from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC
 from mmrs_bench.randomness import torch_generator
 
 CHANNELS = {"hsi": 5, "lidar": 1, "sar": 2}
+MODALITIES: list[dict[str, int]] = [{"hsi": 5}, {"hsi": 5, "sar": 4}, {"hsi": 5, "lidar": 1, "dsm": 2}]
 SIDE, BATCH, SEED, DRAW = 5, 6, 3, 4
 TARGET = torch.tensor([2, 0, 2, 3, 3, 2])
 NAMES = ("Road", "Water", "Apple trees", "Bare soil")
@@ -129,53 +129,6 @@ def test_the_pretraining_loss_equals_that_of_a_loop(
     with torch.no_grad():
         expected = slow_pretraining_loss(module, config, batch["windows"], SEED, 2, 9)
         assert float(module.training_step(batch, 9)) == pytest.approx(expected, rel=1e-4)
-
-
-def recorded_calls(module: MaskedDiffusionPretrainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The later inputs of the network of a module."""
-    calls: list[tuple[Any, ...]] = []
-    real = module.network.forward
-    monkeypatch.setattr(module.network, "forward", lambda *inputs: calls.append(inputs) or real(*inputs))
-    return calls
-
-
-@pytest.mark.parametrize("channels", MODALITIES, ids=len)
-def test_the_modalities_of_a_window_share_its_timestep_but_not_its_mask(
-    channels: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = pretrainer(small_config(), channels)
-    calls = recorded_calls(module, monkeypatch)
-    noised_at: list[Tensor] = []
-    real = clip_module.add_noise
-    monkeypatch.setattr(
-        clip_module,
-        "add_noise",
-        lambda schedule, x, t, generator: noised_at.append(t) or real(schedule, x, t, generator),
-    )
-    for index in range(30):
-        module.training_step(batch_of(channels), index)
-    assert len(noised_at) == 30 * len(channels)
-    for index, (_, timesteps, visible) in enumerate(calls):
-        assert all(torch.equal(t, timesteps) for t in noised_at[index * len(channels) : (index + 1) * len(channels)])
-        masks = [visible[name].read for name in channels]
-        assert all(not torch.equal(masks[0], other) for other in masks[1:])
-    every = torch.cat([timesteps for _, timesteps, _ in calls])
-    assert every.unique().numel() > 100
-    assert 0 <= int(every.min()) < 50
-    assert 950 < int(every.max()) < 1000
-
-
-@pytest.mark.parametrize("misplaced", [False, True])
-def test_only_modalities_after_the_first_are_misplaced(misplaced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pretrainer(small_config(misplaced_tokens=misplaced), MODALITIES[2])
-    calls = recorded_calls(module, monkeypatch)
-    module.training_step(batch_of(MODALITIES[2]), 0)
-    ((_, _, visible),) = calls
-    moved = {name: not torch.equal(tokens.read, tokens.write) for name, tokens in visible.items()}
-    assert moved == {"hsi": False, "lidar": misplaced, "dsm": misplaced}
-    for tokens in visible.values():
-        assert tokens.read.shape == tokens.write.shape == (BATCH, 7)
-        assert all(len(set(row)) == 7 for row in (*tokens.read.tolist(), *tokens.write.tolist()))
 
 
 @pytest.mark.parametrize("channels", MODALITIES, ids=len)
