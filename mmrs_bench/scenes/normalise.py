@@ -30,8 +30,8 @@ def _chunks(image: FloatArray, pixels: IntArray) -> Iterator[Statistics]:
 class Normaliser:
     """Per channel: subtract ``offset``, then multiply by ``factor``.
 
-    Both are float64 (channels,). A channel that is constant on the fitted pixels gets factor 0. ``minmax`` does not
-    clip values outside the fitted range.
+    Both are float64 (channels,). A channel that is constant on the fitted pixels gets factor 0, so that other pixels do
+    not become arbitrarily large. ``minmax`` does not clip values outside the fitted range.
     """
 
     offset: Statistics

@@ -52,7 +52,8 @@ def _put(file: h5py.File, parent: h5py.Group, name: str, value: Any) -> None:
         store = file.require_group("#refs#")
         references = np.empty((len(value), 1), dtype=h5py.ref_dtype)
         for i, item in enumerate(value):
-            references[i, 0] = store.create_dataset(f"r{len(store)}", data=np.asarray(item).T).ref
+            data = np.array([[ord(letter)] for letter in item], "u2") if isinstance(item, str) else np.asarray(item).T
+            references[i, 0] = store.create_dataset(f"r{len(store)}", data=data).ref
         parent.create_dataset(name, data=references, dtype=h5py.ref_dtype)
     else:
         parent.create_dataset(name, data=np.asarray(value).T)

@@ -37,28 +37,16 @@ def sliced_window(image: FloatArray, window: int, pixel: int) -> FloatArray:
     return padded[row : row + window, column : column + window].transpose(2, 0, 1)
 
 
-@pytest.mark.parametrize("window", [1, 3, 5, 7, 9])
-def test_every_window_equals_padding_and_slicing(window: int) -> None:
-    images = random_images(9, 12)
-    windows = make_gatherer(images, window).gather(torch.arange(9 * 12))
-    for name, image in images.items():
-        assert windows[name].shape == (9 * 12, image.shape[2], window, window)
-        for pixel in range(9 * 12):
-            np.testing.assert_array_equal(windows[name][pixel].numpy(), sliced_window(image, window, pixel))
-
-
 @given(st.integers(1, 14), st.integers(1, 14), st.integers(0, 6), st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_any_batch_of_any_raster(height: int, width: int, radius: int, seed: int) -> None:
+def test_windows_equal_padding_and_slicing(height: int, width: int, radius: int, seed: int) -> None:
     window = 2 * radius + 1
     images = random_images(height, width, seed)
     if window > min(height, width):
-        with pytest.raises(
-            ConfigError, match=rf"window {window} is larger than the scene \({height} x {width} pixels\)"
-        ):
+        with pytest.raises(ConfigError, match=rf"{window} is larger than the scene \({height} x {width} pixels\)"):
             build_canvas(images, window)
         return
-    pixels = np.random.default_rng(seed).integers(0, height * width, size=5)
+    pixels = np.random.default_rng(seed).permutation(height * width)
     windows = make_gatherer(images, window).gather(torch.from_numpy(pixels))
     for name, image in images.items():
         expected = np.stack([sliced_window(image, window, pixel) for pixel in pixels])

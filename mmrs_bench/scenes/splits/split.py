@@ -78,7 +78,7 @@ def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: 
     names = [f"class {k} ({class_name})" for k, class_name in enumerate(scene.manifest.class_names, start=1)]
     for class_name, pixels in zip(names, order.pixels, strict=True):
         if pixels.size < shots:
-            raise SplitError(f"{place}: {class_name} has {pixels.size} support candidates, fewer than {shots} shots.")
+            raise SplitError(f"{place}: {class_name} has {pixels.size} candidates; use fewer than {shots} shots.")
     support = np.concatenate([pixels[:shots] for pixels in order.pixels])
     area = None if order.blocks is None else np.flatnonzero(train_area(scene.height, scene.width, order.blocks))
     query = _query(scene, name, support, area, window)

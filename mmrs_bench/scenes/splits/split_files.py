@@ -37,7 +37,7 @@ def write_split_file(scene: Scene, name: SplitName, *, draws: int = 20, shots: i
     for draw in range(draws):
         order = draw_order(scene, name, draw, REFERENCE_WINDOW)
         if short := [k for k, pixels in enumerate(order.pixels, start=1) if pixels.size < shots]:
-            raise SplitError(f"{name}, draw {draw}: classes {short} have fewer than {shots} support candidates.")
+            raise SplitError(f"{name}, draw {draw}: classes {short} have no {shots} candidates; use fewer shots.")
         entry: dict[str, Any] = {"classes": [pixels[:shots].tolist() for pixels in order.pixels]}
         if order.blocks is not None:
             entry["blocks"] = {"side": order.blocks.side, "train": list(order.blocks.train)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,6 @@ def test_complex_numbers_absent_files_and_unknown_formats_are_errors(tmp_path: P
 
 def test_geotiff_without_rasterio_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.tif").write_bytes(b"any")
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **more: Any) -> Any:
-        if name == "rasterio":
-            raise ModuleNotFoundError("No module named 'rasterio'", name="rasterio")
-        return real(name, *args, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ConfigError, match=r"pip install 'mmrs-bench\[geo\]'"):
         read_array(tmp_path / "a.tif", None, SIZE)

@@ -78,7 +78,7 @@ def test_too_few_pixels_name_class_and_counts() -> None:
     truth[truth == 2] = 0
     truth.flat[keep] = 2
     scene = tiny_scene(truth)
-    with pytest.raises(SplitError, match=r"class 2 \(class 2\) has 4 support candidates, fewer than 5 shots"):
+    with pytest.raises(SplitError, match=r"class 2 \(class 2\) has 4 candidates; use fewer than 5 shots"):
         make_split(scene, "random-v1", shots=5, draw=0, window=5)
     with pytest.raises(SplitError, match=r"class 2 \(class 2\) has no query pixel left; use fewer shots"):
         make_split(scene, "random-v1", shots=4, draw=0, window=5)

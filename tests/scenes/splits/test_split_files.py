@@ -83,7 +83,7 @@ def test_a_corrupt_file_is_an_error(split_dir: Path, damage: Callable[[str], str
 
 
 def test_a_file_for_too_many_shots_is_refused(split_dir: Path) -> None:
-    with pytest.raises(SplitError, match=r"classes .* have fewer than 4000 support candidates"):
+    with pytest.raises(SplitError, match=r"classes .* have no 4000 candidates; use fewer shots"):
         write_split_file(tiny_scene(striped_map(48, 48)), "random-v1", draws=1, shots=4000)
 
 
