@@ -161,17 +161,20 @@ _UPDATE = _option("--update-baselines", "--update", action="store_true", help="m
 _FROM = _option("--from", dest="source", type=str, default=None, help="folder with files that you already have")
 _WHAT = _option("what", choices=["methods", "datasets", "splits", "budgets"], help="what to list")
 _WORKERS = _option("--workers", type=int | None, default=None, help="default: one per usable core; on a GPU 1")
-_EXECUTION = (
-    _WORKERS,
-    _device,
-    _option("--executor", choices=list(EXECUTORS), default="local", help="where the workers run"),
-    _option("--executor-options", nargs="*", type=str, default=[], help="NAME=VALUE ... for slurm or ray"),
-    _option("--keep-going", action="store_true", help="compute the other cells after one has failed"),
-)
+
+
+def _execution(parser: ArgumentParser) -> None:
+    _WORKERS(parser)
+    _device(parser)
+    add = parser.add_argument
+    add("--executor", choices=list(EXECUTORS), default="local", help="where the workers run")
+    add("--executor-options", nargs="*", type=str, default=[], help="NAME=VALUE ... for slurm or ray")
+    add("--keep-going", action="store_true", help="compute the other cells after one has failed")
+
 
 #: Each command's ``module:function`` within `mmrs_bench.commands`, help text and options.
 _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
-    "run": ("run:run", "compute missing cells, then show the leaderboard", [_suite, _RESULTS, *_EXECUTION, _FORCE]),
+    "run": ("run:run", "compute missing cells, then show the leaderboard", [_suite, _RESULTS, _execution, _FORCE]),
     "plan": ("run:plan", "show every cell with its state, and the expected time", [_suite, _RESULTS, _WORKERS]),
     "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
     "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
@@ -184,7 +187,7 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "regress": (
         "regress:regress",
         "compare accuracies on the simulated scene with the committed baselines; exit 1 on a loss",
-        [_UPDATE, _results("results/regress"), *_EXECUTION],
+        [_UPDATE, _results("results/regress"), _execution],
     ),
     "list": ("catalogue:list_names", "list the names of methods, datasets, splits or budgets", [_WHAT]),
     "data list": ("data:list_scenes", "list all scenes, and whether their files are present", []),

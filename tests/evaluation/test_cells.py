@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from helpers.fake_cells import fake_record, make_cells
-from helpers.fake_suite import fake_cards
+from helpers.fake_suite import fake_cards, write_manifest
 
 from mmrs_bench.errors import BenchError, ConfigError, SplitError
 from mmrs_bench.evaluation.cells import Suite, build_cells, weightless_methods
-from mmrs_bench.evaluation.results.records import save_failure, save_record
-from mmrs_bench.evaluation.run.jobs import cell_lock
-from mmrs_bench.evaluation.run.planning import State, expected_queries, make_plan, remaining_seconds, state_of
-from mmrs_bench.evaluation.run.progress import duration_text
 
 CARDS: list[dict[str, Any]] = [
     {
@@ -29,37 +23,12 @@ CARDS: list[dict[str, Any]] = [
     {"name": "beta", "selections": ["support-cv", "last"]},
     {"name": "gamma", "needs_weights": ["clip"]},
 ]
-COUNTS = (60, 20, 90)
 
 
 @pytest.fixture(autouse=True)
 def _cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with fake_cards(tmp_path / "cards", monkeypatch, *CARDS):
         yield
-
-
-def write_manifest(folder: Path, scene_id: str = "tiny", **changes: Any) -> str:
-    colors = ("#112233", "#445566", "#778899")
-    fields = {
-        "schema": 1,
-        "id": scene_id,
-        "revision": "r1",
-        "title": "Tiny",
-        "height": 15,
-        "width": 30,
-        "modalities": [{"name": "hsi", "sensor": "s", "bands": 4}, {"name": "lidar", "sensor": "s", "bands": 1}],
-        "classes": [
-            {"id": k, "name": f"c{k}", "color": color, "count": count}
-            for k, (color, count) in enumerate(zip(colors, COUNTS, strict=True), 1)
-        ],
-        "generator": {"layout": "tiny"},
-        "terms": "none",
-        "citation": "none",
-        **changes,
-    }
-    path = folder / f"{scene_id}.yaml"
-    path.write_text(yaml.safe_dump(fields))
-    return str(path)
 
 
 @pytest.fixture
@@ -168,60 +137,3 @@ def test_official_class_counts_limit_the_shots(tmp_path: Path, suite: Suite) -> 
     assert build_cells(replace(suite, shots=(5,)))
     with pytest.raises(SplitError, match=r"class 2 \(c2\) .* has only 5 .* give --shots 5 or fewer"):
         build_cells(replace(suite, shots=(6,)))
-
-
-def test_states_of_cells(tmp_path: Path) -> None:
-    done, failed, running, todo = make_cells(4)
-    save_record(tmp_path, fake_record(done))
-    save_failure(tmp_path, failed.protocol, ConfigError("no"))
-    with cell_lock(tmp_path / "locks", running.key):
-        states = [planned.state for planned in make_plan(tmp_path, [done, failed, running, todo], [])]
-    assert states == [State.DONE, State.FAILED, State.RUNNING, State.TO_DO]
-    assert state_of(tmp_path, running) is State.TO_DO
-    assert not (tmp_path / "locks" / f"{todo.key}.lock").exists()
-
-
-def test_estimates_are_means_of_the_most_similar_records(tmp_path: Path, suite: Suite) -> None:
-    here = write_manifest(tmp_path, "here")
-    there = write_manifest(tmp_path, "there", height=16)
-    cells = build_cells(replace(suite, datasets=(here, there), shots=(2, 5), draws=2))
-    measured = fake_record(cells[0], seconds=10.0)  # for the scene "here" and 2 shots
-    estimates = {
-        (c.protocol.scene, c.protocol.data.shots): seconds for c, _, seconds in make_plan(tmp_path, cells, [measured])
-    }
-    assert estimates["here-r1", 2] == 10.0
-    assert estimates["here-r1", 5] == 10.0
-    assert estimates["there-r1", 2] == pytest.approx(10.0 * (sum(COUNTS) - 6) / measured.n_query)
-    other_method = build_cells(replace(suite, methods=("beta",)))
-    assert [seconds for _, _, seconds in make_plan(tmp_path, other_method, [measured])] == [None, None]
-
-
-def test_the_remaining_time_is_that_of_unfinished_cells(tmp_path: Path) -> None:
-    cells = make_cells(4)
-    record = fake_record(cells[0], seconds=8.0)
-    save_record(tmp_path, record)
-    plan = make_plan(tmp_path, [*cells, *make_cells(1, method="other")], [record])
-    assert remaining_seconds(plan, workers=2) == (12.0, 1)
-
-
-def test_expected_queries_are_limited_by_the_budget(suite: Suite, tmp_path: Path) -> None:
-    (cell,) = build_cells(replace(suite, draws=1))
-    assert expected_queries(cell) == sum(COUNTS) - 6
-    large = write_manifest(
-        tmp_path,
-        "large",
-        classes=[{"id": k, "name": f"c{k}", "color": f"#00000{k}", "count": 9000} for k in (1, 2, 3)],
-    )
-    counts = [
-        expected_queries(cell)
-        for budget in ("smoke", "quick", "paper")
-        for cell in build_cells(replace(suite, draws=1, datasets=(large,), budget=budget))  # type: ignore[arg-type]
-    ]
-    assert counts == [2000, 20000, 26994]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
-)
-def test_durations_are_readable(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text

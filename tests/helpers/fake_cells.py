@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import TrainingError
@@ -18,6 +19,9 @@ from mmrs_bench.evaluation.results.provenance import measured
 from mmrs_bench.evaluation.results.records import record_path
 from mmrs_bench.evaluation.results.schema import Leakage, Provenance, Record
 from mmrs_bench.evaluation.results.signature import signature
+from mmrs_bench.evaluation.run.executors import execute, make_pool
+from mmrs_bench.evaluation.run.jobs import Job, stale_outcomes
+from mmrs_bench.evaluation.run.session import run_cells
 
 EXECUTION = ExecutionConfig()
 
@@ -70,6 +74,32 @@ def fake_record(cell: Cell, execution: ExecutionConfig = EXECUTION, seconds: flo
         provenance=Provenance(commit=None, dirty=None, python="3", packages={}),
         measured=measured({"fit": seconds}),
     )
+
+
+def make_job(
+    results: Path, cells: Sequence[Cell], compute: str = "quick", *, force: bool = False, keep_going: bool = False
+) -> Job:
+    stale = stale_outcomes(results, cells, force=force)
+    compute = f"helpers.fake_cells:{compute}"
+    job = Job(results, tuple(cells), EXECUTION, keep_going=keep_going, stale=stale, compute=compute)
+    job.lock_dir.mkdir(parents=True, exist_ok=True)
+    return job
+
+
+def run_job(executor: str, job: Job, workers: int = 2, **options: str) -> list[str]:
+    """Run a job; return the keys of its cells in the order of their outcomes."""
+    keys: list[str] = []
+    pool = make_pool(executor, job, workers, options)
+    execute(job, pool, on_stage=no_stage, on_outcome=lambda cell, path: keys.append(cell.key))
+    return keys
+
+
+def run_fakes(results: Path, cells: Sequence[Cell], compute: str, *, workers: int = 2, **options: Any) -> int:
+    return run_cells(cells, results, EXECUTION, workers=workers, compute=f"helpers.fake_cells:{compute}", **options)
+
+
+def no_stage(key: str, stage: str, done: float) -> None:
+    pass
 
 
 def log_lines(results: Path) -> list[str]:

@@ -15,6 +15,9 @@ from mmrs_bench.methods import catalogue
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.scene import Scene
 
+#: Labelled pixels by class in the manifests of `write_manifest`.
+CLASS_COUNTS = (60, 20, 90)
+
 
 @contextmanager
 def fake_cards(folder: Path, monkeypatch: pytest.MonkeyPatch, *cards: dict[str, Any]) -> Iterator[None]:
@@ -47,3 +50,28 @@ def fake_scene(scene: Scene, manifest_path: Path, monkeypatch: pytest.MonkeyPatc
     runner._scene.cache_clear()
     yield loaded
     runner._scene.cache_clear()
+
+
+def write_manifest(folder: Path, scene_id: str = "tiny", **changes: Any) -> str:
+    """Write the manifest of a simulated scene with 3 classes; return its path."""
+    colors = ("#112233", "#445566", "#778899")
+    fields = {
+        "schema": 1,
+        "id": scene_id,
+        "revision": "r1",
+        "title": "Tiny",
+        "height": 15,
+        "width": 30,
+        "modalities": [{"name": "hsi", "sensor": "s", "bands": 4}, {"name": "lidar", "sensor": "s", "bands": 1}],
+        "classes": [
+            {"id": k, "name": f"c{k}", "color": color, "count": count}
+            for k, (color, count) in enumerate(zip(colors, CLASS_COUNTS, strict=True), 1)
+        ],
+        "generator": {"layout": "tiny"},
+        "terms": "none",
+        "citation": "none",
+        **changes,
+    }
+    path = folder / f"{scene_id}.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return str(path)

@@ -1,4 +1,4 @@
-"""Runs fake cells as ``mmrs-bench run`` would, in a process of its own: RESULTS COUNT WORKERS COMPUTE [scenes]."""
+"""Runs fake cells in a process of its own, as ``mmrs-bench run`` does: RESULTS COUNT WORKERS COMPUTE."""
 
 from __future__ import annotations
 
@@ -7,22 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers.fake_cells import make_cells
-
-from mmrs_bench.config import ExecutionConfig
-from mmrs_bench.evaluation.run.session import run_cells
-
-
-def main() -> int:
-    results, count, workers, compute = sys.argv[1:5]
-    return run_cells(
-        make_cells(int(count)),
-        Path(results),
-        ExecutionConfig(),
-        workers=int(workers),
-        compute=f"helpers.fake_cells:{compute}",
-    )
-
+from helpers.fake_cells import make_cells, run_fakes
 
 if __name__ == "__main__":
-    sys.exit(main())
+    results, count, workers, compute = sys.argv[1:]
+    sys.exit(run_fakes(Path(results), make_cells(int(count)), compute, workers=int(workers)))

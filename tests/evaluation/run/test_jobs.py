@@ -5,30 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.fake_cells import EXECUTION, fake_record, log_lines, make_cells
+from helpers.fake_cells import fake_record, log_lines, make_cells, make_job, no_stage
 
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, load_failures, load_records, record_path, save_record
-from mmrs_bench.evaluation.run.jobs import Job, cell_lock, stale_outcomes, work
-
-
-def make_job(
-    results: Path, cells: list[Cell], compute: str = "quick", *, force: bool = False, keep_going: bool = False
-) -> Job:
-    job = Job(
-        results=results,
-        cells=tuple(cells),
-        execution=EXECUTION,
-        keep_going=keep_going,
-        stale=stale_outcomes(results, cells, force=force),
-        compute=f"helpers.fake_cells:{compute}",
-    )
-    job.lock_dir.mkdir(parents=True, exist_ok=True)
-    return job
-
-
-def no_stage(key: str, stage: str, done: float) -> None:
-    pass
+from mmrs_bench.evaluation.run.jobs import Job, cell_lock, work
 
 
 def test_every_cell_is_computed_once(tmp_path: Path) -> None:
