@@ -1,4 +1,4 @@
-"""The console script: what it answers, how fast it can answer, and what it says when it is asked nonsense."""
+"""The console script: output, imports, and messages for wrong input."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     "arguments",
     ["--help", "run --help", "version", "list methods", "list datasets", "data list", "plan --draws 3"],
 )
-def test_quick_answers_import_nothing_heavy(arguments: str, tmp_path: Path) -> None:
-    """These answer in a fraction of a second; what would cost seconds is an import, so that is what is tested."""
+def test_quick_commands_import_no_numerical_libraries(arguments: str, tmp_path: Path) -> None:
+    """Imports of these packages take seconds."""
     script = (
         "import sys\n"
         "from mmrs_bench.cli import main\n"
@@ -52,7 +52,7 @@ def test_quick_answers_import_nothing_heavy(arguments: str, tmp_path: Path) -> N
 
 
 def write_manifest(folder: Path) -> Path:
-    """A scene of real files that nobody has and no address provides."""
+    """A real scene whose files do not exist and have no address."""
     part = {"file": "cube.npy"}
     fields = {
         "schema": 1,
@@ -73,7 +73,7 @@ def write_manifest(folder: Path) -> Path:
     return path
 
 
-NONSENSE = [
+WRONG_INPUT = [
     ("", "command"),
     ("bogus", "invalid choice: 'bogus'"),
     ("run --bogus", "unrecognized arguments: --bogus"),
@@ -113,8 +113,8 @@ NONSENSE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), NONSENSE)
-def test_nonsense_gives_one_clear_line(
+@pytest.mark.parametrize(("arguments", "message"), WRONG_INPUT)
+def test_wrong_input_gives_one_line(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,9 @@ def test_nonsense_gives_one_clear_line(
     assert not (tmp_path / "results" / "records").exists()
 
 
-def test_a_results_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_results_folder_that_cannot_be_written_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     assert main(["run", "--methods", "majority", "--results", str(tmp_path / "file" / "results")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -149,9 +151,7 @@ def test_a_corrupt_record_is_named_and_nothing_is_overwritten(
     assert [p for p in (tmp_path / "records").rglob("*") if p.is_file()] == [path]
 
 
-def test_missing_data_is_one_message_and_nothing_is_simulated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_data_give_one_line_and_no_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = write_manifest(tmp_path)
     results = tmp_path / "results"
     assert main(["run", "--dataset", str(manifest), "--methods", "majority", "--results", str(results)]) == 2
@@ -162,9 +162,7 @@ def test_missing_data_is_one_message_and_nothing_is_simulated(
     assert load_records(results) == []
 
 
-def test_a_config_file_gives_options_and_the_command_line_wins(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_has_priority_over_the_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "suite.yaml"
     config.write_text("shots: [2, 5]\ndraws: 1\nmethods: [majority]\n")
     assert main(["plan", "--config", str(config), "--results", str(tmp_path)]) == 0
@@ -176,7 +174,7 @@ def test_a_config_file_gives_options_and_the_command_line_wins(
     assert "shotz" in capsys.readouterr().err
 
 
-def test_the_shipped_suite_is_a_valid_one() -> None:
+def test_the_shipped_suite_is_valid() -> None:
     options = yaml.safe_load((BENCHMARK_DIR / "suite.yaml").read_text())
     assert set(options["datasets"]) <= set(shipped_names())
     cells = build_cells(make_suite(options))
@@ -184,7 +182,7 @@ def test_the_shipped_suite_is_a_valid_one() -> None:
     assert len(cells) == len({cell.key for cell in cells}) > 1000
 
 
-def test_lists_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_contain_all_names(capsys: pytest.CaptureFixture[str]) -> None:
     for what, names in (("methods", method_cards()), ("datasets", shipped_names())):
         assert main(["list", what]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list(names)
@@ -205,8 +203,8 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "is not a folder" in capsys.readouterr().err
 
 
-def test_output_may_be_cut_short() -> None:
-    """``mmrs-bench list methods | true`` is no error."""
+def test_a_closed_pipe_is_not_an_error() -> None:
+    """As in ``mmrs-bench list methods | true``."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([*RUN, "list", "methods"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
@@ -214,7 +212,7 @@ def test_output_may_be_cut_short() -> None:
     assert done.stderr == ""
 
 
-def test_a_defect_of_the_suite_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_of_the_code_has_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def defect(what: str) -> int:
         raise ZeroDivisionError(what)
 
@@ -282,7 +280,7 @@ def plugin(tmp_path: Path) -> str:
 
 
 def test_a_third_party_method_from_plan_to_leaderboard(plugin: str, tmp_path: Path) -> None:
-    """Plug-in beside shipped methods, failure record, resume, and the same record bodies from other processes."""
+    """An installed method beside shipped ones: failure record, resumption, and equal record bodies in a second run."""
     shared = ["--budget", "smoke", "--methods", "nearest-prototype", "cnn", "first", "--workers", "1"]
     one, other = tmp_path / "one", tmp_path / "other"
 
@@ -295,8 +293,8 @@ def test_a_third_party_method_from_plan_to_leaderboard(plugin: str, tmp_path: Pa
         "[6/6] FAILED first simulated-r1 random-v1 2-shot draw 1: the loss is NaN in epoch 3; lower the learning rate"
     )
     assert lines[6] == "5 of 6 cells are done, 1 failed; run the same command again to retry"
-    assert "the loss is NaN" in done.stdout, "the table hides a failure"
-    assert not list((one / "logs").iterdir()), "something was printed by a worker"
+    assert "the loss is NaN" in done.stdout, "the table does not show the failure"
+    assert not list((one / "logs").iterdir()), "a worker printed something"
 
     plan = command("plan", *shared, "--draws", "2", "--results", str(one), PYTHONPATH=plugin)
     assert [line[line.index("random-v1") :].split()[4] for line in plan.stdout.splitlines()[1:7]] == [
@@ -331,7 +329,7 @@ def test_conformance_of_third_party_methods(
         method_cards.cache_clear()
 
 
-def test_a_map_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_map_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--budget", "smoke", "--methods", "majority", "--draw", "1", "--results", str(tmp_path)]
     assert main(["map", *options]) == 0
     path = Path(capsys.readouterr().out.strip())
@@ -341,9 +339,8 @@ def test_a_map_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_make_targets_are_the_commands(tmp_path: Path) -> None:
-    """What ``make bench`` would call, by make itself."""
     words = ["bench", "DATASET=trento", "SHOTS=2 5", "METHODS=svm rf", "DRAWS=10", "BUDGET=paper", "RESULTS=r"]
-    # Not as a part of the make that may be running these tests, whose variables would reach this one.
+    # A new environment: these tests may run inside another make, whose variables must not apply here.
     own = {"PATH": os.environ["PATH"]}
     done = subprocess.run(
         ["make", "--dry-run", *words], cwd=REPOSITORY, env=own, capture_output=True, text=True, check=True, timeout=60
