@@ -1,4 +1,4 @@
-"""The classical baselines against plain references, their tuning, and all shipped methods on a small scene."""
+"""The classical baselines against plain references, and their tuning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.method_helpers import SHIPPED, fitted, make, small_data
+from helpers.method_helpers import fitted, make, small_data
 from sklearn.svm import SVC
 
 from mmrs_bench.config import DataConfig
@@ -42,17 +42,6 @@ def test_svm_equals_scikit_learn_on_the_normalised_pixels(tmp_path: Path) -> Non
     method = fitted("svm", tmp_path, data, costs=(10.0,), gammas=(0.5,))
     reference = SVC(C=10, gamma=0.5 / 7).fit(data.features(data.support), data.support_targets)
     np.testing.assert_array_equal(method.predict(data, ALL_PIXELS), reference.predict(data.features(ALL_PIXELS)))
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_methods_predict_the_whole_scene_better_than_chance(name: str, tmp_path: Path) -> None:
-    data = small_data(5)
-    method = fitted(name, tmp_path, data)
-    prediction = method.predict(data, ALL_PIXELS)
-    assert prediction.dtype == np.int64
-    assert prediction.shape == ALL_PIXELS.shape
-    accuracy = (prediction[data.query] == data.query_targets).mean()
-    assert accuracy > (0.5 if name != "majority" else 0.2)
 
 
 def renamed_classes(scene: Scene, new: IntArray) -> Scene:
@@ -127,23 +116,6 @@ def test_forest_depends_on_draw_and_seed_only(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one, again)
     assert (one != seed).any()
     assert (one != draw).any()
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_methods_predict_the_same_after_loading(name: str, tmp_path: Path) -> None:
-    data = small_data(3)
-    method = fitted(name, tmp_path / "work", data)
-    method.save(tmp_path / "saved")
-    loaded = make(name, tmp_path / "other")
-    loaded.load(tmp_path / "saved")
-    np.testing.assert_array_equal(method.predict(data, ALL_PIXELS), loaded.predict(data, ALL_PIXELS))
-    assert loaded.parameter_counts() == method.parameter_counts()
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_loading_from_an_empty_folder_is_an_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="fit and save"):
-        make(name, tmp_path).load(tmp_path)
 
 
 @pytest.mark.parametrize("file", [ARRAYS_FILE, SETTINGS_FILE])
