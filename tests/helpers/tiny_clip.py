@@ -1,4 +1,4 @@
-"""Tiny CLIP models of open_clip with random weights, for tests that need a checkpoint but no download."""
+"""Tiny CLIP models of open_clip with random weights, for tests that need a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def register_tiny_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register tiny models with open_clip for one test, and empty the caches that checkpoints are looked for in.
+    """Register tiny models with open_clip for one test, with an empty Hugging Face cache.
 
     Images are 8 x 8 pixels, embeddings 8 wide.
     """
@@ -50,17 +50,17 @@ def tiny_weights(model: str = "tiny", seed: int = 0) -> dict[str, Tensor]:
         config = open_clip.get_model_config(model)
         assert config is not None
         network = open_clip.CLIP(**config)
-        for parameter in network.parameters():  # far enough from 0 for the activations to differ
+        for parameter in network.parameters():  # large enough for GELU and QuickGELU to differ
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return network.state_dict()
 
 
 def in_the_hub_cache(repository: str, file: Path, name: str) -> Path:
-    """Put a checkpoint where open_clip keeps the files of a repository; returns its place."""
+    """Copy a checkpoint to the Hugging Face cache of a repository; returns its path."""
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
-    kept = folder / "snapshots" / "abc" / name
-    kept.parent.mkdir(parents=True)
-    shutil.copy(file, kept)
-    return kept
+    cached = folder / "snapshots" / "abc" / name
+    cached.parent.mkdir(parents=True)
+    shutil.copy(file, cached)
+    return cached
