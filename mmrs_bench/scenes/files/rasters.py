@@ -1,0 +1,84 @@
+"""Reads arrays of a scene's files in the order of axes that the manifest states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from mmrs_bench.errors import DataError
+from mmrs_bench.scenes.files.formats import AnyArray, read_array
+from mmrs_bench.scenes.manifest import ArrayRef, Axes, Manifest
+
+#: Number of faulty bands, classes or values that a message lists.
+LISTED = 5
+
+
+@dataclass(frozen=True)
+class SceneFiles:
+    """The files of one scene.
+
+    Args:
+        manifest: Their description.
+        folder: The folder that contains them.
+    """
+
+    manifest: Manifest
+    folder: Path
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the scene."""
+        return self.manifest.height, self.manifest.width
+
+    def fault(self, place: ArrayRef | str, text: str) -> DataError:
+        """The error for a fault of an array, or of a part of the manifest."""
+        if isinstance(place, ArrayRef):
+            place = f"{place.file}[{place.key}]" if place.key else place.file
+        return DataError(f"{self.manifest.tag}: {place}: {text}")
+
+    def raw(self, ref: ArrayRef) -> AnyArray:
+        """An array in the axis order of its file; errors as `read_array`."""
+        return read_array(self.folder / ref.file, ref.key, self.size)
+
+    def array(self, ref: ArrayRef, channels: int | None) -> AnyArray:
+        """An array as a view (height, width, channels); ``channels`` None accepts any number.
+
+        Raises:
+            DataError: If the array cannot be read, or has another shape; the error names the axes that fit.
+        """
+        array = self.raw(ref)
+        view = _view(array, ref.axes, self.size, channels)
+        if view is not None:
+            return view
+        fitting = [axes for axes in get_args(Axes) if _view(array, axes, self.size, channels) is not None]
+        fix = f"set axes: {' or '.join(fitting)}" if fitting else "no order of axes fits; it belongs to another raster"
+        expected = f"{self.size[0]} rows x {self.size[1]} columns" + (f" x {channels} channels" if channels else "")
+        raise self.fault(ref, f"has shape {shape_text(array)} with axes {ref.axes}, expected {expected}; {fix}")
+
+
+def _view(array: AnyArray, axes: str, size: tuple[int, int], channels: int | None) -> AnyArray | None:
+    """The array as a view (height, width, channels); None if it has another size in these axes."""
+    if array.ndim != len(axes):
+        return None
+    view = array.transpose([axes.index(axis) for axis in "hwc" if axis in axes])
+    if view.ndim == 2:
+        view = view[:, :, None]
+    return view if view.shape[:2] == size and channels in (None, view.shape[2]) else None
+
+
+def shape_text(array: AnyArray) -> str:
+    """The shape of an array, such as ``6x9x4``."""
+    return "x".join(map(str, array.shape))
+
+
+def listed(items: list[str], separator: str = ", ") -> str:
+    """The first items of a list as text."""
+    return separator.join(items[:LISTED]) + (f"{separator}..." if len(items) > LISTED else "")
+
+
+def integral(values: AnyArray) -> bool:
+    """Whether all values are finite integers, of any type."""
+    return values.dtype.kind != "f" or bool(np.all(np.isfinite(values) & (values == np.round(values))))
