@@ -19,20 +19,11 @@ HELD_SCORES = 1 << 25
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention.
+    """Scaled dot-product attention of queries, keys and values, each (b, heads, n, e) -> (b, heads, n, e).
 
-    Torch's fused kernel, except for bfloat16 on a CPU, where its backward pass is several times slower than in
-    float32. There this function uses plain matrix products on a few sequences at a time. If a training would have to
-    store more than `HELD_SCORES` scores, it uses the fused kernel in float32.
-
-    Args:
-        q: Queries (b, heads, n, e).
-        k: Keys, of the same shape.
-        v: Values, of the same shape.
-        bias: Added to the scores of all sequences (heads, n, n); receives no gradient.
-
-    Returns:
-        (b, heads, n, e).
+    ``bias`` (heads, n, n) is added to the scores, and gets no gradient. For bfloat16 on a CPU, the backward pass of
+    torch's fused kernel is several times slower than in float32. There this function uses matrix products on a few
+    sequences at a time or, if a training would have to store more than `HELD_SCORES` scores, float32.
     """
     bias = None if bias is None else bias.detach().to(q.device)[None]
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
@@ -78,15 +69,7 @@ class Attention(nn.Module):
         self.out_proj = TokenLinear(width, width)
 
     def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
-        """Self-attention of tokens.
-
-        Args:
-            x: Tokens (b, n, d).
-            class_only: Compute the output of the first token only.
-            bias: Added to the scores (heads, n, n), see `attend`.
-
-        Returns:
-            (b, n, d), or (b, 1, d) with ``class_only``.
+        """Tokens (b, n, d) -> (b, n, d), or (b, 1, d) for the first token with ``class_only``; ``bias`` as of `attend`.
 
         Raises:
             ValueError: If both ``class_only`` and ``bias`` are given.
@@ -128,6 +111,6 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(TokenLinear(width, hidden), nn.GELU(), TokenLinear(hidden, width))
 
     def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
-        """(b, n, d) -> (b, n, d), or (b, 1, d) with ``class_only``; arguments as of `Attention.forward`."""
+        """See `Attention.forward`."""
         x = (x[:, :1] if class_only else x) + self.attention(self.norm1(x), class_only=class_only, bias=bias)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]

@@ -19,11 +19,7 @@ BETA_FIRST, BETA_LAST = 1e-4, 0.02
 
 
 def linear_schedule(prediction_type: Literal["sample", "epsilon"] = "sample") -> DDPMScheduler:
-    """The linear schedule of 1000 steps from beta 1e-4 to 0.02.
-
-    Args:
-        prediction_type: What the model predicts: the clean pixels ("sample") or the noise ("epsilon").
-    """
+    """The linear schedule of 1000 steps, for a model that predicts clean pixels ("sample") or noise ("epsilon")."""
     return DDPMScheduler(  # type: ignore[no-untyped-call]
         num_train_timesteps=TIMESTEPS,
         beta_start=BETA_FIRST,
@@ -34,16 +30,13 @@ def linear_schedule(prediction_type: Literal["sample", "epsilon"] = "sample") ->
 
 
 def add_noise(schedule: DDPMScheduler, clean: Tensor, timesteps: Tensor, generator: torch.Generator) -> Tensor:
-    """Noised pixels: sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal.
+    """Noised pixels (b, v, c): sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal.
 
     Args:
         schedule: Provides abar.
         clean: Clean pixels (b, v, c).
         timesteps: A timestep per window (b,), 0 the least noise.
         generator: Source of the noise, on the device of ``clean``.
-
-    Returns:
-        (b, v, c).
     """
     noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
     return schedule.add_noise(clean, noise, timesteps)  # type: ignore[attr-defined,no-any-return]

@@ -1,16 +1,17 @@
-"""Mamba blocks: for sequences, and for windows whose pixels are scanned in several orders.
+"""Mamba blocks for sequences, and for windows whose pixels are scanned in several orders.
 
-Letters: b batch, d width of a block, e its inner channels, h w space, n pixels (h w) or places of a sequence, s states,
-r rank of delta. Parameters have the names, shapes and layouts of mamba-ssm's ``Mamba``.
+Letters: b batch, d width of a block, e its inner channels, h w space, n pixels (h w) or places of a sequence, s states
+per channel, r rank of delta. Parameters have the names, shapes and layouts of mamba-ssm's ``Mamba``.
 
-Reference: Mamba (Gu & Dao 2023), section 3.4, for the block; VMamba (Liu et al. 2024) for scans of images in four
-directions; MSFMamba (Gao et al. 2025) for scans at two scales, and for coefficients from another modality.
+Reference: Mamba (Gu & Dao 2023), section 3.4; VMamba (Liu et al. 2024) for scans in four directions; MSFMamba (Gao et
+al. 2025) for scans at two scales, and for coefficients from another modality.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -28,11 +29,7 @@ BIDIRECTIONAL = ("rows", "rows-back")
 
 
 def scan_order(direction: str, height: int, width: int) -> Tensor:
-    """Pixel indices (row * width + column) in the order of a scan (n,).
-
-    Raises:
-        ValueError: If ``direction`` is not one of `DIRECTIONS`.
-    """
+    """Pixel indices (row * width + column) in the order of a scan (n,); ``direction`` is one of `DIRECTIONS`."""
     if direction not in DIRECTIONS:
         raise ValueError(f"unknown scan direction {direction!r}; choose from {', '.join(DIRECTIONS)}")
     pixels = torch.arange(height * width).reshape(height, width)
@@ -46,17 +43,12 @@ def _reorder(x: Tensor, order: Tensor) -> Tensor:
 
 
 class StateSpace(nn.Module):
-    """A selective state space model (S6) along one sequence.
+    """A selective state space model (S6) along a sequence of e ``channels``.
 
-    Args:
-        channels: e, channels of the sequence.
-        states: s, states per channel.
-        rank: r, rank of delta.
-        source_channels: Channels of the sequence that delta, B and C are computed from; None if it is the same one.
+    Delta, B and C are computed from the same sequence, or from another one with ``source_channels``. At the start A is
+    -1, ..., -s, D is 1, and softplus of delta's bias is in [0.001, 0.1].
 
-    Initial values: A is -1, ..., -s; D is 1; the bias of delta is such that softplus returns values in [0.001, 0.1].
-
-    Reference: Mamba, algorithm 2, and section 3.6 for the initial values.
+    Reference: Mamba, algorithm 2 and section 3.6.
     Deviation: delta starts log-uniform, as in the released code; the paper says uniform.
     """
 
@@ -72,15 +64,7 @@ class StateSpace(nn.Module):
             self.dt_proj.bias.copy_(delta.expm1().log())  # the inverse of softplus
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """Scan a sequence.
-
-        Args:
-            x: The sequence (b, e, n).
-            source: Sequence that delta, B and C are computed from (b, source channels, n); None for ``x``.
-
-        Returns:
-            (b, e, n).
-        """
+        """The sequence (b, e, n), and the source (b, source channels, n) if it is another one -> (b, e, n)."""
         states = self.A_log.shape[1]
         projected = F.conv1d(x if source is None else source, self.x_proj.weight[:, :, None])  # (b, r + 2 s, n)
         dt, b, c = torch.split(projected, [self.dt_proj.in_features, states, states], dim=1)
@@ -92,11 +76,7 @@ class StateSpace(nn.Module):
 class Mamba(StateSpace):
     """The plain Mamba block for sequences, causal and without residual; loads state dicts of mamba-ssm's ``Mamba``.
 
-    Args:
-        width: d.
-        states: s, states per channel.
-        expand: Inner channels per channel.
-        kernel: Places that the causal convolution spans.
+    ``expand`` is e / d, and ``kernel`` the size of the causal convolution.
 
     Reference: Mamba, figure 3; rank of delta d / 16, as in the released code.
     """
@@ -116,11 +96,7 @@ class Mamba(StateSpace):
 
 
 class WindowScan(nn.Module):
-    """The sum of scans over a window in several directions, each with its own state space model.
-
-    Args:
-        channels, states, rank, source_channels: See `StateSpace`.
-        directions: Of `DIRECTIONS`; `BIDIRECTIONAL` for sequences.
+    """The sum of scans over a window in some of the `DIRECTIONS`, each with its own `StateSpace`.
 
     Raises:
         ValueError: If a direction is unknown.
@@ -144,15 +120,7 @@ class WindowScan(nn.Module):
         self.spaces = nn.ModuleList(StateSpace(channels, states, rank, source_channels) for _ in directions)
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """Scan windows.
-
-        Args:
-            x: Windows (b, e, h, w).
-            source: Windows that delta, B and C are computed from (b, source channels, h, w); None for ``x``.
-
-        Returns:
-            (b, e, h, w).
-        """
+        """Windows (b, e, h, w), and source windows (b, source channels, h, w) if they are others -> (b, e, h, w)."""
         height, width = x.shape[2:]
         sequence = x.flatten(2)  # (b, e, n)
         other = None if source is None else source.flatten(2)
@@ -166,9 +134,6 @@ class WindowScan(nn.Module):
 
 class MultiScaleScan(nn.Module):
     """Scans along rows and columns at full resolution, and in the reverse directions at half of it.
-
-    Args:
-        channels, states, rank: See `StateSpace`.
 
     Reference: MSFMamba, multi-scale spatial Mamba block; kernels and directions as in the released code.
     Deviation: the two half-resolution scans are added before upsampling. The released code upsamples each, and so adds
@@ -201,9 +166,9 @@ class MambaBlock(nn.Module):
     """A Mamba block for windows: norm, ``in_proj``, ``conv2d``, scan, gate, ``out_proj``, residual.
 
     Args:
-        width: d, channels of the windows.
-        states: s, states per channel.
-        expand: Inner channels per channel.
+        width: d.
+        states: s.
+        expand: e / d.
         scan: Makes the scan from (inner channels, states, rank of delta): `WindowScan` or `MultiScaleScan`, or
             ``partial(WindowScan, directions=BIDIRECTIONAL)``.
         kernel: Size of the depthwise convolution, odd; (1, 3) for sequences (b, d, 1, n).
@@ -248,11 +213,7 @@ class MambaBlock(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Two modalities, each scanned with coefficients (delta, B, C) from the other one.
-
-    Args:
-        widths: Channels of the two modalities.
-        states, expand: See `MambaBlock`.
+    """Two modalities with d of ``widths``, each scanned with coefficients (delta, B, C) from the other one.
 
     Reference: MSFMamba, fusion Mamba block.
     """
@@ -261,13 +222,8 @@ class FusionBlock(nn.Module):
         super().__init__()
 
         def block(width: int, other: int) -> MambaBlock:
-            source_channels = inner_channels(other, expand)
-            return MambaBlock(
-                width,
-                states=states,
-                expand=expand,
-                scan=lambda inner, states, rank: WindowScan(inner, states, rank, source_channels),
-            )
+            scan = partial(WindowScan, source_channels=inner_channels(other, expand))
+            return MambaBlock(width, states=states, expand=expand, scan=scan)
 
         self.first, self.second = block(*widths), block(*reversed(widths))
 

@@ -40,8 +40,7 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
         d: Skip weights (channels,), or None for no skip.
 
     Returns:
-        y (batch, channels, length) of u's type. Computed in float64 if any argument is float64, else in float32, also
-        under autocast.
+        y (batch, channels, length) of u's type, computed in float64 if any argument is float64, else in float32.
 
     Raises:
         ValueError: If shapes or devices do not match, or a size other than the batch is 0.

@@ -19,14 +19,10 @@ class Weights(BaseModel):
 
     Attributes:
         name: Name in method cards (``needs_weights``).
-        title: One line for lists.
         tower: Setting that selects it in method cards (``open_clip:<model>/<tag>``), for text towers.
-        file: Name of the checkpoint file.
-        url: Its address.
-        sha256: Hash of the file; None if the publisher states none.
-        original: Address of the authors' own file with the same weights, if it is another one.
-        original_sha256: Its stated hash.
-        licence: Terms of use.
+        file, url: Name and address of the checkpoint file.
+        sha256: Its hash; None if the publisher states none.
+        original, original_sha256: Address and hash of the authors' own file with the same weights, if different.
         trained_on: Training data of the weights.
         fetch: Shell command that downloads the file to where methods look for it.
     """

@@ -1,4 +1,4 @@
-"""Noising and the split of the loss against slow loops."""
+"""Noised pixels and the errors of visible and masked tokens against slow loops."""
 
 from __future__ import annotations
 

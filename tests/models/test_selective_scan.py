@@ -1,4 +1,4 @@
-"""The selective scan against a slow loop in float64, on both CPU back ends."""
+"""The selective scan against a slow loop in float64, with both CPU back ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reas
 
 @pytest.fixture(params=[pytest.param("numba", marks=needs_numba), "torch"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each CPU back end; without numba, the test of numba's is skipped."""
+    """Each CPU back end; that of numba is skipped without numba."""
     if request.param == "torch":
         monkeypatch.setattr(module, "_numba_scan", lambda: None)
     assert scan_backend("cpu") == request.param
@@ -84,8 +84,15 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
         assert error <= tolerance * largest, f"{name}: {error:.1e} of {largest:.1e}"
 
 
-def test_the_slow_scan_is_a_loop_over_numbers() -> None:
-    """The reference itself, against single numbers."""
+def check(arguments: dict[str, Tensor], tolerance: float = 1e-5) -> dict[str, Tensor]:
+    """Compare value and gradients with those of the slow scan in float64; return the former."""
+    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
+    found = value_and_gradients(selective_scan, arguments)
+    assert_close(found, expected, tolerance)
+    return found
+
+
+def test_the_slow_scan_equals_a_loop_over_numbers() -> None:
     x = inputs(batch=1, channels=1, states=2, length=3)
     u, delta, a, b, c, d = (x[name].squeeze().tolist() for name in NAMES)
     h = [0.0, 0.0]
@@ -98,35 +105,28 @@ def test_the_slow_scan_is_a_loop_over_numbers() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 121, 1024])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_value_and_gradients_are_those_of_the_slow_scan(
+def test_value_and_gradients_equal_those_of_the_slow_scan(
     backend: str, length: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    arguments = inputs(states=16, length=length, dtype=dtype)
-    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
-    found = value_and_gradients(selective_scan, arguments)
+    found = check(inputs(states=16, length=length, dtype=dtype), tolerance)
     assert all(values.dtype == dtype for values in found.values())
-    assert_close(found, expected, tolerance)
 
 
 @pytest.mark.parametrize("states", [1, 5, 8, 17, 33])
 @pytest.mark.parametrize(("batch", "channels"), [(1, 1), (5, 3)])
-def test_odd_sizes(backend: str, batch: int, channels: int, states: int) -> None:
-    arguments = inputs(batch, channels, states, 11, dtype=torch.float32)
-    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
-    assert_close(value_and_gradients(selective_scan, arguments), expected, 1e-5)
+def test_numbers_of_states_need_not_fill_the_lanes(backend: str, batch: int, channels: int, states: int) -> None:
+    check(inputs(batch, channels, states, 11, dtype=torch.float32))
 
 
-def test_steps_of_any_size(backend: str) -> None:
-    """From states that never decay to states that are gone after one place, and growing ones."""
+def test_step_sizes_can_have_any_order_of_magnitude(backend: str) -> None:
+    """From states that never decay to states that decay within one place; also growing states."""
     arguments = inputs(states=16, length=30, dtype=torch.float32)
     arguments["delta"] *= torch.logspace(-5, 3, 30)
     arguments["a"][0] *= -1e-5
-    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
-    assert_close(value_and_gradients(selective_scan, arguments), expected, 1e-5)
+    check(arguments)
 
 
-def test_strided_arguments(backend: str) -> None:
-    """Transposed, sliced, expanded and reversed views, and a gradient that is one."""
+def test_arguments_and_gradients_can_be_strided_views(backend: str) -> None:
     plain = inputs(length=6)
     views = {
         "u": plain["u"].transpose(1, 2).contiguous().transpose(1, 2),
@@ -137,40 +137,40 @@ def test_strided_arguments(backend: str) -> None:
         "d": plain["d"].repeat_interleave(2)[::2],
     }
     assert not any(view.is_contiguous() for view in views.values())
-    expected = value_and_gradients(slow_scan, views)
-    assert_close(value_and_gradients(selective_scan, views), expected, 1e-12)
-    x = plain["u"].clone().requires_grad_()
-    selective_scan(x, *(plain[name] for name in NAMES[1:])).sum().backward()  # its gradient is one number, expanded
-    y = plain["u"].clone().requires_grad_()
-    slow_scan(y, *(plain[name] for name in NAMES[1:])).sum().backward()
-    torch.testing.assert_close(x.grad, y.grad)
+    check(views, 1e-12)
+    gradients = []
+    for scan in (selective_scan, slow_scan):
+        u = plain["u"].clone().requires_grad_()
+        scan(u, *(plain[name] for name in NAMES[1:])).sum().backward()  # the gradient of y is one number, expanded
+        gradients.append(u.grad)
+    torch.testing.assert_close(*gradients)
 
 
-def test_no_skip_is_a_skip_of_zero(backend: str) -> None:
+def test_no_skip_equals_a_skip_of_zero(backend: str) -> None:
     arguments = inputs()
     d = arguments.pop("d")
     torch.testing.assert_close(selective_scan(**arguments), slow_scan(**arguments, d=torch.zeros_like(d)))
 
 
-def test_an_empty_batch(backend: str) -> None:
+def test_an_empty_batch_is_accepted(backend: str) -> None:
     found = value_and_gradients(selective_scan, inputs(batch=0))
     assert found["y"].shape == (0, 3, 5)
     assert not found["a"].any()
 
 
-def test_gradcheck(backend: str) -> None:
+def test_gradients_pass_gradcheck(backend: str) -> None:
     leaves = [value.requires_grad_() for value in inputs(batch=2, channels=2, states=3, length=4).values()]
     assert torch.autograd.gradcheck(selective_scan, leaves, nondet_tol=0.0)
 
 
-def test_opcheck(backend: str) -> None:
+def test_the_operators_pass_opcheck(backend: str) -> None:
     arguments = tuple(inputs(length=3).values())
     leaves = tuple(value.clone().requires_grad_() for value in arguments)
     torch.library.opcheck(module._scan, leaves)
     torch.library.opcheck(module._scan_backward, (arguments[0], *arguments))
 
 
-def test_autocast_does_not_touch_the_precision(backend: str) -> None:
+def test_autocast_does_not_change_the_result(backend: str) -> None:
     arguments = inputs(states=16, length=121, dtype=torch.float32)
     plain = value_and_gradients(selective_scan, arguments)
     with torch.autocast("cpu", torch.bfloat16):
@@ -183,12 +183,12 @@ def test_bfloat16_is_computed_in_float32(backend: str) -> None:
     fine = value_and_gradients(selective_scan, {name: value.float() for name, value in rough.items()})
     found = value_and_gradients(selective_scan, rough)
     assert all(values.dtype == torch.bfloat16 for values in found.values())
-    # The gradient that comes in is rounded too, so only the value is the same to the last bit.
+    # The gradient of y is rounded too, so only the value is equal to the last bit.
     assert torch.equal(found["y"], fine["y"].bfloat16())
     assert_close(found, {name: values.double() for name, values in fine.items()}, 0.01)
 
 
-def test_mixed_types_are_computed_in_the_finest(backend: str) -> None:
+def test_mixed_types_are_computed_in_float64(backend: str) -> None:
     arguments = inputs()
     arguments["u"] = arguments["u"].float()
     y = selective_scan(**arguments)
@@ -198,9 +198,7 @@ def test_mixed_types_are_computed_in_the_finest(backend: str) -> None:
     torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_torch_compile(backend: str) -> None:
-    """In one graph, forward and backward."""
-
+def test_forward_and_backward_compile_to_one_graph(backend: str) -> None:
     def model(**arguments: Tensor) -> Tensor:
         return selective_scan(**arguments).tanh()
 
@@ -212,7 +210,7 @@ def test_torch_compile(backend: str) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_every_call_and_every_number_of_threads_gives_the_same_bits(
+def test_results_do_not_depend_on_the_call_and_the_number_of_threads(
     backend: str, threads: Callable[[int], None], count: int
 ) -> None:
     arguments = inputs(batch=5, channels=7, states=16, length=40, dtype=torch.float32)
@@ -230,7 +228,7 @@ def test_every_call_and_every_number_of_threads_gives_the_same_bits(
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["u", "delta", "b", "c", "d"])
-def test_what_is_not_a_number_stays_so(backend: str, name: str, bad: float) -> None:
+def test_arguments_that_are_not_finite_give_results_that_are_not_finite(backend: str, name: str, bad: float) -> None:
     arguments = inputs(dtype=torch.float32)
     arguments[name].view(-1)[0] = bad
     expected = slow_scan(**arguments)
@@ -238,21 +236,21 @@ def test_what_is_not_a_number_stays_so(backend: str, name: str, bad: float) -> N
     assert torch.equal(selective_scan(**arguments).isfinite(), expected.isfinite())
 
 
-def test_rates_that_are_not_numbers_stay_so(backend: str) -> None:
+def test_rates_that_are_nan_give_nan(backend: str) -> None:
     arguments = inputs(dtype=torch.float32)
     arguments["a"][1, 2] = math.nan
     assert torch.equal(selective_scan(**arguments).isnan(), slow_scan(**arguments).isnan())
 
 
-def test_overflow_is_infinite(backend: str) -> None:
+def test_overflow_gives_infinity(backend: str) -> None:
     arguments = inputs(length=3, dtype=torch.float32)
     arguments["a"] = arguments["a"].abs() * 1e4
     assert not selective_scan(**arguments)[:, :, -1].isfinite().any()
 
 
 @needs_numba
-def test_powers_of_two_in_float32() -> None:
-    """Over all exponents, to within two units in the last place; 0 and inf beyond them."""
+def test_powers_of_two_in_float32_are_accurate_for_all_exponents() -> None:
+    """Within two units in the last place; 0 and infinity beyond the exponents."""
     import numba
     import numpy as np
 
@@ -273,7 +271,7 @@ def test_powers_of_two_in_float32() -> None:
 
 
 @needs_numba
-def test_kernels_compile_where_there_is_no_place_for_a_cache() -> None:
+def test_kernels_compile_without_a_cache_folder() -> None:
     import numba
 
     from mmrs_bench.models._scan_numba import compiled
@@ -288,15 +286,14 @@ def test_kernels_compile_where_there_is_no_place_for_a_cache() -> None:
 
 
 @pytest.mark.parametrize(("package", "probe"), [("numba", module._numba_scan), ("mamba_ssm", module._cuda_scan)])
-def test_a_package_that_does_not_import_is_done_without(
+def test_back_ends_whose_package_is_missing_are_not_used(
     package: str, probe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert probe.__wrapped__() is None
 
 
-def test_mamba_ssm_is_called_with_tensors_as_it_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its kernel, played by a stand-in, gets (u, delta, A, B, C, D) in float32, and nothing in float64."""
+def test_the_kernel_of_mamba_ssm_gets_float32_tensors_and_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
     def stand_in(*tensors: Tensor) -> Tensor:
@@ -314,7 +311,7 @@ def test_mamba_ssm_is_called_with_tensors_as_it_takes_them(monkeypatch: pytest.M
     assert len(seen) == len(NAMES)
 
 
-def test_cuda_tensors_go_to_mamba_ssm_only_if_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_back_end_for_cuda_is_mamba_ssm_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_cuda_scan", lambda: None)
     assert scan_backend("cuda") == "torch"
     monkeypatch.setattr(module, "_cuda_scan", lambda: slow_scan)
@@ -324,8 +321,7 @@ def test_cuda_tensors_go_to_mamba_ssm_only_if_it_is_there(monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_cuda(dtype: torch.dtype, tolerance: float) -> None:
-    """mamba-ssm's kernel where it is installed, and plain tensor operations (always in float64)."""
+def test_value_and_gradients_on_cuda(dtype: torch.dtype, tolerance: float) -> None:
     arguments = inputs(states=16, length=121, dtype=dtype)
     expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
     found = value_and_gradients(
@@ -350,10 +346,10 @@ def test_numba_is_not_imported_with_the_module() -> None:
         ("d", lambda x: x[:, None], ValueError, r"d has shape \(3, 1\)"),
         ("b", lambda x: x.long(), TypeError, r"b holds torch.int64; convert it to float32 or float64"),
         ("u", lambda x: x.to(torch.complex64), TypeError, r"u holds torch.complex64"),
-        ("c", lambda x: x.to("meta"), ValueError, r"c is on meta but u on cpu; move them to one device"),
+        ("c", lambda x: x.to("meta"), ValueError, r"c is on meta, u on cpu; move them to one device"),
     ],
 )
-def test_bad_arguments_give_one_clear_line(
+def test_arguments_of_wrong_shape_type_or_device_are_refused(
     name: str, change: Callable[[Tensor], Tensor], error: type[Exception], message: str
 ) -> None:
     arguments = inputs()
@@ -364,6 +360,6 @@ def test_bad_arguments_give_one_clear_line(
 
 
 @pytest.mark.parametrize("size", ["channels", "states", "length"])
-def test_nothing_to_scan(size: str) -> None:
-    with pytest.raises(ValueError, match=r"^selective_scan: nothing to scan in .*; each must be at least 1$"):
+def test_sizes_of_zero_are_refused(size: str) -> None:
+    with pytest.raises(ValueError, match=r"^selective_scan: .* 0.*; each must be at least 1$"):
         selective_scan(**inputs(**{size: 0}))

@@ -35,7 +35,7 @@ class DiffusionFeatures:
         denoiser: The denoiser; it is moved to the device of ``context``.
         data: The scene as the denoiser receives it.
         timesteps: Timesteps to average over.
-        context: Device and progress.
+        context: The cell's.
     """
 
     def __init__(
@@ -63,11 +63,7 @@ class DiffusionFeatures:
         self._context = context
 
     def load_or_extract(self, pixels: IntArray) -> FeatureStore:
-        """A store of the features of pixels (n,); those that the cache lacks are computed first.
-
-        Raises:
-            BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
-        """
+        """A store of the features of pixels (n,); those that the cache lacks are computed first."""
         return load_or_extract(self._address, np.unique(pixels), self.shapes, self.compute, self._context)
 
     def compute(self, pixels: IntArray) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +37,7 @@ COMMON_WIDTH = 64
 
 
 def head_count(width: int) -> int:
-    """Heads of a transformer branch: one per `HEAD_WIDTH` channels, at least one.
-
-    Raises:
-        ValueError: If the width is not a multiple of the number of heads.
-    """
+    """Heads of a transformer branch: one per `HEAD_WIDTH` channels, at least one; raises ValueError if uneven."""
     heads = max(1, width // HEAD_WIDTH)
     if width % heads:
         raise ValueError(f"width {width} is not a multiple of its {heads} heads; use a multiple of {HEAD_WIDTH}")
@@ -59,20 +55,11 @@ class ConvLevel(nn.Sequential):
 
 
 def distance_bias(height: int, width: int, heads: int, reach: tuple[float, float]) -> Tensor:
-    """Bias of attention scores by the distance between two pixels: weights are multiplied by a Gaussian.
+    """Bias of attention scores by distance (heads, n, n), pixels in raster order; weights are multiplied by a Gaussian.
 
-    Head i of H adds -r^2 / (2 s^2) for a distance of r pixels, with s = s_least (s_largest / s_least)^((i - 1/2) / H).
-    Values below `LEAST_BIAS` become minus infinity. Without it, attention has to learn from few labels that near pixels
-    matter most.
-
-    Args:
-        height: Window height in pixels.
-        width: Window width in pixels.
-        heads: H.
-        reach: s_least and s_largest in pixels.
-
-    Returns:
-        (heads, h w, h w), pixels in raster order.
+    Head i of H adds -r^2 / (2 s^2) for a distance of r pixels, with s = s_least (s_largest / s_least)^((i - 1/2) / H)
+    and ``reach`` = (s_least, s_largest) in pixels. Values below `LEAST_BIAS` become minus infinity. Without the bias,
+    attention has to learn from few labels that near pixels matter most.
 
     Reference: ALiBi (Press et al. 2022), section 3, for fixed slopes that differ by head.
     Deviation: the squared distance in two dimensions, where ALiBi has the distance in one.
@@ -87,12 +74,7 @@ def distance_bias(height: int, width: int, heads: int, reach: tuple[float, float
 
 
 class AttentionLevel(nn.Module):
-    """A level of the transformer branch: a pre-norm block whose tokens are the pixels.
-
-    Args:
-        width: d.
-        reach: See `distance_bias`.
-    """
+    """A level of the transformer branch: a pre-norm block whose tokens are the pixels, with a `distance_bias`."""
 
     def __init__(self, width: int, reach: tuple[float, float]) -> None:
         super().__init__()
@@ -108,11 +90,7 @@ class AttentionLevel(nn.Module):
 class FeatureFusion(nn.Module):
     """Guidance of the CNN branch: h + W [h; F], W a 1 x 1 convolution.
 
-    Args:
-        width: d.
-
-    Reference: BDGF, abstract ("feature fusion").
-    Deviation: our reading; the residual is ours.
+    Reference: BDGF, abstract ("feature fusion"); the residual is ours.
     """
 
     def __init__(self, width: int) -> None:
@@ -127,18 +105,11 @@ class FeatureFusion(nn.Module):
 class GroupChannelAttention(nn.Module):
     """Guidance of the Mamba branch: per group of channels, h a + h with a = sigmoid(MLP([mean of h; mean of F])).
 
-    Means are over the window. Each group has its own two-layer network with ReLU.
+    Means are over the window. Each group of neighbouring channels has its own two-layer network with ReLU, which has
+    ``reduction`` inputs per hidden unit. Raises ValueError if ``width`` is not a multiple of ``groups``.
 
-    Args:
-        width: d.
-        groups: Groups of neighbouring channels.
-        reduction: Inputs of a network per hidden unit.
-
-    Raises:
-        ValueError: If ``width`` is not a multiple of ``groups``.
-
-    Reference: BDGF, abstract ("group channel attention"); squeeze and excitation (Hu et al. 2018), section 3.
-    Deviation: our reading; 4 groups, a reduction of 4 and the residual are ours.
+    Reference: BDGF, abstract ("group channel attention"); squeeze and excitation (Hu et al. 2018), section 3. The
+    number of groups, the reduction and the residual are ours.
     """
 
     def __init__(self, width: int, groups: int = 4, reduction: int = 4) -> None:
@@ -161,12 +132,7 @@ class GroupChannelAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Guidance of the transformer branch: h + attention with queries from h, keys and values from F.
 
-    Args:
-        width: d.
-        reach: See `distance_bias`.
-
-    Reference: BDGF, abstract ("cross-attention"); Vaswani et al. 2017, section 3.2, for the attention.
-    Deviation: our reading; keys have no position, but scores have a `distance_bias`.
+    Reference: BDGF, abstract ("cross-attention"); Vaswani et al. 2017, section 3.2. The `distance_bias` is ours.
     """
 
     def __init__(self, width: int, reach: tuple[float, float]) -> None:
@@ -207,13 +173,7 @@ def centre_weights(side: int) -> Tensor:
 
 
 class BranchOutput(NamedTuple):
-    """Output of a branch for a batch.
-
-    Attributes:
-        features: z, pooled features in the common space of the branches (b, `COMMON_WIDTH`); of a single branch, the
-            pooled features (b, d).
-        logits: (b, k).
-    """
+    """Features z (b, `COMMON_WIDTH`), or (b, d) of a single branch, and logits (b, k)."""
 
     features: Tensor
     logits: Tensor
@@ -243,8 +203,7 @@ class GuidedBranch(nn.Module):
     Raises:
         ValueError: If ``width`` is not a multiple of the groups or heads.
 
-    Reference: BDGF, abstract.
-    Deviation: our reading. Width, number of levels, stem and head are ours, and the same for all branches.
+    Deviation: width, number of levels, stem and head are ours, and the same for all branches.
     """
 
     def __init__(
@@ -279,11 +238,7 @@ class GuidedBranch(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, windows: Mapping[str, Tensor], features: Sequence[Tensor]) -> BranchOutput:
-        """Classify windows.
-
-        Args:
-            windows: Per modality (b, c, w, w).
-            features: Diffusion features of the same pixels, per level (b, f, w, w).
+        """Windows (b, c, w, w) by modality and their diffusion features (b, f, w, w) by level -> output.
 
         Raises:
             ValueError: If ``features`` have another number of levels or another shape than the windows need.
@@ -302,12 +257,7 @@ class GuidedBranch(nn.Module):
 
 
 class GuidedEnsemble(nn.Module):
-    """Branches side by side.
-
-    Args:
-        channels, feature_channels, num_classes, width, dropout, reach: See `GuidedBranch`.
-        branches: Of `BRANCHES`, each once.
-    """
+    """Some of the `BRANCHES`, each once; other arguments as of `GuidedBranch`."""
 
     def __init__(
         self,
@@ -316,15 +266,12 @@ class GuidedEnsemble(nn.Module):
         num_classes: int,
         *,
         branches: Sequence[BranchName],
-        width: int,
-        dropout: float,
-        reach: tuple[float, float],
+        **options: Any,
     ) -> None:
         super().__init__()
-        build = partial(
-            GuidedBranch, width=width, common=COMMON_WIDTH if len(branches) > 1 else None, dropout=dropout, reach=reach
-        )
-        self.branches = nn.ModuleDict({kind: build(kind, channels, feature_channels, num_classes) for kind in branches})
+        options["common"] = COMMON_WIDTH if len(branches) > 1 else None
+        inputs = (channels, feature_channels, num_classes)
+        self.branches = nn.ModuleDict({kind: GuidedBranch(kind, *inputs, **options) for kind in branches})
 
     def forward(self, windows: Mapping[str, Tensor], features: Sequence[Tensor]) -> dict[str, BranchOutput]:
         """Outputs of the branches by name; arguments as of `GuidedBranch.forward`."""

@@ -34,12 +34,7 @@ from mmrs_bench.scenes.windows import SYMMETRIES
 
 
 class BdgfNetwork(nn.Module):
-    """The frozen denoiser and the branches that it guides.
-
-    Args:
-        denoiser: The denoiser.
-        ensemble: The branches.
-    """
+    """The frozen denoiser and the branches that it guides."""
 
     def __init__(self, denoiser: MultimodalDenoiser, ensemble: GuidedEnsemble) -> None:
         super().__init__()
@@ -58,13 +53,7 @@ class Bdgf(NetworkMethod):
     pretrained: MaskedDenoiser
 
     def pretrain(self, data: SceneDataModule) -> None:
-        """See `Method.pretrain`; the weights are read from the cache if another cell has trained them.
-
-        Raises:
-            DataError: If a modality is constant, or the cache holds a damaged file for this pretraining.
-            ConfigError: If masks have to balance a single modality, or the window is too small.
-            TrainingError: If a loss is not finite.
-        """
+        """See `Method.pretrain`, `check_modalities` and `pretrained_denoiser`."""
         check_modalities(data)
         self.pretrained = pretrained_denoiser(self.config, self.inputs(data), self.context)
 
@@ -75,16 +64,9 @@ class Bdgf(NetworkMethod):
             denoiser = self.pretrained.denoiser
         else:
             denoiser = MaskedDenoiser(dict(blueprint.channels), blueprint.side, config).denoiser
-        ensemble = GuidedEnsemble(
-            denoiser.channels,
-            denoiser.feature_channels,
-            len(blueprint.class_names),
-            branches=config.branches,
-            width=config.width,
-            dropout=config.dropout,
-            reach=config.reach,
-        )
-        return BdgfNetwork(denoiser, ensemble)
+        options = {name: getattr(config, name) for name in ("branches", "width", "dropout", "reach")}
+        classes = len(blueprint.class_names)
+        return BdgfNetwork(denoiser, GuidedEnsemble(denoiser.channels, denoiser.feature_channels, classes, **options))
 
     def fit(self, data: SceneDataModule) -> None:
         """See `NetworkMethod.fit`."""

@@ -37,7 +37,7 @@ def random_masks(
         ratios: r by modality, each in [0, 1]; masks are drawn in this order.
         patch: Side of a patch in pixels, at most ``side``.
         whole: Probability that a window is not masked, in all modalities.
-        generator: Source of the random numbers; the masks are on its device.
+        generator: Source of the random numbers, on the device of the masks.
 
     Returns:
         True where masked (b, 1, w, w), by modality.
@@ -55,11 +55,7 @@ def random_masks(
 
 
 class MaskTokens(nn.Module):
-    """Learned values, one per channel, that replace masked pixels; they start at 0, the mean of the noise.
-
-    Args:
-        channels: Channels by modality.
-    """
+    """Learned values, one per channel, that replace masked pixels; they start at 0, the mean of the noise."""
 
     def __init__(self, channels: Mapping[str, int]) -> None:
         super().__init__()
@@ -90,19 +86,17 @@ class MaskRatios(nn.Module):
     EMA starts from the mean over the warm-up, during which all ratios are those of ``fixed``. The ratios always sum to
     M least + most - least. The state dict holds the whole state, in float64, so that a resumed training is identical.
 
-    Deviation: ``adaptive`` compares the loss with that of white noise instead of the loss of the first steps. The usual
-        comparison with the first steps fails here: noise is learned at once, and masking a modality slows its
-        learning. It sums over channels because the HSI dominates by its many channels.
+    Deviation: the usual sign of imbalance, how far a loss has fallen since the first steps, fails here: noise is
+        learned at once, and masking a modality slows its learning. Sums over channels, because the HSI dominates by its
+        many channels.
 
     Args:
         channels: c_m by modality, at least two unless the rule is ``none``.
         rule: See above.
-        least: Smallest ratio.
-        most: Largest ratio.
+        least, most: Bounds of the ratios.
         temperature: Softmax temperature; small values enlarge differences between the ratios.
         decay: Weight of the past in EMA.
-        warmup: Steps before the ratios can change.
-        every: Steps between two updates of the ratios.
+        warmup, every: Steps before the ratios can change, and between two updates.
 
     Raises:
         ValueError: If there is one modality only, or not 0 <= least <= most <= 1.
@@ -154,11 +148,7 @@ class MaskRatios(nn.Module):
 
     @torch.no_grad()
     def observe(self, signal: Mapping[str, float | Tensor]) -> None:
-        """Update the ratios after a training step.
-
-        Args:
-            signal: By modality, the relative loss or, for the rule ``gradient``, the norm of the gradient; ``none`` and
-                ``fixed`` ignore it.
+        """Update the ratios after a training step with l_m, or g_m for the rule ``gradient``, by modality.
 
         Raises:
             ValueError: If a value is not a positive number; the state then does not change.

@@ -38,8 +38,6 @@ class MaskedDenoiser(nn.Module):
 
     Attributes:
         denoiser: The U-Net, which stage 2 uses.
-        tokens: Values that replace masked pixels.
-        ratios: The mask ratios.
         loss_curve, ratio_curve: Mean loss at visible positions, and mask ratio, by epoch and modality
             (pretrain_epochs, m); 0 for epochs to come.
 
@@ -90,17 +88,12 @@ class MultimodalPretrainer(L.LightningModule):
     weights w_m sum to 1; they are proportional to the modalities' channels, or equal. With the former and without
     masks, L is DDPM's loss of the stacked image.
 
+    Timesteps, noise and masks depend on ``seed``, epoch and step only, so that a resumed training is identical.
+
     Reference: BDGF, abstract; DDPM (Ho et al. 2020), equation 14; MaskDiT (Zheng et al., TMLR 2024), whose denoising
         loss is computed at visible positions too.
-
-    Deviation: our reading of the abstract; the authors' code could not be obtained. Images have unit variance, like the
-        noise, where diffusion models of photographs use the range -1 to 1.
-
-    Args:
-        network: The network.
-        config: Settings.
-        seed: Seed of timesteps, noise and masks, which depend on epoch and step, so that a resumed training is
-            identical.
+    Deviation: our reading of the abstract. Images have unit variance, like the noise, where diffusion models of
+        photographs use the range -1 to 1.
     """
 
     def __init__(self, network: MaskedDenoiser, config: DenoisingConfig, *, seed: int) -> None:

@@ -85,14 +85,7 @@ class MultimodalDenoiser(nn.Module):
         )
 
     def forward(self, windows: Mapping[str, Tensor], timesteps: Tensor) -> dict[str, Tensor]:
-        """The predicted noise.
-
-        Args:
-            windows: Noised windows (b, c, w, w) by modality, masked pixels replaced by mask tokens.
-            timesteps: A timestep per window (b,), 0 the least noise.
-
-        Returns:
-            (b, c, w, w) by modality, in the order of ``channels``.
+        """Noised windows (b, c, w, w) by modality and their timesteps (b,), 0 the least noise -> predicted noise.
 
         Raises:
             ValueError: If modalities, channels or side are not those of the network.
@@ -107,9 +100,6 @@ class MultimodalDenoiser(nn.Module):
             clean: Clean windows (b, c, w, w) by modality.
             timesteps: A timestep per window (b,), the same for all its modalities.
             generator: Source of the noise, on the device of ``clean``; noise is drawn in the order of ``channels``.
-
-        Raises:
-            ValueError: As `forward`.
         """
         self._check(clean)
         noise, noised = {}, {}
@@ -123,22 +113,16 @@ class MultimodalDenoiser(nn.Module):
     def decoder_features(self, windows: Mapping[str, Tensor], *, timesteps: Sequence[int], seed: int) -> list[Tensor]:
         """Activations of each decoder level on noised windows, averaged over timesteps; without gradient.
 
-        All windows and timesteps use the same noise, so that the features of a window do not depend on its batch.
-
-        Reference: ddpm-segmentation (Baranchuk et al. 2022), section 3 (activations resized bilinearly).
-
-        Deviation: averaged over timesteps where ddpm-segmentation concatenates them, which keeps the branches narrow.
-
-        Args:
-            windows: Clean windows (b, c, w, w) by modality.
-            timesteps: At least one, each from 0 to 999.
-            seed: Seed of the noise; it is the same on every device.
+        The same noise, from ``seed``, is added to all windows, so that their features do not depend on the batch.
 
         Returns:
             F_l (b, d_l, w, w) from the coarsest level (l = 1) to the finest, d_l as in ``feature_channels``.
 
         Raises:
-            ValueError: If a timestep is out of range, or as `forward`.
+            ValueError: If a timestep is not from 0 to 999, or as `forward`.
+
+        Reference: ddpm-segmentation (Baranchuk et al. 2022), section 3 (activations resized bilinearly).
+        Deviation: averaged over timesteps where ddpm-segmentation concatenates them, which keeps the branches narrow.
         """
         if not all(0 <= timestep < TIMESTEPS for timestep in timesteps):
             raise ValueError(f"timesteps {list(timesteps)}: use timesteps from 0 to {TIMESTEPS - 1}")
@@ -207,14 +191,10 @@ def modality_losses(
 ) -> dict[str, Tensor]:
     """L_m, the mean squared error (scalar) of each modality's noise, over all channels and visible positions.
 
-    Masked positions are left out: their noise cannot be predicted, and would only add variance.
+    Predicted noise and noise are (b, c, w, w); ``masks`` (b, 1, w, w) are True where masked, not everywhere. Masked
+    positions are left out: their noise cannot be predicted, and would only add variance.
 
     Reference: DDPM (Ho et al. 2020), equation 14, for each modality. The loss of BDGF is unknown.
-
-    Args:
-        predicted: Predicted noise (b, c, w, w) by modality.
-        noise: The noise (b, c, w, w) by modality.
-        masks: True where masked (b, 1, w, w), by modality, not everywhere; None uses all positions.
 
     Raises:
         ValueError: If modalities or shapes differ.
@@ -229,23 +209,20 @@ def modality_losses(
 
 
 def white_loss(timesteps: Tensor) -> Tensor:
-    """Loss of the best guess of the noise in white data of unit variance: the mean of abar_t (scalar).
+    """Loss (scalar) of the best guess of the noise in white data of unit variance: the mean of abar_t.
 
     Given x_t of such data, the mean of the noise is sqrt(1 - abar_t) x_t, with a mean squared error of abar_t. A lower
-    loss shows that the network has learned structure.
-
-    Args:
-        timesteps: Timesteps (b,) of the windows of the loss that it is compared with.
+    loss shows that the network has learned structure. ``timesteps`` are (b,).
     """
     abar: Tensor = linear_schedule("epsilon").alphas_cumprod  # type: ignore[attr-defined]
     return abar.to(timesteps.device)[timesteps].mean()
 
 
 def padded_side(side: int, levels: int) -> int:
-    """The smallest side, not below ``side``, that all levels but the last can halve.
+    """The smallest side, not below ``side``, that all levels but the last can halve; leaves it at least 2 pixels.
 
     Raises:
-        ValueError: If the lowest level would be one pixel wide, which leaves self-attention nothing to attend to.
+        ValueError: If the window is too small.
     """
     factor: int = 2 ** (levels - 1)
     if side <= factor:
@@ -259,10 +236,7 @@ def padded_side(side: int, levels: int) -> int:
 
 
 def norm_groups(base: int) -> int:
-    """Groups of a group normalisation: the largest divisor of ``base``, at most 32, with two channels per group.
-
-    A group of one channel would remove the bias before it.
-    """
+    """The largest number of groups of a group normalisation with at least two channels, at most `MOST_GROUPS`."""
     return max(
         groups for groups in range(1, MOST_GROUPS + 1) if base % groups == 0 and (groups == 1 or 2 * groups <= base)
     )

@@ -21,7 +21,7 @@ from mmrs_bench.methods.bdgf.guided_branches import BranchOutput
 
 
 class MutualLoss(NamedTuple):
-    """The loss and its unweighted parts (scalars), which are computed even if their weight is 0.
+    """The loss and its unweighted parts (scalars).
 
     Attributes:
         total: The weighted sum.
@@ -52,9 +52,8 @@ def mutual_loss(
     + lambda_k sum_(i!=j) KL(sg(p_j) || p_i), where sg stops the gradient. A single branch has the first sum only.
 
     Args:
-        outputs: Outputs of at least one branch; all features have the same width.
-        classes: Class indices of the first samples. The remaining samples are unlabelled; the cross-entropy ignores
-            them.
+        outputs: Outputs of the branches.
+        classes: Class indices of the first samples; the cross-entropy ignores the others, which are unlabelled.
         entropy_weight: lambda_e.
         similarity_weight: lambda_f.
         divergence_weight: lambda_k; 0 for the abstract, which names no divergence.

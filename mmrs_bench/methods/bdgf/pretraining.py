@@ -19,18 +19,11 @@ CURVE = "mask_ratios"
 
 
 def pretrained_denoiser(config: DenoisingConfig, data: SceneDataModule, context: RunContext) -> MaskedDenoiser:
-    """The pretrained network of a scene: read from the cache, or trained and stored there.
-
-    Args:
-        config: Settings; those of subclasses have no effect.
-        data: The scene as the denoiser receives it.
-        context: The cell's.
+    """The pretrained network for a scene as it receives it: read from the cache, or trained and stored there.
 
     Raises:
         ConfigError: See `MaskedDenoiser`; before any training.
-        TrainingError: If a loss is not finite.
-        DataError: If the cache holds a damaged file for this pretraining.
-        BenchError: If the cache cannot be written.
+        BenchError: See `mmrs_bench.methods.toolkit.pretraining.pretrain_on_windows`.
     """
     return pretrain_on_windows(
         lambda: MaskedDenoiser(data.channels, data.config.window, config),
@@ -46,13 +39,9 @@ def pretrained_denoiser(config: DenoisingConfig, data: SceneDataModule, context:
 
 
 def check_modalities(data: SceneDataModule) -> None:
-    """Refuse a modality that is constant, in the scene or in the scope of the normalisation.
+    """Raise DataError for a modality that is constant, in the scene or in the scope of the normalisation.
 
-    Args:
-        data: The scene before the HSI is replaced by principal components, which would amplify rounding errors.
-
-    Raises:
-        DataError: If one is constant.
+    The HSI has to have its bands: principal components would amplify rounding errors.
     """
     for name, image in data.images.items():
         raw = data.scene.images[name]
@@ -64,15 +53,7 @@ def check_modalities(data: SceneDataModule) -> None:
 
 
 def write_curve(network: MaskedDenoiser, folder: Path) -> None:
-    """Write losses and mask ratios by epoch and modality: ``mask_ratios.csv`` and a figure ``mask_ratios.png``.
-
-    Args:
-        network: A pretrained network.
-        folder: Folder of the files.
-
-    Raises:
-        BenchError: If they cannot be written.
-    """
+    """Write losses and mask ratios by epoch and modality: ``mask_ratios.csv`` and a figure ``mask_ratios.png``."""
     from matplotlib.figure import Figure
 
     modalities, losses, ratios = network.ratios.modalities, network.loss_curve, network.ratio_curve

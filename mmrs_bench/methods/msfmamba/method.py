@@ -52,12 +52,7 @@ class MsfMambaConfig(MethodConfig):
 
 
 class MsfMambaModule(WindowClassifier):
-    """Trains an `MSFMamba` by cross-entropy.
-
-    Args:
-        network: The network.
-        config: Settings.
-    """
+    """Trains an `MSFMamba` by cross-entropy."""
 
     cpu_chunk = 128
 

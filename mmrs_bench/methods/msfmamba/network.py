@@ -25,12 +25,9 @@ SMALLEST_SCANNED = 3
 
 
 class SpectralStem(nn.Module):
-    """3-D convolutions over channels and pixels, without padding, then a 1 x 1 convolution.
+    """L 3-D convolutions over channels and pixels, without padding, then a 1 x 1 convolution.
 
-    Args:
-        channels: c; kernels span at most the channels that remain.
-        width: d.
-        layers: L; each removes a pixel at every side of the window.
+    Kernels span at most the channels that remain.
     """
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
@@ -50,7 +47,7 @@ class SpectralStem(nn.Module):
 
 
 class PlainStem(nn.Sequential):
-    """2-D convolutions without padding, (b, c, h, w) -> (b, d, h - 2 L, w - 2 L); arguments as of `SpectralStem`."""
+    """L 2-D convolutions without padding: (b, c, h, w) -> (b, d, h - 2 L, w - 2 L)."""
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
         inputs = [channels, *[width] * (layers - 1)]
@@ -60,10 +57,6 @@ class PlainStem(nn.Sequential):
 
 class SpectralBlock(nn.Module):
     """A Mamba block along the channels in both directions; the vector at each channel is its map over the window.
-
-    Args:
-        pixels: n.
-        states, expand: See `MambaBlock`.
 
     Reference: MSFMamba, spectral Mamba block.
     Deviation: axes are transposed; the released code reshapes, which mixes the values of different pixels.
@@ -81,13 +74,7 @@ class SpectralBlock(nn.Module):
 
 
 class MSFMambaLayer(nn.Module):
-    """Spatial scans of both modalities, a spectral scan of the first one, and fusion scans.
-
-    Args:
-        width: d, of both modalities.
-        pixels: n.
-        states, expand: See `MambaBlock`.
-    """
+    """Spatial scans of both modalities, a spectral scan of the first one, and fusion scans."""
 
     def __init__(self, width: int, pixels: int, *, states: int, expand: float) -> None:
         super().__init__()

@@ -1,9 +1,8 @@
-"""Masks and mask tokens against slow loops; mask ratios against their equations, also in a resumed training."""
+"""Masks and mask tokens against slow loops; mask ratios against their equations."""
 
 from __future__ import annotations
 
 import copy
-import io
 import math
 from typing import Any
 
@@ -26,8 +25,8 @@ def _same_start() -> None:
     torch.manual_seed(0)
 
 
-def denoiser(base: int = 8) -> MultimodalDenoiser:
-    return MultimodalDenoiser(CHANNELS, SIDE, base=base, multipliers=(1, 2), blocks=1)
+def denoiser() -> MultimodalDenoiser:
+    return MultimodalDenoiser(CHANNELS, SIDE, base=8, multipliers=(1, 2), blocks=1)
 
 
 def windows(batch: int, seed: int = 0) -> dict[str, Tensor]:
@@ -274,56 +273,3 @@ def test_a_signal_that_is_not_positive_is_refused_and_the_state_stays(value: flo
     with pytest.raises(ValueError, match="the loss of modality 'sar' is"):
         ratios.observe({"hsi": 1.0, "sar": value})
     assert all(torch.equal(before[key], tensor) for key, tensor in ratios.state_dict().items())
-
-
-# An interrupted training
-
-
-class Training:
-    """A small pretraining; random numbers depend on the step."""
-
-    def __init__(self, rule: MaskRule) -> None:
-        torch.manual_seed(0)
-        self.model = denoiser(base=4)
-        self.tokens = MaskTokens(CHANNELS)
-        self.ratios = mask_ratios(CHANNELS, rule, warmup=3, every=2, temperature=0.01)
-        self.all = torch.nn.ModuleDict({"model": self.model, "tokens": self.tokens, "ratios": self.ratios})
-        self.optimizer = torch.optim.Adam(self.all.parameters(), lr=1e-2)
-
-    def run(self, first: int, last: int) -> list[dict[str, float]]:
-        history = []
-        for step in range(first, last):
-            g = generator(step)
-            t = torch.randint(1000, (4,), generator=g)
-            noised, noise = self.model.add_noise(windows(4, seed=step), t, g)
-            masks = random_masks(4, SIDE, self.ratios(), patch=1, whole=0.0, generator=g)
-            losses = modality_losses(self.model(self.tokens(noised, masks), t), noise)
-            self.optimizer.zero_grad()
-            sum(losses.values()).backward()  # type: ignore[union-attr]
-            relative = {name: 0.3 * loss.detach() for name, loss in losses.items()}
-            signal = self.model.input_gradients() if self.ratios.rule == "gradient" else relative
-            self.ratios.observe(signal)
-            self.optimizer.step()
-            history.append(self.ratios())
-        return history
-
-
-@pytest.mark.parametrize("rule", ["adaptive", "gradient"])
-@pytest.mark.parametrize("stop", [2, 5])
-def test_a_resumed_training_equals_an_uninterrupted_one(rule: MaskRule, stop: int) -> None:
-    """Interrupted in the warm-up and after it."""
-    whole = Training(rule)
-    history = whole.run(0, 10)
-    broken = Training(rule)
-    broken.run(0, stop)
-    file = io.BytesIO()
-    torch.save({"all": broken.all.state_dict(), "optimizer": broken.optimizer.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    resumed = Training(rule)
-    resumed.all.load_state_dict(saved["all"])
-    resumed.optimizer.load_state_dict(saved["optimizer"])
-    assert resumed.run(stop, 10) == history[stop:]
-    assert len({ratio["hsi"] for ratio in history}) > 2  # the ratios did change
-    for key, tensor in whole.all.state_dict().items():
-        assert torch.equal(tensor, resumed.all.state_dict()[key]), key

@@ -307,11 +307,13 @@ def stopping(step: int, stop: Callable[[], None], seen: list[int]) -> Callable[.
     return training_step
 
 
+@pytest.mark.usefixtures("_ratios_change_early")
+@pytest.mark.parametrize("changes", [{}, {"mask_warmup": 6}, {"mask_rule": "gradient"}])
 def test_a_resumed_pretraining_equals_an_uninterrupted_one(
-    data: SceneDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], data: SceneDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the third of four epochs of two steps."""
-    changes = {"pretrain_epochs": 4}
+    """Ctrl-C in the third of four epochs of two steps, after the warm-up or during it."""
+    changes = {"pretrain_epochs": 4, **changes}
     with monkeypatch.context() as patch:
         step = stopping(5, lambda: os.kill(os.getpid(), signal.SIGINT), [])
         patch.setattr(MultimodalPretrainer, "training_step", step)
@@ -328,6 +330,7 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(
     uninterrupted.pretrain(data)
     assert same(weights(resumed.pretrained), weights(uninterrupted.pretrained))
     assert resumed.pretrained.loss_curve.all()
+    assert len(resumed.pretrained.ratio_curve.unique()) > 2, "the ratios did not change"
 
 
 # Cache keys

@@ -77,18 +77,6 @@ def test_the_spectral_block_scans_the_maps_of_the_channels() -> None:
     assert block.block.scan.directions == ("rows", "rows-back")
 
 
-def test_the_spectral_block_does_not_mix_pixels() -> None:
-    """If pixels and weights are permuted, the output is permuted in the same way; not so if axes are reshaped."""
-    block, x = SpectralBlock(6, states=4, expand=1.0).double(), normal(2, 5, 2, 3).double()
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
-    expected = block(x).flatten(2)[:, :, order]
-    with torch.no_grad():
-        block.block.in_proj.weight.copy_(block.block.in_proj.weight[:, order])
-        block.block.out_proj.weight.copy_(block.block.out_proj.weight[order])
-    found = block(x.flatten(2)[:, :, order].reshape(x.shape))
-    torch.testing.assert_close(found.flatten(2), expected)
-
-
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_network_equals_the_sequence_of_its_parts(layers: int) -> None:
     model, inputs = small(layers=layers).eval(), windows(CHANNELS, 7)
