@@ -62,7 +62,6 @@ def fit(
     *,
     stage: str,
     epochs: int,
-    clip: float | None = None,
     maximise: str | None = None,
     resumable: bool = False,
 ) -> None:
@@ -74,7 +73,6 @@ def fit(
         context: Device, precision, threads, seed, folder and progress.
         stage: Name of the stage in progress, logs, checkpoints and errors (``pretraining``, ``training``).
         epochs: Passes over the training loader.
-        clip: Largest norm of the gradient; None does not clip.
         maximise: A logged validation metric. The parameters of the first epoch with its largest value are kept; None
             keeps those of the last epoch.
         resumable: Write about `CHECKPOINTS` checkpoints to the cell's folder, and resume from the last one. An
@@ -107,7 +105,6 @@ def fit(
             callbacks=callbacks,
             logger=_loggers(context.work_dir, stage),
             enable_checkpointing=resumable,
-            gradient_clip_val=clip,
             log_every_n_steps=1,
             limit_val_batches=0 if maximise is None else 1.0,
         )
