@@ -33,7 +33,7 @@ def test_trento_files_have_the_sizes_in_the_manifest(shared_data: Path) -> None:
 
 
 def test_trento_lidar(shared_data: Path) -> None:
-    lidar = read_array(shared_data / "trento/Italy_lidar.mat", "data", TRENTO)
+    lidar = read_array(shared_data / "trento/Italy_lidar.mat", "data", TRENTO).array
     assert lidar.shape == (*TRENTO, 2)
     assert float(lidar[:, :, 0].max()) == pytest.approx(20.15, abs=0.01)
     assert float(lidar[:, :, 1].max()) == 2901
@@ -73,12 +73,12 @@ def test_trento_files_have_the_hashes_in_the_manifest(shared_data: Path) -> None
 
 
 def test_muufl_labels_and_lidar(shared_data: Path) -> None:
-    labels = read_array(shared_data / "muufl/labels.mat", "labels", MUUFL)
+    labels = read_array(shared_data / "muufl/labels.mat", "labels", MUUFL).array
     assert labels.shape == MUUFL
     assert labels.min() == -1
     counts = np.bincount(labels[labels > 0])[1:].tolist()
     assert counts == [c.count for c in load_manifest("muufl").classes]
-    lidar = read_array(shared_data / "muufl/lidar_data.mat", "lidar_data", MUUFL)
+    lidar = read_array(shared_data / "muufl/lidar_data.mat", "lidar_data", MUUFL).array
     assert (lidar.shape, lidar.dtype) == ((*MUUFL, 2), np.float32)
 
 
@@ -106,17 +106,17 @@ def test_muufl_labels_through_a_manifest(shared_data: Path) -> None:
 )
 def test_muufl_hsi_crops(shared_data: Path, name: str, key: str, size: tuple[int, int], wavelengths: str) -> None:
     path = shared_data / "muufl" / name
-    crop = read_array(path, key, size)
+    crop = read_array(path, key, size).array
     assert (crop.shape, crop.dtype) == ((*size, 72), np.float32)
     assert np.isfinite(crop).all()
-    centres = read_array(path, wavelengths, size).ravel()
+    centres = read_array(path, wavelengths, size).array.ravel()
     assert (centres[0], centres[-1]) == (pytest.approx(367.7), pytest.approx(1043.4))
 
 
 def test_real_struct_array(shared_data: Path) -> None:
     """Five training spectra in a struct array beside the crop."""
     path = shared_data / "muufl/hsi_crop_31x20x72_cloths.mat"
-    spectra = read_array(path, "train_data[4].Spectra", (31, 20))
+    spectra = read_array(path, "train_data[4].Spectra", (31, 20)).array
     assert 72 in spectra.shape
 
 

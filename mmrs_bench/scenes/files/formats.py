@@ -9,16 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmrs_bench.errors import BenchError, ConfigError, DataError
+from mmrs_bench.scenes.files.decoders.raster import AnyArray, Raster
 from mmrs_bench.scenes.files.envi import read_roi_text
 from mmrs_bench.scenes.files.matlab import absent, read_matlab
-
-AnyArray = NDArray[Any]
 
 
 def _read_npy(path: Path) -> AnyArray:
@@ -61,7 +58,7 @@ FORMATS: dict[str, Callable[[Path, str | None, tuple[int, int]], AnyArray]] = {
 }
 
 
-def read_array(path: Path, key: str | None, size: tuple[int, int]) -> AnyArray:
+def read_array(path: Path, key: str | None, size: tuple[int, int]) -> Raster:
     """Read one numeric array in the axis order of its file.
 
     Args:
@@ -96,4 +93,4 @@ def read_array(path: Path, key: str | None, size: tuple[int, int]) -> AnyArray:
         ) from error
     if array.dtype.kind not in "buif":
         raise DataError(f"{place}: contains {array.dtype}, expected real numbers; correct the key")
-    return array
+    return Raster(array)

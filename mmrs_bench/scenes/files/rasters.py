@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
 from mmrs_bench.errors import DataError
-from mmrs_bench.scenes.files.formats import AnyArray, read_array
+from mmrs_bench.scenes.files.decoders.raster import AnyArray, Raster
+from mmrs_bench.scenes.files.formats import read_array
 from mmrs_bench.scenes.manifest import ArrayRef, Axes, Manifest
 
 #: Number of faulty bands, classes or values that a message lists.
@@ -39,9 +40,13 @@ class SceneFiles:
             place = f"{place.file}[{place.key}]" if place.key else place.file
         return DataError(f"{self.manifest.tag}: {place}: {text}")
 
+    def read(self, ref: ArrayRef) -> Raster:
+        """An array in the axis order of its file, with its missing values; errors as `read_array`."""
+        return read_array(self.folder / ref.file, ref.key, self.size)
+
     def raw(self, ref: ArrayRef) -> AnyArray:
         """An array in the axis order of its file; errors as `read_array`."""
-        return read_array(self.folder / ref.file, ref.key, self.size)
+        return self.read(ref).array
 
     def array(self, ref: ArrayRef, channels: int | None) -> AnyArray:
         """An array as a view (height, width, channels); ``channels`` None accepts any number.
@@ -49,10 +54,17 @@ class SceneFiles:
         Raises:
             DataError: If the array cannot be read, or has another shape; the error names the axes that fit.
         """
-        array = self.raw(ref)
+        return self.raster(ref, channels).array
+
+    def raster(self, ref: ArrayRef, channels: int | None) -> Raster:
+        """As `array`, with the missing values, which are a view (height, width, channels), too."""
+        raster = self.read(ref)
+        array, missing = raster.array, raster.nodata
         view = _view(array, ref.axes, self.size, channels)
         if view is not None:
-            return view
+            return replace(
+                raster, array=view, nodata=None if missing is None else _view(missing, ref.axes, self.size, channels)
+            )
         fitting = [axes for axes in get_args(Axes) if _view(array, axes, self.size, channels) is not None]
         fix = f"set axes: {' or '.join(fitting)}" if fitting else "no order of axes fits; it belongs to another raster"
         expected = f"{self.size[0]} rows x {self.size[1]} columns" + (f" x {channels} channels" if channels else "")

@@ -17,7 +17,7 @@ SIZE = (HEIGHT, WIDTH)
 def read(tmp_path: Path, text: str | bytes) -> np.ndarray:
     path = tmp_path / "a.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_array(path, None, SIZE)
+    return read_array(path, None, SIZE).array
 
 
 def test_an_empty_region_keeps_its_number(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_every_format_gives_the_same_array(tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("formats")
     for name, write in WRITERS.items():
         write(folder / name, array)
-        np.testing.assert_array_equal(read_array(folder / name, "x", SIZE), array)
+        np.testing.assert_array_equal(read_array(folder / name, "x", SIZE).array, array)
 
 
 @pytest.mark.parametrize("name", ["a.mat", "a.npz", "a.npy", "a.tif"])

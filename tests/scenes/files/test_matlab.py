@@ -34,7 +34,7 @@ VALUES: dict[str, Any] = {
     ],
 )
 def test_a_key_reaches_fields_and_list_items(tmp_path: Path, write: Writer, key: str, expected: np.ndarray) -> None:
-    np.testing.assert_array_equal(read_array(write(tmp_path / "file.mat", VALUES), key, SIZE), expected)
+    np.testing.assert_array_equal(read_array(write(tmp_path / "file.mat", VALUES), key, SIZE).array, expected)
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -1,0 +1,1 @@
+"""Readers of file formats, and the child process in which C libraries read."""
