@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.clip import text as text_module
-from mmrs_bench.methods.clip.clip_checkpoint import fetch_command, find_checkpoint, load_open_clip
+from mmrs_bench.methods.clip.clip_checkpoint import fetch_command, find_checkpoint
 from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
 from mmrs_bench.models.weights import known_weights
@@ -31,8 +31,8 @@ PROMPTS = class_prompts(NAMES, TEMPLATE, {"Road": ["asphalt seen from above", "a
 PLAIN_PROMPTS = class_prompts(NAMES, TEMPLATE)
 
 
-def embeddings_of(weights: object, model: str = "tiny", prompts: Prompts = PROMPTS) -> Tensor:
-    return frozen_class_embeddings(f"open_clip:{model}/{weights}", NAMES, prompts)
+def embeddings_of(weights: object, model: str = "tiny", *, names: Names = NAMES, prompts: Prompts = PROMPTS) -> Tensor:
+    return frozen_class_embeddings(f"open_clip:{model}/{weights}", names, prompts)
 
 
 def assert_close(embeddings: Tensor, expected: Tensor) -> None:
@@ -46,15 +46,12 @@ def _tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def direct(weights: dict[str, Tensor], model: str = "tiny") -> Tensor:
     """open_clip's own vectors of `PROMPTS`, one prompt at a time."""
-    config = open_clip.get_model_config(model)
-    assert config is not None
-    network = open_clip.CLIP(**config).eval()
+    network = open_clip.CLIP(**open_clip.get_model_config(model)).eval()  # type: ignore[arg-type]
     network.load_state_dict(weights)
     rows = []
     with torch.no_grad():
         for group in PROMPTS:
-            units = [network.encode_text(open_clip.tokenize(p), normalize=True)[0] for p in group]
-            mean = torch.stack(units).mean(0)
+            mean = sum(network.encode_text(open_clip.tokenize(p), normalize=True)[0] for p in group) / len(group)
             rows.append(mean / mean.norm())
     return torch.stack(rows)
 
@@ -130,24 +127,18 @@ def test_safetensors_are_preferred_to_the_file_of_the_tag(checkpoint: Path) -> N
 
 @pytest.mark.usefixtures("released")
 @pytest.mark.parametrize(
-    ("model", "tag", "parts"),
+    ("model", "tag", "part"),
     [
-        ("tiny", "first", ["open_clip:tiny-quickgelu/PATH"]),
-        (
-            "ViT-B-32",
-            "openai",
-            [
-                "timm/vit_base_patch32_clip_224.openai",
-                "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-            ],
-        ),
+        ("tiny", "first", "open_clip:tiny-quickgelu/PATH"),
+        ("ViT-B-32", "openai", known_weights()["open_clip:ViT-B-32/openai"].describe()),
     ],
 )
-def test_the_error_of_an_absent_tag_states_how_to_fetch_it(model: str, tag: str, parts: list[str]) -> None:
+def test_the_error_of_an_absent_tag_states_how_to_fetch_it(model: str, tag: str, part: str) -> None:
     with pytest.raises(DataError) as caught:
         embeddings_of(tag, model)
     message = str(caught.value)
-    assert all(part in message for part in (fetch_command(model, tag), *parts))
+    assert fetch_command(model, tag) in message
+    assert part in message
     assert "\n" not in message
 
 
@@ -208,15 +199,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut off pickle": ("x.pt", cut_off, "is not a complete"),
     "absent": ("x.pt", lambda path: None, "there is no file"),
     "empty": ("x.pt", lambda path: path.write_bytes(b""), "is not a complete"),
-    "no tensors": ("x.pt", lambda path: torch.save({}, path), "is not a complete"),
-    "a list": ("x.pt", lambda path: torch.save([torch.ones(2)], path), "is not a complete"),
-    "a training's state": (
-        "x.pt",
-        lambda path: torch.save({"epoch": 3, "model": tiny_weights()}, path),
-        "is not a complete",
-    ),
+    "no tensors": ("x.pt", lambda path: torch.save({"epoch": 3, "model": tiny_weights()}, path), "is not a complete"),
     "an object": ("x.pt", lambda path: torch.save(Path("an object"), path), "is not a complete"),
-    "a web page": ("x.safetensors", lambda path: path.write_text("<html>404</html>" * 9), "is not a complete"),
     "other depth": ("x.safetensors", lambda path: save_file(tiny_weights("tiny-deep"), path), "is not a complete"),
     "other length": ("x.safetensors", lambda path: save_file(tiny_weights("tiny-short"), path), r"\(64, 16\)"),
     "other image": ("x.safetensors", lambda path: save_file(tiny_weights("tiny-large-image"), path), "visual.posi"),
@@ -234,13 +218,6 @@ def test_a_faulty_checkpoint_is_refused_in_one_line(fault: str, tmp_path: Path, 
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not text_cache.exists()
-
-
-def test_the_whole_model_is_frozen(checkpoint: Path) -> None:
-    network = load_open_clip(find_checkpoint("tiny", str(checkpoint)))
-    assert not network.training
-    assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert network.encode_image(torch.zeros(1, 3, 8, 8)).shape == (1, 8)
 
 
 # The cache
@@ -272,7 +249,7 @@ def test_other_prompts_weights_and_activations_have_other_vectors(checkpoint: Pa
     assert all(not torch.equal(a, b) for i, a in enumerate(vectors) for b in vectors[:i])
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "exchanged", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "exchanged"])
 def test_a_damaged_cache_file_is_replaced(damage: str, checkpoint: Path, text_cache: Path) -> None:
     expected = embeddings_of(checkpoint).clone()
     (file,) = text_cache.iterdir()
@@ -282,9 +259,8 @@ def test_a_damaged_cache_file_is_replaced(damage: str, checkpoint: Path, text_ca
         (other,) = set(text_cache.iterdir()) - {file}
         other.replace(file)
     else:
-        last = bytes([whole[-1] ^ 1])
         file.unlink()
-        file.write_bytes({"cut": whole[:-7], "flipped": whole[:-1] + last, "empty": b""}[damage])
+        file.write_bytes(whole[:-7] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
     assert torch.equal(embeddings_of(checkpoint), expected)
     assert file.read_bytes() == whole
 
@@ -299,4 +275,4 @@ def test_a_damaged_cache_file_is_replaced(damage: str, checkpoint: Path, text_ca
 )
 def test_each_class_needs_its_own_text(names: Names, prompts: Prompts, message: str, checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        frozen_class_embeddings(f"open_clip:tiny/{checkpoint}", names, prompts)
+        embeddings_of(checkpoint, names=names, prompts=prompts)
