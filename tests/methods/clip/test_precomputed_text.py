@@ -54,15 +54,10 @@ def test_vectors_of_similar_names_are_close(tmp_path: Path, shared_data: Path) -
     rows = json.loads((tmp_path / COCO_FILES[1]).read_text())
     fields = {**yaml.safe_load(COCO_STUFF.read_text()), "classes": {name: name for name in rows}}
     (tmp_path / COCO_STUFF.name).write_text(yaml.safe_dump(fields))
-    cosines = frozen_class_embeddings(tower, rows, [])
-    cosines = cosines @ cosines.T
-
-    def nearest(name: str, count: int) -> set[str]:
-        order = cosines[rows.index(name)].argsort(descending=True)[1 : count + 1]
-        return {rows[i] for i in order}
-
-    assert nearest("river", 2) == {"water-other", "sea"}
-    assert nearest("road", 1) == {"pavement"}
+    vectors = frozen_class_embeddings(tower, rows, [])
+    for name, expected in (("river", {"water-other", "sea"}), ("road", {"pavement"})):
+        _, *nearest = (vectors @ vectors[rows.index(name)]).topk(1 + len(expected)).indices
+        assert {rows[i] for i in nearest} == expected
 
 
 def vector_files(folder: Path, **changes: object) -> str:
@@ -104,16 +99,13 @@ def test_all_classes_need_vectors_of_their_own(classes: dict[str, object], messa
 
 
 def with_row(value: float) -> np.ndarray:
-    array = np.ones((4, 6), dtype=np.float32)
-    array[2] = value
-    return array
+    return np.array([[1.0, 1.0], [1.0, 1.0], [value, value], [1.0, 1.0]])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"array": np.ones(24)}, r"v\.npy: contains float64 \(24,\), expected floating-point numbers"),
-        ({"array": np.ones((4, 6), dtype=int)}, r"contains int64 \(4, 6\)"),
         ({"array": np.array([[1.0], [1.0, 2.0]], dtype=object)}, "cannot be read as an .npy file"),
         ({"array": with_row(np.nan)}, "row 2 is NaN or infinite"),
         ({"array": with_row(0)}, "row 2 is zero"),
@@ -122,10 +114,7 @@ def with_row(value: float) -> np.ndarray:
         ({"names_list": {"road": 0}}, "is not a list of names"),
         ({"names_list": ["road", "sea", "tree", "road"]}, "contains road more than once"),
         ({"vectors": "none.npy"}, r"none\.npy: cannot be read"),
-        ({"vectors": "n.json"}, r"n\.json: cannot be read as an \.npy"),
         ({"names": "v.npy"}, r"v\.npy: cannot be read .*use a list of names"),
-        ({"rows": 3}, r"text\.yaml: rows is not a known field"),
-        ({"classes": ["road"]}, r"text\.yaml: classes: Input should be a valid dictionary"),
     ],
 )
 def test_a_faulty_vector_file_is_refused_in_one_line(changes: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -135,7 +124,7 @@ def test_a_faulty_vector_file_is_refused_in_one_line(changes: dict[str, object],
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["a: [", "- road", "", None])
+@pytest.mark.parametrize("content", ["a: [", "- road", "classes: [road]", None])
 def test_a_file_with_other_content_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "text.yaml").write_text(content)
