@@ -23,23 +23,24 @@ def test_prompts_are_the_template_and_the_descriptions_with_the_class_name() -> 
     assert [len(group) for group in PROMPTS] == [3, 1, 1]
 
 
-def test_a_template_without_the_class_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'a patch\.' has no \{class\}"):
-        class_prompts(NAMES, "a patch.")
-
-
-def test_a_description_of_an_unknown_class_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(ConfigError, match=r"'Rode'.*did you mean Road"):
-        class_prompts(NAMES, TEMPLATE, {"Rode": ["grey"]})
+@pytest.mark.parametrize(
+    ("template", "descriptions", "message"),
+    [
+        ("a patch.", {}, r"'a patch\.' has no \{class\}"),
+        (TEMPLATE, {"Rode": ["grey"]}, "'Rode'.*did you mean Road"),
+    ],
+)
+def test_prompts_without_a_known_class_are_refused(
+    template: str, descriptions: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        class_prompts(NAMES, template, descriptions)
 
 
 def test_tokens_are_those_published_with_clip() -> None:
-    tokens = tokenize(["a photo of a cat", "A  PHOTO of a cat"])
-    assert tokens.shape == (2, 77)
-    assert tokens.dtype == torch.int64
-    assert tokens[0, :7].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407]
-    assert not tokens[0, 7:].any()
-    assert torch.equal(tokens[0], tokens[1])
+    expected = torch.zeros(2, 77, dtype=torch.int64)
+    expected[:, :7] = torch.tensor([49406, 320, 1125, 539, 320, 2368, 49407])
+    torch.testing.assert_close(tokenize(["a photo of a cat", "A  PHOTO of a cat"]), expected)
 
 
 def test_a_prompt_of_77_tokens_is_read_and_a_longer_one_is_refused() -> None:
@@ -67,19 +68,10 @@ def test_the_scratch_tower_equals_that_of_open_clip_over_all_77_tokens(small_tow
     torch.testing.assert_close(small_tower(tokens), small_tower.text(tokens), rtol=1e-5, atol=1e-6)
 
 
-def test_tokens_after_the_end_token_have_no_effect(small_tower: ScratchTextTower) -> None:
-    tokens = tokenize(["a road", "a very long road with trees"])
-    garbled = tokens.clone()
-    garbled[0, 4:] = 1000
-    torch.testing.assert_close(small_tower(garbled), small_tower(tokens))
-
-
-def test_the_released_size_is_the_documented_one_and_initialised_as_clip() -> None:
+def test_the_scratch_tower_is_initialised_as_clip() -> None:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         tower = ScratchTextTower(width=128, heads=8, layers=3).text
-    assert sum(parameter.numel() for parameter in tower.parameters()) == 6_945_536
-    assert tower.token_embedding.weight.numel() == 6_324_224
     block = tower.transformer.resblocks[0]
     assert isinstance(block.mlp.gelu, QuickGELU)
     for parameter, deviation in (
@@ -97,22 +89,22 @@ def test_the_released_size_is_the_documented_one_and_initialised_as_clip() -> No
 def test_the_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
     vectors = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     result = ensemble(vectors, [3, 1, 2])
-    rows = [[0, 1, 2], [3], [4, 5]]
-    for row, members in enumerate(rows):
-        total = sum(vectors[i] / vectors[i].square().sum().sqrt() for i in members)
-        torch.testing.assert_close(result[row], total / total.square().sum().sqrt())
-    torch.testing.assert_close(ensemble(vectors * torch.arange(1, 7)[:, None], [3, 1, 2]), result)
+    for row, members in zip(result, ([0, 1, 2], [3], [4, 5]), strict=True):
+        total = sum(vectors[i] / vectors[i].norm() for i in members)
+        torch.testing.assert_close(row, total / total.norm())  # type: ignore[union-attr]
     result.sum().backward()
     assert vectors.grad is not None
     assert vectors.grad.any(dim=1).all()
 
 
-def test_the_scratch_tower_has_no_frozen_vectors() -> None:
-    with pytest.raises(ConfigError, match="'scratch' is trained"):
-        frozen_class_embeddings("scratch", NAMES, PROMPTS)
-
-
-@pytest.mark.parametrize("tower", ["clip", "open_clip", "open_clip:", "precomputed:"])
-def test_an_unknown_tower_is_refused(tower: str) -> None:
-    with pytest.raises(ConfigError, match=r"unknown text tower.*Known: open_clip:<model>/<tag or path>, precomputed"):
+@pytest.mark.parametrize(
+    ("tower", "message"),
+    [
+        ("scratch", "'scratch' is trained"),
+        ("open_clip", r"unknown text tower.*Known: open_clip:<model>/<tag or path>, precomputed"),
+        ("precomputed:", "unknown text tower"),
+    ],
+)
+def test_a_tower_without_frozen_vectors_is_refused(tower: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         frozen_class_embeddings(tower, NAMES, PROMPTS)
