@@ -14,9 +14,6 @@ from mmrs_bench.scenes.files.formats import read_array
 from mmrs_bench.scenes.files.verify import verify
 from mmrs_bench.scenes.manifest import Manifest
 
-TRENTO = (166, 600)
-MUUFL = (325, 220)
-
 #: Shared files, and their paths in the trento manifest.
 TRENTO_FILES = {
     "trento/Italy_lidar.mat": "Trento-b4afc449ce5d6936ddc04fe267d86f9f35536afd/Italy_lidar.mat",
@@ -24,19 +21,6 @@ TRENTO_FILES = {
     "trento/TRLabel.mat": "TRLabel.mat",
     "trento/TSLabel.mat": "TSLabel.mat",
 }
-
-
-def test_trento_files_have_the_sizes_in_the_manifest(shared_data: Path) -> None:
-    sources = {source.file: source.bytes for source in load_manifest("trento").sources}
-    for name in ("TRLabel.mat", "TSLabel.mat"):
-        assert sources[name] == (shared_data / "trento" / name).stat().st_size
-
-
-def test_trento_lidar(shared_data: Path) -> None:
-    lidar = read_array(shared_data / "trento/Italy_lidar.mat", "data", TRENTO).array
-    assert lidar.shape == (*TRENTO, 2)
-    assert float(lidar[:, :, 0].max()) == pytest.approx(20.15, abs=0.01)
-    assert float(lidar[:, :, 1].max()) == 2901
 
 
 def without_hsi(folder: Path) -> Manifest:
@@ -49,18 +33,18 @@ def without_hsi(folder: Path) -> Manifest:
     return real.model_copy(update=update)
 
 
-def test_trento_ground_truth_and_official_split(shared_data: Path, tmp_path: Path) -> None:
+def test_trento_lidar_ground_truth_and_official_split(shared_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "trento"
     for there, here in TRENTO_FILES.items():
         (folder / here).parent.mkdir(parents=True, exist_ok=True)
         (folder / here).symlink_to(shared_data / there)
     scene = load_scene(without_hsi(folder))
+    np.testing.assert_allclose(scene.images["lidar"].max(axis=(0, 1)), [20.15, 2901], atol=0.01)
     assert np.bincount(scene.labels)[1:].tolist() == [4034, 2903, 479, 9123, 10501, 3174]
     assert scene.official is not None
     train, test = scene.official
     assert (len(train), len(test)) == (819, 29_395)
-    assert np.intersect1d(train, test).size == 0
-    np.testing.assert_array_equal(np.union1d(train, test), scene.labelled_pixels)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), scene.labelled_pixels)
     assert all(row.ok for row in verify(without_hsi(folder)))
 
 
@@ -73,16 +57,6 @@ def test_trento_files_have_the_hashes_in_the_manifest(shared_data: Path) -> None
 
 
 def test_muufl_labels_and_lidar(shared_data: Path) -> None:
-    labels = read_array(shared_data / "muufl/labels.mat", "labels", MUUFL).array
-    assert labels.shape == MUUFL
-    assert labels.min() == -1
-    counts = np.bincount(labels[labels > 0])[1:].tolist()
-    assert counts == [c.count for c in load_manifest("muufl").classes]
-    lidar = read_array(shared_data / "muufl/lidar_data.mat", "lidar_data", MUUFL).array
-    assert (lidar.shape, lidar.dtype) == ((*MUUFL, 2), np.float32)
-
-
-def test_muufl_labels_through_a_manifest(shared_data: Path) -> None:
     """-1 becomes 0 and the eleven classes keep their pixels."""
     real = load_manifest("muufl")
     fields = real.model_dump(by_alias=True)
@@ -92,32 +66,18 @@ def test_muufl_labels_through_a_manifest(shared_data: Path) -> None:
     fields["sources"] = [{"file": "lidar_data.mat"}, {"file": "labels.mat"}]
     fields["data_dir"] = str(shared_data / "muufl")
     scene = load_scene(Manifest.model_validate(fields))
-    assert scene.labelled_pixels.size == 53_687
-    assert scene.ground_truth.min() == 0
+    assert scene.images["lidar"].shape == (325, 220, 2)
+    assert np.bincount(scene.labels)[1:].tolist() == [c.count for c in real.classes]
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "size", "wavelengths"),
-    [
-        ("hsi_crop_51x88x72_beach.mat", "hsi_img_sub", (51, 88), "wavelengths"),
-        ("hsi_crop_36x36x72_targets.mat", "hsi_sub", (36, 36), "wavelengths"),
-        ("hsi_crop_31x20x72_cloths.mat", "hsi_sub", (31, 20), "wavlength"),
-    ],
-)
-def test_muufl_hsi_crops(shared_data: Path, name: str, key: str, size: tuple[int, int], wavelengths: str) -> None:
-    path = shared_data / "muufl" / name
-    crop = read_array(path, key, size).array
+def test_a_muufl_hsi_crop_and_the_struct_array_beside_it(shared_data: Path) -> None:
+    """72 bands, their wavelengths (the key is misspelt in the file), and training spectra."""
+    path, size = shared_data / "muufl" / "hsi_crop_31x20x72_cloths.mat", (31, 20)
+    crop = read_array(path, "hsi_sub", size).array
     assert (crop.shape, crop.dtype) == ((*size, 72), np.float32)
     assert np.isfinite(crop).all()
-    centres = read_array(path, wavelengths, size).array.ravel()
-    assert (centres[0], centres[-1]) == (pytest.approx(367.7), pytest.approx(1043.4))
-
-
-def test_real_struct_array(shared_data: Path) -> None:
-    """Five training spectra in a struct array beside the crop."""
-    path = shared_data / "muufl/hsi_crop_31x20x72_cloths.mat"
-    spectra = read_array(path, "train_data[4].Spectra", (31, 20)).array
-    assert 72 in spectra.shape
+    np.testing.assert_allclose(read_array(path, "wavlength", size).array.ravel()[[0, -1]], [367.7, 1043.4])
+    assert 72 in read_array(path, "train_data[4].Spectra", size).array.shape
 
 
 @pytest.mark.parametrize(("name", "official"), [("trento-lite", (819, 29_395)), ("muufl-lite", None)])
