@@ -24,17 +24,6 @@ def image_and_scope(seed: int, channels: int = 4) -> tuple[FloatArray, IntArray]
 
 @given(st.integers(0, 10_000), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
-def test_scope_has_mean_0_and_deviation_1(seed: int, channels: int) -> None:
-    image, pixels = image_and_scope(seed, channels)
-    result = Normaliser.fit(image, pixels, "zscore").apply(image)
-    assert result.dtype == np.float32
-    inside = result.reshape(-1, channels)[pixels].astype(np.float64)
-    np.testing.assert_allclose(inside.mean(axis=0), 0, atol=5e-3)
-    np.testing.assert_allclose(inside.std(axis=0), 1, atol=5e-3)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
 def test_scope_spans_0_to_1_and_the_rest_is_not_clipped(seed: int, channels: int) -> None:
     image, pixels = image_and_scope(seed, channels)
     result = Normaliser.fit(image, pixels, "minmax").apply(image).reshape(-1, channels)
