@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -53,10 +51,9 @@ def test_windows_equal_padding_and_slicing(height: int, width: int, radius: int,
         np.testing.assert_array_equal(windows[name].numpy(), expected)
 
 
-@pytest.mark.parametrize("window", [0, 2, -1])
-def test_window_without_centre_is_an_error(window: int) -> None:
+def test_window_without_centre_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no centre pixel"):
-        build_canvas(random_images(9, 12), window)
+        build_canvas(random_images(9, 12), 2)
 
 
 def test_canvas_on_the_cpu_is_shared_not_copied() -> None:
@@ -138,22 +135,15 @@ def test_mapped_computes_every_pixel_of_the_canvas_once(monkeypatch: pytest.Monk
     """One extra pixel gives the channels and the type."""
     monkeypatch.setattr(windows_module, "MAPPED_PIXELS", 50)
     sizes: list[int] = []
-
-    def counting(pixels: Values) -> Values:
-        sizes.append(len(pixels["hsi"]))
-        return per_pixel(pixels)
-
-    make_gatherer(random_images(9, 12), 5).mapped(counting)
+    plain = make_gatherer(random_images(9, 12), 5)
+    plain.mapped(lambda pixels: (sizes.append(len(pixels["hsi"])), per_pixel(pixels))[1])
     assert sorted(sizes) == [1, 8, 50, 50, 50, 50]
     assert sum(sizes) == 1 + 13 * 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_mapped_keeps_the_type_of_the_function(dtype: torch.dtype) -> None:
-    function: Callable[[Values], Values] = lambda pixels: {"hsi": pixels["hsi"].to(dtype) * 2}  # noqa: E731
-    plain = make_gatherer(random_images(9, 12), 3)
-    pixels = torch.tensor([0, 50, 107])
-    found = plain.mapped(function).gather(pixels)
+    plain, pixels = make_gatherer(random_images(9, 12), 3), torch.tensor([0, 50, 107])
+    found = plain.mapped(lambda values: {"hsi": values["hsi"].to(dtype) * 2}).gather(pixels)
     assert list(found) == ["hsi"]
-    assert found["hsi"].dtype == dtype
     torch.testing.assert_close(found["hsi"], plain.gather(pixels)["hsi"].to(dtype) * 2, rtol=0, atol=0)
