@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import reduce
-from itertools import pairwise
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.small_release import manifest_fields, official_fields, small_manifest, write_manifest
 
@@ -18,7 +18,6 @@ from mmrs_bench.scenes.catalogue import load_manifest, read_manifest
 from mmrs_bench.scenes.manifest import Manifest
 
 REAL = ("trento", "houston2013", "houston2013-original", "muufl", "augsburg", "berlin")
-EXAMPLES = ("docs/examples/trento-lite.yaml", "docs/examples/muufl-lite.yaml")
 
 #: Raster, bands by modality, classes, labelled pixels, and official train and test pixels in the literature.
 FACTS: dict[str, tuple[tuple[int, int], dict[str, int], int, int, tuple[int, int] | None]] = {
@@ -69,11 +68,9 @@ def test_shipped_manifest_is_complete(name: str) -> None:
 
 
 def test_only_houston_has_published_wavelengths() -> None:
-    known = {name for name in REAL if load(name).modalities[0].wavelengths_nm}
-    assert known == {"houston2013", "houston2013-original"}
-    centres = load("houston2013").modalities[0].wavelengths_nm
-    assert (centres[0], centres[-1]) == (364.0, 1046.1)
-    assert all(4.5 < b - a < 5.0 for a, b in pairwise(centres))
+    known = {name: load(name).modalities[0].wavelengths_nm for name in REAL if load(name).modalities[0].wavelengths_nm}
+    assert known.keys() == {"houston2013", "houston2013-original"}
+    np.testing.assert_allclose(known["houston2013"], np.linspace(364.0, 1046.1, 144), atol=1.0)
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -83,14 +80,6 @@ def test_class_colors_differ_from_each_other_and_from_white(name: str) -> None:
         assert sum(one) < 3 * 250, "nearly white, the colour of unlabelled pixels in maps"
         for other in colors[:i]:
             assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) >= 60, (one, other)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_lite_scenes_declare_their_reduced_hsi(name: str) -> None:
-    manifest = load(name)
-    assert all("reduced HSI" in text for text in (manifest.title, manifest.notes))
-    assert manifest.sources[0].urls == ()
-    assert manifest.sources[0].manual
 
 
 def test_the_fingerprint_changes_with_what_can_change_a_number(tmp_path: Path) -> None:
@@ -120,50 +109,25 @@ def test_fingerprints_of_published_results_do_not_change(name: str) -> None:
     assert load(name).fingerprint == FINGERPRINTS[name]
 
 
-def test_rgb_bands_keep_the_order_red_green_blue(tmp_path: Path) -> None:
-    modalities = manifest_fields()["modalities"]
-    assert small_manifest(tmp_path).modalities[0].rgb_bands is None
-    modalities[0]["rgb_bands"] = [3, 0, 1]
-    assert small_manifest(tmp_path, modalities=modalities).modalities[0].rgb_bands == (3, 0, 1)
-
-
 REMOVED = object()
 ARCHIVE = {"file": "a.zip", "members": [{"path": "scene.npz"}]}
 
 #: Path of a field, its wrong value, and the message.
 BROKEN: dict[str, tuple[str, Any, str]] = {
     "no title": ("title", REMOVED, "title is missing; add it"),
-    "no terms": ("terms", REMOVED, "terms is missing; add it"),
-    "no citation": ("citation", "", "citation: String should have at least 1 character"),
-    "no band count": ("modalities.0.bands", REMOVED, r"modalities\.0\.bands is missing; add it"),
     "misspelt field": ("heigth", 6, "heigth is not a known field; known fields: schema"),
-    "misspelt inner field": ("classes.0.colour", "#000000", r"classes\.0\.colour is not a known field"),
-    "other schema": ("schema", 2, r"schema: Input should be 1 \(found 2\)"),
     "bad id": ("id", "Small Scene", r"id: .*pattern.*found 'Small Scene'"),
-    "bad revision": ("revision", "v1", r"revision: .*found 'v1'"),
-    "no height": ("height", 0, r"height: .*greater than 0 \(found 0\)"),
     "text for a number": ("width", "wide", r"width: .*integer.*found 'wide'"),
-    "unknown modality": ("modalities.0.name", "thermal", r"modalities\.0\.name: .*found 'thermal'"),
     "modality twice": ("modalities.1.name", "hsi", "modality names repeat: hsi; each must be unique"),
-    "no modalities": ("modalities", [], "modalities: .*at least 1"),
     "no parts": ("modalities.0.parts", [], "modality 'hsi' has no parts; name the file"),
-    "too few names": ("modalities.1.channel_names", ["a"], "channel_names has 1 values for 2 bands"),
     "too few wavelengths": ("modalities.1.wavelengths_nm", [1.0], "wavelengths_nm has 1 values for 2 bands"),
     "no wavelength": ("modalities.1.wavelengths_nm", [400, float("nan")], "nan is not a finite number"),
     "colours of heights": ("modalities.1.rgb_bands", [0, 1, 1], "rgb_bands is given for lidar.*move it"),
-    "two colours": ("modalities.0.rgb_bands", [0, 1], r"rgb_bands\.2 is missing"),
     "colour twice": ("modalities.0.rgb_bands", [0, 1, 1], "give three different bands of 0..3"),
-    "no such band": ("modalities.0.rgb_bands", [4, 1, 0], r"rgb_bands is \[4, 1, 0\]; give three"),
-    "band before 0": ("modalities.0.rgb_bands", [-1, 1, 0], r"rgb_bands\.0: .*found -1"),
-    "bad axes": ("modalities.0.parts.0.axes", "bip", r"parts\.0\.axes: .*found 'bip'"),
     "no ground truth": ("ground_truth", REMOVED, "ground_truth.parts is empty; name the file that contains the labels"),
     "one class": ("classes", manifest_fields()["classes"][:1], "classes: .*at least 2"),
     "class ids": ("classes.1.id", 5, r"classes are numbered \[1, 5, 3\]; number them 1\.\.3 in order"),
-    "class 0": ("classes.0.id", 0, r"classes\.0\.id: .*found 0"),
-    "class names": ("classes.1.name", "Grass", "class names repeat: Grass"),
     "class colours": ("classes.1.color", "#00FF00", "class colors repeat: #00ff00"),
-    "colour name": ("classes.1.color", "red", r"classes\.1\.color: .*found 'red'"),
-    "class count": ("classes.1.count", 0, r"classes\.1\.count: .*found 0"),
     "unknown file": ("modalities.0.parts.0.file", "x.npz", r"'x\.npz' is used but no source"),
     "file twice": ("sources", [{"file": "scene.npz"}] * 2, r"files of the sources repeat: scene\.npz"),
     "no sources": ("sources", [], "give either sources .* or generator"),
@@ -171,8 +135,6 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "absolute": ("sources.0.file", "/etc/passwd", "must be a relative path without"),
     "climbing": ("sources", [ARCHIVE | {"members": [{"path": "../a"}]}], "must be a relative path without"),
     "backslash": ("sources.0.file", "a\\scene.npz", "must be a relative path"),
-    "short hash": ("sources.0.sha256", "abc", r"sources\.0\.sha256: .*found 'abc'"),
-    "no size": ("sources.0.bytes", 0, r"sources\.0\.bytes: .*found 0"),
     "address": ("sources.0.urls", ["ftp://x/y"], "'ftp://x/y' must begin with https:// or http://"),
     "other archive": ("sources", [ARCHIVE | {"file": "a.tar"}], r"'a\.tar' lists members but is not a \.zip"),
     "optional image": ("sources.0.optional", True, "its source is optional; remove optional: true"),
@@ -186,7 +148,6 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
         official_fields(train={"file": "tr.npz"}),
         "'tr.npz' is used but no source provides it",
     ),
-    "index base": ("official_split", official_fields(index_base=2), r"index_base: .*found 2"),
 }
 
 
