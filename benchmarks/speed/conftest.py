@@ -1,8 +1,8 @@
 """The performance suite: ``pytest benchmarks/speed --benchmark-enable``.
 
-Never part of the tests. Each group puts the suite's way beside the usual one, on the same input in the same run;
-the numbers in brackets in the table are the ratios within a group. Run it on an idle machine, with the Makefile's
-memory settings (``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000``).
+Not part of the tests. Each group compares our implementation with the usual one, on the same input in the same run; the
+numbers in brackets in the table are the ratios within a group. Run it on an idle machine, with the Makefile's memory
+settings (``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000``).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """DiffCLIP at its released sizes: a step of its pretraining (batch 128) and the classification of a scene of 166 x 600.
 
-Windows of 11 x 11, 63 + 1 bands, 8 heads, width 128, 4 + 3 blocks, 70 % masked; float32 and bfloat16, on two threads.
-Beside each, its bound: one large matrix product of as many operations as our arrangement has in its matrices, in the
-same precision; the numbers in brackets are so the ratios to torch's matrix peak. In float32 the bound is not strict:
-torch's product is MKL's, which uses half the width of some processors, and our linear layers are oneDNN's. Aims on two
-quiet cores: 1.2 s a step in float32 and 0.7 s in bfloat16; 450 and 900 pixels/s with readout ``class``.
+Windows of 11 x 11, 63 + 1 bands, 8 heads, width 128, 4 + 3 blocks, 70 % masked; float32 and bfloat16, two threads. The
+bound of each is one large matrix product with the same number of operations and the same precision, so the numbers in
+brackets are ratios to torch's peak. In float32 the bound is not strict, because torch's product uses MKL and our linear
+layers use oneDNN. Goals on two idle cores: 1.2 s per step in float32 and 0.7 s in bfloat16; 450 and 900 pixels/s with
+readout ``class``.
 
-Classified are 2,048 pixels of the scene. What is done once for all of its 99,600, embedding pixels and class texts, is
-timed apart, and counts in the pixels/s that are printed with the share that the sample is of the scene.
+The sample has 2,048 of the scene's 99,600 pixels. Embedding pixels and class texts is done once for the scene; its
+time is measured separately, and added to the printed pixels/s in proportion to the sample.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def block_products(tokens: int) -> int:
 def step_operations() -> int:
     """Multiplications and additions in the matrices of one step.
 
-    Each multiplication of the forward pass has one in the gradient of each of its two factors, but for the first
-    layers, as pixels and times need no gradient. The release, which embeds masked pixels too, has 137.7e9 operations.
+    Each multiplication of the forward pass has one in the gradient of each of its two factors, except in the first
+    layers, because pixels and times need no gradient. The released code embeds masked pixels too: 137.7e9 operations.
     """
     first = sum(V * channels * D + SINUSOID_WIDTH * D for channels in CHANNELS.values())
     forward = first
@@ -75,7 +75,7 @@ def pixel_operations(readout: str) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def _two_threads() -> Iterator[None]:
-    """The aims are for two cores."""
+    """The goals are for two cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -83,7 +83,7 @@ def _two_threads() -> Iterator[None]:
 
 
 def autocast(precision: str) -> torch.autocast:
-    """What Lightning's precisions ``32-true`` and ``bf16-mixed`` put around a step."""
+    """The context of a step with Lightning's precisions ``32-true`` and ``bf16-mixed``."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -99,7 +99,7 @@ def random_pixels(count: int) -> Tensor:
 
 
 def measure_bound(benchmark: BenchmarkFixture, operations: int, precision: str) -> None:
-    """Time a product of a square matrix with one that makes it so many operations."""
+    """Time a matrix product with this number of operations."""
     side = 4096
     kind = PRECISIONS[precision]
     square, other = torch.ones(side, side, dtype=kind), torch.ones(side, round(operations / 2 / side**2), dtype=kind)

@@ -1,7 +1,7 @@
 """Selective scan, forward and backward, on a CPU: batch 64, length 121 (windows of 11 x 11), 128 channels, 16 states.
 
-Beside ours, the two usual ways where there is no CUDA, written plainly: a loop over places with materialised
-coefficients and autograd (what mamba-ssm's reference does), and a work-efficient parallel scan (what mambapy does).
+Compared with the two usual implementations without CUDA: a loop over places with materialised coefficients and autograd
+(like mamba-ssm's reference), and a work-efficient parallel scan (like mambapy).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ParallelScan(torch.autograd.Function):
         decay, h = ctx.saved_tensors
         length = decay.shape[1]
         padding = (0, 0, 0, 0, 0, (1 << (length - 1).bit_length()) - length)
-        following = F.pad(decay[:, 1:], (0, 0, 0, 0, 0, 1))  # what takes h_t to h_(t+1)
+        following = F.pad(decay[:, 1:], (0, 0, 0, 0, 0, 1))  # the factor from h_t to h_(t+1)
         total = F.pad(dh.flip(1), padding)
         sweep(F.pad(following.flip(1), padding), total)
         total = total[:, :length].flip(1)

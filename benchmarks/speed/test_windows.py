@@ -17,7 +17,7 @@ CHANNELS = {"hsi": 63, "lidar": 2}
 
 
 class CutPatches(Dataset):
-    """The usual way: one padded array, one slice, transposition and tensor per item."""
+    """The usual implementation: one padded array; one slice, transposition and tensor per item."""
 
     def __init__(self, images: dict[str, FloatArray], pixels: IntArray) -> None:
         border = ((WINDOW // 2, WINDOW // 2), (WINDOW // 2, WINDOW // 2), (0, 0))
@@ -74,7 +74,7 @@ def test_cut_by_dataset_and_dataloader(
 
 @pytest.mark.benchmark(group="one epoch of windows", min_rounds=3)
 def test_memory_copied(benchmark: BenchmarkFixture) -> None:
-    """The floor: writing the same bytes batch by batch, from a source that stays in the cache."""
+    """The lower bound: writing the same bytes batch by batch, from a source that stays in the CPU's cache."""
     source = torch.zeros(BATCH * WINDOW * WINDOW * sum(CHANNELS.values()))
 
     def epoch() -> int:

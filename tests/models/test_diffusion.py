@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 # Noising
 
 
-def test_noising_is_the_equation() -> None:
+def test_noised_pixels_follow_the_equation() -> None:
     clean, timesteps = normal(4, 3, 2), torch.tensor([0, 1, 500, 999])
     found = add_noise(linear_schedule(), clean, timesteps, generator(7))
     noise = torch.randn(clean.shape, generator=generator(7))
@@ -34,7 +34,7 @@ def test_noising_is_the_equation() -> None:
         torch.testing.assert_close(found[b], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_last_step_leaves_next_to_nothing() -> None:
+def test_the_last_step_is_almost_pure_noise() -> None:
     kept = linear_schedule().alphas_cumprod
     assert float(kept[0]) == pytest.approx(1 - 1e-4)
     assert float(kept[-1]) == pytest.approx(4.04e-5, rel=0.01)
@@ -43,7 +43,7 @@ def test_the_last_step_leaves_next_to_nothing() -> None:
 # The loss of stage 1
 
 
-def test_the_split_of_the_error() -> None:
+def test_errors_of_visible_and_masked_tokens_equal_a_loop() -> None:
     clean, predicted = normal(3, 5, 2), normal(3, 5, 2, seed=1)
     visible = torch.tensor([[0, 2], [4, 1], [3, 0]])
     seen, masked = [], []
