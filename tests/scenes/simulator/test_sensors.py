@@ -36,11 +36,10 @@ def test_gaussian_density_equals_scipy() -> None:
     sensor, pixels = gaussian(), np.array([0, 1, 4])
     values = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
     got = sensor.log_density(values, pixels)
-    for j, p in enumerate(pixels):
-        group = sensor.group[p]
+    for j, group in enumerate(sensor.group[pixels]):
         covariance = np.diag(sensor.std[group] ** 2) + sensor.modes[group].T @ sensor.modes[group]
-        distribution = stats.multivariate_normal(sensor.mean(np.array([p]))[0], covariance)
-        assert got[:, j] == pytest.approx(distribution.logpdf(values), abs=1e-5)
+        expected = stats.multivariate_normal(sensor.mean(pixels)[j], covariance).logpdf(values)
+        np.testing.assert_allclose(got[:, j], expected, atol=1e-5)
 
 
 def test_gaussian_samples_have_the_stated_mean_and_covariance() -> None:
@@ -55,16 +54,12 @@ def test_wishart_density_equals_the_textbook_formula() -> None:
     sensor, looks = wishart(), 4.0
     values = sensor.sample(np.array([0, 1, 0, 1]), np.random.default_rng(3))
     got = sensor.log_density(values, np.array([0, 1]))
+    constant = 2 * looks * math.log(looks) - math.log(math.pi) - math.lgamma(looks) - math.lgamma(looks - 1)
     for i, value in enumerate(values.astype(np.float64)):
         for j, true in enumerate(sensor.covariance(np.array([0, 1]))):
             seen, sigma = complex_matrix(value), complex_matrix(true)
-            log_constant = 2 * looks * math.log(looks) - math.log(math.pi) - math.lgamma(looks) - math.lgamma(looks - 1)
-            expected = (
-                log_constant
-                + (looks - 2) * math.log(np.linalg.det(seen).real)
-                - looks * math.log(np.linalg.det(sigma).real)
-                - looks * np.trace(np.linalg.inv(sigma) @ seen).real
-            )
+            determinants = (looks - 2) * np.linalg.slogdet(seen)[1] - looks * np.linalg.slogdet(sigma)[1]
+            expected = constant + determinants - looks * np.trace(np.linalg.inv(sigma) @ seen).real
             assert got[i, j] == pytest.approx(expected, abs=1e-3)
 
 
@@ -79,26 +74,3 @@ def test_speckle_is_multiplicative_gamma(looks: float) -> None:
             distribution = stats.gamma(looks, scale=true[channel] / looks)
             assert stats.kstest(seen[:5000, channel], distribution.cdf).pvalue > 1e-3
         assert (seen[:, 0] * seen[:, 1] - seen[:, 2] ** 2 - seen[:, 3] ** 2 > -1e-9).all()
-
-
-def test_wishart_density_integrates_to_one() -> None:
-    """Importance sampling with 4 independent channels as the proposal: no code is shared with `sample`."""
-    sensor = wishart()
-    rng = np.random.default_rng(5)
-    true = sensor.covariance(np.array([0]))[0]
-    vv, vh = (stats.gamma(3.0, scale=true[c] / 2.5) for c in (0, 1))
-    cross = stats.t(4, scale=0.08)
-    n = 400_000
-    values = np.stack(
-        [distribution.rvs(n, random_state=rng) for distribution in (vv, vh)]
-        + [cross.rvs(n, random_state=rng) for _ in range(2)],
-        axis=-1,
-    )
-    log_proposal = vv.logpdf(values[:, 0]) + vh.logpdf(values[:, 1])
-    log_proposal += cross.logpdf(values[:, 2]) + cross.logpdf(values[:, 3])
-    inside = values[:, 0] * values[:, 1] > values[:, 2] ** 2 + values[:, 3] ** 2
-    weight = np.zeros(n)
-    log_density = sensor.log_density(values[inside].astype(np.float32), np.array([0]))[:, 0]
-    weight[inside] = np.exp(log_density - log_proposal[inside])
-    assert weight.mean() == pytest.approx(1.0, abs=5 * weight.std() / np.sqrt(n))
-    assert weight.std() / np.sqrt(n) < 0.02
