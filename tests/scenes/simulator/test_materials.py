@@ -25,19 +25,6 @@ def test_reflectance_is_between_0_and_1(name: str) -> None:
     assert spectrum.max() <= 0.8
 
 
-def test_foliage_has_chlorophyll_red_edge_and_water_absorption() -> None:
-    green, red, infrared, water, shoulder = MATERIALS["foliage"](np.array([552.0, 670.0, 860.0, 1450.0, 1270.0]))
-    assert green > 1.5 * red
-    assert infrared > 8 * red
-    assert water < 0.5 * shoulder
-
-
-def test_water_is_dark_in_the_infrared() -> None:
-    blue, infrared = MATERIALS["water"](np.array([500.0, 900.0]))
-    assert blue > 0.04
-    assert infrared < 0.01
-
-
 @pytest.mark.parametrize(
     ("material", "measured"),
     [
@@ -65,10 +52,14 @@ def test_spectra_resemble_field_measurements(shared_data: Path, material: str, m
     assert np.corrcoef(reflectance({"water": 1.0}, nm[inside]), spectrum[inside])[0, 1] < 0.0
 
 
-def test_the_atmosphere_absorbs_in_its_bands() -> None:
-    through = transmission(np.array([550.0, 761.0, 1380.0, 1650.0, 1880.0]))
-    assert through[[0, 3]] == pytest.approx(1.0, abs=0.02)
-    assert (through[[1, 2, 4]] < [0.6, 0.1, 0.1]).all()
+def test_foliage_and_atmosphere_have_their_absorption_bands() -> None:
+    green, red, infrared, water, shoulder = MATERIALS["foliage"](np.array([552.0, 670.0, 860.0, 1450.0, 1270.0]))
+    assert green > 1.5 * red
+    assert infrared > 8 * red
+    assert water < 0.5 * shoulder
+    through = transmission(np.array([550.0, 1650.0, 761.0, 1380.0, 1880.0]))
+    np.testing.assert_allclose(through[:2], 1, atol=0.02)
+    assert (through[2:] < [0.6, 0.1, 0.1]).all()
 
 
 def test_mixtures_are_linear_and_validated() -> None:
@@ -93,16 +84,11 @@ def test_every_class_of_the_shipped_scenes_has_a_distinct_known_appearance(datas
 @pytest.mark.parametrize(
     ("name", "material", "form"),
     [
-        ("Healthy grass", "foliage", "parcel"),
         ("Synthetic grass", "artificial turf", "rectangle"),
-        ("Apple trees", "dry soil", "parcel"),
         ("Woods", "foliage", "blob"),
         ("Building shadow", "asphalt", "shadow"),
         ("Railway", "gravel", "network"),
-        ("Running track", "red rubber", "rectangle"),
-        ("Parking lot 2", "concrete", "rectangle"),
         ("Dirt & sand", "sand", "parcel"),
-        ("Yellow curb", "yellow paint", "network"),
         ("Water", "water", "lake"),
     ],
 )
