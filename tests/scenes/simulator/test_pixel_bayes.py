@@ -45,14 +45,6 @@ def grid_bound(grids: list[NDArray[np.float64]], centres: list[list[float]], sds
     return joint.max(axis=0).sum() * np.prod([g[1] - g[0] for g in grids])
 
 
-def test_two_normal_classes_have_the_closed_form_accuracy() -> None:
-    labels = np.array([1, 2])
-    (bound,) = pixel_bounds({"hsi": line_sensor([0.0, 2.0], 1.0)}, labels, np.random.default_rng(0), samples=20_000)
-    assert bound.modalities == ("hsi",)
-    assert bound.accuracy == pytest.approx(stats.norm.cdf(1.0), abs=4 * bound.standard_error)
-    assert 0 < bound.standard_error < 0.005
-
-
 def test_mixtures_of_two_modalities_match_numerical_integration() -> None:
     labels = [1, 1, 1, 2, 2, 3, 3, 3, 3]
     first = [0.0, 0.7, 4.0, 1.5, 2.0, 3.0, 3.2, -1.0, 0.2]
@@ -156,24 +148,6 @@ def test_the_bound_is_attained_by_the_bayes_rule_of_other_pixels() -> None:
         score = float((rule == labels[probe]).mean())
         error = float(np.hypot(bound.standard_error, np.sqrt(score * (1 - score) / probe.size)))
         assert bound.accuracy - 0.02 - 3 * error < score < bound.accuracy + 3 * error
-
-
-@pytest.mark.parametrize(("low", "high"), [("Meadow", "Woodland"), ("Parking lot", "Flat roof")])
-def test_height_separates_pairs_of_one_material_and_the_spectrum_does_not(
-    scene: Scene, halves: Halves, low: str, high: str
-) -> None:
-    names = scene.manifest.class_names
-    pair = [names.index(low) + 1, names.index(high) + 1]
-    fit, probe = (half[np.isin(scene.labels[half], pair)] for half in halves)
-    majority = np.bincount(scene.labels[probe]).max() / probe.size
-    scores = {
-        name: accuracy(
-            make_pipeline(StandardScaler(), SVC(class_weight="balanced")), features(scene, (name,)), scene, (fit, probe)
-        )
-        for name in ("hsi", "lidar")
-    }
-    assert scores["hsi"] < majority + 0.16, scores
-    assert scores["lidar"] > 0.9, scores
 
 
 def test_a_spatial_classifier_exceeds_the_bound(scene: Scene, halves: Halves) -> None:
