@@ -11,7 +11,6 @@ from helpers.slow_pictures import channel, slow_percentile
 from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.pictures.pseudo_rgb import pseudo_rgb, rgb_bands
 from mmrs_bench.scenes.scene import Scene
@@ -20,50 +19,38 @@ from mmrs_bench.scenes.scene import Scene
 def scene_with(bands: int = 6, **fields: Any) -> Scene:
     """A scene whose HSI's manifest entry has some fields set."""
     scene = tiny_scene(striped_map(20, 24), bands={"lidar": 2, "hsi": bands})
-    modalities = tuple(
-        modality.model_copy(update=fields) if modality.name == "hsi" else modality
-        for modality in scene.manifest.modalities
-    )
-    return replace(scene, manifest=scene.manifest.model_copy(update={"modalities": modalities}))
+    lidar, hsi = scene.manifest.modalities
+    changes = {"modalities": (lidar, hsi.model_copy(update=fields))}
+    return replace(scene, manifest=scene.manifest.model_copy(update=changes))
+
+
+COLOURS = ("red", "green", "blue", "a", "b", "c")
+CENTRES = (640.0, 550.0, 460.0, 700.0, 800.0, 900.0)
 
 
 @pytest.mark.parametrize(
-    ("centres", "expected"),
+    ("fields", "expected"),
     [
-        ((800.0, 450.0, 552.0, 549.0, 655.0, 630.0), (5, 3, 1)),
-        ((650.0, 630.0, 560.0, 540.0, 450.0, 470.0), (0, 2, 4)),  # the first of equally near ones
+        ({"wavelengths_nm": (800.0, 450.0, 552.0, 549.0, 655.0, 630.0)}, (5, 3, 1)),
+        ({"wavelengths_nm": (650.0, 630.0, 560.0, 540.0, 450.0, 470.0)}, (0, 2, 4)),  # the first of equally near ones
+        ({"channel_names": ("NIR", "Blue", "Red", "a", "b", "GREEN")}, (2, 5, 1)),
+        ({"channel_names": COLOURS, "wavelengths_nm": CENTRES[::-1]}, (0, 1, 2)),
+        ({"channel_names": COLOURS, "rgb_bands": (5, 4, 3)}, (5, 4, 3)),
     ],
 )
-def test_bands_are_the_nearest_ones_to_the_colours(centres: tuple[float, ...], expected: tuple[int, ...]) -> None:
-    assert rgb_bands(scene_with(wavelengths_nm=centres).manifest) == expected
+def test_colours_are_the_rgb_bands_then_named_channels_then_the_nearest_wavelengths(
+    fields: dict[str, Any], expected: tuple[int, ...]
+) -> None:
+    assert rgb_bands(scene_with(**fields).manifest) == expected
 
 
 @pytest.mark.parametrize(
-    ("dataset", "expected"),
-    [
-        ("houston2013", (640.7, 550.2, 459.6)),
-        ("simulated", (630.0, 550.0, 450.0)),
-    ],
+    ("dataset", "expected"), [("houston2013", (640.7, 550.2, 459.6)), ("simulated", (630.0, 550.0, 450.0))]
 )
 def test_bands_of_shipped_scenes_with_known_wavelengths(dataset: str, expected: tuple[float, ...]) -> None:
     manifest = load_manifest(dataset)
     centres = manifest.modalities[0].wavelengths_nm
-    assert centres is not None
     assert tuple(centres[band] for band in rgb_bands(manifest)) == expected
-
-
-@pytest.mark.parametrize("name", ["trento-lite", "muufl-lite"])
-def test_named_channels_are_the_colours(name: str) -> None:
-    assert rgb_bands(load_manifest(str(REPOSITORY / "docs" / "examples" / f"{name}.yaml"))) == (0, 1, 2)
-    names = ("NIR", "Blue", "Red", "a", "b", "GREEN")
-    assert rgb_bands(scene_with(channel_names=names).manifest) == (2, 5, 1)
-
-
-def test_rgb_bands_precede_channel_names_and_these_precede_wavelengths() -> None:
-    colours = ("red", "green", "blue", "a", "b", "c")
-    centres = (640.0, 550.0, 460.0, 700.0, 800.0, 900.0)
-    assert rgb_bands(scene_with(channel_names=colours, rgb_bands=(5, 4, 3)).manifest) == (5, 4, 3)
-    assert rgb_bands(scene_with(channel_names=colours, wavelengths_nm=centres[::-1]).manifest) == (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -84,15 +71,6 @@ def test_undefined_colours_are_an_error_that_names_the_field(fields: dict[str, A
     assert "rgb_bands: [red, green, blue]" in str(caught.value)
     assert "scene tiny-r1" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["trento", "muufl"])
-def test_no_band_is_guessed_from_a_range_of_wavelengths(name: str) -> None:
-    manifest = load_manifest(name)
-    assert manifest.modalities[0].wavelengths_nm is None
-    if manifest.modalities[0].rgb_bands is None:
-        with pytest.raises(ConfigError, match=rf"{name}\.yaml: does not define which bands"):
-            rgb_bands(manifest)
 
 
 def test_a_scene_without_hsi_is_an_error() -> None:
