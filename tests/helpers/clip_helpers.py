@@ -61,23 +61,16 @@ def text_file(folder: Path, classes: Mapping[str, str | Sequence[str]] | None = 
 def slow_crops(windows: Mapping[str, Tensor], crop: str, generator: torch.Generator) -> dict[str, Tensor]:
     """Window after window: a coin for it, or for each of its modalities, decides on the enlargement of its centre."""
     batch = len(next(iter(windows.values())))
-    joint = (torch.rand(batch, generator=generator) < 0.5).tolist() if crop == "joint" else []
-    result = {}
-    for name, images in windows.items():
-        coins = joint
+    coins = torch.rand(batch, generator=generator) < 0.5 if crop == "joint" else torch.zeros(batch, dtype=torch.bool)
+    result = {name: images.clone() for name, images in windows.items()}
+    for images in result.values():
         if crop == "independent":
-            coins = (torch.rand(batch, generator=generator) < 0.5).tolist()
-        side = images.shape[-1]
-        rows = []
-        for i in range(batch):
-            enlarged = F.interpolate(images[i : i + 1, :, 1:-1, 1:-1], (side, side), mode="bilinear")[0]
-            rows.append(enlarged if crop != "none" and coins[i] else images[i])
-        result[name] = torch.stack(rows)
+            coins = torch.rand(batch, generator=generator) < 0.5
+        for i in coins.nonzero().flatten():
+            images[i] = F.interpolate(images[i][None, :, 1:-1, 1:-1], images.shape[-2:], mode="bilinear")[0]
     return result
 
 
 def pixels_of(windows: Mapping[str, Tensor], at: int) -> dict[str, Tensor]:
     """The pixels (1, n, c) of one window, in raster order."""
-    side = next(iter(windows.values())).shape[-1]
-    places = [(row, column) for row in range(side) for column in range(side)]
-    return {name: torch.stack([x[at, :, i, j] for i, j in places])[None] for name, x in windows.items()}
+    return {name: x[at].flatten(1).T[None] for name, x in windows.items()}
