@@ -181,21 +181,19 @@ def test_the_unlabelled_order_depends_on_the_seed_and_not_on_the_draw(scene: Sce
 
 
 def test_shuffled_batches_follow_their_arguments(scene: Scene) -> None:
-    data = make(scene, shots=10)
+    data, seen = make(scene, shots=10), []
     options = {"batch_size": 7, "augment": False, "per_epoch": 20}
     loader = data.shuffled_dataloader(("mine",), data.support, data.support_targets, **options)
-    seen = []
     for _ in range(12):
         batches = list(loader)
         assert [len(batch["pixel"]) for batch in batches] == [7, 7, 6]
         assert all(set(batch) == {"pixel", "target"} for batch in batches)
-        pixels = np.concatenate([batch["pixel"] for batch in batches])
-        targets = np.concatenate([batch["target"] for batch in batches])
+        pixels, targets = (np.concatenate([batch[field] for batch in batches]) for field in ("pixel", "target"))
         np.testing.assert_array_equal(targets, scene.labels[pixels] - 1)
         assert len(np.unique(pixels)) == 20
         seen.append(tuple(pixels))
     assert len(set(seen)) == len(seen)
-    np.testing.assert_array_equal(np.unique(np.concatenate(seen)), np.sort(data.support))  # others in every epoch
+    np.testing.assert_array_equal(np.unique(seen), np.sort(data.support))  # others in every epoch
 
 
 @pytest.mark.parametrize("augment", [False, True])
