@@ -1,21 +1,21 @@
-"""ADM under guided-diffusion's names, for comparison: names and shapes of its tensors, and a slow forward pass.
+"""A slow forward pass of ADM under guided-diffusion's names, for comparison.
 
-Written from the published architecture (Dhariwal & Nichol 2021, section 3) with functions of torch; it shares no code
-with the package.
+Written from the published architecture (Dhariwal & Nichol 2021, section 3) with functions of torch; the computation
+shares no code with the package.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmrs_bench.methods.unidiff.adm import AdmConfig
+from mmrs_bench.methods.unidiff.adm_checkpoint import original_shapes
 
 #: Two levels with attention below one without, like ADM_64; two and three heads.
 SMALL = AdmConfig(
@@ -33,83 +33,23 @@ PLAIN = replace(SMALL, multipliers=(1, 1, 2), blocks=1, attention_resolutions=(4
 DENSE = replace(SMALL, multipliers=(1, 2), blocks=1, attention_resolutions=(16, 8), head_channels=16)
 
 
-def original_of(config: AdmConfig, **changes: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of guided-diffusion's state dict of an ADM.
+class UsedState(dict[str, Tensor]):
+    """A state dict that logs which of its tensors are used."""
 
-    Args:
-        config: Sizes of the network.
-        changes: Other sizes: ``base``, ``multipliers``, ``blocks``, ``size``, ``classes`` (None: unconditional),
-            ``inputs`` and ``outputs`` (channels).
-    """
-    base, blocks = changes.get("base", config.base_channels), changes.get("blocks", config.blocks)
-    multipliers = changes.get("multipliers", config.multipliers)
-    side, attention = changes.get("size", config.image_size), config.attention_resolutions
-    classes, time = changes.get("classes", config.classes), 4 * base
-    found: dict[str, tuple[int, ...]] = {}
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__(state)
+        self.used: set[str] = set()
 
-    def layer(name: str, *shape: int) -> None:
-        found[f"{name}.weight"] = shape
-        found[f"{name}.bias"] = shape[:1]
-
-    def residual(name: str, c: int, d: int) -> None:
-        layer(f"{name}.in_layers.0", c)
-        layer(f"{name}.in_layers.2", d, c, 3, 3)
-        layer(f"{name}.emb_layers.1", 2 * d, time)
-        layer(f"{name}.out_layers.0", d)
-        layer(f"{name}.out_layers.3", d, d, 3, 3)
-        if c != d:
-            layer(f"{name}.skip_connection", d, c, 1, 1)
-
-    def attend(name: str, c: int) -> None:
-        layer(f"{name}.norm", c)
-        layer(f"{name}.qkv", 3 * c, c, 1)
-        layer(f"{name}.proj_out", c, c, 1)
-
-    layer("time_embed.0", time, base)
-    layer("time_embed.2", time, time)
-    if classes is not None:
-        found["label_emb.weight"] = (classes, time)
-    c = multipliers[0] * base
-    layer("input_blocks.0.0", c, changes.get("inputs", 3), 3, 3)
-    skipped, n = [c], 1
-    for level, multiplier in enumerate(multipliers):
-        if level:
-            residual(f"input_blocks.{n}.0", c, c)  # downsampling
-            skipped.append(c)
-            n, side = n + 1, side // 2
-        for _ in range(blocks):
-            residual(f"input_blocks.{n}.0", c, multiplier * base)
-            c = multiplier * base
-            if side in attention:
-                attend(f"input_blocks.{n}.1", c)
-            skipped.append(c)
-            n += 1
-    residual("middle_block.0", c, c)
-    attend("middle_block.1", c)
-    residual("middle_block.2", c, c)
-    n = 0
-    for level in reversed(range(len(multipliers))):
-        for block in range(blocks + 1):
-            d = multipliers[level] * base
-            residual(f"output_blocks.{n}.0", c + skipped.pop(), d)
-            c = d
-            if side in attention:
-                attend(f"output_blocks.{n}.1", c)
-            if level and block == blocks:
-                residual(f"output_blocks.{n}.{1 + (side in attention)}", c, c)  # upsampling
-                side *= 2
-            n += 1
-    layer("out.0", c)
-    layer("out.2", changes.get("outputs", 6 if config.learned_sigma else 3), c, 3, 3)
-    assert not skipped
-    return found
+    def __getitem__(self, key: str) -> Tensor:
+        self.used.add(key)
+        return super().__getitem__(key)
 
 
 def random_state(config: AdmConfig, seed: int = 0) -> dict[str, Tensor]:
     """Random weights for which activations neither vanish nor grow, and every layer has an effect."""
     g = torch.Generator().manual_seed(seed)
     state = {}
-    for key, shape in original_of(config).items():
+    for key, shape in original_shapes(config).items():
         values = torch.randn(shape, generator=g)
         if key.endswith(".bias"):
             values = 0.3 * values
@@ -119,11 +59,6 @@ def random_state(config: AdmConfig, seed: int = 0) -> dict[str, Tensor]:
             values = values / math.sqrt(math.prod(shape[1:]))
         state[key] = values
     return state
-
-
-def empty_state(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors on torch's device ``meta``."""
-    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
 def group_norm(state: dict[str, Tensor], name: str, h: Tensor) -> Tensor:

@@ -65,10 +65,10 @@ NAMES = ("rgb", "pca", "sar", "lidar0", "lidar1")
 
 
 @contextmanager
-def refused(error: type[Exception], match: str) -> Iterator[None]:
+def refused(error: type[Exception], match: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
     """Expect an error whose message is one line."""
     with pytest.raises(error, match=match) as caught:
-        yield
+        yield caught
     assert "\n" not in str(caught.value)
 
 

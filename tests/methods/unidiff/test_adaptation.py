@@ -121,8 +121,7 @@ def test_without_adaptation_the_denoiser_is_the_backbone(tmp_path: Path, watched
     assert not found.denoiser.training
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("stage", ["adapt", "source"])
+@pytest.mark.parametrize(("stage", "value"), [("adapt", float("nan")), ("source", float("inf"))])
 def test_a_loss_that_is_not_finite_is_an_error_with_stage_picture_and_step(
     stage: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

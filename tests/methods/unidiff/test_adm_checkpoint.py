@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shlex
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pooch
 import pytest
 import torch
-from helpers.adm_reference import DENSE, SMALL, empty_state, original_of, random_state
+from helpers.adm_reference import DENSE, random_state
 from helpers.network_helpers import same
 from helpers.unidiff_helpers import refused
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
@@ -29,6 +30,7 @@ from mmrs_bench.methods.unidiff.adm_checkpoint import (
     checkpoint_file,
     convert_adm,
     load_original,
+    original_shapes,
     pretrained_weights,
 )
 from mmrs_bench.models.weights import weights_named
@@ -36,23 +38,9 @@ from mmrs_bench.models.weights import weights_named
 # State dicts
 
 
-def transpose(state: dict[str, Tensor]) -> None:
-    state["middle_block.1.qkv.weight"] = state["middle_block.1.qkv.weight"].transpose(0, 1)
-
-
-def rename(state: dict[str, Tensor]) -> None:
-    converted = convert_adm(state, SMALL)
-    state.clear()
-    state.update(converted)
-
-
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "missing": (lambda state: state.pop("middle_block.1.qkv.bias"), r": middle_block.1.qkv.bias is missing\. "),
-    "unknown": (
-        lambda state: state.update({"input_blocks.1.0.skip_connection.weight": torch.zeros(32, 32, 1, 1)}),
-        r": input_blocks.1.0.skip_connection.weight is unknown\. ",
-    ),
-    "transposed": (transpose, r"qkv.weight is torch.float32 \[96, 288, 1\], expected \[288, 96, 1\]\. "),
+    "unknown": (lambda state: state.update({"out.1.bias": torch.zeros(32)}), r": out.1.bias is unknown\. "),
     "broadcastable": (
         lambda state: state.update({"out.0.bias": state["out.0.bias"][:1]}),
         r"out.0.bias is torch.float32 \[1\], expected \[32\]",
@@ -62,37 +50,26 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"out.0.bias is torch.int64 \[32\], expected \[32\]",
     ),
     "text": (lambda state: state.update({"out.0.bias": "none"}), r"out.0.bias is a str, expected \[32\]"),
-    "unconditional": (lambda state: state.pop("label_emb.weight"), r": label_emb.weight is missing\. "),
-    "other names": (rename, r": time_embed.0.weight is missing, .* and \d+ more faults\. "),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_state_dict_that_does_not_fit_is_refused(fault: str, tmp_path: Path) -> None:
     damage, message = FAULTS[fault]
-    state = random_state(SMALL)
+    state = random_state(DENSE)
     damage(state)
-    with refused(DataError, message):
-        convert_adm(state, SMALL)
     torch.save(state, tmp_path / "x.pt")
     with refused(DataError, f"^{tmp_path / 'x.pt'}: is not the ADM of 32 channels.*{message}"):
-        load_original(tmp_path / "x.pt", SMALL)
+        load_original(tmp_path / "x.pt", DENSE)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"base": 256, "multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "size": 256}, "missing, .* more faults"),
-        ({"multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "size": 256, "inputs": 6}, "missing, .* more faults"),
-        ({"classes": None}, r": label_emb.weight is missing\. "),
-        ({"outputs": 3}, r"out.2.weight is torch.float32 \[3, 192, 3, 3\], expected \[6, 192, 3, 3\]"),
-    ],
-    ids=["256 x 256", "upsampler", "unconditional", "no learned sigma"],
-)
-def test_other_released_models_are_refused_in_a_short_message(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
-        convert_adm(empty_state(original_of(ADM_64, **changes)), ADM_64)
-    assert "is not the ADM of 192 channels at 64 x 64 pixels with 1000 classes" in str(caught.value)
+def test_another_released_model_is_refused_in_a_short_message() -> None:
+    larger = replace(ADM_64, base_channels=256, multipliers=(1, 1, 2, 2, 4, 4), blocks=2, image_size=256)
+    state = {key: torch.empty(shape, device="meta") for key, shape in original_shapes(larger).items()}
+    with refused(
+        DataError, "is not the ADM of 192 channels at 64 x 64 pixels with 1000 classes.* more faults"
+    ) as caught:
+        convert_adm(state, ADM_64)
     assert len(str(caught.value)) < 1000
 
 
@@ -117,10 +94,6 @@ def archived_pickle(path: Path) -> None:
     torch.save({**random_state(DENSE), "out.2.bias": Malicious(path.with_name("witness"))}, path)
 
 
-def old_pickle(path: Path) -> None:
-    torch.save({"x": Malicious(path.with_name("witness"))}, path, _use_new_zipfile_serialization=False)
-
-
 def truncate(path: Path, kept: float, *, zipped: bool = True) -> None:
     torch.save(random_state(DENSE), path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
@@ -137,16 +110,11 @@ CODE, INCOMPLETE = "or contain code, which was not executed", "is not a complete
 FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "malicious": (raw_pickle, CODE),
     "malicious in an archive": (archived_pickle, CODE),
-    "malicious in the old format": (old_pickle, CODE),
     "cut at its end": (lambda path: truncate(path, 0.999), INCOMPLETE),
-    "cut in the middle": (lambda path: truncate(path, 0.5), INCOMPLETE),
     "cut, old format": (lambda path: truncate(path, 0.5, zipped=False), INCOMPLETE),
-    "empty": (lambda path: path.write_bytes(b""), INCOMPLETE),
     "a web page": (lambda path: path.write_text("<html>404</html>" * 9), INCOMPLETE),
     "a folder": (lambda path: path.mkdir(), INCOMPLETE),
-    "safetensors": (lambda path: save_file(random_state(DENSE), path), INCOMPLETE),
     "a list": (lambda path: torch.save([torch.ones(2)], path), "contains a list, expected a dict of tensors by name"),
-    "a tensor": (lambda path: torch.save(torch.ones(2), path), "contains a Tensor, expected a dict"),
     "numbers for names": (lambda path: torch.save({1: torch.ones(2)}, path), "expected a dict of tensors by name"),
     "a training's state": (lambda path: torch.save({"model": random_state(DENSE)}, path), "is missing, .* more faults"),
     "NaN": (write_nan, "middle_block.1.qkv.bias has values that are NaN or infinite"),
@@ -163,7 +131,7 @@ def test_a_wrong_file_is_refused_and_its_code_is_not_executed(fault: str, tmp_pa
     assert not (tmp_path / "witness").exists()
 
 
-@pytest.mark.parametrize("write", [raw_pickle, archived_pickle, old_pickle])
+@pytest.mark.parametrize("write", [raw_pickle, archived_pickle])
 def test_the_malicious_files_would_execute_code(write: Callable[[Path], None], tmp_path: Path) -> None:
     """Otherwise the test above could not fail."""
     path = tmp_path / "x.pt"
@@ -251,14 +219,7 @@ def test_networks_share_the_memory_mapped_file(checkpoint: Path) -> None:
     assert private == {"conv_out.bias"}
 
 
-def test_another_checkpoint_is_another_conversion(checkpoint: Path) -> None:
-    first = reread(checkpoint)
-    torch.save(random_state(DENSE, seed=1), checkpoint)
-    assert not torch.equal(reread(checkpoint)["conv_in.bias"], first["conv_in.bias"])
-    assert len(conversions()) == 2
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
 def test_a_damaged_conversion_is_repeated(damage: str, checkpoint: Path) -> None:
     expected = {name: weight.clone() for name, weight in pretrained_weights(DENSE, checkpoint).items()}
     (kept,) = conversions()
@@ -271,41 +232,22 @@ def test_a_damaged_conversion_is_repeated(damage: str, checkpoint: Path) -> None
         (foreign,) = conversions()
         foreign.rename(kept)
     else:
-        last = bytes([whole[-1] ^ 1])
-        kept.write_bytes({"cut": whole[:-7], "flipped": whole[:-1] + last, "empty": b""}[damage])
+        kept.write_bytes(whole[:-7] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
     assert same(reread(checkpoint), expected)
     assert kept.read_bytes() == whole
-
-
-def test_a_refused_checkpoint_is_not_cached(checkpoint: Path) -> None:
-    with pytest.raises(DataError, match="is not the ADM of 32 channels"):
-        pretrained_weights(SMALL, checkpoint)
-    assert not conversions()
 
 
 # The published checkpoint
 
 
-def test_a_missing_checkpoint_is_an_error_with_its_path_and_the_command() -> None:
+def test_a_missing_checkpoint_is_an_error_with_the_command_that_fetches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = weights_named(ADM_64_WEIGHTS)
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, rf"expected {checkpoint_file()}.*Fetch it with: {re.escape(entry.fetch)} \({entry.url}, "):
         pretrained_weights()
-    message = str(caught.value)
-    assert entry.url == "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/64x64_diffusion.pt"
-    assert f"expected {checkpoint_file()}" in message
-    assert f"Fetch it with: {entry.fetch} ({entry.url}, sha256 not stated by its publisher)" in message
-    assert "\n" not in message
-
-
-def test_the_command_fetches_the_checkpoint_to_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry, calls = weights_named(ADM_64_WEIGHTS), []
-    monkeypatch.setattr(pooch, "retrieve", lambda *given, **named: calls.append((given, named)))
-    python, flag, code = shlex.split(entry.fetch)
-    assert (python, flag) == ("python", "-c")
-    exec(code, {})  # noqa: S102 - the command in our own file
-    place = {"fname": entry.file, "path": checkpoint_file().parent, "progressbar": True}
-    assert calls == [((entry.url, entry.sha256), place)]
-    assert checkpoint_file().name == entry.file
+    fetched: dict[str, Any] = {}
+    monkeypatch.setattr("pooch.retrieve", lambda url, known_hash, **named: fetched.update(named, url=url))
+    exec(shlex.split(entry.fetch)[2], {})  # noqa: S102 - the command in our own file
+    assert (fetched["url"], fetched["path"] / fetched["fname"]) == (entry.url, checkpoint_file())
 
 
 def test_a_published_hash_is_checked_for_the_published_file_only(

@@ -110,14 +110,6 @@ def test_the_cosine_schedule_equals_the_equation() -> None:
     np.testing.assert_allclose(KEPT[:-2], unclipped, rtol=1e-9)
 
 
-def test_noising_equals_the_equation() -> None:
-    _, clean, noise, timesteps = case()
-    found = HybridDiffusion().add_noise(clean, noise, timesteps)
-    for i, t in enumerate(STEPS):
-        expected = math.sqrt(KEPT[t]) * clean[i] + math.sqrt(1 - KEPT[t]) * noise[i]
-        torch.testing.assert_close(found[i], expected, atol=1e-5, rtol=1e-5)
-
-
 # Loss
 
 

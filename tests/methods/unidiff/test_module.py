@@ -1,4 +1,4 @@
-"""Training steps, drift and curves of stage A, and the training step of the head, against slow loops."""
+"""Training steps, drift and curves of stage A against slow loops."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ from mmrs_bench.methods.unidiff.module import (
     DRIFT_TIMESTEPS,
     DenoiserWithCurves,
     DenoisingModule,
-    HeadModule,
     denoising_loss,
     write_curve,
 )
 from mmrs_bench.methods.unidiff.pictures import picture_row, scene_pictures
-from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP
 from mmrs_bench.randomness import torch_generator
 
 BATCH, SEED = 6, 3
@@ -169,16 +167,3 @@ def test_curves_are_written_with_empty_fields_for_missing_values(tmp_path: Path)
         ["2", "0.75", "0.5", "2.0"],
     ]
     assert (tmp_path / f"{CURVE}.png").read_bytes().startswith(b"\x89PNG")
-
-
-@torch.no_grad()
-def test_the_head_step_is_the_cross_entropy() -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        module = HeadModule(PixelMLP(5, (4,), 3), settings()).eval()
-    silent(module)
-    vectors, targets = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 3
-    loss = module.training_step({"inputs": [vectors], "target": targets}, 0)
-    logits = module.network(vectors).double()
-    slow = [float(row.exp().sum().log() - row[k]) for row, k in zip(logits, targets.tolist(), strict=True)]
-    assert float(loss) == pytest.approx(sum(slow) / 6, rel=1e-5)
