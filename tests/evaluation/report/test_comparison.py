@@ -22,11 +22,6 @@ def test_comparison_over_common_draws_equals_a_hand_calculation() -> None:
     assert "A = rf, B = svm" in table.title
 
 
-def test_comparison_below_six_draws_has_no_p() -> None:
-    (table,) = compare([make_record(m, draw=d) for m in ("rf", "svm") for d in range(3)], "rf", "svm")
-    assert set(values(table, "p")) == {("needs >= 6 draws",)}
-
-
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -24,15 +24,6 @@ def test_tables_do_not_depend_on_the_order_of_the_records(fmt: str) -> None:
     assert render(build_leaderboard(records[::-1], failures[::-1], REPORTED), fmt) == render(fixed_tables(), fmt)
 
 
-def test_results_selected_on_query_labels_are_unranked() -> None:
-    records = [make_record("cnn", varied_hits(120, d), draw=d) for d in range(6)]
-    paper = {"selection": "paper-val", "labels_used": 206}
-    records += [make_record("cnn", varied_hits(190, d), draw=d, **paper) for d in range(6)]  # type: ignore[arg-type]
-    (table,) = build_leaderboard(records)
-    assert [section.title for section in table.sections] == ["", "unranked: selection on query labels (paper-val)"]
-    assert values(table, "label", "group") == [("cnn [last]", 1), ("cnn [paper-val]", None)]
-
-
 def test_a_note_states_that_seeds_were_averaged() -> None:
     (table,) = build_leaderboard([make_record(seed=seed) for seed in range(2)])
     assert any("mean over its seeds" in note for note in table.notes)
@@ -42,14 +33,6 @@ def test_failed_cells_are_listed_even_if_all_cells_failed() -> None:
     (table,) = build_leaderboard([], [make_failure("cnn", "no memory", draw=draw) for draw in (3, 1)])
     assert table.notes == ("Failed: cnn, draws 1, 3: TrainingError: no memory",)
     assert "no memory" in render([table], "terminal")
-
-
-def test_every_ranking_has_a_card_with_its_signature() -> None:
-    cards = [dict(table.card) for table in fixed_tables() if table.in_csv]
-    assert all("leakage" in card for card in cards)
-    assert [card["signature"] for card in cards][1] == (
-        "OA|trento-r1@abababab|random-v1|2shot|draws:7-8|win:11|unlab:scene|sel:last+support-cv|budget:paper|v0.1.0"
-    )
 
 
 def test_below_six_draws_the_card_states_why_there_are_no_groups() -> None:
@@ -97,12 +80,6 @@ def test_write_leaderboard_writes_tables_data_and_curves(tmp_path: Path) -> None
     before = {path: path.read_bytes() for path in files}
     write_leaderboard(tmp_path)
     assert {path: path.read_bytes() for path in files} == before
-
-
-def test_a_corrupt_record_is_an_error(tmp_path: Path) -> None:
-    save_record(tmp_path, make_record()).write_text("{")
-    with pytest.raises(RecordError, match="is not valid JSON"):
-        write_leaderboard(tmp_path)
 
 
 def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:

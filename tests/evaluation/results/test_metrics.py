@@ -1,4 +1,4 @@
-"""Metrics: comparison with scikit-learn and torchmetrics, worked examples, and properties."""
+"""Metrics: comparison with scikit-learn, worked examples, and properties."""
 
 from __future__ import annotations
 
@@ -48,18 +48,6 @@ def test_metrics_equal_those_of_scikit_learn(case: int) -> None:
     np.testing.assert_allclose(found.iou, metrics.jaccard_score(target, prediction, average=None, labels=labels))
 
 
-def test_the_confusion_matrix_equals_that_of_torchmetrics() -> None:
-    import torch
-    from torchmetrics import ConfusionMatrix
-
-    target, prediction, k = random_labels(99)
-    metric = ConfusionMatrix(task="multiclass", num_classes=k)
-    for start in range(0, target.size, 64):
-        batch = slice(start, start + 64)
-        metric.update(torch.from_numpy(prediction[batch]), torch.from_numpy(target[batch]))
-    np.testing.assert_array_equal(metric.compute().numpy(), confusion_matrix(target, prediction, k))
-
-
 @given(matrices())
 def test_ranges_and_the_sum_of_the_disagreements(matrix: Matrix) -> None:
     found = scores(matrix)
@@ -100,23 +88,10 @@ def test_aa_excludes_a_class_without_query_pixels() -> None:
     assert found.recall == (0.5, 1.0, None)
     assert found.f1[2] == 0.0
 
-    import torch
-    from torchmetrics import Accuracy
-
-    target, prediction = [0] * 10 + [1] * 10, [0] * 5 + [2] * 5 + [1] * 10
-    macro = Accuracy(task="multiclass", num_classes=3, average="macro")
-    theirs = float(macro(torch.tensor(prediction), torch.tensor(target)))
-    assert theirs == pytest.approx(0.5), "torchmetrics includes the class"
-
 
 def test_a_class_in_neither_truth_nor_prediction_has_no_scores() -> None:
     found = scores([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     assert (found.recall[2], found.f1[2], found.iou[2]) == (None, None, None)
-
-
-def test_one_class_has_no_kappa() -> None:
-    found = scores([[7, 0], [0, 0]])
-    assert (found.oa, found.aa, found.kappa) == (1.0, 1.0, None)
 
 
 def test_disagreements_of_a_worked_example() -> None:
@@ -124,11 +99,6 @@ def test_disagreements_of_a_worked_example() -> None:
     found = scores([[9, 1], [4, 6]])
     assert found.quantity_disagreement == pytest.approx(3 / 20)
     assert found.allocation_disagreement == pytest.approx(2 / 20)
-
-
-def test_kappa_of_a_worked_example() -> None:
-    # po = 35/50; pe = (25 * 30 + 25 * 20) / 2500 = 0.5.
-    assert scores([[20, 5], [10, 15]]).kappa == pytest.approx(0.4)
 
 
 def test_counts_of_a_large_scene_do_not_overflow() -> None:

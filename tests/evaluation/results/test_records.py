@@ -15,7 +15,7 @@ from helpers.synthetic_records import make_protocol, make_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmrs_bench.errors import BenchError, RecordError, TrainingError
+from mmrs_bench.errors import RecordError, TrainingError
 from mmrs_bench.evaluation.results import metrics
 from mmrs_bench.evaluation.results import records as store
 from mmrs_bench.evaluation.results.metrics import METRICS, Metric, metric_value, scores
@@ -45,14 +45,6 @@ def test_round_trip(tmp_path: Path, hits: list[int], draw: int, method_config: d
     record = make_record("rf", hits, draw=draw, method_config=method_config)
     path = save_record(tmp_path, record)
     assert load_record(path) == record
-
-
-def test_all_records_come_back(tmp_path: Path) -> None:
-    saved = [make_record(method, draw=draw) for method in ("rf", "svm") for draw in range(3)]
-    for record in saved:
-        save_record(tmp_path, record)
-    assert sorted(r.key for r in load_records(tmp_path)) == sorted(r.key for r in saved)
-    assert load_records(tmp_path / "nowhere") == []
 
 
 def test_the_path_names_the_cell_and_is_unique(tmp_path: Path) -> None:
@@ -94,18 +86,13 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (lambda path: path.write_text("[1, 2]"), "contains a JSON list"),
         (edited(lambda f: f.pop("schema")), "has schema None"),
         (edited(lambda f: f.pop("confusion")), "confusion is missing"),
-        (edited(lambda f: f.update(extra=1)), "extra is not a known field"),
-        (edited(lambda f: f["scores"].update(oa="high")), "scores.oa"),
         (edited(lambda f: f["scores"].update(oa=0.999)), "its oa does not follow from its confusion matrix"),
-        (edited(lambda f: f["scores"].update(kappa=None)), "its kappa does not follow"),
-        (edited(lambda f: f["scores"]["recall"].pop()), "its recall does not follow"),
         (edited(lambda f: f.update(n_query=601)), "counts 600 pixels, but n_query is 601"),
         (edited(lambda f: f.update(class_names=["water"])), "not 1 x 1"),
         (edited(lambda f: f["protocol"]["data"].update(shots=5)), "is not that of its protocol"),
         (edited(lambda f: f.update(labels_used=206)), "ranked although it used 206 labels instead of 6"),
         (edited(lambda f: f.update(n_support=5)), "n_support is 5"),
         (lambda path: path.rename(path.with_name(path.name.replace("draw00", "draw07"))), "record that belongs in"),
-        (lambda path: path.rename(path.with_name(path.stem[:-1] + "z.json")), "record that belongs in"),
     ],
 )
 def test_a_corrupt_record_is_named_with_its_fault_and_advice(
@@ -205,12 +192,6 @@ def test_a_stored_metric_is_one_row_and_one_field(tmp_path: Path, monkeypatch: p
     edited(lambda f: f["scores"].update(error=0.25))(new_path)
     with pytest.raises(RecordError, match="its error does not follow from its confusion matrix"):
         load_record(new_path)
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "records").write_text("a file where a folder should be")
-    with pytest.raises(BenchError, match="cannot write"):
-        save_record(tmp_path, make_record())
 
 
 def test_failures_are_kept_until_the_cell_succeeds(tmp_path: Path) -> None:

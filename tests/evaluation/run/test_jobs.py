@@ -20,13 +20,6 @@ def test_every_cell_is_computed_once(tmp_path: Path) -> None:
     assert [line.split()[0] for line in log_lines(tmp_path)] == ["once"] * 5
 
 
-def test_stages_are_reported(tmp_path: Path) -> None:
-    stages: list[tuple[str, str, float]] = []
-    (cell,) = make_cells(1)
-    work(make_job(tmp_path, [cell]), lambda *stage: stages.append(stage))
-    assert stages == [(cell.key, "start", 0.0), (cell.key, "fit", 0.5)]
-
-
 def test_a_worker_waits_for_a_locked_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process has the lock of the first cell, and saves its record while this worker sleeps."""
     cells = make_cells(2)
@@ -122,24 +115,16 @@ def test_force_replaces_records_once(tmp_path: Path) -> None:
     assert len(log_lines(tmp_path)) == 4
 
 
-def test_a_cell_fails_if_a_worker_of_the_same_run_died_on_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("same_run", [True, False])
+def test_a_cell_on_which_a_worker_died_fails_in_the_same_run_only(tmp_path: Path, same_run: bool) -> None:
     (cell,) = make_cells(1)
     job = make_job(tmp_path, [cell], keep_going=True)
-    (job.lock_dir / f"{cell.key}.claim").write_text(job.run_id)
-    work(job, no_stage)
-    (failure,) = load_failures(tmp_path)
-    assert "lack of memory" in failure.message
-    assert log_lines(tmp_path) == []
-
-
-def test_a_cell_is_computed_if_a_worker_of_an_earlier_run_died_on_it(tmp_path: Path) -> None:
-    (cell,) = make_cells(1)
-    job = make_job(tmp_path, [cell])
     claim = job.lock_dir / f"{cell.key}.claim"
-    claim.write_text("another run")
+    claim.write_text(job.run_id if same_run else "another run")
     work(job, no_stage)
-    assert len(load_records(tmp_path)) == 1
-    assert not claim.exists()
+    assert ["lack of memory" in failure.message for failure in load_failures(tmp_path)] == [True] * same_run
+    assert len(load_records(tmp_path)) == len(log_lines(tmp_path)) == (not same_run)
+    assert same_run or not claim.exists()
 
 
 def test_workers_start_with_different_scenes(tmp_path: Path) -> None:

@@ -104,17 +104,6 @@ def test_two_runs_on_one_folder_share_the_work(tmp_path: Path) -> None:
     assert len(load_records(tmp_path)) == CELLS
 
 
-def test_one_of_two_runs_is_killed_and_the_other_finishes_its_cells(tmp_path: Path) -> None:
-    first, second = start(tmp_path), start(tmp_path)
-    wait_until(lambda: len(record_files(tmp_path)) >= 5)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate(timeout=TIMEOUT_SECONDS)
-    finish(second)
-    assert second.returncode == 0
-    assert {line.split()[0] for line in log_lines(tmp_path)} == {"once"}
-    assert len(load_records(tmp_path)) == CELLS
-
-
 @pytest.mark.parametrize("to_group", [True, False], ids=["Ctrl-C in a terminal", "signal to the parent"])
 def test_an_interrupt_ends_the_workers_and_prints_how_to_continue(tmp_path: Path, to_group: bool) -> None:
     process = start(tmp_path)

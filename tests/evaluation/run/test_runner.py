@@ -177,13 +177,6 @@ def test_a_manifest_that_changes_during_a_run_is_refused(loads: list[str], tmp_p
         run(tmp_path, cell)
 
 
-def test_unknown_settings_are_named(loads: list[str], tmp_path: Path) -> None:
-    (cell,) = cells(tmp_path)
-    wrong = replace(cell, protocol=cell.protocol.model_copy(update={"method_config": {"anwser": "class 0"}}))
-    with pytest.raises(ConfigError, match=r"anwser.*known fields: answer"):
-        run(tmp_path, wrong)
-
-
 def test_the_device_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = ((True, "auto", "cuda"), (True, "cuda", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu"))
     for present, device, resolved in cases:

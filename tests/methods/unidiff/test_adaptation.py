@@ -154,12 +154,6 @@ def test_drift_is_measured_before_and_after_every_epoch_and_saved(
     assert {path.suffix for path in cached(tmp_path, f"*/logs/{CURVE}.*")} == {".csv", ".png"}
 
 
-def test_drift_is_zero_without_pseudo_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_checkpoint(monkeypatch)
-    data = picture_data(modalities=("sar", "lidar"))
-    assert run(tmp_path, data, backbone="imagenet", anchored=False).drift.tolist() == [0.0] * 3
-
-
 # Resumption
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shlex
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.unidiff import adm_checkpoint
-from mmrs_bench.methods.unidiff.adm import ADM_64, adm_with_weights
+from mmrs_bench.methods.unidiff.adm import ADM_64
 from mmrs_bench.methods.unidiff.adm_checkpoint import (
     ADM_64_WEIGHTS,
     checkpoint_file,
@@ -86,10 +84,6 @@ class Malicious:
         return os.system, (f"touch {shlex.quote(str(self.witness))}",)
 
 
-def raw_pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Malicious(path.with_name("witness"))))
-
-
 def archived_pickle(path: Path) -> None:
     torch.save({**random_state(DENSE), "out.2.bias": Malicious(path.with_name("witness"))}, path)
 
@@ -108,8 +102,7 @@ def write_nan(path: Path) -> None:
 
 CODE, INCOMPLETE = "or contain code, which was not executed", "is not a complete checkpoint"
 FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "malicious": (raw_pickle, CODE),
-    "malicious in an archive": (archived_pickle, CODE),
+    "malicious": (archived_pickle, CODE),
     "cut at its end": (lambda path: truncate(path, 0.999), INCOMPLETE),
     "cut, old format": (lambda path: truncate(path, 0.5, zipped=False), INCOMPLETE),
     "a web page": (lambda path: path.write_text("<html>404</html>" * 9), INCOMPLETE),
@@ -129,18 +122,9 @@ def test_a_wrong_file_is_refused_and_its_code_is_not_executed(fault: str, tmp_pa
     with refused(DataError, f"{path}.*{message}"):
         load_original(path, DENSE)
     assert not (tmp_path / "witness").exists()
-
-
-@pytest.mark.parametrize("write", [raw_pickle, archived_pickle])
-def test_the_malicious_files_would_execute_code(write: Callable[[Path], None], tmp_path: Path) -> None:
-    """Otherwise the test above could not fail."""
-    path = tmp_path / "x.pt"
-    write(path)
-    if write is raw_pickle:
-        pickle.loads(path.read_bytes())  # noqa: S301 - the purpose of the test
-    else:
+    if message == CODE:
         torch.load(path, weights_only=False)
-    assert (tmp_path / "witness").exists()
+        assert (tmp_path / "witness").exists(), "the file contains no code, so this shows nothing"
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -203,20 +187,6 @@ def test_a_checkpoint_is_converted_once_and_loaded_once_per_process(
     assert same(reread(checkpoint), expected)
     with pytest.raises(TypeError):
         first["conv_in.bias"] = torch.zeros(32)  # type: ignore[index]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the list of mapped files exists on Linux only")
-def test_networks_share_the_memory_mapped_file(checkpoint: Path) -> None:
-    reread(checkpoint)
-    weights = reread(checkpoint)
-    (kept,) = conversions()
-    mapped = [
-        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if kept.name in line
-    ]
-    ranges = [range(int(start, 16), int(end, 16)) for start, end in mapped]
-    unet = adm_with_weights(DENSE, weights, trainable=["conv_out.bias"])
-    private = {n for n, p in unet.named_parameters() if not any(p.data_ptr() in part for part in ranges)}
-    assert private == {"conv_out.bias"}
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])

@@ -55,9 +55,7 @@ def test_the_hash_depends_on_the_selected_pictures_and_their_content() -> None:
         ({"backbone": "imagenet"}, {"modalities": ("sar",)}, "are sar, but .*anchored to false"),
         ({"anchored": False, "pictures": ("rgb",)}, {}, "without anchoring, stage A needs a picture other than rgb"),
         ({"tile": 128}, {}, r"raster \(36 x 40 pixels\) is too small for tiles of 128"),
-        ({"stride": 17}, {}, "stride 17"),
         ({}, {"bands": {"hsi": 5, "dsm": 1, "lidar": 1}}, "have rows .* expected different ones below 8; select fewer"),
-        ({}, {"bands": {"hsi": 5, "lidar": 5}}, "have rows .* expected different ones below 8; select fewer"),
     ],
 )
 def test_unsuitable_settings_and_protocols_are_refused(
