@@ -35,7 +35,6 @@ class _Task:
     def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
         self._call = (function, arguments)
         self._error: BaseException | None = None
-        self.cancelled = False
 
     def done(self) -> bool:
         function, arguments = self._call
@@ -47,9 +46,6 @@ class _Task:
 
     def exception(self) -> BaseException | None:
         return self._error
-
-    def cancel(self) -> None:
-        self.cancelled = True
 
 
 @pytest.fixture
