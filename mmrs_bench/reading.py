@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from yaml.constructor import ConstructorError
 
 from mmrs_bench.errors import BenchError
+from mmrs_bench.texts import one_line
 
 #: Largest text file that is read, in bytes.
 MAX_BYTES = 64 << 20
@@ -31,13 +32,14 @@ MAX_FAULTS = 3
 T = TypeVar("T")
 
 
-def read_yaml(path: Path, *, error: type[BenchError], advice: str) -> Any:
+def read_yaml(path: Path, *, error: type[BenchError], advice: str, nan_keys: Collection[str] = ()) -> Any:
     """Read a YAML file.
 
     Args:
         path: The file.
         error: Class of the error to raise.
         advice: What the user should do about an unreadable file; ends the message.
+        nan_keys: Keys whose value, or list of values, may contain ``.nan``, which becomes the text ``"nan"``.
 
     Returns:
         The content: mappings, lists, texts, finite numbers, booleans, None (for an empty file, too).
@@ -53,6 +55,7 @@ def read_yaml(path: Path, *, error: type[BenchError], advice: str) -> Any:
         if node is None:
             return None
         _check_nodes(node)
+        _nan_to_text(node, nan_keys)
         content = loader.construct_document(node)
         _check_content(content)
         return content
@@ -169,6 +172,23 @@ def _check_nodes(root: yaml.Node) -> None:
     size(root)
 
 
+def _nan_to_text(root: yaml.Node, keys: Collection[str]) -> None:
+    """Replace NaN below some keys by a text, because NaN is neither equal to itself nor valid in JSON."""
+    pending, known = [root], {id(root)}
+    while pending:
+        node = pending.pop()
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            children = [part for pair in node.value for part in pair]
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                    for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                        if item.tag == "tag:yaml.org,2002:float" and str(item.value).lower() == ".nan":
+                            item.tag, item.value = "tag:yaml.org,2002:str", "nan"
+        pending += [child for child in children if id(child) not in known]
+        known.update(map(id, children))
+
+
 def _check_keys(node: yaml.MappingNode) -> None:
     """Refuse repeated keys; PyYAML would keep the last one."""
     known: set[str] = set()
@@ -219,5 +239,4 @@ def _check_content(content: Any) -> None:
 def _one_line(fault: BaseException | str) -> str:
     """A message on one line, without control characters."""
     text = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
-    line = " ".join(text.split()) or type(fault).__name__
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return one_line(text) or type(fault).__name__

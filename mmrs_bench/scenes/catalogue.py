@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from mmrs_bench.scenes.scene import Scene
 
 SCENE_GROUP = "mmrs_bench.scenes"
+#: Fields of a manifest that contain values of label rasters.
+NAN_KEYS = ("unlabelled", "ignore", "values")
 SIMULATED_PREFIX = "sim-"
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file; raises `ManifestError` with file, field and fix."""
-    fields = read_yaml(path, error=ManifestError, advice="give the path of a manifest (.yaml)")
+    fields = read_yaml(path, error=ManifestError, advice="give the path of a manifest (.yaml)", nan_keys=NAN_KEYS)
     return validated(Manifest, fields, where=path, error=ManifestError).with_path(path)
 
 

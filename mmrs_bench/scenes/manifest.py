@@ -6,46 +6,43 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from mmrs_bench.io import content_hash
 from mmrs_bench.paths import MANIFEST_DIR
+from mmrs_bench.reading import MAX_FAULTS
+from mmrs_bench.scenes.manifest_files import ArrayRef, Axes, Member, Part, Source, SourceMember
+from mmrs_bench.scenes.manifest_labels import (
+    GroundTruth,
+    LabelValue,
+    OfficialSplit,
+    SceneClass,
+    dump_labels,
+    label_faults,
+)
 
-Axes = Literal["hwc", "chw", "whc", "cwh", "hw", "wh"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+__all__ = [
+    "ArrayRef",
+    "Axes",
+    "Generator",
+    "GroundTruth",
+    "LabelValue",
+    "Manifest",
+    "Member",
+    "Modality",
+    "OfficialSplit",
+    "SceneClass",
+    "Source",
+    "SourceMember",
+]
+
 BandIndex = Annotated[int, Field(ge=0)]
 
 
-def _check_relative(path: str) -> str:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
-        raise ValueError(f"{path!r} must be a relative path without '..'")
-    return path
-
-
-#: Path of a file below the scene's folder, or of a member of an archive.
-Member = Annotated[str, Field(min_length=1), AfterValidator(_check_relative)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ArrayRef(_Part):
-    """An array in a file: its key (see `mmrs_bench.scenes.files.formats.read_array`) and the order of its axes.
-
-    Lists of pixel positions have rows (row, column) and ignore ``axes``.
-    """
-
-    file: Member
-    key: str | None = None
-    axes: Axes = "hwc"
-
-
-class Modality(_Part):
+class Modality(Part):
     """One co-registered image of the scene; ``parts`` are stacked along the channels.
 
     ``rgb_bands`` are the HSI bands, counted from 0, for red, green and blue.
@@ -77,75 +74,7 @@ class Modality(_Part):
         return self
 
 
-class GroundTruth(_Part):
-    """The label raster, or several that are joined; ``unlabelled`` is the value of unlabelled pixels in the files."""
-
-    parts: tuple[ArrayRef, ...] = ()
-    unlabelled: int = 0
-
-
-class OfficialSplit(_Part):
-    """The train and test pixels of the data set's publishers.
-
-    ``kind: raster`` is non-zero where a pixel belongs to the part (1 or its class); ``kind: index`` has one row
-    (row, column) per pixel, counted from ``index_base``. Counts are the expected pixels per class.
-    """
-
-    train: ArrayRef
-    test: ArrayRef
-    kind: Literal["raster", "index"] = "raster"
-    index_base: Literal[0, 1] = 0
-    train_counts: tuple[int, ...] | None = None
-    test_counts: tuple[int, ...] | None = None
-
-
-class SceneClass(_Part):
-    """One land-cover class; ``count`` is its expected number of labelled pixels."""
-
-    id: int = Field(ge=1)
-    name: str = Field(min_length=1)
-    color: Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
-    count: int | None = Field(default=None, ge=1)
-
-
-class SourceMember(_Part):
-    """A file in the scene's folder, with its hash if it is known."""
-
-    path: Member
-    sha256: Sha256 | None = None
-
-
-class Source(_Part):
-    """One file to download: a .zip archive with ``members`` to extract, or a file that is used as it is.
-
-    ``urls`` are the address and its mirrors; ``manual`` explains how to get the file without them. Only
-    ``official-v1`` may need an ``optional`` source.
-    """
-
-    file: Member
-    urls: tuple[str, ...] = ()
-    sha256: Sha256 | None = None
-    bytes: int | None = Field(default=None, gt=0)
-    members: tuple[SourceMember, ...] = ()
-    manual: str = ""
-    optional: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Source:
-        for url in self.urls:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"address {url!r} must begin with https:// or http://")
-        if self.members and not self.file.endswith(".zip"):
-            raise ValueError(f"{self.file!r} lists members but is not a .zip; list the extracted files as sources")
-        return self
-
-    @property
-    def files(self) -> tuple[SourceMember, ...]:
-        """The files that the source puts into the scene's folder."""
-        return self.members or (SourceMember(path=self.file, sha256=self.sha256),)
-
-
-class Generator(_Part):
+class Generator(Part):
     """Settings of the simulator (see `mmrs_bench.scenes.simulator.simulated`); ``layout`` names its scene type."""
 
     layout: str
@@ -153,7 +82,7 @@ class Generator(_Part):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The description of a scene, either real (with ``sources``) or simulated (with a ``generator``)."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -209,6 +138,8 @@ class Manifest(_Part):
         for ref in self.scene_refs:
             if optional[ref.file]:
                 raise ValueError(f"file {ref.file!r} is required but its source is optional; remove optional: true")
+        if faults := list(label_faults(self.classes, self.ground_truth)):
+            raise ValueError("; ".join(faults[:MAX_FAULTS]))
         for name in ("train_counts", "test_counts"):
             counts = getattr(self.official_split, name, None)
             if counts is not None and len(counts) != len(self.classes):
@@ -271,5 +202,8 @@ class Manifest(_Part):
         for modality in fields["modalities"]:
             if modality["rgb_bands"] is None:  # scenes without it keep their fingerprint
                 del modality["rgb_bands"]
+        fields["ground_truth"] = dump_labels(self.ground_truth)
+        fields["classes"] = [dump_labels(scene_class) for scene_class in self.classes]
+        fields["official_split"] = dump_labels(self.official_split) if self.official_split else None
         fields["files"] = [f.model_dump(mode="json") for source in self.sources for f in source.files]
         return content_hash(fields)

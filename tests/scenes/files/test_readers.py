@@ -131,14 +131,27 @@ CONTRADICTIONS: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
     "unknown class": (
         changed("gt", (0, slice(2)), 9),
         {},
-        r"class 9 \(2 pixels\), expected 1\.\.3, or 0 if unlabelled",
+        r"unknown values 9 \(2 pixels\), expected \[1, 2, 3\] for the classes and \[0\] for no label; these lines "
+        r"would fit: set ground_truth\.ignore: \[0, 9\]",
     ),
-    "negative": (changed("gt", (0, 0), -1, "i2"), {}, r"unknown class -1 \(1 pixels\)"),
-    "fraction": (changed("gt", (0, 0), 0.5, "f4"), {}, "labels are NaN or fractions"),
-    "label nan": (changed("gt", (0, 0), np.nan, "f4"), {}, "labels are NaN or fractions"),
-    "label infinite": (changed("gt", (0, 0), np.inf, "f4"), {}, "labels are NaN or fractions"),
+    "negative": (
+        changed("gt", (0, 0), -1, "i2"),
+        {},
+        r"values -1 \(1 pixels\), .*; set ground_truth\.ignore: \[-1\] if they mean no label",
+    ),
+    "fraction": (changed("gt", (0, 0), 0.5, "f4"), {}, r"unknown values 0\.5 \(1 pixels\)"),
+    "label nan": (
+        changed("gt", (0, 0), np.nan, "f4"),
+        {},
+        r"\.nan \(1 pixels\), .*; set ground_truth\.ignore: \[\.nan\]",
+    ),
+    "label infinite": (changed("gt", (0, 0), np.inf, "f4"), {}, r"unknown values inf \(1 pixels\)"),
     "counts": (changed("gt", (0, 0), 2), {}, "Road has 10 pixels, expected 9; it is another version"),
-    "unlabelled": ({}, {"ground_truth": MINUS_ONE}, r"class 0 \(27 pixels\), expected 1\.\.3, or -1 if unlabelled"),
+    "unlabelled": (
+        {},
+        {"ground_truth": MINUS_ONE},
+        r"values 0 \(27 pixels\), .* and \[-1\] for no label; set .*ignore: \[-1, 0\]",
+    ),
     "overlap": ({"test": small_arrays()["gt"]}, official(test_counts=None), "6 pixels are in train and in test"),
     "outside": (changed("train", (0, 0), 1), official(), "1 pixels disagree with the ground truth"),
     "other class": (changed("train", (0, 2), 3), official(), "1 pixels disagree with the ground truth"),
@@ -200,16 +213,16 @@ def test_index_lists_count_from_0_or_1(tmp_path: Path, base: int) -> None:
 @pytest.mark.parametrize("declared", [0, 1])
 def test_a_wrong_index_base_names_the_right_one(tmp_path: Path, declared: int) -> None:
     other = 1 - declared
-    with pytest.raises(DataError, match=f"index_base: {declared}, .*; all positions fit index_base: {other}, so set"):
+    with pytest.raises(DataError, match=f"index_base: {declared}, .*fit another form, so set .*index_base: {other}"):
         index_scene(tmp_path, declared, tr=positions("train", other), te=positions("test", other))
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (positions("train", 0)[:, ::-1], "no index_base fits"),
-        (np.repeat(positions("train", 0)[:3], 2, axis=0), "3 positions are repeated; no index_base fits"),
-        (positions("train", 0).T, r"is int32 2x6, expected integers Nx2"),
+        (positions("train", 0)[:, ::-1], r"so set columns: \[x, y\], index_base: 0$"),
+        (np.repeat(positions("train", 0)[:3], 2, axis=0), "3 positions are repeated; no other form fits"),
+        (positions("train", 0).T, r"is int32 2x6, expected integers Nx2 .*; save its transpose"),
         (positions("train", 0) + 0.5, r"expected integers Nx2"),
         (np.full((6, 2), np.inf), r"expected integers Nx2"),
         (positions("train", 0)[1:], "expected"),

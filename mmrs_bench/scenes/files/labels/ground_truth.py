@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmrs_bench.scenes.files.rasters import SceneFiles, integral, listed
+from mmrs_bench.errors import DataError
+from mmrs_bench.scenes.files.labels.codes import class_of, list_of, read_values, suggestion, without_label
+from mmrs_bench.scenes.files.rasters import SceneFiles, listed
 from mmrs_bench.scenes.manifest import ArrayRef
 from mmrs_bench.scenes.scene import IntArray
 
@@ -13,39 +15,40 @@ Counts = list[int | None] | tuple[int, ...] | None
 
 
 def read_ground_truth(files: SceneFiles) -> IntArray:
-    """The ground truth (height, width): 0 for unlabelled, 1..K for the classes; a `DataError` names any fault."""
+    """The ground truth (height, width): 0 for unlabelled, 1..K for the classes.
+
+    Raises:
+        DataError: If a file cannot be read or contains unknown values, parts contradict each other, or a class has
+            another number of pixels than the manifest states.
+    """
     joined = np.zeros(files.size, dtype=np.int64)
     for ref in files.manifest.ground_truth.parts:
-        labels = read_labels(files, ref)
+        labels = _read_part(files, ref)
         clash = (joined != 0) & (labels != 0) & (joined != labels)
         if clash.any():
-            raise files.fault(ref, f"{clash.sum()} pixels have another class in another part; fetch the files again")
+            fix = "correct ground_truth.parts, or take both from one version of the data"
+            raise files.fault(ref, f"{clash.sum()} pixels have another class in another part; {fix}")
         joined = np.where(labels != 0, labels, joined)
-    check_counts(files, "ground truth", joined, [c.count for c in files.manifest.classes])
+    if fault := count_fault(files, joined, [c.count for c in files.manifest.classes]):
+        raise counts_error(files, "ground truth", fault)
     return joined
 
 
-def read_labels(files: SceneFiles, ref: ArrayRef) -> IntArray:
-    """A label raster (height, width): 0 for unlabelled, 1..K for the classes."""
-    values = files.array(ref, 1)[:, :, 0]
-    if not integral(values):
-        raise files.fault(ref, "labels are NaN or fractions, expected integers 1..K; correct the key")
-    labels = values.astype(np.int64)
-    unlabelled, classes = files.manifest.ground_truth.unlabelled, len(files.manifest.classes)
-    unknown = (labels != unlabelled) & ((labels < 1) | (labels > classes))
-    if unknown.any():
-        counts = zip(*np.unique(labels[unknown], return_counts=True), strict=True)
-        found = listed([f"{k} ({n} pixels)" for k, n in counts])
-        fix = "correct ground_truth.unlabelled or the classes"
-        raise files.fault(ref, f"unknown class {found}, expected 1..{classes}, or {unlabelled} if unlabelled; {fix}")
-    labels[labels == unlabelled] = 0
-    return np.ascontiguousarray(labels)
+def _read_part(files: SceneFiles, ref: ArrayRef) -> IntArray:
+    values, encoding = read_values(files, ref)
+    classes, ignored = class_of(files.manifest, encoding), without_label(files.manifest)
+    unknown = [value for value in values.distinct if value not in classes and value not in ignored]
+    if unknown:
+        expected = f"{list_of(classes)} for the classes"
+        expected += f" and {list_of(ignored)} for no label" if ignored else ""
+        fix = suggestion(files.manifest, values, encoding, "ground_truth.ignore")
+        raise files.fault(ref, f"unknown values {values.with_counts(unknown)}, expected {expected}; {fix}")
+    return values.mapped(classes)
 
 
-def check_counts(files: SceneFiles, place: ArrayRef | str, labels: IntArray, counts: Counts) -> None:
-    """Raise a `DataError` if classes have another number of pixels than expected."""
-    if fault := count_fault(files, labels, counts):
-        raise files.fault(place, f"{fault}; it is another version of the file, or correct the manifest's counts")
+def counts_error(files: SceneFiles, place: ArrayRef | str, fault: str) -> DataError:
+    """The error for classes with another number of pixels than expected."""
+    return files.fault(place, f"{fault}; it is another version of the file, or correct the manifest's counts")
 
 
 def count_fault(files: SceneFiles, labels: IntArray, counts: Counts) -> str:

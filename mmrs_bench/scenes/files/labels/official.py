@@ -1,62 +1,129 @@
-"""Reads official splits."""
+"""Reads official splits: masks, or lists of pixels."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from mmrs_bench.scenes.files.labels.ground_truth import Counts, check_counts, count_fault, read_labels
-from mmrs_bench.scenes.files.rasters import SceneFiles, integral, shape_text
+import numpy as np
+from numpy.typing import NDArray
+
+from mmrs_bench.errors import DataError
+from mmrs_bench.scenes.files.labels.codes import (
+    Value,
+    Values,
+    class_of,
+    list_of,
+    read_values,
+    suggestion,
+    without_label,
+)
+from mmrs_bench.scenes.files.labels.ground_truth import Counts, count_fault, counts_error
+from mmrs_bench.scenes.files.labels.positions import read_positions
+from mmrs_bench.scenes.files.rasters import SceneFiles
 from mmrs_bench.scenes.manifest import ArrayRef, OfficialSplit
 from mmrs_bench.scenes.scene import IntArray
 
+IGNORE_FIELD = "official_split.ignore"
+
+
+class _Reading(NamedTuple):
+    """One way to understand a mask: the values of pixels outside the part, and whether the others are classes."""
+
+    outside: frozenset[Value]
+    classes: bool
+
 
 def read_official(files: SceneFiles, split: OfficialSplit, ground_truth: IntArray) -> tuple[IntArray, IntArray]:
-    """Flat indices of the train and test pixels, ascending; a `DataError` names any fault."""
-    parts = ((split.train, split.train_counts), (split.test, split.test_counts))
-    if split.kind == "index":
-        train, test = (_positions(files, ref, counts, split.index_base, ground_truth) for ref, counts in parts)
-    else:
-        train, test = (_mask(files, ref, counts, ground_truth) for ref, counts in parts)
+    """Flat indices of the train and test pixels, ascending.
+
+    Raises:
+        DataError: If a file cannot be read or has another form than the manifest states, a part contradicts the ground
+            truth or its counts, or the parts share a pixel.
+    """
+    read = read_positions if split.kind == "index" else _mask
+    train = read(files, split, split.train, split.train_counts, ground_truth)
+    test = read(files, split, split.test, split.test_counts, ground_truth)
     if shared := np.intersect1d(train, test).size:
         raise files.fault("official_split", f"{shared} pixels are in train and in test, expected none; correct it")
     return train, test
 
 
-def _mask(files: SceneFiles, ref: ArrayRef, counts: Counts, ground_truth: IntArray) -> IntArray:
-    """Pixels of a raster that contains classes, or 1 for every pixel of the part."""
-    labels = read_labels(files, ref)
-    inside = labels != 0
-    wrong = inside & (labels != ground_truth) if labels.max() > 1 else inside & (ground_truth == 0)
-    if wrong.any():
-        fix = "it belongs to another version of the scene"
-        raise files.fault(ref, f"{wrong.sum()} pixels disagree with the ground truth, expected none; {fix}")
-    check_counts(files, ref, np.where(inside, ground_truth, 0), counts)
-    return np.flatnonzero(inside)
+def _mask(files: SceneFiles, split: OfficialSplit, ref: ArrayRef, counts: Counts, ground_truth: IntArray) -> IntArray:
+    """Pixels of a raster that contains classes, or one value for every pixel of the part."""
+    values, encoding = read_values(files, ref, mask=True)
+    classes = class_of(files.manifest, encoding)
+    readings = list(_readings(files, split, values, encoding))
+    if not readings:
+        found = values.with_counts(values.distinct) or "no values"
+        fix = "correct the key, or official_split.ignore"
+        raise files.fault(ref, f"contains only {found}, which are all outside the part; {fix}")
+    for reading in readings:
+        inside = _inside(values, reading)
+        if not _disagreeing(values, reading, classes, ground_truth).any() and not count_fault(
+            files, np.where(inside, ground_truth, 0), counts
+        ):
+            return np.flatnonzero(inside)
+    raise _refusal(files, ref, values, encoding, readings[0], counts, ground_truth)
 
 
-def _positions(files: SceneFiles, ref: ArrayRef, counts: Counts, base: int, ground_truth: IntArray) -> IntArray:
-    """Pixels of a list of positions. The declared base is checked, because files seldom document it."""
-    rows = files.raw(ref)
-    if rows.ndim != 2 or rows.shape[1] != 2 or not integral(rows):
-        found = f"{rows.dtype} {shape_text(rows)}"
-        raise files.fault(ref, f"is {found}, expected integers Nx2 (row, column); correct the key")
-    positions = rows.astype(np.int64)
-    if fault := _position_fault(files, positions - base, counts, ground_truth):
-        other = 1 - base
-        fits = not _position_fault(files, positions - other, counts, ground_truth)
-        fix = f"all positions fit index_base: {other}, so set that" if fits else "no index_base fits"
-        raise files.fault(ref, f"with index_base: {base}, {fault}; {fix}")
-    return np.sort(np.ravel_multi_index(tuple((positions - base).T), files.size)).astype(np.int64)
+def _readings(files: SceneFiles, split: OfficialSplit, values: Values, encoding: str) -> Iterator[_Reading]:
+    """The ways to understand a mask, the most likely first; at most one of them agrees with the ground truth.
+
+    0 is outside, and so are the values without a label. Two kinds need care. Where 0 is a class, a mask of classes
+    marks the outside by another value. And a mask of 0 and 255 may belong to a ground truth in which 255 is no label.
+    """
+    classes = class_of(files.manifest, encoding)
+    zero: Value = "#000000" if encoding == "rgb" else 0
+    ignored = frozenset(without_label(files.manifest) if split.ignore is None else split.ignore)
+    if encoding == "one-hot":  # a pixel outside is zero in all channels
+        outsides = [ignored]
+    elif zero in classes and zero not in ignored and ignored & {*values.distinct}:
+        outsides = [ignored, ignored | {zero}]
+    else:
+        outsides = [ignored | {zero}]
+    if split.ignore is None and encoding != "one-hot":
+        outsides.append(frozenset({zero}))
+    for outside in dict.fromkeys(outsides):
+        inside = [value for value in values.distinct if value not in outside]
+        if len(inside) == 1 and inside != [zero] and encoding != "one-hot":
+            yield _Reading(outside, classes=False)
+        elif inside:
+            yield _Reading(outside, classes=True)
 
 
-def _position_fault(files: SceneFiles, positions: IntArray, counts: Counts, ground_truth: IntArray) -> str:
-    """What is wrong with positions (n, 2) from 0; empty if nothing is."""
-    outside = int(np.count_nonzero(((positions < 0) | (positions >= files.size)).any(axis=1)))
-    if outside:
-        return f"{outside} of {len(positions)} positions lie outside the raster"
-    labels = ground_truth[tuple(positions.T)]
-    if unlabelled := int(np.count_nonzero(labels == 0)):
-        return f"{unlabelled} of {len(positions)} positions are unlabelled"
-    if repeated := len(positions) - np.unique(np.ravel_multi_index(tuple(positions.T), files.size)).size:
-        return f"{repeated} positions are repeated"
-    return count_fault(files, labels, counts)
+def _inside(values: Values, reading: _Reading) -> NDArray[np.bool_]:
+    return values.where(value for value in values.distinct if value not in reading.outside)
+
+
+def _disagreeing(
+    values: Values, reading: _Reading, classes: dict[Value, int], ground_truth: IntArray
+) -> NDArray[np.bool_]:
+    """Pixels of the part that have no label, or another class, in the ground truth."""
+    wrong = values.mapped(classes) != ground_truth if reading.classes else ground_truth == 0
+    disagreeing: NDArray[np.bool_] = _inside(values, reading) & wrong
+    return disagreeing
+
+
+def _refusal(
+    files: SceneFiles,
+    ref: ArrayRef,
+    values: Values,
+    encoding: str,
+    reading: _Reading,
+    counts: Counts,
+    ground_truth: IntArray,
+) -> DataError:
+    """The error for a mask that disagrees with the ground truth in every reading."""
+    classes = class_of(files.manifest, encoding)
+    unknown = [value for value in values.distinct if value not in reading.outside and value not in classes]
+    if reading.classes and unknown:
+        expected = (
+            f"one value for the part, or {list_of(classes)} for the classes, and {list_of(reading.outside)} outside"
+        )
+        fix = suggestion(files.manifest, values, encoding, IGNORE_FIELD)
+        return files.fault(ref, f"unknown values {values.with_counts(unknown)}, expected {expected}; {fix}")
+    if wrong := int(np.count_nonzero(_disagreeing(values, reading, classes, ground_truth))):
+        fix = "it belongs to another version of the scene, or correct official_split"
+        return files.fault(ref, f"{wrong} pixels disagree with the ground truth, expected none; {fix}")
+    return counts_error(files, ref, count_fault(files, np.where(_inside(values, reading), ground_truth, 0), counts))

@@ -1,0 +1,76 @@
+"""Fields of a manifest that name files: arrays, sources, members of archives."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Axes = Literal["hwc", "chw", "whc", "cwh", "hw", "wh"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _check_relative(path: str) -> str:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+        raise ValueError(f"{path!r} must be a relative path without '..'")
+    return path
+
+
+#: Path of a file below the scene's folder, or of a member of an archive.
+Member = Annotated[str, Field(min_length=1), AfterValidator(_check_relative)]
+
+
+class Part(BaseModel):
+    """Base of all parts of a manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ArrayRef(Part):
+    """An array in a file: its key (see `mmrs_bench.scenes.files.formats.read_array`) and the order of its axes.
+
+    Lists of pixel positions have rows (row, column) and ignore ``axes``.
+    """
+
+    file: Member
+    key: str | None = None
+    axes: Axes = "hwc"
+
+
+class SourceMember(Part):
+    """A file in the scene's folder, with its hash if it is known."""
+
+    path: Member
+    sha256: Sha256 | None = None
+
+
+class Source(Part):
+    """One file to download: a .zip archive with ``members`` to extract, or a file that is used as it is.
+
+    ``urls`` are the address and its mirrors; ``manual`` explains how to get the file without them. Only
+    ``official-v1`` may need an ``optional`` source.
+    """
+
+    file: Member
+    urls: tuple[str, ...] = ()
+    sha256: Sha256 | None = None
+    bytes: int | None = Field(default=None, gt=0)
+    members: tuple[SourceMember, ...] = ()
+    manual: str = ""
+    optional: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Source:
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"address {url!r} must begin with https:// or http://")
+        if self.members and not self.file.endswith(".zip"):
+            raise ValueError(f"{self.file!r} lists members but is not a .zip; list the extracted files as sources")
+        return self
+
+    @property
+    def files(self) -> tuple[SourceMember, ...]:
+        """The files that the source puts into the scene's folder."""
+        return self.members or (SourceMember(path=self.file, sha256=self.sha256),)
