@@ -28,6 +28,7 @@ from mmrs_bench.evaluation.sweep import (
     run_sweep,
     sweep_cells,
     sweep_figure,
+    sweep_path,
     sweep_table,
     write_rows,
 )
@@ -176,6 +177,10 @@ def test_points_with_a_record_are_not_computed_again(tmp_path: Path) -> None:
     assert Noisy.fits == at(4, 0), "other shots are another point"
     assert other.keys().isdisjoint(rows)
     assert len(load_records(tmp_path / "out")) == 12 + 3 + 3
+
+
+def test_file_names_tell_variants_apart(tmp_path: Path) -> None:
+    assert sweep_path(cells(tmp_path, methods=("noisy:other",)), tmp_path).name == "sweep-tiny-r1-noisy-other.csv"
 
 
 @pytest.mark.parametrize("stop", [TrainingError("the loss is NaN"), KeyboardInterrupt()])

@@ -59,6 +59,13 @@ def test_the_network_and_the_original_have_the_stated_parameters(config: AdmConf
     assert {module.p for module in unet.modules() if isinstance(module, torch.nn.Dropout)} == {0.0, config.dropout}
 
 
+def test_half_precision_is_converted_to_single() -> None:
+    state = {key: tensor.half() for key, tensor in random_state(DENSE).items()}
+    converted = convert_adm(state, DENSE)
+    assert {tensor.dtype for tensor in converted.values()} == {torch.float32}
+    assert torch.equal(converted["conv_in.weight"], state["input_blocks.0.0.weight"].float())
+
+
 @torch.no_grad()
 def test_zeroed_last_layers_make_every_branch_zero() -> None:
     unet = build_adm(DENSE).eval()
