@@ -38,7 +38,7 @@ def draw_map(
 def _one_cell(suite_options: dict[str, Any], draw: int) -> Cell:
     if draw < 0:
         raise ConfigError(f"draw {draw}: draws are numbered from 0")
-    cells = build_cells(make_suite({**suite_options, "draws": draw + 1}))
+    cells = build_cells(make_suite({**suite_options, "draws": draw + 1}), fetch=say_progress)
     chosen = [cell for cell in cells if cell.protocol.data.draw == draw]
     if len(chosen) != 1:
         raise ConfigError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrs_bench.commands.options import compute, make_suite
-from mmrs_bench.commands.output import say, say_columns, table_console
+from mmrs_bench.commands.output import say, say_columns, say_progress, table_console
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.results.records import load_failures, load_records
 from mmrs_bench.evaluation.run.planning import State, make_plan, remaining_seconds
@@ -53,7 +53,7 @@ def run(
 ) -> int:
     """Compute all cells that have no record, then show the leaderboard."""
     folder = Path(results).expanduser()
-    cells = build_cells(make_suite(suite_options))
+    cells = build_cells(make_suite(suite_options), fetch=say_progress)
     status = compute(
         cells,
         folder,

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from mmrs_bench.commands.options import make_execution, make_suite
-from mmrs_bench.commands.output import say, table_console
+from mmrs_bench.commands.output import say, say_progress, table_console
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.run.session import check_writable
@@ -21,7 +21,7 @@ def sweep(
     *, timesteps: Sequence[int], blocks: Sequence[int], out: str, device: str, precision: str, **suite_options: Any
 ) -> int:
     """Score a method at every timestep and block. Points that have a record in OUT are not computed again."""
-    cells = sweep_cells(make_suite(suite_options), timesteps, blocks)
+    cells = sweep_cells(make_suite(suite_options), timesteps, blocks, fetch=say_progress)
     folder = Path(out).expanduser()
     check_writable(folder)
     console = Console(stderr=True)

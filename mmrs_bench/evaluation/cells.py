@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +20,8 @@ from mmrs_bench.config import (
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
 from mmrs_bench.methods.catalogue import is_card_path, method_card, method_cards, resolve_config
 from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.files.fetch import ensure_files
+from mmrs_bench.scenes.files.fingerprint import depends_on_files, scene_fingerprint
 from mmrs_bench.scenes.manifest import Manifest
 
 ALL_METHODS = "all"
@@ -103,23 +105,32 @@ def weightless_methods() -> list[str]:
     return [card.name for card in method_cards().values() if not card.needs_weights]
 
 
-def build_cells(suite: Suite) -> list[Cell]:
+def build_cells(suite: Suite, *, fetch: Callable[[str], object] | None = None) -> list[Cell]:
     """Check a suite and return its cells, without duplicates.
 
+    Keys cover the content of all files without a known hash. Without ``fetch``, those that are absent are left out,
+    which is enough to show a plan.
+
     Of draw, seed and method, the draw varies slowest: after an early stop, all methods have results on the same draws.
+
+    Args:
+        suite: The suite.
+        fetch: Called with one line per step; if given, files that keys depend on are fetched first.
 
     Raises:
         ConfigError: If a name is unknown, a number is out of range, or a method does not support the selection rule.
         ManifestError: If a manifest is faulty.
         SplitError: If a class has too few pixels for the shots, or a scene has no official split.
+        DataError: If files are missing and cannot be fetched, or cannot be read.
     """
     _check_numbers(suite)
     scenes = [(dataset, load_manifest(dataset)) for dataset in _unique(suite.datasets)]
     methods = list(_methods(suite))
     for dataset, manifest in scenes:
         _check_scene(suite, dataset, manifest)
+    fingerprints = {dataset: _fingerprint(manifest, fetch) for dataset, manifest in scenes}
     cells = [
-        _cell(suite, dataset, manifest, method, split=split, shots=shots, draw=draw, seed=seed)
+        _cell(suite, dataset, manifest, fingerprints[dataset], method, split=split, shots=shots, draw=draw, seed=seed)
         for dataset, manifest in scenes
         for split in suite.splits
         for shots in suite.shots
@@ -134,6 +145,7 @@ def _cell(
     suite: Suite,
     dataset: str,
     manifest: Manifest,
+    fingerprint: str,
     method: _MethodVariant,
     *,
     split: SplitName,
@@ -157,7 +169,7 @@ def _cell(
     )
     protocol = ProtocolConfig(
         scene=manifest.tag,
-        scene_fingerprint=manifest.fingerprint,
+        scene_fingerprint=fingerprint,
         data=data,
         seed=seed,
         budget=suite.budget,
@@ -167,6 +179,12 @@ def _cell(
         method_config=resolve_config(card, variant, suite.budget),
     )
     return Cell(dataset, protocol, card_path)
+
+
+def _fingerprint(manifest: Manifest, fetch: Callable[[str], object] | None) -> str:
+    if fetch is not None and depends_on_files(manifest):
+        ensure_files(manifest, progress=fetch)
+    return scene_fingerprint(manifest)
 
 
 def _modalities(suite: Suite, manifest: Manifest) -> tuple[str, ...]:

@@ -52,14 +52,16 @@ _ADVICE = "correct the line, or move the file away to compute its points again"
 PointListener = Callable[[int, Cell, str, float], None]
 
 
-def sweep_cells(suite: Suite, timesteps: Sequence[int], blocks: Sequence[int]) -> list[Cell]:
-    """The points of a sweep on every draw, as cells; the draw varies slowest.
+def sweep_cells(
+    suite: Suite, timesteps: Sequence[int], blocks: Sequence[int], *, fetch: Callable[[str], object] | None = None
+) -> list[Cell]:
+    """The points of a sweep on every draw, as cells; the draw varies slowest. For ``fetch`` see `build_cells`.
 
     Raises:
         ConfigError: If the suite has several methods, scenes, splits, shots or seeds, or the method lacks a setting.
         BenchError: As `mmrs_bench.evaluation.cells.build_cells`.
     """
-    cells = build_cells(suite)
+    cells = build_cells(suite, fetch=fetch)
     curves = len(cells) // suite.draws
     if curves != 1:
         raise ConfigError(

@@ -22,6 +22,7 @@ from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, never_defer
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.files.fingerprint import scene_fingerprint
 from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.splits.audit import audit
 
@@ -124,9 +125,11 @@ def fit_cell(
 def _scene(dataset: str, fingerprint: str) -> Scene:
     """The scene, cached for the next cell."""
     manifest = load_manifest(dataset)
-    if manifest.fingerprint != fingerprint:
-        raise DataError(f"{manifest.path}: the manifest changed during the run; run the command again")
-    return load_scene(manifest)
+    scene = load_scene(manifest)
+    # After reading, so that a file that changed before it was read is noticed.
+    if scene_fingerprint(manifest) != fingerprint:
+        raise DataError(f"{manifest.path}: the manifest or its files changed during the run; run the command again")
+    return scene
 
 
 def _empty_folder(folder: Path) -> Path:

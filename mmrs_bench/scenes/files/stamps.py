@@ -1,4 +1,4 @@
-"""Remembers verified files, so that a scene is not hashed at every load."""
+"""Remembers hashes of files, so that a scene is not hashed at every load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmrs_bench.scenes.manifest import SourceMember
 
 
 class Stamps:
-    """Size, modification time and hash of the verified files of one folder.
+    """Size, times and hash of the files of one folder.
 
     They are stored in the cache and not beside the files, so that a shared data folder may be read-only.
 
@@ -35,21 +35,39 @@ class Stamps:
         self._stamps: dict[str, list[Any]] = stamps if isinstance(stamps, dict) else {}
 
     def verified(self, member: SourceMember) -> bool:
-        """Whether a file is present with its expected hash. A file is hashed only if it has changed."""
-        path = self._folder / member.path
+        """Whether a file is present with its expected hash, or with any content if it has none."""
+        if member.sha256 is None:
+            return (self._folder / member.path).is_file()
+        return self.sha256(member.path) == member.sha256
+
+    def sha256(self, file: str) -> str | None:
+        """SHA-256 of a file of the folder; None if it is absent. A file is hashed only if it has changed.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        path = self._folder / file
         if not path.is_file():
-            return False
-        if member.sha256 is None or self._stamps.get(member.path) == self._stamp(member):
-            return True
-        if file_sha256(path) != member.sha256:
-            return False
-        self.add(member)
-        return True
+            return None
+        try:
+            state = _state(path)
+            known = self._stamps.get(file)
+            if isinstance(known, list) and known[:-1] == state and isinstance(known[-1], str):
+                return known[-1]
+            found = file_sha256(path)
+            if _state(path) == state:  # else it changed meanwhile
+                self._stamps[file] = [*state, found]
+                self._changed = True
+            return found
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror or error}); check the file and its rights"
+            ) from error
 
     def add(self, member: SourceMember) -> None:
-        """Remember a file that has just been verified."""
+        """Remember the expected hash of a file that has just been verified."""
         if member.sha256 is not None:
-            self._stamps[member.path] = self._stamp(member)
+            self._stamps[member.path] = [*_state(self._folder / member.path), member.sha256]
             self._changed = True
 
     def save(self, progress: Callable[[str], Any]) -> None:
@@ -61,6 +79,8 @@ class Stamps:
         except BenchError as error:
             progress(f"hashes are not remembered: {error}")
 
-    def _stamp(self, member: SourceMember) -> list[Any]:
-        found = (self._folder / member.path).stat()
-        return [found.st_size, found.st_mtime_ns, member.sha256]
+
+def _state(path: Path) -> list[int]:
+    """What changes when a file is written or replaced: size, inode, times of modification and of change in ns."""
+    found = path.stat()
+    return [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]

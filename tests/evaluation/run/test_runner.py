@@ -173,7 +173,7 @@ def test_a_manifest_that_changes_during_a_run_is_refused(loads: list[str], tmp_p
     fields = yaml.safe_load(manifest.read_text())
     fields["generator"]["seed"] = 1
     manifest.write_text(yaml.safe_dump(fields))
-    with pytest.raises(DataError, match=r"tiny\.yaml: the manifest changed during the run"):
+    with pytest.raises(DataError, match=r"tiny\.yaml: the manifest or its files changed during the run"):
         run(tmp_path, cell)
 
 
