@@ -57,6 +57,9 @@ class Scene:
         official: Flat indices of the official ``(train, test)`` pixels, if there is an official split.
         official_missing: Which files of the official split are missing; empty if none is.
         pixel_bounds: Upper bounds of pixelwise classifiers; empty for real scenes.
+        crs: Coordinate reference system as WKT; None if the files contain none.
+        transform: (a, b, c, d, e, f) with x = a column + b row + c and y = d column + e row + f, in units of the CRS;
+            None if the files contain none.
     """
 
     manifest: Manifest
@@ -65,6 +68,8 @@ class Scene:
     official: tuple[IntArray, IntArray] | None = None
     official_missing: str = ""
     pixel_bounds: tuple[PixelBound, ...] = ()
+    crs: str | None = None
+    transform: tuple[float, float, float, float, float, float] | None = None
 
     @property
     def height(self) -> int:

@@ -152,7 +152,7 @@ def _errors(scene: Scene, classes: IntArray, support: IntArray | None) -> tuple[
 
 
 def _geotiff(scene: Scene, classes: IntArray) -> bytes:
-    """A GeoTIFF of class ids with colours and names, without coordinates, which scene files do not contain."""
+    """A GeoTIFF of class ids with colours and names, and the scene's coordinates if its files contain them."""
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
@@ -165,7 +165,15 @@ def _geotiff(scene: Scene, classes: IntArray) -> bytes:
         raise ConfigError(f"{scene.num_classes} classes do not fit a GeoTIFF of bytes (255 at most); write a .png")
     colours = {0: (255, 255, 255, 0)}
     colours |= {entry.id: (*bytes.fromhex(entry.color[1:]), 255) for entry in scene.manifest.classes}
-    profile = {"driver": "GTiff", "height": scene.height, "width": scene.width, "count": 1, "dtype": rasterio.uint8}
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "height": scene.height,
+        "width": scene.width,
+        "count": 1,
+        "dtype": rasterio.uint8,
+    }
+    if scene.transform is not None:
+        profile |= {"transform": rasterio.Affine(*scene.transform), "crs": scene.crs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with MemoryFile() as memory:

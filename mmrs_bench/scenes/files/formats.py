@@ -1,60 +1,56 @@
-"""Reads arrays from files: MATLAB, NumPy, GeoTIFF, ENVI regions as text.
+"""Reads arrays from files: MATLAB, NumPy, GeoTIFF, ENVI rasters, ENVI regions as text.
 
 To add a format, write a function that reads it and add a row to `FORMATS`. `read_array` turns any exception into a
-`DataError` that names the file. The function itself raises a `DataError` only for a wrong key or content.
+`DataError` that names the file. The function itself raises a `DataError` only for a wrong key or content. A format that
+a C library reads belongs into the child process (`mmrs_bench.scenes.files.decoders.guard`).
 """
 
 from __future__ import annotations
 
-import warnings
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from mmrs_bench.errors import BenchError, ConfigError, DataError
-from mmrs_bench.scenes.files.decoders.raster import AnyArray, Raster
-from mmrs_bench.scenes.files.envi import read_roi_text
-from mmrs_bench.scenes.files.matlab import absent, read_matlab
+from mmrs_bench.scenes.files.decoders.envi import ENDINGS, HEADER_ENDING, find_pair
+from mmrs_bench.scenes.files.decoders.faults import damaged
+from mmrs_bench.scenes.files.decoders.guard import read_guarded
+from mmrs_bench.scenes.files.decoders.numpy_files import read_npy, read_npz
+from mmrs_bench.scenes.files.decoders.raster import Raster
+from mmrs_bench.scenes.files.decoders.roi_text import read_roi_text
+
+#: A reader receives the path, the key, and (height, width) of the scene.
+Reader = Callable[[Path, str | None, tuple[int, int]], Raster]
 
 
-def _read_npy(path: Path) -> AnyArray:
-    array: AnyArray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
+def _read_matlab(path: Path, key: str | None, size: tuple[int, int]) -> Raster:
+    return read_guarded("matlab", path, path.stat().st_size, key=key, size=size)
 
 
-def _read_npz(path: Path, key: str | None) -> AnyArray:
-    # np.load does not close a file that is not an archive.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        if key not in archive.files:
-            raise absent(key, archive.files)
-        array: AnyArray = archive[key]
-        return array
+def _read_geotiff(path: Path, *_: object) -> Raster:
+    _need_rasterio(path, "GeoTIFF")
+    return read_guarded("geotiff", path, path.stat().st_size)
 
 
-def _read_geotiff(path: Path) -> AnyArray:
-    try:
-        import rasterio
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{path}: GeoTIFF needs rasterio, which is not installed; run: pip install 'mmrs-bench[geo]'"
-        ) from error
-    with warnings.catch_warnings():
-        # The rasters of a scene share one pixel grid, so their georeference is not needed.
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as raster:
-            array: AnyArray = raster.read()
-            return array
+def _read_envi(path: Path, *_: object) -> Raster:
+    _need_rasterio(path, "ENVI")
+    return read_guarded("envi", path, sum(part.stat().st_size for part in find_pair(path)))
 
 
-#: Readers by file ending. A reader receives the path, the key, and (height, width) of the scene.
-FORMATS: dict[str, Callable[[Path, str | None, tuple[int, int]], AnyArray]] = {
-    ".mat": lambda path, key, _: read_matlab(path, key),
-    ".npy": lambda path, *_: _read_npy(path),
-    ".npz": lambda path, key, _: _read_npz(path, key),
-    ".tif": lambda path, *_: _read_geotiff(path),
-    ".tiff": lambda path, *_: _read_geotiff(path),
-    ".txt": lambda path, _, size: read_roi_text(path, size),
+def _need_rasterio(path: Path, name: str) -> None:
+    if importlib.util.find_spec("rasterio") is None:
+        raise ConfigError(f"{path}: {name} needs rasterio, which is not installed; run: pip install 'mmrs-bench[geo]'")
+
+
+#: Readers by file ending. A file with another ending is an ENVI raster if an ENVI header lies beside it.
+FORMATS: dict[str, Reader] = {
+    ".mat": _read_matlab,
+    ".npy": lambda path, *_: Raster(read_npy(path)),
+    ".npz": lambda path, key, _: Raster(read_npz(path, key)),
+    ".tif": _read_geotiff,
+    ".tiff": _read_geotiff,
+    ".txt": lambda path, _, size: Raster(read_roi_text(path, size)),
+    **dict.fromkeys((HEADER_ENDING, *ENDINGS), _read_envi),
 }
 
 
@@ -67,8 +63,8 @@ def read_array(path: Path, key: str | None, size: tuple[int, int]) -> Raster:
         size: (height, width) of the scene, for formats that list pixels.
 
     Returns:
-        The array: MATLAB files in MATLAB's order of axes, GeoTIFF as (bands, height, width), ENVI regions as an int64
-        raster (height, width) of region numbers 1..n, 0 elsewhere.
+        The array with what the file declares about it: MATLAB files in MATLAB's order of axes, GeoTIFF and ENVI rasters
+        as (bands, height, width), ENVI regions as an int64 raster (height, width) of region numbers 1..n, 0 elsewhere.
 
     Raises:
         DataError: If the file is absent, unreadable, or contains no real numeric array under ``key``.
@@ -76,21 +72,48 @@ def read_array(path: Path, key: str | None, size: tuple[int, int]) -> Raster:
     """
     if not path.is_file():
         raise DataError(f"{path}: the file is absent; run: mmrs-bench data fetch")
-    read = FORMATS.get(path.suffix.lower())
-    if read is None:
-        raise ConfigError(f"{path}: unknown format {path.suffix!r}; use one of {' '.join(FORMATS)}")
     place = f"{path}[{key}]" if key else str(path)
     try:
-        array = read(path, key, size)
-    except DataError as error:
-        raise DataError(f"{place}: {error}") from error
-    except BenchError:
+        raster = _reader(path)(path, key, size)
+    except ConfigError:
         raise
+    except BenchError as error:
+        raise type(error)(_printable(f"{place}: {error}")) from error
     except Exception as error:  # libraries raise many types on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path}: cannot be read ({reason}); it is cut off or not a {path.suffix} file, so fetch it again"
-        ) from error
-    if array.dtype.kind not in "buif":
-        raise DataError(f"{place}: contains {array.dtype}, expected real numbers; correct the key")
-    return Raster(array)
+        raise DataError(_printable(f"{place}: {damaged(str(error) or type(error).__name__)}")) from error
+    if raster.array.dtype.kind not in "buif":
+        raise DataError(f"{place}: contains {raster.array.dtype}, expected real numbers; correct the key")
+    return raster
+
+
+def companion(path: Path) -> Path | None:
+    """The file that belongs to a file: the data of an ENVI header, or the header of an ENVI raster; else None.
+
+    Raises:
+        DataError: If it is absent, or several files fit.
+    """
+    if FORMATS.get(path.suffix.lower(), _read_envi) is not _read_envi:
+        return None
+    try:
+        header, data = find_pair(path)
+    except BenchError as error:
+        raise DataError(f"{path}: {error}") from error
+    return data if header == path else header
+
+
+def _reader(path: Path) -> Reader:
+    reader = FORMATS.get(path.suffix.lower())
+    if reader is not None:
+        return reader
+    try:
+        find_pair(path)
+    except BenchError as error:
+        known = " ".join(filter(None, FORMATS))
+        raise ConfigError(f"{path}: unknown format {path.suffix!r}; use one of {known}") from error
+    return _read_envi
+
+
+def _printable(text: str) -> str:
+    """One line without control characters, which names in a file may contain."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

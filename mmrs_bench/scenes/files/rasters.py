@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import get_args
 
 import numpy as np
 
 from mmrs_bench.errors import DataError
 from mmrs_bench.scenes.files.decoders.raster import AnyArray, Raster
-from mmrs_bench.scenes.files.formats import read_array
+from mmrs_bench.scenes.files.formats import companion, read_array
+from mmrs_bench.scenes.files.grids import Grids
 from mmrs_bench.scenes.manifest import ArrayRef, Axes, Manifest
 
 #: Number of faulty bands, classes or values that a message lists.
@@ -24,10 +25,12 @@ class SceneFiles:
     Args:
         manifest: Their description.
         folder: The folder that contains them.
+        grids: The georeference of the files that were read.
     """
 
     manifest: Manifest
     folder: Path
+    grids: Grids = field(default_factory=Grids)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,8 +44,28 @@ class SceneFiles:
         return DataError(f"{self.manifest.tag}: {place}: {text}")
 
     def read(self, ref: ArrayRef) -> Raster:
-        """An array in the axis order of its file, with its missing values; errors as `read_array`."""
-        return read_array(self.folder / ref.file, ref.key, self.size)
+        """An array in the axis order of its file, with its missing values.
+
+        Raises:
+            DataError: As `read_array`; if the file lies on another pixel grid than one read before, or is read
+                together with one that no source provides.
+        """
+        path = self.folder / ref.file
+        if path.is_file() and (other := companion(path)) is not None:
+            self._check_source(ref, other.name)
+        raster = read_array(path, ref.key, self.size)
+        if raster.grid is not None:
+            try:
+                self.grids.add(ref.file, raster.grid, self.size)
+            except DataError as error:
+                raise DataError(f"{self.manifest.tag}: {error}") from error
+        return raster
+
+    def _check_source(self, ref: ArrayRef, companion_name: str) -> None:
+        """Check that the other file of an ENVI raster is fetched and verified, too."""
+        name = str(PurePosixPath(ref.file).with_name(companion_name))
+        if name not in {file.path for source in self.manifest.sources for file in source.files}:
+            raise self.fault(ref, f"is read together with {name}, which no source provides; add it to the sources")
 
     def raw(self, ref: ArrayRef) -> AnyArray:
         """An array in the axis order of its file; errors as `read_array`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmrs_bench.scenes.files.decoders.raster import Raster
 from mmrs_bench.scenes.files.labels.ground_truth import read_ground_truth
 from mmrs_bench.scenes.files.labels.official import read_official
 from mmrs_bench.scenes.files.rasters import SceneFiles, listed
@@ -19,8 +20,9 @@ def read_scene(manifest: Manifest, folder: Path) -> Scene:
     The official split is read if the manifest has one and its files are present.
 
     Raises:
-        DataError: If a file or key is absent or unreadable, axes or sizes differ, a value is not finite, a band is
-            constant, classes or their counts differ, or the official split contradicts the ground truth.
+        DataError: If a file or key is absent or unreadable, axes, sizes or pixel grids differ, a value is missing or
+            not finite, a band is constant, classes or their counts differ, or the official split contradicts the ground
+            truth.
     """
     files = SceneFiles(manifest, folder)
     images: dict[str, FloatArray] = {modality.name: _read_image(files, modality) for modality in manifest.modalities}
@@ -28,7 +30,9 @@ def read_scene(manifest: Manifest, folder: Path) -> Scene:
     official = None
     if manifest.official_split is not None and all((folder / ref.file).is_file() for ref in manifest.official_refs):
         official = read_official(files, manifest.official_split, ground_truth)
-    return Scene(manifest, images, ground_truth, official)
+    grid = files.grids.first
+    crs, transform = (None, None) if grid is None else (grid.crs or None, grid.transform)
+    return Scene(manifest, images, ground_truth, official, crs=crs, transform=transform)
 
 
 def _read_image(files: SceneFiles, modality: Modality) -> FloatArray:
@@ -36,7 +40,10 @@ def _read_image(files: SceneFiles, modality: Modality) -> FloatArray:
     only = modality.bands if len(modality.parts) == 1 else None
     stop = 0
     for ref in modality.parts:
-        part = files.array(ref, only)
+        raster = files.raster(ref, only)
+        part = raster.array
+        if fault := _nodata_fault(raster):
+            raise files.fault(ref, fault)
         start, stop = stop, stop + part.shape[2]
         if stop > modality.bands:
             break
@@ -49,6 +56,27 @@ def _read_image(files: SceneFiles, modality: Modality) -> FloatArray:
     if fault := _value_fault(image):
         raise files.fault(modality.name, fault)
     return image
+
+
+def _nodata_fault(raster: Raster) -> str:
+    """Bands with values that the file declares as missing; empty if there are none."""
+    if raster.nodata is None:
+        return ""
+    counts = np.count_nonzero(raster.nodata, axis=(0, 1)).tolist()
+    values = dict(enumerate(raster.nodata_values)) if len(raster.nodata_values) == len(counts) else {}
+    found = [
+        f"band {band}: {count} pixels" + (f" are {_exact(value)}" if (value := values.get(band)) is not None else "")
+        for band, count in enumerate(counts)
+        if count
+    ]
+    return (
+        f"missing values in {len(found)} of {len(counts)} bands ({listed(found)}; counted from 0), which the file "
+        "declares as nodata; fill them, or correct the declaration if these are measured values"
+    )
+
+
+def _exact(value: float) -> str:
+    return f"{value:.0f}" if abs(value) < 1e15 and value == int(value) else repr(value)
 
 
 def _value_fault(image: FloatArray) -> str:

@@ -64,13 +64,13 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object))
     (tmp_path / "b.npy").write_bytes(pickle.dumps([1, 2]))
     for name in ("a.npz", "a.npy", "b.npy"):
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match=r"cannot be read|contains Python objects"):
             read_array(tmp_path / name, "x", SIZE)
 
 
 def test_complex_numbers_absent_files_and_unknown_formats_are_errors(tmp_path: Path) -> None:
     np.savez(tmp_path / "complex.npz", z=np.ones(3, dtype=complex))
-    with pytest.raises(DataError, match="contains complex128, expected real numbers"):
+    with pytest.raises(DataError, match="contains complex numbers, expected real numbers"):
         read_array(tmp_path / "complex.npz", "z", SIZE)
     with pytest.raises(DataError, match="the file is absent"):
         read_array(tmp_path / "a.mat", "x", SIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from mmrs_bench.errors import DataError
 
 Point = tuple[int, int]
 
+_MAX_BYTES = 1 << 30
+_POINT = re.compile(r"\s*([+-]?\d{1,12})\s+([+-]?\d{1,12})\s+([+-]?\d{1,12})(\s|$)", re.ASCII)
+
 
 def read_roi_text(path: Path, size: tuple[int, int]) -> NDArray[np.int64]:
     """Read a text export of regions of interest as a raster.
 
     Header lines start with ``;`` and declare the number of points of each region (``; ROI npts: 198``). Other lines are
-    ``ID X Y ...`` with column X and row Y from 1; ID starts at 1 in each region.
+    ``ID X Y ...`` with column X and row Y from 1; ID starts at 1 in each region. The text is UTF-8, UTF-16 with a byte
+    order mark, or Latin-1.
 
     Returns:
         int64 raster of ``size`` (height, width): the region's number in the header, from 1; 0 outside all regions.
@@ -27,9 +32,9 @@ def read_roi_text(path: Path, size: tuple[int, int]) -> NDArray[np.int64]:
     """
     declared: list[int] = []
     regions: list[list[Point]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         if line.lstrip().startswith(";"):
-            if found := re.search(r"ROI npts:\s*(\d+)", line):
+            if found := re.search(r"ROI npts:\s*(\d{1,12})", line, re.ASCII):
                 declared.append(int(found[1]))
         elif line.strip():
             identifier, point = _read_point(line, number, size)
@@ -41,16 +46,34 @@ def read_roi_text(path: Path, size: tuple[int, int]) -> NDArray[np.int64]:
     lengths = [len(points) for points in regions]
     expected = [count for count in declared if count] if declared else lengths
     if not regions or lengths != expected:
-        raise DataError(f"contains regions of {lengths} points, its header declares {expected}; fetch it again")
+        raise DataError(
+            f"contains regions of {_short(lengths)} points, its header declares {_short(expected)}; fetch it again"
+        )
     numbers = [number for number, count in enumerate(declared or lengths, start=1) if count]
     return _rasterise(dict(zip(numbers, regions, strict=True)), size)
 
 
-def _read_point(line: str, number: int, size: tuple[int, int]) -> tuple[int, Point]:
+def _text(path: Path) -> str:
+    if path.stat().st_size > _MAX_BYTES:
+        raise DataError(f"has {path.stat().st_size:,} bytes, expected at most {_MAX_BYTES:,}; it is no ENVI text")
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
     try:
-        identifier, column, row = (int(field) for field in line.split()[:3])
-    except ValueError as error:
-        raise DataError(f"line {number} is {line.strip()[:40]!r}, expected integers 'ID X Y'") from error
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _short(counts: list[int]) -> str:
+    return f"[{', '.join(map(str, counts[:20]))}{', ...' if len(counts) > 20 else ''}]"
+
+
+def _read_point(line: str, number: int, size: tuple[int, int]) -> tuple[int, Point]:
+    found = _POINT.match(line)
+    if found is None:
+        raise DataError(f"line {number} is {line.strip()[:40]!r}, expected integers 'ID X Y'")
+    identifier, column, row = (int(found[i]) for i in (1, 2, 3))
     if not (1 <= row <= size[0] and 1 <= column <= size[1]):
         raise DataError(
             f"line {number} has column {column}, row {row}, outside {size[0]} rows x {size[1]} columns; it belongs to "
