@@ -16,6 +16,7 @@ from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, Pixe
 from mmrs_bench.errors import BenchError
 from mmrs_bench.evaluation.cells import Suite
 from mmrs_bench.evaluation.run.executors import EXECUTORS
+from mmrs_bench.texts import one_line
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage_error(text: str) -> int:
-    sys.stderr.write(f"mmrs-bench: error: {' '.join(text.split())}\n")
+    sys.stderr.write(f"mmrs-bench: error: {one_line(text)}\n")
     return EXIT_USAGE
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mmrs_bench.errors import BenchError
+from mmrs_bench.texts import inert
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHUNK_BYTES = 1 << 20
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -48,6 +53,21 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         ) from error
 
 
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of a full, read-only or vanished disk into a `BenchError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        below = isinstance(error.filename, str) and Path(error.filename).is_relative_to(folder)
+        if error.errno not in _DISK_ERRORS and not below:
+            raise
+        raise BenchError(
+            f"cannot write to {folder}: {error.strerror}. What was finished is kept; free some space or choose a "
+            "writable folder, and run the command again."
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     atomic_write(path, lambda file: file.write(text.encode()))
@@ -58,13 +78,18 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     write_text(path, json.dumps(value, indent=indent, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table atomically, with the column names in the first line."""
+def csv_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV, with the column names in the first line; texts are `mmrs_bench.texts.inert`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    for row in (names, *rows):
+        writer.writerow([inert(cell) if isinstance(cell, str) else cell for cell in row])
+    return text.getvalue()
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write `csv_text` atomically."""
+    write_text(path, csv_text(names, rows))
 
 
 def write_png(path: Path, figure: Figure, *, dpi: int = 150) -> None:

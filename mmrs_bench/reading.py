@@ -21,8 +21,10 @@ from mmrs_bench.errors import BenchError
 from mmrs_bench.texts import one_line
 
 #: Largest text file that is read, in bytes.
-MAX_BYTES = 64 << 20
-#: Largest number of nodes in a YAML file once its aliases are expanded.
+MAX_BYTES = 16 << 20
+#: Largest YAML file in bytes; PyYAML needs about 10 s for it.
+MAX_YAML_BYTES = 2 << 20
+#: Largest number of nodes in a YAML file, before and after its aliases are expanded.
 MAX_NODES = 200_000
 #: Deepest nesting of lists and mappings.
 MAX_DEPTH = 64
@@ -48,9 +50,9 @@ def read_yaml(path: Path, *, error: type[BenchError], advice: str, nan_keys: Col
         BenchError: An ``error`` if the file cannot be read, is not YAML, exceeds a limit, repeats a key in a mapping,
             or contains another type (a date without quotes), NaN, infinity or an integer above 64 bits.
     """
-    text = _read_text(path, error, advice)
+    text = _read_text(path, error, advice, min(MAX_BYTES, MAX_YAML_BYTES))
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -74,7 +76,7 @@ def read_yaml(path: Path, *, error: type[BenchError], advice: str, nan_keys: Col
 
 def read_json(path: Path, *, error: type[BenchError], advice: str) -> Any:
     """Read a JSON file; arguments and errors as `read_yaml`, but an empty file is an error."""
-    text = _read_text(path, error, advice)
+    text = _read_text(path, error, advice, MAX_BYTES)
     if not text.strip():
         raise error(f"{path}: is an empty file; {advice}")
     try:
@@ -134,14 +136,26 @@ def _describe_fault(fault: Mapping[str, Any], known: tuple[str, ...]) -> str:
     return f"{field}: {text} (found {reprlib.repr(fault['input'])})"
 
 
-def _read_text(path: Path, error: type[BenchError], advice: str) -> str:
+class _Loader(yaml.SafeLoader):
+    """Stops at too many nodes before they fill the memory."""
+
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise yaml.YAMLError(f"more than {MAX_NODES:,} values")
+        return super().compose_node(parent, index)
+
+
+def _read_text(path: Path, error: type[BenchError], advice: str, limit: int) -> str:
     try:
         if not path.is_file():
             kind = "is not a regular file" if path.exists() else "does not exist"
             raise error(f"{path}: {kind}; {advice}")
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise error(f"{path}: has {size:,} bytes, expected at most {MAX_BYTES:,}; {advice}")
+        if size > limit:
+            raise error(f"{path}: has {size:,} bytes, expected at most {limit:,}; {advice}")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as fault:  # ValueError: not UTF-8, or a path with a NUL character
         raise error(f"{path}: cannot be read ({_one_line(fault)}); {advice}") from fault

@@ -1,4 +1,4 @@
-"""Writing to the terminal."""
+"""Writing to the terminal. Control characters in names and messages are shown as escapes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
+
+from mmrs_bench.texts import printable
 
 #: Width of tables in a file or a pipe.
 FILE_WIDTH = 120
@@ -19,17 +21,17 @@ def table_console() -> Console:
 
 def say(text: str = "") -> None:
     """Write one line to standard output."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(text)}\n")
 
 
 def say_progress(text: str) -> None:
     """Write one line to standard error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(text)}\n")
 
 
 def say_columns(rows: Iterable[Sequence[str]]) -> None:
     """Write rows as left-aligned columns."""
-    table = [list(row) for row in rows]
+    table = [list(map(printable, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     for row in table:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -50,10 +51,19 @@ class Weights(BaseModel):
 @cache
 def all_weights() -> tuple[Weights, ...]:
     """All entries of ``data_manifests/weights.yaml``."""
-    content = read_yaml(WEIGHTS_FILE, error=ConfigError, advice=RESTORE)
+    return load_weights(WEIGHTS_FILE)
+
+
+def load_weights(path: Path) -> tuple[Weights, ...]:
+    """All entries of a file like ``data_manifests/weights.yaml``.
+
+    Raises:
+        ConfigError: If the file cannot be read or a field is wrong.
+    """
+    content = read_yaml(path, error=ConfigError, advice=RESTORE)
     entries = content.get("weights") if isinstance(content, dict) else None
     adapter = TypeAdapter(tuple[Weights, ...])
-    return validated(adapter, entries, where=WEIGHTS_FILE, error=ConfigError, advice=RESTORE)
+    return validated(adapter, entries, where=path, error=ConfigError, advice=RESTORE)
 
 
 @cache

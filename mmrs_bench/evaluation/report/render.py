@@ -1,8 +1,10 @@
-"""Tables as terminal text, Markdown, CSV, LaTeX (booktabs) and HTML."""
+"""Tables as terminal text, Markdown, CSV, LaTeX (booktabs) and HTML.
+
+Names and messages in a table may come from files of others: every format shows control characters as escapes.
+"""
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mmrs_bench.errors import unknown_name
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
+from mmrs_bench.io import csv_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +38,7 @@ def render(tables: Sequence[Table], fmt: str, *, width: int = 100) -> str:
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
     if fmt == "csv":
         return _csv(tables)
+    tables = [table.printable() for table in tables]
     if fmt == "html":
         return _HTML_HEAD + "".join(map(_html, tables)) + "</body>\n</html>\n"
     if fmt == "md":
@@ -50,7 +54,7 @@ def print_tables(tables: Iterable[Table], console: Console) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    for table in tables:
+    for table in map(Table.printable, tables):
         console.print(Text(table.title, style="bold"))
         if table.card:
             card = RichTable.grid(padding=(0, 2))
@@ -98,12 +102,13 @@ def _csv(tables: Sequence[Table]) -> str:
     """Rows under one header; an estimate fills the fields ``_mean``, ``_sd``, ``_low`` and ``_high``."""
     written = [table for table in tables if table.in_csv]
     columns = {column.key: column for table in written for column in table.columns}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([name for column in columns.values() for name in _csv_names(column)])
-    for row in (row for table in written for row in table.rows):
-        writer.writerow([value for column in columns.values() for value in _csv_values(row.get(column.key), column)])
-    return text.getvalue()
+    return csv_text(
+        [name for column in columns.values() for name in _csv_names(column)],
+        (
+            [value for column in columns.values() for value in _csv_values(row.get(column.key), column)]
+            for row in (row for table in written for row in table.rows)
+        ),
+    )
 
 
 def _csv_names(column: Column) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from mmrs_bench.evaluation.report.statistics import Summary
+from mmrs_bench.texts import printable
 
 ABSENT = "–"
 
@@ -78,6 +79,24 @@ class Table:
     def rows(self) -> tuple[Mapping[str, Value], ...]:
         """The rows of all sections."""
         return tuple(row for section in self.sections for row in section.rows)
+
+    def printable(self) -> Table:
+        """The table with `mmrs_bench.texts.printable` texts."""
+        sections = (
+            Section(
+                printable(section.title),
+                tuple({k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in section.rows),
+            )
+            for section in self.sections
+        )
+        return replace(
+            self,
+            title=printable(self.title),
+            columns=tuple(replace(column, title=printable(column.title)) for column in self.columns),
+            sections=tuple(sections),
+            card=tuple((printable(label), printable(text)) for label, text in self.card),
+            notes=tuple(map(printable, self.notes)),
+        )
 
     def texts(self, row: Mapping[str, Value]) -> list[str]:
         """The formatted values of a row in the `shown` columns."""

@@ -1,14 +1,18 @@
 """Records on disk: one JSON file per cell, written atomically and checked on reading.
 
 A record is ``results/records/<scene>/<method>[-<variant>]/<budget>-<split>-<shots>shot-draw<dd>-seed<s>-<key>.json``;
-the failure record of a cell has the same path below ``results/failures``.
+the failure record of a cell has the same path below ``results/failures``. A record's ``sha256`` is the checksum of its
+other fields except ``measured``.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +21,9 @@ from mmrs_bench.errors import DataError, RecordError
 from mmrs_bench.evaluation.results.metrics import scores
 from mmrs_bench.evaluation.results.provenance import utc_now
 from mmrs_bench.evaluation.results.schema import SCHEMA_VERSION, FailureRecord, Record
-from mmrs_bench.io import write_json
+from mmrs_bench.io import content_hash, write_json
 from mmrs_bench.reading import read_json, validated
+from mmrs_bench.texts import one_line, printable
 
 #: ``MIGRATIONS[n]`` converts the fields of schema n to those of schema n + 1.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -27,6 +32,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 _SCORE_TOLERANCE = 1e-9
 
 _ADVICE = "delete the file or move it away, and the next run computes its cell again"
+
+_log = logging.getLogger(__name__)
 
 AnyRecord = TypeVar("AnyRecord", Record, FailureRecord)
 
@@ -65,7 +72,8 @@ def save_record(results: Path, record: Record) -> Path:
     path = record_path(results, record.protocol)
     if fault := _inconsistency(record, path):
         raise RecordError(f"{path} was not written: {fault}; this is a defect of the code that made the record")
-    write_json(path, record.model_dump(mode="json", by_alias=True))
+    fields = record.model_dump(mode="json", by_alias=True)
+    write_json(path, {**fields, "sha256": _body_sha256(fields)})
     if load_record(path) != record:
         raise RecordError(
             f"{path}: its content differs from what was written; check the disk, delete the file, run again"
@@ -80,7 +88,7 @@ def save_failure(results: Path, protocol: ProtocolConfig, error: BaseException) 
         key=protocol.key,
         protocol=protocol,
         error=type(error).__name__,
-        message=" ".join(str(error).split()),
+        message=one_line(str(error)),
         traceback="".join(traceback.format_exception(error)),
         failed_at=utc_now(),
     )
@@ -90,16 +98,22 @@ def save_failure(results: Path, protocol: ProtocolConfig, error: BaseException) 
 
 
 def load_record(path: Path) -> Record:
-    """Read one record; a `RecordError` says why it is not valid or consistent."""
-    record = _parse(path, Record)
-    if fault := _inconsistency(record, path):
+    """Read one record; a `RecordError` says why it is not valid or consistent, or that it was edited."""
+    fields = _read_fields(path)
+    stated = fields.pop("sha256", None)
+    found = _body_sha256(fields)
+    record = _validated(path, Record, fields)
+    fault = _inconsistency(record, path)
+    if not fault and stated not in (None, found):  # older records have no checksum
+        fault = f"was edited after it was written (its content has sha256 {found[:12]}..., it states another one)"
+    if fault:
         raise _corrupt(path, fault)
     return record
 
 
 def load_failure(path: Path) -> FailureRecord:
     """Read one failure record; a `RecordError` says why it is not valid."""
-    return _parse(path, FailureRecord)
+    return _validated(path, FailureRecord, _read_fields(path))
 
 
 def load_records(results: Path) -> list[Record]:
@@ -115,8 +129,10 @@ def load_failures(results: Path) -> list[FailureRecord]:
 
 def _load_all(folder: Path, load: Callable[[Path], AnyRecord]) -> list[AnyRecord]:
     records, faults = [], []
-    for path in sorted(folder.rglob("*.json")):
+    for path in _record_files(folder):
         try:
+            if path.is_symlink():
+                raise _corrupt(path, "is a symbolic link, which is not followed")
             records.append(load(path))
         except RecordError as error:
             faults.append(str(error))
@@ -130,10 +146,48 @@ def _corrupt(path: Path, fault: str) -> RecordError:
     return RecordError(f"{path}: {fault}; {_ADVICE}")
 
 
-def _parse(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+def _record_files(folder: Path) -> list[Path]:
+    """Everything below a folder that is named like a record, sorted; links to other folders, which are not followed.
+
+    Hidden files, such as the ``._*`` files of macOS, are named in a warning.
+    """
+    if not folder.is_dir():
+        return []
+
+    def refuse(error: OSError) -> None:
+        raise RecordError(f"{error.filename}: cannot be read ({error.strerror}); make the folder readable")
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        paths = [Path(place, name) for name in folders + files]
+        links = [path for path in paths if path.name in folders and path.is_symlink()]
+        for path in links + [path for path in paths if path.suffix == ".json"]:
+            if path.name.startswith("."):
+                _warn_hidden(path)
+            else:
+                found.append(path)
+        folders[:] = [name for name in folders if not name.endswith(".json")]
+    return sorted(set(found))
+
+
+@cache
+def _warn_hidden(path: Path) -> None:
+    _log.warning("%s: is a hidden file and no record; it was skipped", printable(str(path)))
+
+
+def _body_sha256(fields: Mapping[str, Any]) -> str:
+    """The checksum of a record's fields without those that two runs of one cell need not share."""
+    return content_hash({name: value for name, value in fields.items() if name not in {"measured", "sha256"}})
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
     fields = read_json(path, error=RecordError, advice=_ADVICE)
     if not isinstance(fields, dict):
         raise _corrupt(path, f"contains a JSON {type(fields).__name__}, expected a record")
+    return fields
+
+
+def _validated(path: Path, kind: type[AnyRecord], fields: dict[str, Any]) -> AnyRecord:
     return validated(kind, _migrate(path, fields), where=path, error=RecordError, advice=_ADVICE)
 
 

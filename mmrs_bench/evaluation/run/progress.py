@@ -13,6 +13,7 @@ from mmrs_bench import errors
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, load_failure, load_record
 from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.texts import printable
 
 STAGE_WIDTH = 60
 
@@ -30,7 +31,7 @@ class RunDisplay:
         self._results = results
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -55,7 +56,7 @@ class RunDisplay:
             return
         if key not in self._running:
             self._running[key] = self._bars.add_task("", total=100)
-        text = f"{self._cells[key].title}: {stage}"
+        text = printable(f"{self._cells[key].title}: {stage}")
         self._bars.update(self._running[key], description=text[:STAGE_WIDTH], completed=round(100 * done))
 
     def on_outcome(self, cell: Cell, path: Path) -> None:
@@ -74,7 +75,7 @@ class RunDisplay:
 
     def line(self, text: str) -> None:
         """Print one line above the bars."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def score_text(record: Record) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +30,15 @@ from mmrs_bench.methods.classical.features import (
     extended_profile,
 )
 from mmrs_bench.methods.toolkit.tuning import best_by_cross_validation
+from mmrs_bench.numpy_files import read_npz
 from mmrs_bench.randomness import derive_seed
 from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import FloatArray, IntArray
+from mmrs_bench.texts import one_line
 
 ARRAYS_FILE = "arrays.npz"
+REFIT_ADVICE = "fit and save the method again"
 SETTINGS_FILE = "settings.json"
 
 
@@ -99,14 +101,32 @@ class ProfileInput(MethodConfig):
 Input = Annotated[PixelInput | NeighbourhoodInput | ProfileInput, Field(discriminator="kind")]
 
 
-def _load_arrays(folder: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays that `_save_arrays` wrote; raises DataError if the file is missing or damaged."""
+def _load_arrays(folder: Path, **expected: str) -> dict[str, NDArray[Any]]:
+    """Read the arrays that `_save_arrays` wrote.
+
+    Args:
+        folder: Folder of the file.
+        expected: By name, kind and axes of an array: ``fnd`` is floating-point with the axes n and d.
+
+    Raises:
+        DataError: If the file is missing or damaged, or its arrays are not as expected or not finite.
+    """
     path = folder / ARRAYS_FILE
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as saved state ({error}); fit and save the method again") from error
+    arrays = read_npz(path, error=DataError, advice=REFIT_ADVICE)
+    sizes: dict[str, int] = {}
+    fits = {name: (array.dtype.kind, array.ndim) for name, array in arrays.items()} == {
+        name: (axes[0], len(axes) - 1) for name, axes in expected.items()
+    } and all(
+        sizes.setdefault(axis, size) == size
+        for name, axes in expected.items()
+        for axis, size in zip(axes[1:], arrays[name].shape, strict=True)
+    )
+    if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
+        found = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())
+        raise DataError(
+            f"{path}: expected finite {', '.join(expected)} that fit each other, found {found}; {REFIT_ADVICE}"
+        )
+    return arrays
 
 
 def _save_arrays(folder: Path, **arrays: NDArray[Any]) -> None:
@@ -130,7 +150,7 @@ class Majority(Method):
 
     def load(self, folder: Path) -> None:
         """See `Method.load`."""
-        self._target = int(_load_arrays(folder)["target"])
+        self._target = int(_load_arrays(folder, target="i")["target"])
 
 
 class NearestPrototypeConfig(MethodConfig):
@@ -170,7 +190,7 @@ class NearestPrototype(Method):
 
     def load(self, folder: Path) -> None:
         """See `Method.load`."""
-        self._prototypes = _load_arrays(folder)["prototypes"]
+        self._prototypes = _load_arrays(folder, prototypes="fkd")["prototypes"]
 
 
 def _predict_blocks(
@@ -224,10 +244,18 @@ class Classical(Method):
 
     def load(self, folder: Path) -> None:
         """See `Method.load`."""
-        arrays = _load_arrays(folder)
-        self._chosen = read_json(folder / SETTINGS_FILE, error=DataError, advice="fit and save the method again")
-        self._features, self._targets = arrays["features"], arrays["targets"]
-        self._estimator = self._fitted(self._chosen, self._features, self._targets)
+        arrays = _load_arrays(folder, features="fnd", targets="in")
+        chosen = read_json(folder / SETTINGS_FILE, error=DataError, advice=REFIT_ADVICE)
+        if chosen not in self._grid():
+            raise DataError(
+                f"{folder / SETTINGS_FILE}: its hyperparameters are not among those of the method's settings; use the "
+                f"saved settings, or {REFIT_ADVICE}"
+            )
+        self._chosen, self._features, self._targets = chosen, arrays["features"], arrays["targets"]
+        try:
+            self._estimator = self._fitted(self._chosen, self._features, self._targets)
+        except ValueError as error:
+            raise DataError(f"{folder / ARRAYS_FILE}: {one_line(str(error))}; {REFIT_ADVICE}") from error
 
     @abstractmethod
     def _grid(self) -> list[dict[str, Any]]:

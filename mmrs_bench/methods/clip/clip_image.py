@@ -198,6 +198,8 @@ class ClipImage(Method):
             raise DataError(
                 f"{folder}: was saved with other settings or another checkpoint; use those in {SETTINGS_FILE}"
             )
+        if fault := _head_fault(head):
+            raise DataError(f"{folder / HEAD_FILE}: {fault}; {REFIT_ADVICE}")
         self._head = head
 
     @cached_property
@@ -261,6 +263,20 @@ class ClipImage(Method):
             config = self.config
             scores = scores + cache_scores(features, head["keys"], head["values"], alpha=config.alpha, beta=config.beta)
         return scores
+
+
+def _head_fault(head: dict[str, Tensor]) -> str:
+    """Why the tensors of a file are no head; empty if they are one."""
+    if head.keys() not in ({"weight", "bias"}, {"weight", "bias", "keys", "values"}):
+        return f"contains {', '.join(sorted(head))}, expected weight and bias"
+    if not all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in head.values()):
+        return "its values are not finite float32 numbers"
+    weight, bias = head["weight"], head["bias"]
+    fits = weight.ndim == 2 and bias.shape == weight.shape[:1]
+    if fits and "keys" in head:
+        keys = head["keys"]
+        fits = keys.shape[1:] == weight.shape[1:] and head["values"].shape == (len(keys), len(weight))
+    return "" if fits else "the shapes of its tensors do not fit each other"
 
 
 def cache_scores(features: Tensor, keys: Tensor, values: Tensor, *, alpha: float, beta: float) -> Tensor:

@@ -12,6 +12,7 @@ A ``precomputed:`` tower names a YAML or JSON file with three fields; paths are 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.numpy_files import read_npy
 from mmrs_bench.reading import read_json, read_yaml, validated
 
 FILE_ADVICE = "use a file with the fields vectors, names, classes"
@@ -83,7 +85,7 @@ def _read_names(file: Path) -> list[str]:
     names = read_json(file, error=DataError, advice="use a list of names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file}: is not a list of names; use a JSON list with one text per row of the vectors")
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f"{file}: contains {', '.join(repeated)} more than once; use different names for all rows")
     return names
@@ -91,15 +93,12 @@ def _read_names(file: Path) -> list[str]:
 
 def _read_vectors(file: Path) -> np.ndarray:
     """(rows, d) float32, each row finite and not zero."""
-    try:
-        vectors = np.load(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file}: cannot be read as an .npy file ({reason}); save it with numpy.save") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
-        found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
+    vectors = read_npy(file, error=DataError, advice="save it with numpy.save")
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        found = f"{vectors.dtype} {vectors.shape}"
         raise DataError(f"{file}: contains {found}, expected floating-point numbers of shape (names, width)")
-    vectors = vectors.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused below
+        vectors = vectors.astype(np.float32)
     for rows, fault in ((~np.isfinite(vectors).all(axis=1), "NaN or infinite"), ((vectors == 0).all(axis=1), "zero")):
         if rows.any():
             raise DataError(f"{file}: row {int(rows.argmax())} is {fault}; compute the vectors again")

@@ -10,19 +10,21 @@ from typing import Any, ClassVar, TypeVar
 import lightning as L
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.io import atomic_write, write_json
+from mmrs_bench.io import atomic_write, content_hash, write_json
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC
+from mmrs_bench.methods.toolkit.sealed import seal_of
 from mmrs_bench.reading import read_json, validated
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import LoaderView
 from mmrs_bench.scenes.scene import IntArray
+from mmrs_bench.texts import one_line
 
 REFIT_ADVICE = "fit and save it again"
 
@@ -88,10 +90,12 @@ def weights_file(folder: Path, name: str) -> Path:
 
 
 def save_network(folder: Path, name: str, blueprint: Blueprint, network: nn.Module) -> None:
-    """Write a network's weights (safetensors) and blueprint (JSON) to a folder."""
-    content = save({key: tensor.contiguous() for key, tensor in network.state_dict().items()})
+    """Write a network's weights (safetensors, with a checksum of both files) and blueprint (JSON) to a folder."""
+    fields = blueprint.model_dump(mode="json")
+    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    content = save(tensors, {"seal": seal_of(content_hash(fields), tensors)})
     atomic_write(weights_file(folder, name), lambda file: file.write(content))
-    write_json(description_file(folder, name), blueprint.model_dump(mode="json"))
+    write_json(description_file(folder, name), fields)
 
 
 def load_network(
@@ -118,9 +122,13 @@ def load_network(
     fields = read_json(description, error=DataError, advice=REFIT_ADVICE)
     blueprint = validated(Blueprint, fields, where=description, error=DataError, advice=REFIT_ADVICE)
     try:
-        weights = load_file(weights_file(folder, name))
+        with safe_open(weights_file(folder, name), framework="pt") as opened:
+            metadata = opened.metadata()
+            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{weights_file(folder, name)}: cannot be read ({_line(error)}); {REFIT_ADVICE}") from error
+        raise DataError(
+            f"{weights_file(folder, name)}: cannot be read ({one_line(str(error))}); {REFIT_ADVICE}"
+        ) from error
     settings = config.model_dump(mode="json")
     different = [key for key, value in settings.items() if blueprint.settings.get(key) != value]
     if different:
@@ -128,18 +136,16 @@ def load_network(
     broken = [key for key, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise DataError(f"{folder}: {', '.join(broken)} have values that are NaN or infinite; {REFIT_ADVICE}")
+    if metadata is not None and metadata.get("seal") != seal_of(content_hash(fields), weights):
+        raise DataError(f"{folder}: the files {name}.* were changed after they were saved; {REFIT_ADVICE}")
     network = build(blueprint, weights)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(
-            f"{folder}: the weights do not fit {name}.json beside them ({_line(error)}); {REFIT_ADVICE}"
+            f"{folder}: the weights do not fit {name}.json beside them ({one_line(str(error))}); {REFIT_ADVICE}"
         ) from error
     return blueprint, network.eval()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 class NetworkMethod(Method):

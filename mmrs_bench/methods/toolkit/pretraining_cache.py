@@ -1,7 +1,7 @@
 """Cache of pretrained weights, shared by all cells with the same pretraining.
 
 One process trains and holds a lock meanwhile; others wait and then read. An interrupted training resumes from its
-checkpoints. Files in ``<cache>/pretraining``:
+checkpoints, or starts again if they cannot be read. Files in ``<cache>/pretraining``:
 
 - ``<key>.safetensors``: the weights, with a checksum in the metadata; the entry exists if this file exists;
 - ``<key>.json``: readable description of the entry; never read by the suite;
@@ -10,7 +10,6 @@ checkpoints. Files in ``<cache>/pretraining``:
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +25,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmrs_bench.errors import BenchError, DataError, TrainingError
-from mmrs_bench.io import atomic_write, content_hash, write_json
+from mmrs_bench.io import atomic_write, content_hash, disk_errors, write_json
 from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.toolkit.checkpoints import UNREADABLE
+from mmrs_bench.methods.toolkit.sealed import seal_of
 from mmrs_bench.methods.toolkit.training import ModuleT, initialised
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.version import __version__
@@ -70,7 +71,7 @@ def load_or_pretrain(
     shared = replace(context, draw=0, work_dir=folder / key / "work")
     module = initialised(build, shared, "pretraining")
     if not entry.exists():
-        with exclusive_lock(folder / f"{key}.lock", context, WAITING):
+        with exclusive_lock(folder / f"{key}.lock", context, WAITING), disk_errors(folder):
             if not entry.exists():
                 trained = initialised(build, shared, "pretraining")
                 seconds, resumed = _train(trained, module.state_dict(), train, shared)
@@ -136,18 +137,20 @@ def _train(
 def _write(entry: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     # safetensors refuses tensors that share memory.
     copies = {name: tensor.cpu().clone().contiguous() for name, tensor in weights.items()}
-    content = save(copies, {"seal": _seal(entry.stem, copies)})
+    content = save(copies, {"seal": seal_of(entry.stem, copies)})
     description = entry.with_suffix(".json")
     write_json(description, about)
     try:
         atomic_write(entry, lambda file: file.write(content))
     except BenchError:
-        description.unlink()
+        description.unlink(missing_ok=True)
         raise
 
 
 def _keep_only_logs(work: Path) -> None:
-    """Move the logs out of a work folder and remove it."""
+    """Move logs and unreadable checkpoints out of a work folder and remove it."""
+    for path in work.rglob(f"*{UNREADABLE}"):
+        path.replace(work.with_name(path.name))
     shutil.rmtree(work.with_name("logs"), ignore_errors=True)  # of an earlier entry that the user removed
     if (work / "logs").is_dir():
         (work / "logs").rename(work.with_name("logs"))
@@ -165,19 +168,11 @@ def _read(entry: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     fault = _fault(weights, expected)
     if seal.partition(" ")[0] != entry.stem:
         fault = "the content belongs to another pretraining than the file name"
-    elif not fault and seal != _seal(entry.stem, weights):
+    elif not fault and seal != seal_of(entry.stem, weights):
         fault = "the values were changed after they were written"
     if fault:
         raise DataError(f"{entry}: {fault}; remove this file to train again")
     return weights
-
-
-def _seal(key: str, weights: Mapping[str, Tensor]) -> str:
-    """Key and checksum of an entry."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().data)
-    return f"{key} {digest.hexdigest()}"
 
 
 def _fault(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

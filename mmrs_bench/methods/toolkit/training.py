@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from mmrs_bench.errors import TrainingError
+from mmrs_bench.io import disk_errors
 from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.toolkit.checkpoints import AtomicCheckpoints, usable_checkpoint
 from mmrs_bench.randomness import derive_seed
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
@@ -76,9 +79,11 @@ def fit(
         maximise: A logged validation metric. The parameters of the first epoch with its largest value are kept; None
             keeps those of the last epoch.
         resumable: Write about `CHECKPOINTS` checkpoints to the cell's folder, and resume from the last one. An
-            interrupted training ends with the same parameters as an uninterrupted one.
+            interrupted training ends with the same parameters as an uninterrupted one. A checkpoint that cannot be
+            read is set aside, and the training starts again.
 
     Raises:
+        BenchError: If checkpoints or logs cannot be written.
         TrainingError: If a loss is NaN or infinite.
         KeyboardInterrupt: If the user presses Ctrl-C.
     """
@@ -97,8 +102,8 @@ def fit(
                 enable_version_counter=False,
             )
         )
-        resume_from = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else None
-    with _isolated(context):
+        resume_from = usable_checkpoint(folder / "last.ckpt")
+    with _isolated(context), disk_errors(context.work_dir), _quiet_log_threads():
         trainer = _trainer(
             context,
             max_epochs=epochs,
@@ -168,7 +173,7 @@ def _trainer(context: RunContext, **options: Any) -> L.Trainer:
         enable_model_summary=False,
         default_root_dir=context.work_dir,
         # A cell is one process. In a Slurm job, Lightning would otherwise set up several from Slurm's variables.
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), AtomicCheckpoints()],
         **options,
     )
 
@@ -219,6 +224,22 @@ def _isolated(context: RunContext) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         torch.set_num_threads(threads)
         log.setLevel(level)
+
+
+@contextmanager
+def _quiet_log_threads() -> Iterator[None]:
+    """Print no traceback if TensorBoard's thread cannot write; its next call in the training raises the error."""
+    before = threading.excepthook
+
+    def print_others(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            before(args)
+
+    threading.excepthook = print_others
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class _Monitor(Callback):

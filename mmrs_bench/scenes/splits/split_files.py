@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from mmrs_bench.config import SplitName
 from mmrs_bench.errors import SplitError
 from mmrs_bench.io import content_hash, write_json
 from mmrs_bench.paths import BENCHMARK_DIR
-from mmrs_bench.reading import read_json
+from mmrs_bench.reading import read_json, validated
 from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.splits.blocks import REFERENCE_WINDOW, BlockAssignment
 from mmrs_bench.scenes.splits.support import SupportOrder, draw_order, official_pixels
 
 SPLIT_DIR = BENCHMARK_DIR / "splits"
 SPLIT_SCHEMA = 1
+
+_ADVICE = "restore the committed file"
+_Index = Annotated[int, Field(ge=0, lt=2**48)]
+
+
+class _Blocks(BaseModel):
+    side: int = Field(ge=1)
+    train: tuple[_Index, ...]
+
+
+class _Draw(BaseModel):
+    classes: tuple[tuple[_Index, ...], ...]
+    blocks: _Blocks | None = None
+
+
+class _SplitFile(BaseModel):
+    """The fields beside those of `_identity`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    shots: int
+    draws: tuple[_Draw, ...]
 
 
 def split_file(scene: Scene, name: SplitName) -> Path:
@@ -57,16 +80,18 @@ def committed_order(scene: Scene, name: SplitName, *, shots: int, draw: int, win
     path = split_file(scene, name)
     if not path.is_file() or (name == "block-v1" and window > REFERENCE_WINDOW):
         return None
-    content = _read_verified(path, path.stat().st_mtime_ns)
+    content, file = _read_verified(path, path.stat().st_mtime_ns)
     if any(content.get(field) != value for field, value in _identity(scene, name).items()):
         return None
-    if draw >= len(content["draws"]) or shots > content["shots"]:
+    if draw >= len(file.draws) or shots > file.shots:
         return None
-    entry = content["draws"][draw]
-    blocks = entry.get("blocks")
+    entry = file.draws[draw]
+    classes = tuple(np.array(pixels, np.int64) for pixels in entry.classes)
+    expected = [file.shots] * len(scene.manifest.classes)
+    if [len(pixels) for pixels in classes] != expected or any((p >= scene.ground_truth.size).any() for p in classes):
+        raise SplitError(f"{path}: draw {draw} does not list {file.shots} pixels of the scene per class; {_ADVICE}.")
     return SupportOrder(
-        tuple(np.asarray(pixels, dtype=np.int64) for pixels in entry["classes"]),
-        None if blocks is None else BlockAssignment(blocks["side"], tuple(blocks["train"])),
+        classes, None if entry.blocks is None else BlockAssignment(entry.blocks.side, entry.blocks.train)
     )
 
 
@@ -85,11 +110,10 @@ def _identity(scene: Scene, name: SplitName) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _read_verified(path: Path, _modified_ns: int) -> dict[str, Any]:
-    advice = "restore the committed file"
-    content = read_json(path, error=SplitError, advice=advice)
+def _read_verified(path: Path, _modified_ns: int) -> tuple[dict[str, Any], _SplitFile]:
+    content = read_json(path, error=SplitError, advice=_ADVICE)
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     found = content_hash(content)
     if stated != found:
-        raise SplitError(f"{path}: is corrupt, it states sha256 {stated}, its content has {found}; {advice}.")
-    return content  # type: ignore[no-any-return]
+        raise SplitError(f"{path}: is corrupt, it states sha256 {stated}, its content has {found}; {_ADVICE}.")
+    return content, validated(_SplitFile, content, where=path, error=SplitError, advice=_ADVICE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from mmrs_bench.evaluation.results.records import (
     save_record,
 )
 from mmrs_bench.evaluation.results.schema import Record, Scores
-from mmrs_bench.io import write_json
+from mmrs_bench.io import content_hash, write_json
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
@@ -92,6 +93,14 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (edited(lambda f: f["protocol"]["data"].update(shots=5)), "is not that of its protocol"),
         (edited(lambda f: f.update(labels_used=206)), "ranked although it used 206 labels instead of 6"),
         (edited(lambda f: f.update(n_support=5)), "n_support is 5"),
+        (edited(lambda f: f.update(class_names=["roof", "water", "trees"])), "was edited after it was written"),
+        (edited(lambda f: f["leakage"].update(shared_window=0.0)), "was edited after it was written"),
+        (edited(lambda f: f.update(split_sha256="00" * 32)), "was edited after it was written"),
+        (
+            edited(lambda f: f.update(pixel_bounds=[{"modalities": ["hsi"], "accuracy": 0.5, "standard_error": 0.0}])),
+            "was edited after it was written",
+        ),
+        (edited(lambda f: f.update(sha256=1)), "was edited after it was written"),
         (lambda path: path.rename(path.with_name(path.name.replace("draw00", "draw07"))), "record that belongs in"),
     ],
 )
@@ -107,6 +116,84 @@ def test_a_corrupt_record_is_named_with_its_fault_and_advice(
     assert str(path.parent) in text
     assert text.endswith("delete the file or move it away, and the next run computes its cell again")
     assert "\n" not in text
+
+
+def test_a_record_without_checksum_and_a_record_with_other_measurements_are_read(tmp_path: Path) -> None:
+    path = save_record(tmp_path, make_record(bounds=((("hsi",), 0.7, 0.0),)))
+    assert json.loads(path.read_text())["sha256"] == content_hash(make_record(bounds=((("hsi",), 0.7, 0.0),)).body())
+    edited(lambda f: f["measured"].update(host="renamed"))(path)
+    assert load_record(path).measured.host == "renamed"
+    edited(lambda f: f.pop("sha256"))(path)
+    edited(lambda f: f.update(class_names=["a", "b", "c"]))(path)
+    assert load_record(path).class_names == ("a", "b", "c")
+    assert "sha256" not in load_record(path).body()
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        before = os.getcwd()
+        os.chdir(path.parent)  # the path of a socket has at most 107 bytes
+        try:
+            opened.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+def link_to_another_record(path: Path) -> None:
+    other = save_record(path.parents[4] / "elsewhere", make_record())
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (make_fifo, "is not a regular file"),
+        (make_socket, "is not a regular file"),
+        (Path.mkdir, "is not a regular file"),
+        (link_to_another_record, "is a symbolic link"),
+        (lambda path: path.symlink_to("nowhere"), "is a symbolic link"),
+        (lambda path: path.symlink_to(path), "is a symbolic link"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a symbolic link"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["records", "failures"])
+def test_what_is_named_like_a_record_but_is_no_file_is_refused(
+    folder: str, make: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    path = (
+        tmp_path / "results" / folder / record_path(tmp_path, make_record().protocol).relative_to(tmp_path / "records")
+    )
+    path.parent.mkdir(parents=True)
+    make(path)
+    load = load_records if folder == "records" else load_failures
+    with pytest.raises(RecordError, match=message) as caught:
+        load(tmp_path / "results")
+    assert str(path) in str(caught.value)
+
+
+def test_a_link_to_a_folder_is_refused_and_the_results_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    path = save_record(tmp_path / "real", make_record())
+    (tmp_path / "results").symlink_to("real")
+    assert len(load_records(tmp_path / "results")) == 1
+    path.parents[1].joinpath("more").symlink_to(tmp_path)
+    with pytest.raises(RecordError, match="more: is a symbolic link"):
+        load_records(tmp_path / "results")
+
+
+def test_hidden_files_are_named_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save_record(tmp_path, make_record())
+    stray = path.with_name(f"._{path.name}")
+    stray.write_bytes(b"\0\5\x16\7Mac OS X")
+    path.with_name(".x\x1b[31m.json").mkdir()
+    path.with_name("notes.txt").write_text("not named like a record")
+    assert len(load_records(tmp_path)) == 1
+    assert f"{stray}: is a hidden file" in caplog.text
+    assert "\\x1b[31m.json: is a hidden file" in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 def test_the_first_three_corrupt_files_are_named(tmp_path: Path) -> None:
@@ -133,6 +220,7 @@ def test_old_schemas_are_migrated_step_by_step(tmp_path: Path, monkeypatch: pyte
 
     def age(fields: dict[str, Any]) -> None:
         fields["schema"] = -1
+        del fields["sha256"]  # old records have none
         fields["classes"] = fields.pop("class_names")
 
     edited(age)(path)

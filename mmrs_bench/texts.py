@@ -1,0 +1,36 @@
+"""Text from files and from other machines, made safe for a terminal, a log, a table or a spreadsheet."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+#: Unicode categories that are shown as escapes: control characters, invisible format characters (such as those that
+#: reverse the direction of writing), halves of surrogate pairs, separators of lines and paragraphs.
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+#: A spreadsheet runs a cell that begins with one of these as a formula; the last four are their full-width forms.
+_FORMULA = tuple("=+-@\t\r＝＋－＠")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def printable(text: str) -> str:
+    """A text with control and invisible characters as escapes, such as that which starts a terminal command."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _ESCAPED else c for c in text)
+
+
+def one_line(text: str) -> str:
+    """A `printable` text in one line; line breaks and repeated blanks become one blank."""
+    return printable(" ".join(text.split()))
+
+
+def inert(text: str) -> str:
+    """A `printable` text that no spreadsheet runs as a formula: a quote is put before it unless it is a number."""
+    formula = text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)
+    return ("'" if formula and not _NUMBER.fullmatch(text) else "") + printable(text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
