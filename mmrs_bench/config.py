@@ -6,7 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.io import content_hash
@@ -70,7 +77,8 @@ class DataConfig(_Frozen):
 class ProtocolConfig(_Frozen):
     """All settings that determine a cell's scores; hashed into its key.
 
-    ``scene`` is the manifest's tag (``trento-r1``); ``method_config`` includes variant and budget.
+    ``scene`` is the manifest's tag (``trento-r1``); ``method_config`` includes variant and budget; ``files`` are hashes
+    of files that its settings name, by setting, and is left out of hash and record if it is empty.
     """
 
     scene: str
@@ -82,7 +90,15 @@ class ProtocolConfig(_Frozen):
     variant: str
     method_version: int
     method_config: dict[str, Any]
+    files: dict[str, str] = Field(default_factory=dict)
     code_version: str = __version__
+
+    @model_serializer(mode="wrap")
+    def _without_empty_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if not self.files:
+            fields.pop("files", None)
+        return fields
 
     @cached_property
     def key(self) -> str:

@@ -19,6 +19,7 @@ from mmrs_bench.config import (
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
 from mmrs_bench.methods.catalogue import is_card_path, method_card, method_cards, resolve_config
+from mmrs_bench.methods.setting_files import file_hashes
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.files.fetch import ensure_files
 from mmrs_bench.scenes.files.fingerprint import depends_on_files, scene_fingerprint
@@ -167,6 +168,7 @@ def _cell(
         selection=suite.selection or card.selections[0],
         query_limit=QUERY_LIMITS[suite.budget],
     )
+    config = resolve_config(card, variant, suite.budget)
     protocol = ProtocolConfig(
         scene=manifest.tag,
         scene_fingerprint=fingerprint,
@@ -176,7 +178,8 @@ def _cell(
         method=card.name,
         variant=variant,
         method_version=card.version,
-        method_config=resolve_config(card, variant, suite.budget),
+        method_config=config,
+        files=file_hashes(config, card, card_path),
     )
     return Cell(dataset, protocol, card_path)
 

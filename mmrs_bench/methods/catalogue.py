@@ -12,7 +12,7 @@ from typing import Any
 
 from mmrs_bench.config import BudgetName, MethodSpec
 from mmrs_bench.errors import ConfigError, unknown_name
-from mmrs_bench.paths import BENCHMARK_DIR
+from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 from mmrs_bench.plugins import entry_point_paths
 from mmrs_bench.reading import read_yaml, validated
 
@@ -103,6 +103,19 @@ def method_card(name: str) -> MethodSpec:
     if name not in cards:
         raise unknown_name("method", name, cards)
     return cards[name]
+
+
+def card_folder(name: str) -> Path:
+    """The folder where relative paths in a card start: the card's own, and for shipped cards the checkout's root.
+
+    Args:
+        name: Name of a method, or path of a card.
+    """
+    if is_card_path(name):
+        folder = Path(name).resolve().parent
+        return REPOSITORY if folder == CARD_DIR.resolve() else folder
+    installed = (path for _, path in entry_point_paths(METHOD_GROUP) if read_method_card(path).name == name)
+    return REPOSITORY if (CARD_DIR / f"{name}.yaml").is_file() else next((p.parent for p in installed), REPOSITORY)
 
 
 def resolve_config(card: MethodSpec, variant: str, budget: BudgetName) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from helpers.small_release import manifest_fields, sha256, small_arrays, write_manifest
 
 from mmrs_bench.cli import main
@@ -16,6 +17,8 @@ from mmrs_bench.errors import DataError
 from mmrs_bench.evaluation.cells import Suite, build_cells
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.runner import fit_cell
+from mmrs_bench.methods.setting_files import usable_config
+from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import read_manifest
 from mmrs_bench.scenes.files.fingerprint import depends_on_files, scene_fingerprint
 
@@ -103,6 +106,111 @@ def test_a_file_that_changes_during_a_run_is_refused(tmp_path: Path) -> None:
         Suite(datasets=(str(manifest),), draws=1, window=3, budget="smoke", methods=("nearest-prototype",))
     )
     write_scene(tmp_path, gt=other_labels())
-    progress: Callable[[str, float], None] = lambda stage, done: None  # noqa: E731
     with pytest.raises(DataError, match=r"small\.yaml: the manifest or its files changed during the run"):
-        fit_cell(cell, ExecutionConfig(), tmp_path / "results", progress)
+        fit_cell(cell, ExecutionConfig(), tmp_path / "results", lambda stage, done: None)
+
+
+CARD = {
+    "name": "my-method",
+    "version": 1,
+    "class_path": "helpers.file_method:FileMethod",
+    "title": "Reads a file",
+    "reference": "none",
+    "config": {"text": "precomputed:vectors/text.yaml", "weights": "vectors/weights.bin", "mode": "plain.mode"},
+}
+
+
+def write_card(folder: Path, **changes: Any) -> Path:
+    """A card beside the files that its settings name."""
+    vectors = folder / "vectors"
+    vectors.mkdir(parents=True, exist_ok=True)
+    (vectors / "text.yaml").write_text("vectors: v.npy\nnames: n.json\nclasses: {Road: dirt}\n")
+    for name in ("v.npy", "n.json", "weights.bin"):
+        (vectors / name).write_text(name)
+    card = folder / "my-method.yaml"
+    card.write_text(yaml.safe_dump(CARD | changes))
+    return card
+
+
+def card_key(card: Path) -> str:
+    (cell,) = build_cells(Suite(draws=1, methods=(str(card),)))
+    return cell.key
+
+
+@pytest.mark.parametrize("file", ["text.yaml", "v.npy", "n.json", "weights.bin"])
+def test_a_key_covers_the_files_that_a_setting_names(tmp_path: Path, file: str) -> None:
+    card = write_card(tmp_path)
+    before = card_key(card)
+    assert card_key(card) == before
+    path = tmp_path / "vectors" / file
+    path.write_text(path.read_text().replace("dirt", "car") + "\n")
+    changed = card_key(card)
+    path.unlink()
+    assert len({before, changed, card_key(card)}) == 3
+
+
+def test_a_key_covers_the_card_but_not_its_place_and_description(tmp_path: Path) -> None:
+    card = write_card(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    assert card_key(card) == card_key(write_card(tmp_path / "b", title="Other")) == card_key(write_card(tmp_path / "a"))
+    assert card_key(card) != card_key(write_card(tmp_path / "c", class_path="helpers.file_method:Other"))
+
+
+def test_paths_in_a_card_start_at_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = write_card(tmp_path / "cards")
+    monkeypatch.chdir(tmp_path)
+    (cell,) = build_cells(Suite(draws=1, methods=("cards/my-method.yaml",)))
+    monkeypatch.chdir("/")
+    vectors = card.parent / "vectors"
+    assert usable_config(cell.protocol.method_config, cell.card_path) == {
+        "text": f"precomputed:{vectors / 'text.yaml'}",
+        "weights": str(vectors / "weights.bin"),
+        "mode": "plain.mode",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("open_clip:ViT-B-32/openai", None),
+        ("open_clip:ViT-B-32/sub/clip.pt", "open_clip:ViT-B-32/{}/sub/clip.pt"),
+        ("open_clip:ViT-B-32/clip.pt", "open_clip:ViT-B-32/{}/clip.pt"),
+        ("open_clip:ViT-B-32//data/clip.pt", "open_clip:ViT-B-32//data/clip.pt"),
+        ("precomputed:/data/text.yaml", "precomputed:/data/text.yaml"),
+        ("precomputed:../text.yaml", "precomputed:{}/../text.yaml"),
+        ("no/such/file.bin", None),
+        ("scratch", None),
+        ("open_clip:", None),
+        ("precomputed:", None),
+        ("x" * 5000 + ".y", None),
+        ("a\0b.c", None),
+    ],
+)
+def test_settings_that_name_a_file_are_recognised(tmp_path: Path, text: str, path: str | None) -> None:
+    card = write_card(tmp_path, config={"text": text, "list": [text], "nested": {"deep": text}})
+    expected = text if path is None else path.format(tmp_path)
+    found = usable_config({"text": text, "list": [text], "nested": {"deep": text}}, str(card))
+    assert found == {"text": expected, "list": [expected], "nested": {"deep": expected}}
+
+
+def test_settings_without_files_leave_keys_and_records_as_they_were() -> None:
+    (cell,) = build_cells(Suite(draws=1, methods=("cnn",)))
+    assert cell.protocol.files == {}
+    assert "files" not in cell.protocol.model_dump(mode="json")
+    assert "files" in cell.protocol.model_copy(update={"files": {"text": "0" * 64}}).model_dump(mode="json")
+
+
+def test_a_shipped_card_finds_its_files_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (cell,) = build_cells(Suite(draws=1, methods=("diffclip:clip-vectors",)))
+    file = REPOSITORY / "docs/examples/coco-stuff-text.yaml"
+    assert usable_config(cell.protocol.method_config, "diffclip")["text"] == f"precomputed:{file}"
+    assert set(cell.protocol.files) == {"text"}
+
+
+def test_a_setting_file_that_changes_during_a_run_is_refused(tmp_path: Path) -> None:
+    card, manifest = write_card(tmp_path / "cards"), write_scene(tmp_path)
+    (cell,) = build_cells(Suite(datasets=(str(manifest),), draws=1, window=3, methods=(str(card),)))
+    (tmp_path / "cards/vectors/v.npy").write_text("other")
+    with pytest.raises(DataError, match="files of text changed during the run; run the command again"):
+        fit_cell(cell, ExecutionConfig(), tmp_path / "results", lambda stage, done: None)

@@ -36,7 +36,8 @@ class MethodId(NamedTuple):
     @classmethod
     def of(cls, protocol: ProtocolConfig) -> MethodId:
         """Return the identity of a cell's method."""
-        settings = content_hash(protocol.method_config)[:6]
+        files = {"files": protocol.files} if protocol.files else {}
+        settings = content_hash({**protocol.method_config, **files})[:6]
         return cls(protocol.method, protocol.variant, protocol.data.selection, protocol.method_version, settings)
 
     @property

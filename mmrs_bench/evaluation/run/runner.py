@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, never_defer
+from mmrs_bench.methods.setting_files import file_hashes, usable_config
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.files.fingerprint import scene_fingerprint
@@ -95,6 +96,7 @@ def fit_cell(
 ) -> Fitted:
     """Load a cell's data and train its method; arguments and errors as `run_cell`."""
     protocol = cell.protocol
+    config = _method_config(cell)
     torch.set_num_threads(execution.threads)
     seconds: dict[str, float] = {}
     with _timed(seconds, "data", progress):
@@ -113,12 +115,21 @@ def fit_cell(
         progress=progress,
         wait=wait,
     )
-    method = method_class(cell.card)(protocol.method_config, context)
+    method = method_class(cell.card)(config, context)
     with _timed(seconds, "pretrain", progress):
         method.pretrain(data)
     with _timed(seconds, "fit", progress):
         method.fit(data)
     return Fitted(method, data, seconds)
+
+
+def _method_config(cell: Cell) -> dict[str, Any]:
+    """The method's settings with absolute paths; a `DataError` reports that a file changed since the run started."""
+    protocol = cell.protocol
+    found = file_hashes(protocol.method_config, cell.card, cell.card_path)
+    if changed := sorted(name for name in found | protocol.files if found.get(name) != protocol.files.get(name)):
+        raise DataError(f"{cell.title}: files of {', '.join(changed)} changed during the run; run the command again")
+    return usable_config(protocol.method_config, cell.card_path or protocol.method)
 
 
 @lru_cache(maxsize=1)
