@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mmrs_bench.config import ProtocolConfig
 from mmrs_bench.errors import unknown_name
+from mmrs_bench.evaluation.report.split_conflicts import conflicting_splits
 from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
@@ -131,7 +132,8 @@ class Group:
     def title(self) -> str:
         """Scene, split, shots and budget."""
         shots = "shot" if self.shots == 1 else "shots"
-        return f"{self.scene_label}, {self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}"
+        mark = f", splits {self.fields['splits']}" if "splits" in self.fields else ""
+        return f"{self.scene_label}, {self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}{mark}"
 
     def signature(self, entries: Sequence[Entry]) -> str:
         """Signature of a table of these entries; different draw counts give a range."""
@@ -168,13 +170,20 @@ _Key = tuple[tuple[str, str], ...]
 
 
 def group_records(records: Iterable[Record], failures: Iterable[FailureRecord] = ()) -> list[Group]:
-    """Group records and failures by protocol, sorted by scene, protocol and shots."""
+    """Group records and failures by protocol, sorted by scene, protocol and shots.
+
+    Where records disagree in the pixels of a split, those of different splits are in different groups.
+    """
     grouped: dict[_Key, dict[MethodId, list[Record]]] = defaultdict(lambda: defaultdict(list))
     failed: dict[_Key, list[FailureRecord]] = defaultdict(list)
     shots: dict[_Key, int] = {}
+    records = list(records)
+    marks = conflicting_splits(records)
     items: list[Record | FailureRecord] = [*records, *failures]
     for item in sorted(items, key=lambda item: (item.protocol.data.draw, item.protocol.seed, item.key)):
         key = tuple({**signature_fields(item.protocol), "sel": ""}.items())
+        if item.key in marks:
+            key += (("splits", marks[item.key]),)
         shots[key] = item.protocol.data.shots
         if isinstance(item, Record):
             grouped[key][MethodId.of(item.protocol)].append(item)
