@@ -13,6 +13,8 @@ METHODS ?= all
 DRAWS ?= 5
 BUDGET ?= quick
 RESULTS ?= results
+# Length of `make fuzz`.
+MINUTES ?= 10
 # Further options of the command, e.g. RUN="--workers 4 --keep-going".
 RUN ?=
 
@@ -27,7 +29,7 @@ SUITE = --datasets $(DATASET) --splits $(SPLIT) --shots $(SHOTS) --methods $(MET
 	--budget $(BUDGET) --results $(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench plan leaderboard compare map regress update-baselines data test lint speed
+.PHONY: help setup bench plan leaderboard compare map regress update-baselines data test fuzz lint speed
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -79,6 +81,9 @@ data: ## scenes and which of them are here; `mmrs-bench data fetch NAME` gets on
 
 test: ## the tests, on up to four cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(RUN)
+
+fuzz: ## damaged files to every reader, for MINUTES=10: inputs tried, escapes, peak memory
+	@OMP_NUM_THREADS=1 MMRS_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q --timeout=0 tests/fuzz $(RUN)
 
 lint: ## format, lint and types
 	@$(BIN)/ruff check .
