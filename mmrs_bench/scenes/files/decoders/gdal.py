@@ -48,7 +48,7 @@ def read_geotiff(path: Path) -> Raster:
             values = raster.nodatavals
             missing = np.zeros(array.shape, dtype=bool)
             for band, (flags, value) in enumerate(zip(raster.mask_flag_enums, values, strict=True)):
-                if MaskFlags.all_valid not in flags and MaskFlags.alpha not in flags:
+                if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:  # a mask stored in the file
                     missing[band] = raster.read_masks(band + 1) == 0
                 missing[band] |= _equal(array[band], value)
             array = _scaled(array, raster.scales, raster.offsets, 1.0)
@@ -121,9 +121,9 @@ def _equal(array: AnyArray, value: float | None) -> NDArray[np.bool_]:
     if np.isnan(value):
         return np.isnan(array)
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return np.asarray(array == array.dtype.type(value))
-    if value != int(value):
+        limits = np.finfo(array.dtype)  # GDAL writes the nearest number for one beyond the type's range
+        return np.asarray(array == array.dtype.type(min(max(value, float(limits.min)), float(limits.max))))
+    if not np.isfinite(value) or value != int(value):
         return np.zeros(array.shape, dtype=bool)
     return np.asarray(array == int(value))
 
