@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,17 @@ def test_a_geotiff_contains_classes_colours_and_names(tmp_path: Path, scene: Sce
             assert (raster.nodata, raster.crs) == (0, None)
             assert raster.colormap(1)[2][:3] == tuple(bytes.fromhex(scene.manifest.classes[1].color[1:]))
             assert raster.tags(1)["CLASS_3"] == "class 3"
+
+
+def test_a_geotiff_has_the_place_of_the_scene(tmp_path: Path, scene: Scene, targets: IntArray) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
+    transform = (2.5, 0.0, 600000.0, 0.0, -2.5, 5100000.0)
+    crs = rasterio.CRS.from_epsg(32632)
+    for known in (crs.to_wkt(), None):
+        write_map(tmp_path / "map.tif", replace(scene, crs=known, transform=transform), targets)
+        with rasterio.open(tmp_path / "map.tif") as raster:
+            assert tuple(raster.transform[:6]) == transform
+            assert raster.crs == (crs if known else None)
 
 
 def test_a_geotiff_without_rasterio_names_the_extra_to_install(

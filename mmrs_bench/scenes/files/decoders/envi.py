@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,8 +138,8 @@ def _fields(path: Path) -> dict[str, str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    lines = text.splitlines()
-    if not lines or lines[0].strip() != "ENVI":
+    lines = re.split("\r\n|\r|\n", text)
+    if lines[0].strip() != "ENVI":
         raise DataError(f"{path.name} is not an ENVI header: its first line is not ENVI")
     fields: dict[str, str] = {}
     rest = iter(lines[1:])

@@ -13,6 +13,8 @@ from mmrs_bench.errors import DataError
 
 Point = tuple[int, int]
 
+#: Other line separators, such as the ellipsis of some encodings, occur in comments.
+_LINE_END = re.compile("\r\n|\r|\n")
 _MAX_BYTES = 1 << 30
 _POINT = re.compile(r"\s*([+-]?\d{1,12})\s+([+-]?\d{1,12})\s+([+-]?\d{1,12})(\s|$)", re.ASCII)
 
@@ -32,7 +34,7 @@ def read_roi_text(path: Path, size: tuple[int, int]) -> NDArray[np.int64]:
     """
     declared: list[int] = []
     regions: list[list[Point]] = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_LINE_END.split(_text(path)), start=1):
         if line.lstrip().startswith(";"):
             if found := re.search(r"ROI npts:\s*(\d{1,12})", line, re.ASCII):
                 declared.append(int(found[1]))

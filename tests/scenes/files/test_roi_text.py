@@ -31,6 +31,22 @@ def test_regions_without_a_header_are_numbered_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeff; ROI name: Straße\n".encode(),
+        "; ROI name: Straße\n".encode("latin-1"),
+        "; ROI name: Straße\r\n".encode(),
+        b"; ROI name: Stra\xdfe\x85 and so on\r\n",
+        b"",
+    ],
+)
+def test_encodings_of_comments(tmp_path: Path, content: bytes) -> None:
+    raster = read(tmp_path, content + b"; ROI npts: 2\n1 2 1 7.5\n2 3 1 7.5\n")
+    assert np.argwhere(raster).tolist() == [[0, 1], [0, 2]]
+    assert np.argwhere(read(tmp_path, "; Straße\n1 2 1\n".encode("utf-16"))).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("1 10 1\n", "line 1 has column 10, row 1, outside 6 rows x 9 columns"),
@@ -38,6 +54,9 @@ def test_regions_without_a_header_are_numbered_in_order(tmp_path: Path) -> None:
         ("2 1 1\n", "has ID 2, expected a region that starts with ID 1"),
         ("; ROI npts: 1\n1 x y\n", "line 2 is '1 x y', expected integers"),
         ("1 2\n", "expected integers"),
+        ("1 2 1_0\n", "expected integers"),
+        ("1 2 ١\n", "expected integers"),
+        ("1 2 \x1b[31m\n", r"'1 2 \\x1b\[31m', expected integers"),
         ("; ROI npts: 3\n1 1 1\n2 2 1\n", r"contains regions of \[2\] points, its header declares \[3\]"),
         ("1 1 1\n\n1 1 1\n", "1 pixels of region 2 also belong to region 1"),
         ("; nothing\n", "contains regions of"),
