@@ -13,7 +13,7 @@ METHODS ?= all
 DRAWS ?= 5
 BUDGET ?= quick
 RESULTS ?= results
-# Length of `make fuzz`.
+# Length of `make fuzz` and `make torture`.
 MINUTES ?= 10
 # Further options of the command, e.g. RUN="--workers 4 --keep-going".
 RUN ?=
@@ -29,7 +29,7 @@ SUITE = --datasets $(DATASET) --splits $(SPLIT) --shots $(SHOTS) --methods $(MET
 	--budget $(BUDGET) --results $(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench plan leaderboard compare map regress update-baselines data test fuzz lint speed
+.PHONY: help setup bench plan leaderboard compare map regress update-baselines data test fuzz torture lint speed
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -84,6 +84,9 @@ test: ## the tests, on up to four cores
 
 fuzz: ## damaged files to every reader, for MINUTES=10: inputs tried, escapes, peak memory
 	@OMP_NUM_THREADS=1 MMRS_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q --timeout=0 tests/fuzz $(RUN)
+
+torture: ## kill runs, fill the disk, damage files for MINUTES=10: records lost, wrong, hangs, tracebacks
+	@cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m torture.campaign --minutes $(MINUTES) $(RUN)
 
 lint: ## format, lint and types
 	@$(BIN)/ruff check .
