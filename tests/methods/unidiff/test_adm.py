@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,15 @@ def test_half_precision_is_converted_to_single() -> None:
     converted = convert_adm(state, DENSE)
     assert {tensor.dtype for tensor in converted.values()} == {torch.float32}
     assert torch.equal(converted["conv_in.weight"], state["input_blocks.0.0.weight"].float())
+
+
+@torch.no_grad()
+def test_dropout_acts_in_training_mode_only() -> None:
+    unet, x, t = build_adm(replace(DENSE, dropout=0.5)), noise(1), torch.tensor([3])
+    for training in (True, False):
+        unet.train(training)
+        once, again = (unet(x, t, class_labels=t).sample for _ in range(2))
+        assert torch.equal(once, again) != training
 
 
 @torch.no_grad()

@@ -174,6 +174,12 @@ def test_saved_adapters_restore_the_denoiser(
     assert all(torch.equal(state[name], tensor) for name, tensor in load_file(file).items()), "not a copy"
 
 
+def test_without_adaptation_the_round_trip_is_empty(weights: Weights) -> None:
+    denoiser = adapted(weights, "none")
+    assert denoiser.adapted_state() == {}
+    denoiser.load_adapted({}, denoiser.adapters_metadata())
+
+
 @needs_peft
 @torch.no_grad()
 def test_peft_reads_the_saved_adapters(weights: Weights) -> None:

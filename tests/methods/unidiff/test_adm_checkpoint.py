@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shlex
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.adm_reference import DENSE, random_state
+from helpers.adm_reference import DENSE, SMALL, random_state
 from helpers.network_helpers import same
 from helpers.unidiff_helpers import refused
 from safetensors.torch import load_file
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.unidiff import adm_checkpoint
-from mmrs_bench.methods.unidiff.adm import ADM_64
+from mmrs_bench.methods.unidiff.adm import ADM_64, adm_with_weights
 from mmrs_bench.methods.unidiff.adm_checkpoint import (
     ADM_64_WEIGHTS,
     checkpoint_file,
@@ -84,8 +86,16 @@ class Malicious:
         return os.system, (f"touch {shlex.quote(str(self.witness))}",)
 
 
+def raw_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Malicious(path.with_name("witness"))))
+
+
 def archived_pickle(path: Path) -> None:
     torch.save({**random_state(DENSE), "out.2.bias": Malicious(path.with_name("witness"))}, path)
+
+
+def old_pickle(path: Path) -> None:
+    torch.save({"x": Malicious(path.with_name("witness"))}, path, _use_new_zipfile_serialization=False)
 
 
 def truncate(path: Path, kept: float, *, zipped: bool = True) -> None:
@@ -102,7 +112,9 @@ def write_nan(path: Path) -> None:
 
 CODE, INCOMPLETE = "or contain code, which was not executed", "is not a complete checkpoint"
 FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "malicious": (archived_pickle, CODE),
+    "malicious": (raw_pickle, CODE),
+    "malicious in an archive": (archived_pickle, CODE),
+    "malicious in the old format": (old_pickle, CODE),
     "cut at its end": (lambda path: truncate(path, 0.999), INCOMPLETE),
     "cut, old format": (lambda path: truncate(path, 0.5, zipped=False), INCOMPLETE),
     "a web page": (lambda path: path.write_text("<html>404</html>" * 9), INCOMPLETE),
@@ -123,7 +135,7 @@ def test_a_wrong_file_is_refused_and_its_code_is_not_executed(fault: str, tmp_pa
         load_original(path, DENSE)
     assert not (tmp_path / "witness").exists()
     if message == CODE:
-        torch.load(path, weights_only=False)
+        pickle.loads(path.read_bytes()) if write is raw_pickle else torch.load(path, weights_only=False)  # noqa: S301
         assert (tmp_path / "witness").exists(), "the file contains no code, so this shows nothing"
 
 
@@ -189,6 +201,19 @@ def test_a_checkpoint_is_converted_once_and_loaded_once_per_process(
         first["conv_in.bias"] = torch.zeros(32)  # type: ignore[index]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the list of mapped files exists on Linux only")
+def test_networks_share_the_memory_mapped_file(checkpoint: Path) -> None:
+    reread(checkpoint)
+    unet = adm_with_weights(DENSE, reread(checkpoint), trainable=["conv_out.bias"])
+    (kept,) = conversions()
+    lines = [
+        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if kept.name in line
+    ]
+    mapped = [range(int(start, 16), int(end, 16)) for start, end in lines]
+    private = {name for name, p in unet.named_parameters() if not any(p.data_ptr() in part for part in mapped)}
+    assert private == {"conv_out.bias"}
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
 def test_a_damaged_conversion_is_repeated(damage: str, checkpoint: Path) -> None:
     expected = {name: weight.clone() for name, weight in pretrained_weights(DENSE, checkpoint).items()}
@@ -207,17 +232,19 @@ def test_a_damaged_conversion_is_repeated(damage: str, checkpoint: Path) -> None
     assert kept.read_bytes() == whole
 
 
+def test_a_refused_checkpoint_writes_no_conversion(checkpoint: Path) -> None:
+    with pytest.raises(DataError, match="is not the ADM of 32 channels"):
+        pretrained_weights(SMALL, checkpoint)
+    assert not conversions()
+
+
 # The published checkpoint
 
 
-def test_a_missing_checkpoint_is_an_error_with_the_command_that_fetches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_checkpoint_is_an_error_with_the_command_that_fetches_it() -> None:
     entry = weights_named(ADM_64_WEIGHTS)
     with refused(DataError, rf"expected {checkpoint_file()}.*Fetch it with: {re.escape(entry.fetch)} \({entry.url}, "):
         pretrained_weights()
-    fetched: dict[str, Any] = {}
-    monkeypatch.setattr("pooch.retrieve", lambda url, known_hash, **named: fetched.update(named, url=url))
-    exec(shlex.split(entry.fetch)[2], {})  # noqa: S102 - the command in our own file
-    assert (fetched["url"], fetched["path"] / fetched["fname"]) == (entry.url, checkpoint_file())
 
 
 def test_a_published_hash_is_checked_for_the_published_file_only(
@@ -228,7 +255,9 @@ def test_a_published_hash_is_checked_for_the_published_file_only(
     assert pretrained_weights(DENSE, checkpoint)
     checkpoint_file().parent.mkdir(parents=True)
     checkpoint.rename(checkpoint_file())
-    with pytest.raises(DataError, match=f"expected {'0' * 64}; delete the file and fetch it again with: python"):
+    with pytest.raises(
+        DataError, match=f"expected {'0' * 64}; delete the file and fetch it again with: mmrs-bench weights fetch "
+    ):
         pretrained_weights(DENSE)
 
 

@@ -28,6 +28,11 @@ def read(name: str, variant: str = "default", budget: Any = "paper", **changes: 
         ({"block": 8}, "block: the decoder of this backbone has blocks 0 to 7"),
         ({"backbone": "imagenet", "block": 16}, "block: the decoder of this backbone has blocks 0 to 15"),
         ({"tile": 20}, "tile"),
+        ({"tile": 0}, "tile"),
+        ({"stride": 0}, "stride"),
+        ({"zoom": 0.9}, "zoom"),
+        ({"hidden": (0,)}, "hidden"),
+        ({"batch_size": 2}, "batch_size"),
     ],
 )
 def test_invalid_values_are_refused(change: dict[str, Any], message: str) -> None:
