@@ -160,6 +160,15 @@ def test_table_and_figure_show_mean_and_sd_over_draws(tmp_path: Path) -> None:
             assert (high - low) / 2 == pytest.approx(np.std(of_draws, ddof=1))
 
 
+def test_one_draw_has_no_spread(tmp_path: Path) -> None:
+    points = cells(tmp_path, (100,), (4,), draws=1)
+    rows = run(tmp_path, points)
+    (line,) = sweep_table(points, rows).sections[0].rows
+    assert isinstance(line["oa"], Estimate)
+    assert line["oa"].sd is None
+    assert sweep_figure(points, rows).get_suptitle().endswith("; one draw")
+
+
 def test_points_with_a_record_are_not_computed_again(tmp_path: Path) -> None:
     points = cells(tmp_path)
     rows = run(tmp_path, points)

@@ -15,6 +15,7 @@ from mmrs_bench.evaluation.results import provenance as module
 from mmrs_bench.evaluation.results.provenance import (
     GitState,
     git_state,
+    measured,
     package_versions,
     peak_memory_mib,
     provenance,
@@ -84,3 +85,9 @@ def test_peak_memory_is_in_mib_and_does_not_fall() -> None:
     assert 150 < after - before < 250
     assert later >= after - 1  # the kernel's count is not exact
     assert peak_memory_mib() > 10
+
+
+def test_measurements_contain_seconds_and_host() -> None:
+    found = measured({"fit": 1.5})
+    assert found.seconds == {"fit": 1.5}
+    assert found.host

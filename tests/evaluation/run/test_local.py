@@ -14,7 +14,7 @@ from helpers.fake_cells import log_lines, make_cells, make_job, run_fakes, run_j
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.results.records import load_failures, load_records
 from mmrs_bench.evaluation.run.local import LocalPool
-from mmrs_bench.evaluation.run.pool import worker_environment
+from mmrs_bench.evaluation.run.pool import usable_cores, worker_environment
 
 
 def test_the_first_worker_of_a_process_ignores_ctrl_c(tmp_path: Path) -> None:
@@ -58,6 +58,11 @@ def test_workers_that_die_before_their_first_cell_are_not_replaced_for_ever(tmp_
     (tmp_path / "logs").write_text("workers cannot create their log folder and die")
     with pytest.raises(BenchError, match="die before they take a cell"):
         run_job("local", make_job(tmp_path, make_cells(2)))
+
+
+def test_usable_cores_are_those_of_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert usable_cores() == 3
 
 
 def test_the_local_executor_refuses_options(tmp_path: Path) -> None:
