@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
@@ -55,7 +55,7 @@ def read_npy(path: Path, *, error: type[BenchError], advice: str) -> NDArray[Any
     Raises:
         BenchError: An ``error`` if the file cannot be read or is no plain array.
     """
-    array: NDArray[Any] = _read(path, ".npy", _array, error, advice)
+    array: NDArray[Any] = _read(path, ".npy", read_values, error, advice)
     return array
 
 
@@ -94,13 +94,17 @@ def _arrays(file: IO[bytes], size: int) -> dict[str, NDArray[Any]]:
             if member.file_size > MAX_RATIO * member.compress_size:
                 raise ValueError(f"its member {member.filename!r} declares more bytes than it can contain")
             with archive.open(member) as opened:
-                arrays[name] = _array(opened, member.file_size)
+                arrays[name] = read_values(opened, member.file_size)
                 opened.read(1)  # checks the checksum
         return arrays
 
 
-def _array(file: IO[bytes], size: int) -> NDArray[Any]:
-    """Read an array from a file with ``size`` bytes."""
+def read_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+    """Read shape, order of axes and type of an array from a file with ``size`` bytes; they fit that size.
+
+    Raises:
+        ValueError: If the header is damaged, or the array has no plain type; Python's parser raises other types, too.
+    """
     start = file.read(8)
     width = _LENGTH_BYTES.get(start[6:], 0)
     if start[:6] != _MAGIC or not width:
@@ -111,7 +115,8 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     header = ast.literal_eval(file.read(length).decode("utf-8" if start[6] == 3 else "latin-1").strip())
     if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
         raise ValueError("its header does not have the fields descr, fortran_order, shape")
-    shape, order = header["shape"], "F" if header["fortran_order"] is True else "C"
+    shape = header["shape"]
+    order: Literal["C", "F"] = "F" if header["fortran_order"] is True else "C"
     if not isinstance(shape, tuple) or not all(type(side) is int and 0 <= side < 2**48 for side in shape):
         raise ValueError("its header has no valid shape")
     if not isinstance(header["descr"], str) or not _PLAIN_DTYPE.fullmatch(header["descr"]):
@@ -120,6 +125,12 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     found, declared = size - 8 - width - length, math.prod(shape) * dtype.itemsize
     if not dtype.itemsize or declared != found:
         raise ValueError(f"declares {declared:,} bytes, but contains {found:,}")
+    return shape, order, dtype
+
+
+def read_values(file: IO[bytes], size: int) -> NDArray[Any]:
+    """Read an array from a file with ``size`` bytes; errors as `read_header`."""
+    shape, order, dtype = read_header(file, size)
     array = np.empty(math.prod(shape), dtype)
     rest = array.view(np.uint8).data
     while rest:
@@ -127,4 +138,4 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
         if not count:
             raise ValueError("is cut off")
         rest = rest[count:]
-    return array.reshape(shape, order=order)  # type: ignore[call-overload,no-any-return]
+    return array.reshape(shape, order=order)

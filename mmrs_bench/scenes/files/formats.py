@@ -18,6 +18,7 @@ from mmrs_bench.scenes.files.decoders.guard import read_guarded
 from mmrs_bench.scenes.files.decoders.numpy_files import read_npy, read_npz
 from mmrs_bench.scenes.files.decoders.raster import Raster
 from mmrs_bench.scenes.files.decoders.roi_text import read_roi_text
+from mmrs_bench.texts import one_line
 
 #: A reader receives the path, the key, and (height, width) of the scene.
 Reader = Callable[[Path, str | None, tuple[int, int]], Raster]
@@ -78,11 +79,12 @@ def read_array(path: Path, key: str | None, size: tuple[int, int]) -> Raster:
     except ConfigError:
         raise
     except BenchError as error:
-        raise type(error)(_printable(f"{place}: {error}")) from error
+        raise type(error)(one_line(f"{place}: {error}")) from error
     except Exception as error:  # libraries raise many types on damaged files
-        raise DataError(_printable(f"{place}: {damaged(str(error) or type(error).__name__)}")) from error
+        raise DataError(one_line(f"{place}: {damaged(str(error) or type(error).__name__)}")) from error
     if raster.array.dtype.kind not in "buif":
-        raise DataError(f"{place}: contains {raster.array.dtype}, expected real numbers; correct the key")
+        found = "complex numbers" if raster.array.dtype.kind == "c" else str(raster.array.dtype)
+        raise DataError(f"{place}: contains {found}, expected real numbers; correct the key")
     return raster
 
 
@@ -111,9 +113,3 @@ def _reader(path: Path) -> Reader:
         known = " ".join(filter(None, FORMATS))
         raise ConfigError(f"{path}: unknown format {path.suffix!r}; use one of {known}") from error
     return _read_envi
-
-
-def _printable(text: str) -> str:
-    """One line without control characters, which names in a file may contain."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mmrs_bench.errors import DataError
 
@@ -16,9 +16,13 @@ _LISTED = 20
 
 def absent(name: str | int | None, present: Iterable[str]) -> DataError:
     """The error for a name that a file or a struct does not contain."""
-    names = sorted(present)
+    return DataError(f"there is no {name!r}; present: {shown(sorted(present)) or 'nothing'}")
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first names of a file as text; those with invisible characters in quotes, with escapes."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return DataError(f"there is no {name!r}; present: {', '.join(names[:_LISTED]) or 'nothing'}{more}")
+    return ", ".join(name if name.isprintable() else repr(name) for name in names[:_LISTED]) + more
 
 
 def outside(position: int, length: int) -> DataError:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mmrs_bench.errors import DataError
-from mmrs_bench.scenes.files.decoders.faults import absent, check_declared, damaged, outside
+from mmrs_bench.scenes.files.decoders.faults import absent, check_declared, damaged, outside, shown
 from mmrs_bench.scenes.files.decoders.raster import AnyArray
 
 #: A field name or a list position.
@@ -110,7 +110,7 @@ class _Matrix:
     def values(self, size: tuple[int, int]) -> AnyArray:
         """The numbers."""
         if self.kind in (_STRUCT, _OBJECT):
-            raise DataError(f"is a struct with {', '.join(self.fields())}; name a numeric field or an item such as [0]")
+            raise DataError(f"is a struct with {shown(self.fields())}; name a numeric field or an item such as [0]")
         if self.kind == _CELL:
             raise DataError(f"is a cell array of {self.count} items; name a numeric field or an item such as [0]")
         if self.kind == _SPARSE:

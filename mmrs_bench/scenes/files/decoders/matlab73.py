@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from mmrs_bench.errors import DataError
-from mmrs_bench.scenes.files.decoders.faults import absent, check_declared, damaged, outside
+from mmrs_bench.scenes.files.decoders.faults import absent, check_declared, damaged, outside, shown
 from mmrs_bench.scenes.files.decoders.matlab5 import Step, dense
 from mmrs_bench.scenes.files.decoders.raster import AnyArray
 
@@ -30,7 +30,7 @@ def read_variable(path: Path, steps: list[Step], size: tuple[int, int]) -> AnyAr
         if isinstance(node, h5py.Group) and "MATLAB_sparse" in node.attrs:
             return reader.sparse(node, size)
         if not isinstance(node, h5py.Dataset):
-            raise DataError(f"is a struct with {', '.join(node)}; name a numeric field")
+            raise DataError(f"is a struct with {shown(list(node))}; name a numeric field")
         if h5py.check_ref_dtype(node.dtype):
             raise DataError("is a list; add [0] and name a numeric field")
         _check_numeric(node)
