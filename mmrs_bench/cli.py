@@ -13,10 +13,11 @@ from typing import Any, get_args
 from jsonargparse import ArgumentParser
 
 from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, PixelScope, Selection, SplitName
-from mmrs_bench.errors import BenchError
+from mmrs_bench.errors import BenchError, ConfigError, PreflightError, nearest
 from mmrs_bench.evaluation.cells import Suite
 from mmrs_bench.evaluation.run.executors import EXECUTORS
-from mmrs_bench.texts import one_line
+from mmrs_bench.texts import one_line, prepare_streams
+from mmrs_bench.version import __version__
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -32,14 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 success, 1 failure or loss of accuracy, 2 wrong input, 130 stopped by Ctrl-C.
     """
+    prepare_streams()
+    os.environ["MPLBACKEND"] = "agg"  # files only; an inherited backend may need a display, or be unknown
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        name, options = _parse(argv)
+        name, options = _parse(given)
         module, _, function = _COMMANDS[name][0].partition(":")
         status = int(getattr(import_module(f"mmrs_bench.commands.{module}"), function)(**options))
         sys.stdout.flush()
         return status
     except argparse.ArgumentError as error:
-        return _usage_error(_readable(str(error)))
+        return _usage_error(_readable(str(error), given))
+    except PreflightError as error:
+        return max(map(_usage_error, error.faults))
     except BenchError as error:
         return _usage_error(str(error))
     except KeyboardInterrupt:
@@ -54,22 +60,58 @@ def _usage_error(text: str) -> int:
     return EXIT_USAGE
 
 
-def _readable(text: str) -> str:
-    """The parser's message with option names and types as on the command line."""
+def _readable(text: str, argv: Sequence[str]) -> str:
+    """The parser's message with option names and types as on the command line, and what was probably meant."""
     text = re.sub(r'Parser key "([\w.]+)"(?: element \d+)?:', lambda m: f"--{m[1].replace('_', '-')}:", text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text)
-    return f"{text.rstrip('.')}. See mmrs-bench --help."
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
+    return f"{text}. {_suggestion(text, argv)}See mmrs-bench --help."
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+def _suggestion(text: str, argv: Sequence[str]) -> str:
+    """What was probably meant, as a sentence that ends with a blank; empty if nothing is similar.
+
+    Args:
+        text: The parser's message.
+        argv: The arguments.
+    """
+    options = _options_of(argv)
+    if found := re.search(r"(?s)^--([\w-]+):.*Got value: (\S+,\S*)", text):
+        option, parts = f"--{found[1]}", found[2].replace(",", " ").split()
+        return f"Separate values by blanks: {option} {' '.join(parts)}. " if options.get(option) == "+" else ""
+    if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text):
+        choices, parts = re.findall(r"[\w-]+", found[2]), found[1].split(",")
+        if len(parts) > 1 and set(parts) <= set(choices):
+            return f"Separate values by blanks: {' '.join(parts)}. "
+        return _did_you_mean(nearest(found[1], choices))
+    if found := re.search(r"[Uu]nrecognized arguments?: (--[\w-]+)", text):
+        return _did_you_mean(nearest(found[1], options))
+    return ""
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f"Did you mean {' or '.join(names)}? " if names else ""
+
+
+def _options_of(argv: Sequence[str]) -> dict[str, object]:
+    """The options of the command in some arguments, with their numbers of values (``nargs``)."""
+    name = next((name for name in (" ".join(argv[:2]), *argv[:1]) if name in _COMMANDS), None)
+    parser = ArgumentParser(exit_on_error=False)
+    for add in _COMMANDS[name][2] if name else ():
+        add(parser)
+    return {option: action.nargs for action in parser._actions for option in action.option_strings}
+
+
+def _parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The command's name and its options."""
     parsed = build_parser().parse_args(argv).as_dict()
     name = parsed["command"]
     options = parsed[name] or {}
-    if name == "data":
+    if name in _GROUPS:
         action = options["action"]
-        name, options = f"data {action}", options[action] or {}
+        name, options = f"{name} {action}", options[action] or {}
     options.pop("config", None)
+    if name == "map" and any(word.partition("=")[0] == "--draws" for word in argv):
+        raise ConfigError("map shows one draw: use --draw NUMBER, counted from 0, in place of --draws")
     return name, options
 
 
@@ -79,15 +121,18 @@ def build_parser() -> ArgumentParser:
     epilog = "README.md and docs/ describe set-up, protocol and file formats."
     parser = ArgumentParser(prog="mmrs-bench", description=description, epilog=epilog, exit_on_error=False)
     commands = parser.add_subcommands(dest="command", required=True, title="commands", description="")
-    data = ArgumentParser(description="Files of the scenes.", exit_on_error=False)
-    commands.add_subcommand("data", data, help="list, fetch and verify the files of scenes")
-    actions = data.add_subcommands(dest="action", required=True, title="actions", description="")
+    parser.add_argument("--version", action="version", version=__version__, help="print the version")
+    actions = {}
+    for group, description in _GROUPS.items():
+        grouped = ArgumentParser(description=f"{description}.", exit_on_error=False)
+        commands.add_subcommand(group, grouped, help=description)
+        actions[group] = grouped.add_subcommands(dest="action", required=True, title="actions", description="")
     for name, (_, help_text, options) in _COMMANDS.items():
         subparser = ArgumentParser(description=f"{help_text}.", exit_on_error=False)
         for add in options:
             add(subparser)
         group, _, action = name.rpartition(" ")
-        (actions if group else commands).add_subcommand(action, subparser, help=help_text)
+        (actions[group] if group else commands).add_subcommand(action, subparser, help=help_text)
     return parser
 
 
@@ -113,7 +158,7 @@ def _suite(parser: ArgumentParser) -> None:
     add("--splits", "--split", **_several(suite.splits, SplitName), help="split protocols")
     add("--shots", **_several(suite.shots), help="labels per class")
     add("--draws", type=int, default=suite.draws, help="number of support samples")
-    add("--methods", "--method", **_several(suite.methods), help="name or name:variant; all: those without weights")
+    add("--methods", "--method", **_several(suite.methods), help=_METHODS_HELP)
     add("--budget", choices=get_args(BudgetName), default=suite.budget, help="training lengths and query limit")
     add("--seeds", "--seed", **_several(suite.seeds), help="training seeds")
     add("--selection", choices=get_args(Selection), default=None, help="selection rule for trained states")
@@ -160,7 +205,13 @@ _TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs t
 _FORCE = _option("--force", action="store_true", help="compute finished cells again and replace their records")
 _UPDATE = _option("--update-baselines", "--update", action="store_true", help="measure new baselines, print old -> new")
 _FROM = _option("--from", dest="source", type=str, default=None, help="folder with files that you already have")
-_WHAT = _option("what", choices=["methods", "datasets", "splits", "budgets"], help="what to list")
+_WHAT = _option(
+    "what", choices=["methods", "datasets", "splits", "budgets"], nargs="?", default=None, help="default: everything"
+)
+_WEIGHTS = _option("name", type=str, help="name of a checkpoint, see mmrs-bench weights list")
+_METHODS_HELP = "name, name:variant, or path of a card (.yaml); all: those without weights"
+#: Commands with actions.
+_GROUPS = {"data": "list, fetch and verify the files of scenes", "weights": "list and fetch pretrained checkpoints"}
 _WORKERS = _option("--workers", type=int | None, default=None, help="default: one per usable core; on a GPU 1")
 
 
@@ -195,6 +246,8 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "data fetch": ("data:fetch", "fetch and verify the files of a scene", [_scene(), _FROM]),
     "data verify": ("data:verify", "verify the files of a scene against its manifest", [_scene()]),
     "data where": ("data:where", "print the folder of a scene's files", [_scene(nargs="?", default=None)]),
+    "weights list": ("weights:list_weights", "list all checkpoints, and whether they are present", []),
+    "weights fetch": ("weights:fetch", "fetch and verify a checkpoint", [_WEIGHTS]),
     "check": ("check:check", "run the conformance tests of a method", [_method("method")]),
     "version": ("catalogue:show_version", "print the version", []),
 }

@@ -124,9 +124,10 @@ class ExecutionConfig(_Frozen):
 
         available = torch.cuda.is_available()
         if self.device == "cuda" and not available:
-            raise ConfigError(
-                "--device cuda: torch finds no CUDA device; use --device cpu, or install a CUDA build of torch"
-            )
+            cause = "finds no CUDA device; use --device cpu, or check the driver and CUDA_VISIBLE_DEVICES"
+            if torch.version.cuda is None:
+                cause = "is built without CUDA; use --device cpu, or install a CUDA build of torch if there is a GPU"
+            raise ConfigError(f"--device cuda: torch {torch.__version__} {cause}")
         device = ("cuda" if available else "cpu") if self.device == "auto" else self.device
         return self.model_copy(update={"device": device})
 

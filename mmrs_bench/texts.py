@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
+import sys
 import unicodedata
 
 #: Unicode categories that are shown as escapes: control characters, invisible format characters (such as those that
@@ -12,6 +15,35 @@ _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: A spreadsheet runs a cell that begins with one of these as a formula; the last four are their full-width forms.
 _FORMULA = tuple("=+-@\t\r＝＋－＠")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+#: What stands in place of characters that the encoding of a terminal lacks; for all others a question mark.
+_PLAIN = {
+    "±": "+-",
+    "κ": "kappa",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "×": "x",
+    "…": "...",
+    "─": "-",
+    "│": "|",
+    "━": "=",
+    "≥": ">=",
+}
+
+
+def prepare_streams() -> None:
+    """Let standard output and error accept every character, whatever their encoding is."""
+    codecs.register_error("mmrs_bench", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmrs_bench")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
 
 
 def printable(text: str) -> str:

@@ -18,6 +18,7 @@ from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 from mmrs_bench.scenes.catalogue import shipped_names
+from mmrs_bench.version import __version__
 
 HEAVY = ("torch", "lightning", "sklearn", "scipy", "skimage", "matplotlib", "torchmetrics")
 RUN = [sys.executable, "-c", "import sys; from mmrs_bench.cli import main; sys.exit(main())"]
@@ -30,7 +31,18 @@ def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--help", "run --help", "version", "list methods", "list datasets", "data list", "plan --draws 3"],
+    [
+        "--help",
+        "run --help",
+        "--version",
+        "version",
+        "list",
+        "list methods",
+        "data list",
+        "weights list",
+        "plan --draws 3",
+        "plan --methods unidiff",
+    ],
 )
 def test_quick_commands_import_no_numerical_libraries(arguments: str, tmp_path: Path) -> None:
     """Imports of these packages take seconds."""
@@ -107,8 +119,21 @@ WRONG_INPUT = [
     ("data", "data.action"),
     ("data fetch nowhere", "unknown dataset 'nowhere'"),
     ("data verify simulatd", "did you mean simulated"),
-    ("list", "what"),
     ("list everything", "invalid choice: 'everything'"),
+    ("list method", "Did you mean methods?"),
+    ("leaderbord", "Did you mean leaderboard?"),
+    ("data fech trento", "Did you mean fetch?"),
+    ("run --metods rf", "Did you mean --methods?"),
+    ("run --shots 2,5", "Separate values by blanks: --shots 2 5."),
+    ("sweep --timesteps 5,10 --blocks 1", "Separate values by blanks: --timesteps 5 10."),
+    ("run --splits random-v1,block-v1", "Separate values by blanks: random-v1 block-v1."),
+    ("run --methods rf,svm", "separate names by blanks: rf svm."),
+    ("run --modalities hsi,lidar", "separate names by blanks: hsi lidar."),
+    ("run --methods randomforest", "did you mean rf or rf-spatial?"),
+    ("map --methods majority --draws 2", "use --draw NUMBER"),
+    ("run --methods unidiff", "Fetch it with: mmrs-bench weights fetch adm-imagenet-64"),
+    ("map --methods clip:clip-text", "Fetch it with: mmrs-bench weights fetch clip-vit-b-32"),
+    ("weights fetch clip-vit", "did you mean clip-vit-b-16 or clip-vit-b-32?"),
     ("check majorty", "did you mean majority"),
 ]
 
@@ -180,6 +205,21 @@ def test_the_shipped_suite_is_valid() -> None:
     cells = build_cells(make_suite(options))
     assert {cell.protocol.budget for cell in cells} == {"paper"}
     assert len(cells) == len({cell.key for cell in cells}) > 1000
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrs_bench", "--version"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == __version__
+
+
+def test_a_list_without_a_name_contains_all_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    all_lines = capsys.readouterr().out
+    for what in ("methods", "datasets", "splits", "budgets"):
+        assert main(["list", what]) == 0
+        assert f"{what}:\n{capsys.readouterr().out}" in all_lines
 
 
 def test_lists_contain_all_names(capsys: pytest.CaptureFixture[str]) -> None:

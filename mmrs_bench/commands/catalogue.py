@@ -17,9 +17,17 @@ _SPLITS: dict[SplitName, str] = {
 }
 
 
-def list_names(*, what: str) -> int:
-    """Print the names of methods, datasets, splits or budgets."""
-    {"methods": _methods, "datasets": _datasets, "splits": _splits, "budgets": _budgets}[what]()
+def list_names(*, what: str | None) -> int:
+    """Print the names of methods, datasets, splits or budgets; None prints all of them."""
+    lists = {"methods": _methods, "datasets": _datasets, "splits": _splits, "budgets": _budgets}
+    if what is not None:
+        lists[what]()
+        return 0
+    for number, (name, show) in enumerate(lists.items()):
+        if number:
+            say()
+        say(f"{name}:")
+        show()
     return 0
 
 

@@ -12,7 +12,7 @@ from mmrs_bench.commands.output import say, say_progress
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.report.maps import write_map
-from mmrs_bench.evaluation.run.runner import fit_cell
+from mmrs_bench.evaluation.run.preflight import preflight
 
 
 def draw_map(
@@ -21,13 +21,19 @@ def draw_map(
     """Train the method of one cell and classify every pixel of the scene."""
     cell = _one_cell(suite_options, draw)
     folder = Path(results).expanduser()
-    method, data, _ = fit_cell(cell, make_execution(device, precision).resolved(), folder, _show_stage)
+    target_folder = Path(out).expanduser() if out else folder / "maps"
+    execution = make_execution(device, precision)
+    packages = {"rasterio": "geo"} if tif else {}
+    preflight([cell], folder, execution, force=True, folders=[target_folder], packages=packages)
+    # After the checks: it imports torch.
+    from mmrs_bench.evaluation.run.runner import fit_cell
+
+    method, data, _ = fit_cell(cell, execution.resolved(), folder, _show_stage)
     _show_stage("predict the whole scene", 0.0)
     targets = method.predict(data, np.arange(data.scene.labels.size))
     protocol = cell.protocol
     method_name, shots = cell.method_label.replace(":", "-"), protocol.data.shots
     name = f"{protocol.scene}-{method_name}-{protocol.data.split}-{shots}shot-draw{draw:02d}-{protocol.key}"
-    target_folder = Path(out).expanduser() if out else folder / "maps"
     for suffix in (".png", ".tif") if tif else (".png",):
         path = target_folder / f"{name}{suffix}"
         write_map(path, data.scene, targets, support=data.support, title=cell.title)

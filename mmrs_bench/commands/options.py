@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite
+from mmrs_bench.evaluation.run.preflight import preflight
 from mmrs_bench.evaluation.run.session import run_cells, worker_count
+from mmrs_bench.reading import parse_yaml
+
+#: Values that are no texts: numbers, booleans, null. YAML itself would also convert ``on`` and ``1:30``.
+_PLAIN_VALUE = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?|true|false|null")
 
 
 def make_suite(options: dict[str, Any]) -> Suite:
@@ -23,15 +29,35 @@ def make_execution(device: str, precision: str) -> ExecutionConfig:
     return ExecutionConfig.model_validate({"device": device, "precision": precision})
 
 
-def parse_options(texts: Iterable[str]) -> dict[str, str]:
-    """Convert ``NAME=VALUE`` texts to a dictionary; a `ConfigError` names a text without ``=``."""
-    options = {}
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Convert ``NAME=VALUE`` texts to a dictionary.
+
+    A value that begins with ``[``, ``{`` or a quote is YAML, for example ``slurm_setup=["module load cuda"]``. Numbers
+    and ``true``, ``false`` and ``null`` are converted; every other value is a text, also ``1:30:00`` and ``on``.
+
+    Raises:
+        ConfigError: If a text has no ``=``, a name is given twice, or a value is not valid YAML.
+    """
+    options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise ConfigError(f"executor option {text!r}: write it as NAME=VALUE, e.g. slurm_partition=gpu")
-        options[name] = value
+        if name in options:
+            raise ConfigError(f"executor option {name} is given twice; keep one")
+        options[name] = _option_value(name, value.strip())
     return options
+
+
+def _option_value(name: str, text: str) -> Any:
+    if text.startswith(("[", "{", "'", '"')) or _PLAIN_VALUE.fullmatch(text):
+        return parse_yaml(
+            text,
+            where=f"executor option {name}",
+            error=ConfigError,
+            advice=f"write e.g. {name}=2, {name}=1.5, {name}='[\"one\", \"two\"]' or {name}='{{name: value}}'",
+        )
+    return text
 
 
 def compute(
@@ -42,14 +68,20 @@ def compute(
     device: str,
     precision: str,
     executor_options: Iterable[str],
+    executor: str,
+    force: bool,
     **options: Any,
 ) -> int:
-    """Call `run_cells` with the execution options of the command line."""
+    """Call `preflight` and `run_cells` with the execution options of the command line."""
+    execution = make_execution(device, precision)
+    preflight(cells, results, execution, executor=executor, force=force)
     return run_cells(
         cells,
         results,
-        make_execution(device, precision),
+        execution,
         workers=worker_count(workers, device),
+        executor=executor,
+        force=force,
         executor_options=parse_options(executor_options),
         **options,
     )

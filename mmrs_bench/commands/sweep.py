@@ -12,7 +12,7 @@ from mmrs_bench.commands.options import make_execution, make_suite
 from mmrs_bench.commands.output import say, say_progress, table_console
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.render import print_tables
-from mmrs_bench.evaluation.run.session import check_writable
+from mmrs_bench.evaluation.run.preflight import preflight
 from mmrs_bench.evaluation.sweep import run_sweep, sweep_cells, sweep_figure, sweep_path, sweep_table, write_rows
 from mmrs_bench.io import write_png
 
@@ -23,7 +23,8 @@ def sweep(
     """Score a method at every timestep and block. Points that have a record in OUT are not computed again."""
     cells = sweep_cells(make_suite(suite_options), timesteps, blocks, fetch=say_progress)
     folder = Path(out).expanduser()
-    check_writable(folder)
+    execution = make_execution(device, precision)
+    preflight(cells, folder, execution)
     console = Console(stderr=True)
     with console.status("") as status:
 
@@ -36,7 +37,7 @@ def sweep(
             elif done == 0.0:
                 console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        records = run_sweep(cells, folder, make_execution(device, precision), show)
+        records = run_sweep(cells, folder, execution, show)
     path = sweep_path(cells, folder)
     figure_path = path.with_suffix(".png")
     write_rows(cells, records, path)

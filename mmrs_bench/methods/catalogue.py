@@ -101,7 +101,7 @@ def method_card(name: str) -> MethodSpec:
             raise ConfigError(f"{name}: the method name {card.name!r} is taken; choose another name")
         return card
     if name not in cards:
-        raise unknown_name("method", name, cards)
+        raise unknown_name("method", name, {known: card.title for known, card in cards.items()})
     return cards[name]
 
 

@@ -14,6 +14,7 @@ from mmrs_bench.config import MethodSpec
 from mmrs_bench.errors import BenchError, ConfigError, DataError
 from mmrs_bench.io import content_hash, file_sha256
 from mmrs_bench.methods.catalogue import card_folder, method_cards
+from mmrs_bench.models.weights import missing_weights
 from mmrs_bench.reading import read_yaml
 
 PRECOMPUTED, OPEN_CLIP = "precomputed:", "open_clip:"
@@ -56,6 +57,22 @@ def file_hashes(config: dict[str, Any], card: MethodSpec, card_path: str) -> dic
     if card_path and method_cards().get(card.name) != card:
         hashes["card"] = content_hash(card.model_dump(mode="json", exclude=DESCRIPTIONS))
     return hashes
+
+
+def missing_files(config: dict[str, Any], card: MethodSpec, card_path: str) -> list[str]:
+    """What this machine lacks of the pretrained weights and files that settings name: one line each, with the remedy.
+
+    Arguments as `file_hashes`.
+    """
+    folder = card_folder(card_path or card.name)
+    lines = [
+        f"{entry.title}: its checkpoint is not on this machine, expected {entry.path}. Fetch it with: {entry.fetch}"
+        for entry in missing_weights(card.needs_weights, config)
+    ]
+    for name, value in config.items():
+        absent = [path for _, path in _files(value, folder) if not _is_file(path)]
+        lines += [f"there is no file {path} (setting {name} of {card.name}); correct the setting" for path in absent]
+    return lines
 
 
 def _absolute(value: Any, folder: Path) -> Any:

@@ -161,7 +161,11 @@ def _check_position_embeddings(checkpoint: Checkpoint, stored: dict[str, Tensor]
 
 
 def _cached_file(model: str, tag: str) -> Path:
-    """The file of a tag in the Hugging Face cache; safetensors are preferred, as open_clip does."""
+    """The file of a tag: fetched by this package, or in the Hugging Face cache; safetensors first, as in open_clip."""
+    tower = f"open_clip:{model}/{tag}"
+    known = known_weights().get(tower)
+    if known and known.path.is_file():
+        return known.path
     import open_clip
     from huggingface_hub import try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
@@ -174,13 +178,11 @@ def _cached_file(model: str, tag: str) -> Path:
         found = try_to_load_from_cache(repository, name)
         if isinstance(found, str):
             return Path(found)
-    tower = f"open_clip:{model}/{tag}"
-    known = known_weights().get(tower)
     command = f"{known.fetch} ({known.describe()})" if known else fetch_command(model, tag)
     variant = f"{model}-quickgelu"  # for a path, the model's name has to state the activation
     by_path = variant if settings.get("quick_gelu", False) and variant in open_clip.list_models() else model
     raise DataError(
-        f"{tower}: its checkpoint is not in the Hugging Face cache of this machine. Fetch it with: {command}. Or put "
+        f"{tower}: its checkpoint is not on this machine. Fetch it with: {command}. Or put "
         f"the file anywhere and use its path: open_clip:{by_path}/PATH"
     )
 

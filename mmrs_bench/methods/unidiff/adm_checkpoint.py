@@ -66,7 +66,7 @@ class _Origin(NamedTuple):
 
 def checkpoint_file() -> Path:
     """Path of the checkpoint of `ADM_64`: ``<cache>/weights/64x64_diffusion.pt``."""
-    return cache_root() / "weights" / weights_named(ADM_64_WEIGHTS).file
+    return weights_named(ADM_64_WEIGHTS).path
 
 
 def pretrained_weights(config: AdmConfig = ADM_64, file: Path | None = None) -> Mapping[str, Tensor]:

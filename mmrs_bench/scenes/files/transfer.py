@@ -54,8 +54,8 @@ Feed = Callable[[Sink], None]
 def disk_error(path: Path, error: OSError) -> FetchError:
     """The error for a file or folder that cannot be written."""
     return FetchError(
-        f"cannot write {path}: {error.strerror or error}. Free some space or set MMRS_BENCH_DATA to a writable folder, "
-        "and run the command again; no partial file was left behind."
+        f"cannot write {path}: {error.strerror or error}. Free some space or set MMRS_BENCH_DATA (for "
+        "weights: MMRS_BENCH_CACHE) to a writable folder, and run the command again; no partial file was left behind."
     )
 
 

@@ -1,0 +1,113 @@
+"""Checks before any worker starts: folders, device, optional packages, and files that methods need."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import ConfigError, PreflightError
+from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.results.records import record_path
+from mmrs_bench.methods.setting_files import missing_files
+from mmrs_bench.paths import CACHE_VARIABLE, cache_root
+
+#: Subfolders of a results folder that a run writes to.
+WRITTEN = ("records", "failures", "locks", "logs", "work")
+#: The package and the extra that an executor needs.
+EXECUTOR_PACKAGES = {"slurm": "submitit", "ray": "ray"}
+
+
+def preflight(
+    cells: Iterable[Cell],
+    results: Path,
+    execution: ExecutionConfig,
+    *,
+    executor: str = "local",
+    force: bool = False,
+    folders: Iterable[Path] = (),
+    packages: Mapping[str, str] | None = None,
+) -> None:
+    """Check that cells can be computed. Nothing is written, and only ``--device cuda`` imports torch.
+
+    Args:
+        cells: The cells of the run.
+        results: Folder of the records.
+        execution: The device is checked only if the workers run on this machine.
+        executor: Name of the executor.
+        force: Whether cells that have a record are computed, too.
+        folders: Further folders that are written.
+        packages: Further packages that are needed: the extra that installs each one, by name.
+
+    Raises:
+        PreflightError: With one line for each fault, all of them at once.
+    """
+    pending = [cell for cell in cells if force or not record_path(results, cell.protocol).exists()]
+    faults = list(_folder_faults(results, "choose another folder"))
+    if not faults:
+        faults += [fault for name in WRITTEN for fault in _folder_faults(results / name, "choose another folder")]
+        faults += [fault for folder in folders for fault in _folder_faults(folder, "choose another folder with --out")]
+    extras = dict(packages or {})
+    if executor in EXECUTOR_PACKAGES:
+        extras[EXECUTOR_PACKAGES[executor]] = executor
+    faults += _package_faults(extras)
+    if pending:
+        if executor == "local":
+            faults += _device_faults(execution)
+        if any(_uses_cache(cell) for cell in pending):
+            faults += _folder_faults(cache_root(), f"set {CACHE_VARIABLE} to a writable folder")
+        faults += _method_faults(pending)
+    if faults:
+        raise PreflightError(dict.fromkeys(faults))
+
+
+def _folder_faults(folder: Path, advice: str) -> Iterator[str]:
+    """Why a folder cannot be written or created, if so."""
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        yield f"cannot write {folder}: {existing} is not a folder; {advice}"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"cannot write {folder}: {existing} is not writable; {advice}, or change its rights"
+
+
+def _package_faults(extras: Mapping[str, str]) -> list[str]:
+    return [
+        f"the package {package} is not installed; install it with: pip install 'mmrs-bench[{extra}]'"
+        for package, extra in extras.items()
+        if find_spec(package) is None
+    ]
+
+
+def _device_faults(execution: ExecutionConfig) -> list[str]:
+    if execution.device != "cuda":
+        return []
+    try:
+        execution.resolved()
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
+def _uses_cache(cell: Cell) -> bool:
+    """Whether the method pretrains or extracts features, which it stores in the cache."""
+    return cell.card.uses_unlabelled or cell.card.external_data != "none"
+
+
+def _method_faults(cells: Iterable[Cell]) -> list[str]:
+    users: dict[str, list[str]] = defaultdict(list)
+    checked: set[tuple[str, str]] = set()
+    for cell in cells:
+        kind = (cell.card_path or cell.protocol.method, cell.method_label)
+        if kind in checked:
+            continue
+        checked.add(kind)
+        for line in missing_files(cell.protocol.method_config, cell.card, cell.card_path):
+            users[line].append(cell.method_label)
+    return [
+        f"{' and '.join(dict.fromkeys(methods))}: {line}, or choose other --methods" for line, methods in users.items()
+    ]

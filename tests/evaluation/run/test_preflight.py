@@ -1,0 +1,145 @@
+"""Checks before any worker starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.fake_suite import fake_cards, write_manifest
+
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import PreflightError
+from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
+from mmrs_bench.evaluation.run import preflight as module
+from mmrs_bench.evaluation.run.preflight import preflight
+from mmrs_bench.methods.catalogue import method_cards
+from mmrs_bench.models.weights import weights_named
+
+CPU = ExecutionConfig()
+
+
+def cells_of(*methods: str, draws: int = 1) -> list[Cell]:
+    return build_cells(Suite(methods=methods, draws=draws, budget="smoke"))
+
+
+def faults(cells: list[Cell], results: Path, execution: ExecutionConfig = CPU, **options: object) -> tuple[str, ...]:
+    with pytest.raises(PreflightError) as caught:
+        preflight(cells, results, execution, **options)  # type: ignore[arg-type]
+    assert all("\n" not in fault for fault in caught.value.faults)
+    return caught.value.faults
+
+
+def test_nothing_is_written_if_all_is_well(tmp_path: Path) -> None:
+    preflight(cells_of("majority", "diffclip"), tmp_path / "results", CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_faults_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results").write_text("a file")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    found = faults(cells_of("unidiff", "clip-image", draws=3), tmp_path / "results", executor="slurm")
+    folder, package, *weights = found
+    assert "is not a folder; choose another folder" in folder
+    assert "pip install 'mmrs-bench[slurm]'" in package
+    assert [line.split(": ")[0] for line in weights] == ["unidiff", "clip-image"]
+
+
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [("unidiff", "adm-imagenet-64"), ("clip-image", "clip-vit-b-32"), ("clip:clip-text", "clip-vit-b-32")],
+)
+def test_missing_weights_are_reported_with_the_command_that_fetches_them(
+    method: str, weights: str, tmp_path: Path
+) -> None:
+    (line,) = faults(cells_of(method, draws=2), tmp_path)
+    assert line.startswith(f"{method}: ")
+    assert f"Fetch it with: mmrs-bench weights fetch {weights}" in line
+    path = weights_named(weights).path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    preflight(cells_of(method), tmp_path, CPU)
+
+
+def test_weights_in_the_hugging_face_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def cached(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    preflight(cells_of("clip-image"), tmp_path, CPU)
+    assert asked == [("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")]
+
+
+@pytest.mark.parametrize("tower", ["open_clip:ViT-B-32-quickgelu/mine.pt", "precomputed:vectors.yaml"])
+def test_files_that_settings_name_are_looked_for_beside_the_card(tower: str, tmp_path: Path) -> None:
+    card = tmp_path / "mine.yaml"
+    card.write_text(yaml.safe_dump({"extends": "clip", "name": "mine", "config": {"text": tower}}))
+    (line,) = faults(cells_of(str(card)), tmp_path)
+    path = tmp_path / tower.replace("/", ":").split(":")[-1]
+    assert f"there is no file {path} (setting text of mine)" in line
+    path.write_bytes(b"")
+    preflight(cells_of(str(card)), tmp_path, CPU)
+
+
+def test_finished_cells_need_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "record_path", lambda results, protocol: tmp_path)
+    preflight(cells_of("unidiff"), tmp_path, CPU)
+    assert faults(cells_of("unidiff"), tmp_path, force=True)
+
+
+def test_the_device_is_checked_where_the_workers_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cuda = ExecutionConfig(device="cuda")
+    (line,) = faults(cells_of("majority"), tmp_path, cuda)
+    assert line.startswith("--device cuda: torch ")
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    preflight(cells_of("majority"), tmp_path, cuda, executor="slurm")
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder read-only; also for root, whom the system lets write everywhere."""
+    folders: set[str] = set()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) not in folders)
+    return lambda folder: folders.add(str(folder))
+
+
+def test_unwritable_folders_are_named_with_what_to_do(tmp_path: Path, locked: Callable[[Path], None]) -> None:
+    cache = tmp_path / "cache-root"
+    (tmp_path / "results" / "records").mkdir(parents=True)
+    cache.mkdir()
+    locked(tmp_path / "results" / "records")
+    locked(cache)
+    records, of_cache = faults(cells_of("diffclip"), tmp_path / "results")
+    assert f"cannot write {tmp_path / 'results' / 'records'}: " in records
+    assert "set MMRS_BENCH_CACHE to a writable folder" in of_cache
+    (maps,) = faults(cells_of("majority"), tmp_path / "other", folders=[cache / "maps"])
+    assert "--out" in maps
+
+
+def test_methods_that_pretrain_nothing_do_not_need_the_cache(tmp_path: Path, locked: Callable[[Path], None]) -> None:
+    (tmp_path / "cache-root").mkdir()
+    locked(tmp_path / "cache-root")
+    preflight(cells_of("rf", "svm"), tmp_path, CPU)
+
+
+def test_packages_that_an_option_needs_are_named_with_their_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    (line,) = faults(cells_of("majority"), tmp_path, packages={"rasterio": "geo"})
+    assert line == "the package rasterio is not installed; install it with: pip install 'mmrs-bench[geo]'"
+
+
+def test_a_method_of_others_with_unknown_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_cards(tmp_path / "cards", monkeypatch, {"name": "alpha", "needs_weights": ["clip-vit-b-23"]}):
+        suite = replace(Suite(methods=("alpha",), draws=1), datasets=(write_manifest(tmp_path),))
+        with pytest.raises(Exception, match="did you mean clip-vit-b-32"):
+            preflight(build_cells(suite), tmp_path, CPU)
+    method_cards.cache_clear()
