@@ -47,6 +47,10 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
+        if path.is_dir():
+            raise BenchError(
+                f"cannot write {path}: a folder has the name of the file; remove it, and run the command again"
+            ) from error
         raise BenchError(
             f"cannot write {path}: {error.strerror}. An old file is unchanged; free some space or choose a writable "
             "folder, and run the command again."

@@ -283,6 +283,8 @@ def _seal(key: str, rows: IntArray, seals: NDArray[np.uint8]) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """An open segment; errors of h5py become a DataError."""
+    if not path.is_file():  # opening a FIFO would wait for ever
+        raise _damaged(path, "is missing or not a regular file")
     try:
         with h5py.File(path, "r", locking=False) as file:  # the file never changes, and not every disk has locks
             yield file

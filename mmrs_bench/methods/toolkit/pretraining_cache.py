@@ -93,9 +93,13 @@ def exclusive_lock(lock_file: Path, context: RunContext, waiting: str) -> Iterat
     """Hold a lock of the cache; if another process holds it, call ``context.wait(waiting)`` and then wait.
 
     Raises:
-        BenchError: If the folder of the lock cannot be written.
+        BenchError: If the folder of the lock cannot be written, or the lock is not a regular file.
         Deferred: If the worker computes another cell instead of waiting.
     """
+    if lock_file.is_symlink() or (lock_file.exists() and not lock_file.is_file()):
+        raise BenchError(
+            f"{lock_file}: expected a regular file; remove it while no run is on, and run the command again"
+        )
     lock = FileLock(lock_file)
     try:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +163,8 @@ def _keep_only_logs(work: Path) -> None:
 
 def _read(entry: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of an entry, after checking key, checksum and shapes."""
+    if not entry.is_file():  # opening a FIFO would wait for ever
+        raise DataError(f"{entry}: is not a regular file; remove it to train again")
     try:
         with safe_open(entry, framework="pt") as opened:
             seal = (opened.metadata() or {}).get("seal", "")
