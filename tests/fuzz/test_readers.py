@@ -107,4 +107,5 @@ def peak_bytes() -> int:
     status = Path(f"/proc/{guard.child_pid()}/status")
     if not status.exists():
         return 0
-    return next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    lines = status.read_text().splitlines()
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)  # 0 after its end
