@@ -43,12 +43,13 @@ def verify(*, name: str) -> int:
     manifest = load_manifest(name)
     rows = verify_files(manifest)
     for row in rows:
-        say(f"{'ok' if row.ok else 'WRONG':7}{row.file}: {row.found}{'' if row.ok else f', expected {row.expected}'}")
+        fault = "" if row.ok else f", expected {row.expected}" + (f"; {row.remedy}" if row.remedy else "")
+        say(f"{'ok' if row.ok else 'WRONG':7}{row.file}: {row.found}{fault}")
     wrong = sum(not row.ok for row in rows)
     if manifest.simulated:
         say(f"{name} is simulated: there are no files to verify")
     elif wrong:
-        say(f"{wrong} of {len(rows)} checks failed in {scene_folder(manifest)}; run mmrs-bench data fetch {name}")
+        say(f"{wrong} of {len(rows)} checks failed in {scene_folder(manifest)}")
     return EXIT_FAILED if wrong else 0
 
 

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Axes = Literal["hwc", "chw", "whc", "cwh", "hw", "wh"]
+#: Endings of archives that are unpacked, and of others, which users unpack by hand.
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+MANUAL_ARCHIVES = (".7z", ".rar")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -47,7 +50,7 @@ class SourceMember(Part):
 
 
 class Source(Part):
-    """One file to download: a .zip archive with ``members`` to extract, or a file that is used as it is.
+    """One file to download: an archive with ``members`` to extract (see `ARCHIVES`), or a file that is used as it is.
 
     ``urls`` are the address and its mirrors; ``manual`` explains how to get the file without them. Only
     ``official-v1`` may need an ``optional`` source.
@@ -66,9 +69,15 @@ class Source(Part):
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"address {url!r} must begin with https:// or http://")
-        if self.members and not self.file.endswith(".zip"):
-            raise ValueError(f"{self.file!r} lists members but is not a .zip; list the extracted files as sources")
+        if self.members and not self.file.lower().endswith(ARCHIVES + MANUAL_ARCHIVES):
+            known = " ".join(ARCHIVES + MANUAL_ARCHIVES)
+            raise ValueError(f"{self.file!r} lists members but is no {known}; list the extracted files as sources")
         return self
+
+    @property
+    def checked_by_members(self) -> bool:
+        """Whether each member has a hash, so that the archive's own need not be right: some are made on demand."""
+        return bool(self.members) and all(member.sha256 for member in self.members)
 
     @property
     def files(self) -> tuple[SourceMember, ...]:

@@ -136,7 +136,7 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "climbing": ("sources", [ARCHIVE | {"members": [{"path": "../a"}]}], "must be a relative path without"),
     "backslash": ("sources.0.file", "a\\scene.npz", "must be a relative path"),
     "address": ("sources.0.urls", ["ftp://x/y"], "'ftp://x/y' must begin with https:// or http://"),
-    "other archive": ("sources", [ARCHIVE | {"file": "a.tar"}], r"'a\.tar' lists members but is not a \.zip"),
+    "other archive": ("sources", [ARCHIVE | {"file": "a.iso"}], r"'a\.iso' lists members but is no \.zip \.tar"),
     "optional image": ("sources.0.optional", True, "its source is optional; remove optional: true"),
     "official counts": (
         "official_split",

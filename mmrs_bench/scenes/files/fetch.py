@@ -18,6 +18,7 @@ from mmrs_bench.scenes.files.archive import extract_members
 from mmrs_bench.scenes.files.stamps import Stamps
 from mmrs_bench.scenes.files.transfer import disk_error, download, feed_file, quarantine, receive
 from mmrs_bench.scenes.manifest import Manifest, Source, SourceMember
+from mmrs_bench.scenes.manifest_files import ARCHIVES, MANUAL_ARCHIVES
 
 Progress = Callable[[str], Any]
 
@@ -140,28 +141,33 @@ class _Fetcher:
 
     def use_local_files(self, source: Source, wanted: list[SourceMember]) -> bool:
         """Take a source from an archive in the scene's folder or from the user's folder, if it is there."""
-        if source.members:
+        if source.members and not source.file.lower().endswith(MANUAL_ARCHIVES):
             archive = self.folder / source.file
-            self.set_aside(archive, source.sha256)
+            if not source.checked_by_members:
+                self.set_aside(archive, source.sha256)
             if archive.is_file():
-                self.extract(archive, wanted)
+                self.extract(archive, source, wanted)
                 return True
         found = [(member, path) for member in wanted if (path := self.find(member.path, member.sha256)) is not None]
         if len(found) == len(wanted):
             for member, path in found:
                 self.copy(path, member)
             return True
-        offered = self.find(source.file, source.sha256, any_zip=True) if source.members else None
+        offered = None
+        if source.members and not source.file.lower().endswith(MANUAL_ARCHIVES):
+            offered = self.find(source.file, source.sha256, any_archive=True)
+            if offered is None and source.checked_by_members:
+                offered = self.find(source.file, None)
         if offered is not None:
-            self.extract(offered, wanted)
+            self.extract(offered, source, wanted)
         return offered is not None
 
-    def find(self, wanted: str, sha256: str | None, *, any_zip: bool = False) -> Path | None:
-        """A user's file by relative path, by name, or (any .zip) by hash."""
+    def find(self, wanted: str, sha256: str | None, *, any_archive: bool = False) -> Path | None:
+        """A user's file by relative path, by name, or (any archive) by hash."""
         candidates = [path for path in self.user_files if path.name == Path(wanted).name]
         candidates.sort(key=lambda path: not path.as_posix().endswith(f"/{wanted}"))
-        if any_zip and sha256 is not None:
-            candidates += [path for path in self.user_files if path.suffix == ".zip"]
+        if any_archive and sha256 is not None:
+            candidates += [path for path in self.user_files if path.name.lower().endswith(ARCHIVES)]
         return next((path for path in candidates if sha256 is None or file_sha256(path) == sha256), None)
 
     def copy(self, path: Path, member: SourceMember) -> None:
@@ -172,34 +178,55 @@ class _Fetcher:
         except OSError as error:
             raise FetchError(f"cannot read {path}: {error.strerror or error}; check --from") from error
 
-    def extract(self, archive: Path, wanted: list[SourceMember]) -> None:
+    def extract(self, archive: Path, source: Source, wanted: list[SourceMember]) -> None:
+        if source.checked_by_members and source.sha256 is not None and (found := file_sha256(archive)) != source.sha256:
+            self.report(
+                f"note: {archive} has SHA-256 {found}, the manifest states {source.sha256}; its members have their own "
+                "hashes, which are checked"
+            )
         self.report(f"{self.manifest.tag}: extracting {', '.join(member.path for member in wanted)} from {archive}")
         extract_members(archive, wanted, self.folder)
 
     def download(self, source: Source, wanted: list[SourceMember]) -> None:
-        target = self.folder / source.file
         failures = []
-        for url in source.urls:
+        by_hand = source.file.lower().endswith(MANUAL_ARCHIVES) and bool(source.members)
+        for url in () if by_hand else source.urls:
             self.report(f"{self.manifest.tag}: fetching {source.file} from {url}")
             try:
-                download(url, target, source.sha256, source.bytes)
-                break
-            except FetchError as error:
+                self.download_from(url, source, wanted)
+                return
+            except DataError as error:
                 failures.append(f"{url}: {error}")
                 if url != source.urls[-1]:
                     self.report(f"{self.manifest.tag}: {failures[-1]}; trying the next address")
+        if by_hand:
+            failures.append("archives of this kind are not unpacked here; unpack it by hand into DIR")
+        reasons = failures or ["it has no public address"]
+        if self.source_dir is not None:
+            members = " or its members" if source.members else ""
+            reasons.insert(0, f"{self.source_dir} contains no {source.file}{members} with the expected hash")
+        raise FetchError(
+            f"{self.manifest.tag}: {source.file} could not be fetched ({'; '.join(reasons)}). "
+            f"{manual_steps(self.manifest, source)}"
+        )
+
+    def download_from(self, url: str, source: Source, wanted: list[SourceMember]) -> None:
+        """Download a source from one address; an archive whose members have hashes may have another hash itself."""
+        target = self.folder / source.file
+        if source.checked_by_members:
+            download(url, target, None, None)
         else:
-            reasons = failures or ["it has no public address"]
-            if self.source_dir is not None:
-                members = " or its members" if source.members else ""
-                reasons.insert(0, f"{self.source_dir} contains no {source.file}{members} with the expected hash")
-            raise FetchError(
-                f"{self.manifest.tag}: {source.file} could not be fetched ({'; '.join(reasons)}). "
-                f"{manual_steps(self.manifest, source)}"
-            )
-        if source.members:
-            self.extract(target, wanted)
-            target.unlink()  # would double the disk space
+            download(url, target, source.sha256, source.bytes)
+        if not source.members:
+            return
+        try:
+            self.extract(target, source, wanted)
+        except DataError as error:
+            found = file_sha256(target)
+            if found == source.sha256:
+                raise
+            raise FetchError(f"{error}; kept as {quarantine(target, found)}") from error
+        target.unlink()  # would double the disk space
 
 
 def manual_steps(manifest: Manifest, source: Source) -> str:
@@ -207,6 +234,12 @@ def manual_steps(manifest: Manifest, source: Source) -> str:
     size = f"{source.bytes:,} bytes" if source.bytes else "size not published"
     address = f" from {source.urls[0]}" if source.urls else ""
     members = " or its extracted files" if source.members else ""
+    if source.members and source.file.lower().endswith(MANUAL_ARCHIVES):
+        return (
+            f"To provide it manually: unpack {source.file}{address} and run: mmrs-bench data fetch "
+            f"{manifest.dataset_name} --from DIR, where DIR contains {', '.join(m.path for m in source.members)}. "
+            f"{source.manual}"
+        ).rstrip()
     return (
         f"To provide it manually: put {source.file}{address} (SHA-256 {source.sha256 or 'unknown'}, {size}) at "
         f"{scene_folder(manifest) / source.file}, or run: mmrs-bench data fetch {manifest.dataset_name} --from DIR, "

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import file_sha256
-from mmrs_bench.scenes.files.fetch import scene_folder
+from mmrs_bench.scenes.files.fetch import manual_steps, scene_folder
 from mmrs_bench.scenes.files.readers import read_scene
-from mmrs_bench.scenes.manifest import Manifest, SourceMember
+from mmrs_bench.scenes.manifest import Manifest, Source, SourceMember
+from mmrs_bench.scenes.manifest_files import MANUAL_ARCHIVES
 
 
 @dataclass(frozen=True)
 class VerifyRow:
-    """One check of `verify`: a file or a statement of the manifest, the expected and the found value."""
+    """One check of `verify`: a file or a statement of the manifest, the expected and the found value.
+
+    ``remedy`` is what the user should do; empty if nothing, or if ``found`` states it.
+    """
 
     file: str
     expected: str
     found: str
     ok: bool
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def verify(manifest: Manifest) -> list[VerifyRow]:
         with the first fault found while reading them.
     """
     folder = scene_folder(manifest)
-    rows = [_verify_file(folder / m.path, m, s.optional) for s in manifest.sources for m in s.files]
+    rows = [_verify_file(manifest, source, member) for source in manifest.sources for member in source.files]
     if manifest.simulated or not all(row.ok for row in rows):
         return rows
     size = f"{manifest.height}x{manifest.width}"
@@ -68,9 +72,28 @@ def verify(manifest: Manifest) -> list[VerifyRow]:
     return rows + [VerifyRow(name, found, found, True) for name, found in checked.items()]
 
 
-def _verify_file(path: Path, member: SourceMember, optional: bool) -> VerifyRow:
-    expected = member.sha256 or "any content"
+def _verify_file(manifest: Manifest, source: Source, member: SourceMember) -> VerifyRow:
+    path, expected = scene_folder(manifest) / member.path, member.sha256 or "any content"
     if not path.is_file():
-        return VerifyRow(member.path, expected, "absent (optional)" if optional else "absent", optional)
-    found = file_sha256(path)
-    return VerifyRow(member.path, expected, found, member.sha256 in (None, found))
+        if source.optional:
+            return VerifyRow(member.path, expected, "absent (optional)", True)
+        return VerifyRow(member.path, expected, "absent", False, _provide(manifest, source))
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        return VerifyRow(member.path, expected, reason, False, "check the file's rights, and the disk")
+    if member.sha256 in (None, found):
+        return VerifyRow(member.path, expected, found, True)
+    if manifest.data_dir is not None:
+        remedy = f"replace the file, or correct the hash in {manifest.path} if you changed the file on purpose"
+    else:
+        remedy = _provide(manifest, source)
+    return VerifyRow(member.path, expected, found, False, remedy)
+
+
+def _provide(manifest: Manifest, source: Source) -> str:
+    """What helps against an absent or wrong file of a source."""
+    if source.urls and not source.file.lower().endswith(MANUAL_ARCHIVES):
+        return f"run: mmrs-bench data fetch {manifest.dataset_name}"
+    return manual_steps(manifest, source)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from helpers.small_release import npz_bytes, plain_source, sha256, small_arrays, small_manifest
 
+from mmrs_bench.cli import main
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.files.fetch import fetch, scene_folder
 from mmrs_bench.scenes.files.verify import SceneStatus, status, verify
@@ -51,3 +53,33 @@ def test_a_simulated_scene_needs_no_files() -> None:
     assert lines == ["sim-trento-r1: simulated, no files to fetch"]
     assert status(manifest).state == "simulated"
     assert verify(manifest) == []
+
+
+def remedies(manifest: Manifest) -> list[str]:
+    return [row.remedy for row in verify(manifest) if not row.ok]
+
+
+def test_each_fault_has_its_own_remedy(tmp_path: Path) -> None:
+    address = plain_source(GOOD, "https://example.org/scene.npz")
+    fetched = small_manifest(tmp_path, sources=[address])
+    assert remedies(fetched) == [f"run: mmrs-bench data fetch {fetched.path}"]
+    by_hand = small_manifest(tmp_path, sources=[plain_source(GOOD, manual="Ask for it.")])
+    assert "put scene.npz" in remedies(by_hand)[0]
+    assert remedies(by_hand)[0].endswith("Ask for it.")
+    in_place = small_manifest(tmp_path, sources=[address], data_dir="mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/scene.npz").write_bytes(b"other")
+    assert remedies(in_place)[0].startswith("replace the file, or correct the hash in ")
+
+
+def test_fetching_is_no_remedy_for_wrong_contents_with_the_right_hash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = small_arrays()
+    arrays["gt"][0, 0] = 1
+    manifest = placed(tmp_path, npz_bytes(**arrays))
+    assert main(["data", "verify", str(manifest.path)]) == 1
+    output = capsys.readouterr().out
+    assert "Grass has 13 pixels, expected 12" in output
+    assert "1 of 2 checks failed in" in output
+    assert "fetch" not in output
