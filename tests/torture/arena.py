@@ -82,6 +82,19 @@ class Arena:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
+class QuickArena(Arena):
+    """Folders for runs of `torture.quick_run`; ``draws`` is the number of cells."""
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of the command."""
+        return self.draws
+
+    def command(self, *more: str) -> list[str]:
+        """The command line of a run."""
+        return [sys.executable, "-m", "torture.quick_run", str(self.results), str(self.draws), *more]
+
+
 def mount(folder: Path) -> bool:
     """Mount a small file system in memory; returns whether that is possible."""
     if shutil.which("mount") is None:
