@@ -94,11 +94,14 @@ def companion(path: Path) -> Path | None:
     Raises:
         DataError: If it is absent, or several files fit.
     """
-    if FORMATS.get(path.suffix.lower(), _read_envi) is not _read_envi:
+    reader = FORMATS.get(path.suffix.lower())
+    if reader not in (None, _read_envi):
         return None
     try:
         header, data = find_pair(path)
     except BenchError as error:
+        if reader is None:  # no ENVI raster
+            return None
         raise DataError(f"{path}: {error}") from error
     return data if header == path else header
 

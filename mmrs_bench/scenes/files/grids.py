@@ -54,12 +54,12 @@ def _difference(one: Grid, two: Grid, size: tuple[int, int]) -> str:
     a, _, c, _, e, f = one.transform
     other_a, _, other_c, _, other_e, other_f = two.transform
     if e * other_e < 0:
-        return f"one is stored north-up and the other south-up (pixel heights {e:g} and {other_e:g}); flip its rows"
+        return f"one is stored north-up and the other south-up (pixel heights {e:g} and {other_e:g})"
     if a * other_a < 0:
         return f"their columns run in opposite directions (pixel widths {a:g} and {other_a:g})"
     x, y = shifts[0]
     if all(abs(x - other_x) < TOLERANCE and abs(y - other_y) < TOLERANCE for other_x, other_y in shifts):
-        return f"the second is shifted by {x:g} columns and {y:g} rows"
+        return f"the second is shifted by {round(x, 6) + 0:g} columns and {round(y, 6) + 0:g} rows"
     return (
         f"the upper left corners are {_pair(c, f)} and {_pair(other_c, other_f)}, the pixels measure {_pair(a, e)} and "
         f"{_pair(other_a, other_e)}"

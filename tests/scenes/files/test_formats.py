@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.scenes.files.formats import read_array
+from mmrs_bench.scenes.files.formats import companion, read_array
 
 SIZE = (6, 9)
 WRITERS = {
@@ -77,6 +77,7 @@ def test_complex_numbers_absent_files_and_unknown_formats_are_errors(tmp_path: P
     (tmp_path / "a.csv").write_text("1,2")
     with pytest.raises(ConfigError, match=r"unknown format '\.csv'; use one of \.mat"):
         read_array(tmp_path / "a.csv", None, SIZE)
+    assert companion(tmp_path / "a.csv") is None
 
 
 def test_geotiff_without_rasterio_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,14 +185,19 @@ def _start() -> subprocess.Popen[bytes]:
     # The library paths of this process, wherever it got them from.
     paths = [str(Path(mmrs_bench.__file__).parents[1]), *filter(None, sys.path)]
     environment = {name: value for name, value in os.environ.items() if name not in _REMOVED}
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", "-W", "ignore", "-m", CHILD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment | _SETTINGS | {"PYTHONPATH": os.pathsep.join(paths)},
-        start_new_session=True,  # Ctrl-C is for the caller
-    )
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-P", "-W", "ignore", "-m", CHILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment | _SETTINGS | {"PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,  # Ctrl-C is for the caller
+        )
+    except OSError as error:
+        raise BenchError(
+            f"the process that reads data files did not start: {error.strerror}; end other programs"
+        ) from error
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     assert process.stderr is not None  # noqa: S101
     ready = select.select([process.stdout], [], [], START_SECONDS)[0] and process.stdout.readline() == b"ready\n"
