@@ -246,29 +246,41 @@ def _check_scene(suite: Suite, dataset: str, manifest: Manifest) -> None:
     bands = next((m.bands for m in manifest.modalities if m.name == "hsi"), 0)
     if suite.pca is not None and suite.pca > bands:
         raise ConfigError(f"pca {suite.pca}: the HSI of {dataset} has {bands} bands; give at most that many components")
-    for split in suite.splits:
-        _check_split(suite, split, dataset, manifest)
+    _check_shots(suite, dataset, manifest)
 
 
-def _check_split(suite: Suite, split: SplitName, dataset: str, manifest: Manifest) -> None:
-    """Refuse more shots than the class counts of the manifest allow."""
+def _check_shots(suite: Suite, dataset: str, manifest: Manifest) -> None:
+    """Refuse more shots than the class counts of the manifest allow; the number suggested fits all splits."""
+    limits = [limit for split in suite.splits if (limit := _shots_limit(split, dataset, manifest)) is not None]
+    if not limits or max(suite.shots) <= min(limits)[0]:
+        return
+    most, split, name, count = min(limits)
+    query = "" if split == "official-v1" else ", and one must remain as a query pixel"
+    if most < 1:
+        fix = "no number of shots is possible; leave the class out of the manifest or use another --split"
+    elif "block-v1" in suite.splits:  # how many pixels its blocks leave is known only after the scene is read
+        fix = "give fewer --shots; block-v1 allows less than that"
+    else:
+        fix = f"give --shots {most} or fewer"
+    raise SplitError(
+        f"shots {max(suite.shots)}: {name} of {dataset} has only {count} labelled "
+        f"pixel{'s' if count > 1 else ''} under {split}{query}; {fix}"
+    )
+
+
+def _shots_limit(split: SplitName, dataset: str, manifest: Manifest) -> tuple[int, SplitName, str, int] | None:
+    """The most shots by the manifest's counts, the split, and the smallest class with its pixels; None if unknown."""
     counts: Iterable[int | None] = (c.count for c in manifest.classes)
     queries = 1  # smallest number of query pixels of a class among these counts
     if split == "official-v1":
         if manifest.official_split is None:
             raise SplitError(f"{dataset} has no official split; use --split random-v1 or block-v1")
         counts, queries = manifest.official_split.train_counts or (), 0
-    shots = max(suite.shots)
     known = [(count, c) for count, c in zip(counts, manifest.classes, strict=False) if count is not None]
     if not known:
-        return
+        return None
     count, smallest = min(known, key=lambda entry: entry[0])
-    if shots > count - queries:
-        raise SplitError(
-            f"shots {shots}: class {smallest.id} ({smallest.name}) of {dataset} has only {count} labelled "
-            f"pixels under {split}{', and one must remain as a query pixel' if queries else ''}; "
-            f"give --shots {count - queries} or fewer"
-        )
+    return count - queries, split, f"class {smallest.id} ({smallest.name})", count
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -137,3 +137,28 @@ def test_official_class_counts_limit_the_shots(tmp_path: Path, suite: Suite) -> 
     assert build_cells(replace(suite, shots=(5,)))
     with pytest.raises(SplitError, match=r"class 2 \(c2\) .* has only 5 .* give --shots 5 or fewer"):
         build_cells(replace(suite, shots=(6,)))
+
+
+def test_the_suggested_shots_run(tmp_path: Path, suite: Suite) -> None:
+    member = {"file": "a.npy"}
+    official = write_manifest(
+        tmp_path,
+        "official",
+        generator=None,
+        sources=[{"file": "a.npy"}],
+        ground_truth={"parts": [member]},
+        modalities=[{"name": "hsi", "sensor": "s", "bands": 4, "parts": [member]}],
+        official_split={"train": member, "test": member, "train_counts": [9, 5, 9]},
+    )
+    both = replace(suite, datasets=(official,), splits=("random-v1", "official-v1"))
+    with pytest.raises(SplitError, match="give --shots 5 or fewer"):
+        build_cells(replace(both, shots=(30,)))
+    assert build_cells(replace(both, shots=(5,)))
+    classes = [{"id": k, "name": f"c{k}", "color": f"#00000{k}", "count": k} for k in (1, 2)]
+    single = write_manifest(tmp_path, "single", classes=classes)
+    with pytest.raises(
+        SplitError, match=r"class 1 \(c1\) .* only 1 labelled pixel under .*no number of shots is possible"
+    ):
+        build_cells(replace(suite, datasets=(single,), shots=(1,)))
+    with pytest.raises(SplitError, match="give fewer --shots; block-v1 allows less than that"):
+        build_cells(replace(suite, splits=("block-v1",), shots=(30,)))

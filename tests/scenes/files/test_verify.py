@@ -82,4 +82,4 @@ def test_fetching_is_no_remedy_for_wrong_contents_with_the_right_hash(
     output = capsys.readouterr().out
     assert "Grass has 13 pixels, expected 12" in output
     assert "1 of 2 checks failed in" in output
-    assert "fetch" not in output
+    assert "data fetch" not in output
