@@ -51,6 +51,13 @@ def read_yaml(path: Path, *, error: type[BenchError], advice: str, nan_keys: Col
             or contains another type (a date without quotes), NaN, infinity or an integer above 64 bits.
     """
     text = _read_text(path, error, advice, min(MAX_BYTES, MAX_YAML_BYTES))
+    return parse_yaml(text, where=path, error=error, advice=advice, nan_keys=nan_keys)
+
+
+def parse_yaml(
+    text: str, *, where: str | Path, error: type[BenchError], advice: str, nan_keys: Collection[str] = ()
+) -> Any:
+    """Read YAML from a text; ``where`` begins the message of an error, the rest is as in `read_yaml`."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -71,7 +78,7 @@ def read_yaml(path: Path, *, error: type[BenchError], advice: str, nan_keys: Col
         ArithmeticError,
         RecursionError,
     ) as fault:
-        raise error(f"{path}: is not valid YAML ({_one_line(fault)}); {advice}") from fault
+        raise error(f"{where}: is not valid YAML ({_one_line(fault)}); {advice}") from fault
 
 
 def read_json(path: Path, *, error: type[BenchError], advice: str) -> Any:

@@ -21,6 +21,7 @@ from mmrs_bench.evaluation.results.schema import Leakage, Provenance, Record
 from mmrs_bench.evaluation.results.signature import signature
 from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import Job, stale_outcomes
+from mmrs_bench.evaluation.run.pool import worker_environment
 from mmrs_bench.evaluation.run.session import run_cells
 
 EXECUTION = ExecutionConfig()
@@ -82,11 +83,11 @@ def make_job(
     stale = stale_outcomes(results, cells, force=force)
     compute = f"helpers.fake_cells:{compute}"
     job = Job(results, tuple(cells), EXECUTION, keep_going=keep_going, stale=stale, compute=compute)
-    job.lock_dir.mkdir(parents=True, exist_ok=True)
+    job.open()
     return job
 
 
-def run_job(executor: str, job: Job, workers: int = 2, **options: str) -> list[str]:
+def run_job(executor: str, job: Job, workers: int = 2, **options: Any) -> list[str]:
     """Run a job; return the keys of its cells in the order of their outcomes."""
     keys: list[str] = []
     pool = make_pool(executor, job, workers, options)
@@ -159,8 +160,35 @@ def dies_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, *callb
 
 
 def reports_environment(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
-    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+    names = worker_environment(1)
     _log(results, " ".join(f"{name}={os.environ.get(name)}" for name in names))
     _log(results, f"SIGINT blocked: {signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())}")
     sys.stdout.write("a library prints something\n")
+    return fake_record(cell, execution)
+
+
+def dies_twice_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
+    _log(results, f"start {cell.protocol.data.draw}")
+    if cell.protocol.data.draw == 1 and log_lines(results).count("start 1") < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return fake_record(cell, execution)
+
+
+def injects_fault_on_draw_1(cell: Cell, execution: ExecutionConfig, results: Path, *callbacks: Callback) -> Record:
+    """Replaces the path that the file ``fault`` names, beside the results folder, in the way that it names."""
+    fault = results.parent / "fault"
+    if cell.protocol.data.draw == 1 and fault.exists():
+        name, way = fault.read_text().split()
+        fault.unlink()
+        path = results / name
+        if path.exists():
+            path.rename(results.parent / "moved")
+        if way == "file":
+            path.write_text("a file")
+        elif way == "folder":
+            path.mkdir()
+        elif way == "fifo":
+            os.mkfifo(path)
+        elif way == "symlink":
+            path.symlink_to(results.parent / "elsewhere")
     return fake_record(cell, execution)

@@ -1,4 +1,4 @@
-"""Worker pools on clusters: Slurm (with submitit) and Ray. Both packages are optional dependencies.
+"""Common parts of the worker pools on clusters. `slurm` needs the package submitit, `ray_cluster` needs ray.
 
 The results folder must be on a file system that all nodes share.
 """
@@ -8,129 +8,116 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
-from mmrs_bench.errors import BenchError, ConfigError
-from mmrs_bench.evaluation.run.jobs import Job, work
-from mmrs_bench.evaluation.run.pool import Stage, environment, worker_environment
+from pydantic import TypeAdapter
 
-POLL_SECONDS = 2.0
+from mmrs_bench.errors import BenchError, ConfigError, RecordError
+from mmrs_bench.evaluation.run.claims import remove_quietly
+from mmrs_bench.evaluation.run.jobs import Job, Worker, work
+from mmrs_bench.evaluation.run.pool import Stage, worker_environment
+from mmrs_bench.io import canonical_json
+from mmrs_bench.reading import read_json, validated
+
+#: Least number of seconds between two updates of a worker's stage file.
+STAGE_SECONDS = 1.0
 
 
-def remote_work(job: Job, number: int, variables: Mapping[str, str]) -> None:
-    """Main function of a worker on another machine; it reports no stages."""
+def worker_variables(job: Job) -> dict[str, str]:
+    """Environment variables of a worker on another machine: as local ones, and the settings of this package."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("MMRS_BENCH_")}
+    return {**worker_environment(job.execution.threads), **own}
+
+
+def shared_job(job: Job) -> Job:
+    """The job with absolute paths, because workers on other machines have other working directories."""
+    stale = {str(Path(path).absolute()): modified for path, modified in job.stale.items()}
+    return replace(job, results=job.results.absolute(), stale=stale)
+
+
+def remote_work(job: Job, worker: Worker, variables: Mapping[str, str]) -> str:
+    """Main function of a worker on another machine.
+
+    Returns:
+        The message of the `BenchError` that ended it, or "".
+    """
     os.environ.update(variables)
-    work(job, lambda key, stage, done: None, number)
+    try:
+        work(job, StageFile(job, worker.name), worker)
+    except BenchError as error:
+        return str(error)
+    return ""
 
 
-class _ClusterPool:
-    """Common parts of the pools. A `ConfigError` says which package is missing, or which option it refuses."""
+class StageFile:
+    """Reports the stages of a worker through a small file in the lock folder, which the run's process reads."""
 
-    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
-        self._job = job
-        self._count = min(workers, len(job.cells))
-        self._options: dict[str, Any] = dict(options)
-        self._variables = worker_environment(job.execution.threads)
-        self._tasks: list[Any] = []
+    def __init__(self, job: Job, name: str) -> None:
+        self._path = job.file(f"{name}.stage")
+        self._last: tuple[str, str] = ("", "")
+        self._time = 0.0
 
-    @property
-    def alive(self) -> bool:
-        """Whether any task runs or is queued."""
-        return bool(self._tasks)
-
-    def _check_last(self, kind: str, error: BaseException | None, log: object) -> None:
-        """Raise the error of a task if it was the last one: then no worker is left for the remaining cells."""
-        if error is not None and not self._tasks:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise BenchError(f"the last {kind} worker failed ({line}); see {log}") from error
-
-
-class SlurmPool(_ClusterPool):
-    """Workers as Slurm jobs.
-
-    The options are those of submitit's ``update_parameters`` (``slurm_partition=gpu``, ``timeout_min=600``,
-    ``gpus_per_node=1``); ``cluster=local`` runs submitit's local processes instead.
-    """
-
-    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
-        super().__init__(job, workers, options)
-        self._submitit = _import("submitit", "slurm")
-        self._folder = job.results / "logs" / "submitit"
-
-    def __enter__(self) -> Self:
-        given = {name: int(value) if value.isdigit() else value for name, value in self._options.items()}
-        parameters = {"timeout_min": 24 * 60, "cpus_per_task": self._job.execution.threads, **given}
+    def __call__(self, key: str, stage: str, done: float) -> None:
+        """Write a stage, at most once a second unless the cell or the stage changes."""
+        now = time.monotonic()
+        if (key, stage) == self._last and now - self._time < STAGE_SECONDS:
+            return
+        self._last, self._time = (key, stage), now
+        part = self._path.with_suffix(".part")
         try:
-            executor = self._submitit.AutoExecutor(folder=self._folder, cluster=parameters.pop("cluster", "slurm"))
-            executor.update_parameters(**parameters)
-            with environment(self._variables), executor.batch():
-                for number in range(self._count):
-                    self._tasks.append(executor.submit(remote_work, self._job, number, self._variables))
-        except (NameError, RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(f"--executor slurm: {error}. Check --executor-options.") from error
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for task in self._tasks:
-            if not task.done():
-                task.cancel()
-        self._tasks.clear()
-
-    def poll(self) -> list[Stage]:
-        """Wait, then remove the tasks that ended."""
-        time.sleep(POLL_SECONDS)
-        for task in list(self._tasks):
-            if task.done():
-                self._tasks.remove(task)
-                self._check_last("Slurm", task.exception(), self._folder)
-        return []
+            part.write_text(canonical_json([key, stage, done]), encoding="utf-8")
+            part.replace(self._path)
+        except OSError:  # only a display; the claim and the record report a folder that cannot be written
+            remove_quietly(part)
 
 
-class RayPool(_ClusterPool):
-    """Workers as Ray tasks.
-
-    The options are those of ``ray.init`` (``address=auto``), and ``num_gpus``, which each worker reserves.
-    """
-
-    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
-        super().__init__(job, workers, options)
-        self._ray = _import("ray", "ray")
-
-    def __enter__(self) -> Self:
-        gpus = float(self._options.pop("num_gpus", 0))
-        try:
-            self._ray.init(runtime_env={"env_vars": self._variables}, log_to_driver=False, **self._options)
-        except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(f"--executor ray: {error}. Check --executor-options.") from error
-        # Without retries: if the machine of a worker dies, the other workers compute its cells.
-        threads = self._job.execution.threads
-        remote = self._ray.remote(remote_work).options(num_cpus=threads, num_gpus=gpus, max_retries=0)
-        self._tasks = [remote.remote(self._job, number, self._variables) for number in range(self._count)]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for task in self._tasks:
-            self._ray.cancel(task, force=True)
-        self._tasks.clear()
-        self._ray.shutdown()
-
-    def poll(self) -> list[Stage]:
-        """Wait, then remove the tasks that ended."""
-        ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=POLL_SECONDS)
-        for task in ended:
-            try:
-                self._ray.get(task)
-            except self._ray.exceptions.RayError as error:
-                self._check_last("Ray", error, "Ray's logs")
-        return []
+def read_stage(job: Job, name: str) -> Stage | None:
+    """The last stage that a worker reported, or None."""
+    path = job.file(f"{name}.stage")
+    if not path.exists():
+        return None
+    try:
+        fields = read_json(path, error=RecordError, advice="")
+        return Stage(*validated(TypeAdapter(tuple[str, str, float]), fields, where=path, error=RecordError))
+    except RecordError:  # only a display; a worker may have ended while it wrote
+        return None
 
 
-def _import(package: str, extra: str) -> ModuleType:
+def new_stages(job: Job, names: Iterable[str], known: dict[str, Stage]) -> list[Stage]:
+    """The stages that changed since the last call; ``known`` keeps the last stage by worker."""
+    stages = []
+    cells = {cell.key for cell in job.cells}
+    for name in names:
+        stage = read_stage(job, name)
+        if stage is not None and stage != known.get(name) and stage.key in cells:
+            known[name] = stage
+            stages.append(stage)
+    return stages
+
+
+def import_package(package: str, extra: str) -> ModuleType:
+    """Import an optional package; a `ConfigError` names its extra."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise ConfigError(
             f"--executor {extra} needs the package {package}, which is not installed: pip install 'mmrs-bench[{extra}]'"
         ) from error
+
+
+def one_line(error: object) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: object) -> str:
+    """The last line of an error's text, which for a traceback states the error."""
+    lines = [line for line in str(error).splitlines() if line.strip(" -")]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+Options = Mapping[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mmrs_bench.errors import unknown_name
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 #: ``module:class`` of the pool of each executor (see `mmrs_bench.evaluation.run.pool.Pool`).
 EXECUTORS = {
     "local": "mmrs_bench.evaluation.run.local:LocalPool",
-    "slurm": "mmrs_bench.evaluation.run.clusters:SlurmPool",
-    "ray": "mmrs_bench.evaluation.run.clusters:RayPool",
+    "slurm": "mmrs_bench.evaluation.run.slurm:SlurmPool",
+    "ray": "mmrs_bench.evaluation.run.ray_cluster:RayPool",
 }
 
 
-def make_pool(executor: str, job: Job, workers: int, options: Mapping[str, str]) -> Pool:
+def make_pool(executor: str, job: Job, workers: int, options: Mapping[str, Any]) -> Pool:
     """Create the pool of an executor; a `ConfigError` says what is unknown or not installed."""
     if executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS)
@@ -40,9 +40,10 @@ def execute(job: Job, pool: Pool, *, on_stage: StageListener, on_outcome: Callab
     ``on_outcome`` is called once per cell with the path of its record or failure record.
 
     Raises:
-        BenchError: If workers cannot run at all. A failed cell is an outcome, not an error.
+        BenchError: If workers cannot run at all, or the results folder cannot be used any more. A failed cell is an
+            outcome, not an error.
     """
-    job.lock_dir.mkdir(parents=True, exist_ok=True)
+    job.open()
     pending = list(job.cells)
     alive = True
     try:
@@ -50,6 +51,7 @@ def execute(job: Job, pool: Pool, *, on_stage: StageListener, on_outcome: Callab
             while pending and alive:
                 for stage in pool.poll():
                     on_stage(*stage)
+                job.check_folder()
                 alive = pool.alive  # before the outcomes are read, so that the last ones are not missed
                 pending = [cell for cell in pending if not _report_outcome(job, cell, on_outcome)]
     finally:

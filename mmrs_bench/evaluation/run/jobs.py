@@ -1,28 +1,38 @@
 """Jobs: the cells of one run, which several workers share through one results folder.
 
 There is no scheduler. A worker repeatedly takes the first cell that has no outcome and no lock. The operating system
-releases a lock when its process dies, so a killed run leaves nothing to clean up, and two runs share the work.
+releases a lock when its process dies, so a killed run leaves nothing to clean up, and two runs share the work. A cell
+whose worker was killed is computed again (see `mmrs_bench.evaluation.run.claims`).
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
 
-from filelock import FileLock, Timeout
-
 from mmrs_bench.config import ExecutionConfig
-from mmrs_bench.errors import ConfigError, Deferred, TrainingError
+from mmrs_bench.errors import BenchError, ConfigError, Deferred, RecordError, TrainingError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, record_path, save_failure, save_record
 from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.evaluation.run.claims import (
+    MAX_ATTEMPTS,
+    Attempt,
+    Claim,
+    cell_lock,
+    read_claim,
+    remove_quietly,
+    results_errors,
+)
+from mmrs_bench.io import write_text
 
 #: Called with a cell's key, the name of a stage and the share of the stage that is done, in [0, 1].
 StageListener = Callable[[str, str, float], None]
@@ -34,11 +44,10 @@ RUN_CELL = "mmrs_bench.evaluation.run.runner:run_cell"
 
 #: Seconds that a worker sleeps when other workers compute all remaining cells.
 WAIT_SECONDS = 0.2
+#: Seconds that a worker waits for the cause of another worker's death before it lets a cell fail without it.
+CAUSE_SECONDS = 20.0
 
-WORKER_DIED = (
-    "the process that computed this cell died before it could finish, most likely killed for lack of memory; "
-    "run again with fewer --workers or a smaller --window"
-)
+UNKNOWN_CAUSE = "the process ended without a message"
 
 
 @dataclass(frozen=True)
@@ -65,30 +74,91 @@ class Job:
         """Folder of the locks."""
         return self.results / "locks"
 
-    @property
-    def _stop_file(self) -> Path:
-        return self.lock_dir / f"{self.run_id}.stop"
+    def file(self, name: str) -> Path:
+        """A file that only this run uses."""
+        return self.lock_dir / f"{self.run_id}.{name}"
+
+    def open(self) -> None:
+        """Create the marker of this run; its workers end when it vanishes.
+
+        Raises:
+            BenchError: If the results folder cannot be written.
+        """
+        write_text(self.file("run"), "")
+
+    def check_folder(self) -> None:
+        """Raise a `BenchError` if the results folder vanished, or was replaced, while the run is on."""
+        with results_errors(self.lock_dir):
+            if self.file("run").is_file():
+                return
+            state = "is no longer a folder" if self.results.exists() and not self.results.is_dir() else "was removed"
+            if self.results.is_dir():
+                state = f"or its subfolder {self.lock_dir.name} was replaced or removed"
+        raise BenchError(
+            f"{self.results}: {state} while the run was on. Records that are still there are kept; put the folder "
+            "back, and run the command again."
+        )
 
     def stop(self) -> None:
         """Prevent all workers of this run from taking another cell."""
-        self._stop_file.touch()
+        with results_errors(self.lock_dir):
+            self.file("stop").touch()
 
     @property
     def stopped(self) -> bool:
-        """Whether any worker called `stop`."""
-        return self._stop_file.exists()
+        """Whether any worker called `stop`, or the run has ended."""
+        with results_errors(self.lock_dir):
+            return self.file("stop").exists() or not self.file("run").exists()
 
     def clean_up(self) -> None:
         """Remove the files that only this run needs."""
-        self._stop_file.unlink(missing_ok=True)
+        for path in self.lock_dir.glob(f"{self.run_id}.*"):
+            remove_quietly(path)
+
+    def report_end(self, worker: str, cause: str) -> None:
+        """Save why a worker ended, for the next worker that takes its cell."""
+        write_text(self.file(f"{worker}.end"), cause)
+
+    def _end_of(self, attempt: Attempt) -> str:
+        path = self.file(f"{attempt.worker}.end")
+        with results_errors(path):
+            try:
+                return attempt.cause or path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                return ""
+
+    def with_causes(self, claim: Claim) -> Claim:
+        """The claim with the causes that are known by now, for attempts of this run."""
+        attempts = (
+            Attempt(a.run, a.worker, self._end_of(a) if a.run == self.run_id else a.cause) for a in claim.attempts
+        )
+        return Claim(claim.path, tuple(attempts))
 
     def outcome(self, cell: Cell) -> Path | None:
-        """Path of the cell's record, or of its failure record of this run, or None."""
+        """Path of the cell's record, or of its failure record of this run, or None.
+
+        Raises:
+            BenchError: If the folders of the records cannot be read.
+        """
         for path in (record_path(self.results, cell.protocol), failure_path(self.results, cell.protocol)):
             modified = _modification_time(path)
             if modified is not None and modified != self.stale.get(str(path)):
                 return path
         return None
+
+
+@dataclass
+class Worker:
+    """What a worker is doing. The name is unique within the run, also among workers that replace dead ones."""
+
+    name: str
+    number: int = 0
+    claim: Claim | None = None
+
+    def interrupted(self, cause: str) -> None:
+        """Save in the claim of the current cell why it cannot be finished; the worker must end now."""
+        if self.claim is not None:
+            self.claim = self.claim.ended(cause)
 
 
 def stale_outcomes(results: Path, cells: Iterable[Cell], *, force: bool) -> dict[str, int]:
@@ -106,45 +176,34 @@ def stale_outcomes(results: Path, cells: Iterable[Cell], *, force: bool) -> dict
 
 
 def _modification_time(path: Path) -> int | None:
-    try:
-        return path.stat().st_mtime_ns
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    with results_errors(path):
+        try:
+            return path.stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
-@contextmanager
-def cell_lock(lock_dir: Path, key: str) -> Iterator[bool]:
-    """Try to lock a cell without waiting, and yield whether it worked. The lock ends with the block or the process."""
-    lock = FileLock(lock_dir / f"{key}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def work(job: Job, on_stage: StageListener, worker: int = 0) -> None:
+def work(job: Job, on_stage: StageListener, worker: Worker | None = None) -> None:
     """Compute cells until every cell of the job has an outcome, or the job is stopped.
 
     A cell that has to wait for another process is deferred until no other cell is left to compute.
+    A cell whose worker was killed is computed again, and fails after `MAX_ATTEMPTS` attempts.
 
     Workers with different numbers start with different scenes, because each keeps the scene that it loaded.
 
     Raises:
-        BenchError: If an outcome cannot be written.
+        BenchError: If the results folder, a lock, a claim or an outcome cannot be read or written.
     """
-    pending = _in_scene_order(job.cells, worker)
+    worker = worker or Worker(f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    pending = _in_scene_order(job.cells, worker.number)
+    _import_cell_function(job)
     may_wait = False
     while pending:
         remaining = []
         for cell in pending:
             if job.stopped:
                 return
-            if job.outcome(cell) is None and not _try_cell(job, cell, on_stage, may_wait=may_wait):
+            if job.outcome(cell) is None and not _try_cell(job, cell, worker, on_stage, may_wait=may_wait):
                 remaining.append(cell)
         may_wait = len(remaining) == len(pending)
         if may_wait:
@@ -161,37 +220,55 @@ def _in_scene_order(cells: Iterable[Cell], first: int) -> list[Cell]:
     return [cell for group in groups[first:] + groups[:first] for cell in group]
 
 
-def _try_cell(job: Job, cell: Cell, on_stage: StageListener, *, may_wait: bool) -> bool:
+def _try_cell(job: Job, cell: Cell, worker: Worker, on_stage: StageListener, *, may_wait: bool) -> bool:
     """Compute a cell; return False if it is locked by another worker, or deferred.
 
-    A claim file contains the run that started the cell. If the cell is unlocked but claimed by this run, a worker of
-    this run died while computing it. The cell then fails, so that it does not kill one worker after the other.
+    If the cell is unlocked but its claim has attempts, the workers of those attempts died while computing it.
     """
     with cell_lock(job.lock_dir, cell.key) as locked:
         if not locked:
             return False
         if job.outcome(cell) is not None:
             return True
-        claim = job.lock_dir / f"{cell.key}.claim"
-        error: Exception | None
-        if claim.is_file() and claim.read_text() == job.run_id:
-            error = TrainingError(WORKER_DIED)
+        before = job.with_causes(read_claim(job.lock_dir / f"{cell.key}.claim"))
+        attempts = before.of_run(job.run_id)
+        if len(attempts) >= MAX_ATTEMPTS:
+            if not (attempts[-1].cause or _is_old(before.path)):
+                return False  # the process that owns the run may not have noticed the death yet
+            error: Exception | None = _killed_too_often(attempts)
         else:
-            claim.write_text(job.run_id)
+            worker.claim = before.started(job.run_id, worker.name)
             try:
-                error = _compute(job, cell, partial(on_stage, cell.key), may_wait=may_wait)
+                error = _compute(job, cell, worker, partial(on_stage, cell.key), may_wait=may_wait)
             except Deferred:
-                claim.unlink()
+                before.restore()
                 return False
+        worker.claim = None
         if error is not None:
-            save_failure(job.results, cell.protocol, error)
-        claim.unlink()
+            with results_errors(job.results):
+                save_failure(job.results, cell.protocol, error)
+        Claim(before.path).restore()
         if error is not None and not job.keep_going:
             job.stop()
         return True
 
 
-def _compute(job: Job, cell: Cell, progress: Callable[[str, float], None], *, may_wait: bool) -> Exception | None:
+def _is_old(claim: Path) -> bool:
+    with results_errors(claim):
+        return time.time() - claim.stat().st_mtime > CAUSE_SECONDS
+
+
+def _killed_too_often(attempts: tuple[Attempt, ...]) -> TrainingError:
+    causes = dict.fromkeys(attempt.cause or UNKNOWN_CAUSE for attempt in attempts)
+    return TrainingError(
+        f"the worker of this cell ended {len(attempts)} times before the cell was finished: {'; '.join(causes)}. If "
+        "memory is short, use fewer --workers or a smaller --window; if time is, a longer time limit. Run again."
+    )
+
+
+def _compute(
+    job: Job, cell: Cell, worker: Worker, progress: Callable[[str, float], None], *, may_wait: bool
+) -> Exception | None:
     """Compute and save a cell's record; return the error if that fails."""
 
     def wait(reason: str) -> None:
@@ -201,12 +278,49 @@ def _compute(job: Job, cell: Cell, progress: Callable[[str, float], None], *, ma
 
     progress("start", 0.0)
     try:
-        save_record(job.results, _cell_function(job.compute)(cell, job.execution, job.results, progress, wait))
+        record = _cell_function(job.compute)(cell, job.execution, job.results, progress, wait)
     except Deferred:
         raise
-    except Exception as error:  # noqa: BLE001 - every error of a cell goes into its failure record, with traceback
+    except Exception as error:  # every error of a cell goes into its failure record, with traceback
+        if worker.claim is not None and worker.claim.attempts[-1].cause:
+            raise  # raised by the signal handler that interrupted the cell
+        _check_usable(job)
+        if isinstance(error, OSError) and _lies_within(error.filename, job.results):
+            with results_errors(job.results):
+                raise
+        return error
+    try:
+        with results_errors(job.results):
+            save_record(job.results, record)
+    except RecordError as error:  # a defect of the cell's function
+        _check_usable(job)
         return error
     return None
+
+
+def _check_usable(job: Job) -> None:
+    """Raise a `BenchError` if the results folder is the reason of a cell's error."""
+    job.check_folder()
+    for name in ("work", "records", "failures", "logs"):
+        folder = job.results / name
+        with results_errors(folder):
+            if folder.exists() and not folder.is_dir():
+                raise BenchError(
+                    f"{folder}: expected a folder, which this run needs. Move the file away, and run the command again."
+                )
+
+
+def _lies_within(path: object, folder: Path) -> bool:
+    return isinstance(path, str | os.PathLike) and Path(path).absolute().is_relative_to(folder.absolute())
+
+
+def _import_cell_function(job: Job) -> None:
+    """Import the code that computes cells before a cell is taken, which may take longer than a cell.
+
+    Errors are left to the first cell, whose failure record has the traceback.
+    """
+    with suppress(Exception):
+        _cell_function(job.compute)
 
 
 def _cell_function(address: str) -> CellFunction:

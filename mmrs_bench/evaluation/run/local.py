@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 from mmrs_bench.errors import BenchError, ConfigError
-from mmrs_bench.evaluation.run.jobs import Job, work
-from mmrs_bench.evaluation.run.pool import Stage, environment, worker_environment
+from mmrs_bench.evaluation.run.claims import exit_cause, oom_kills, remove_quietly
+from mmrs_bench.evaluation.run.jobs import Job, Worker, work
+from mmrs_bench.evaluation.run.pool import Replacements, Stage, worker_environment
+from mmrs_bench.evaluation.run.processes import Child, end_with_parent, redirect_output, start_child
 
 POLL_SECONDS = 0.2
-#: Number of workers that may die before they start a cell (during imports, for example) until the run is given up.
-MAX_EARLY_DEATHS = 3
-
-
-class _Worker(NamedTuple):
-    process: SpawnProcess
-    pipe: Connection
 
 
 class LocalPool:
     """Processes of this machine, which compute one cell at a time each.
 
-    A worker that dies is replaced, and its cell fails (see `mmrs_bench.evaluation.run.jobs.work`). All workers end
-    with this process, even if it is killed. There are no options.
+    A worker that dies is replaced, and its cell is computed again (see `mmrs_bench.evaluation.run.jobs.work`). All
+    workers end with this process, even if it is killed. There are no options.
     """
 
-    def __init__(self, job: Job, workers: int, options: Mapping[str, str]) -> None:
+    def __init__(self, job: Job, workers: int, options: Mapping[str, Any]) -> None:
         if options:
             raise ConfigError("--executor-options are for --executor slurm or ray; the local executor has none")
         self._job = job
         self._count = min(workers, len(job.cells))
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, Child] = {}
         self._started_a_cell: set[int] = set()
-        self._early_deaths = 0
+        self._replacements = Replacements("local", job.results / "logs")
+        self._oom_kills = oom_kills()
 
     def __enter__(self) -> Self:
         try:
@@ -59,10 +49,7 @@ class LocalPool:
         for worker in self._workers.values():
             worker.process.terminate()
         for worker in self._workers.values():
-            worker.process.join(5)
-            if worker.process.exitcode is None:  # it ignores termination
-                worker.process.kill()
-                worker.process.join()
+            worker.end()
             self._close(worker)
         self._workers.clear()
 
@@ -87,50 +74,43 @@ class LocalPool:
         return stages
 
     def _start(self, number: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work_and_report, args=(self._job, sender, number), daemon=True)
-        with environment(worker_environment(self._job.execution.threads)), _interrupt_deferred():
-            process.start()
-            sender.close()
-            self._workers[number] = _Worker(process, receiver)
+        variables = worker_environment(self._job.execution.threads)
+        self._workers[number] = start_child(_work_and_report, variables, self._job, number)
 
-    def _close(self, worker: _Worker) -> None:
+    def _close(self, worker: Child) -> None:
         log = _log_file(self._job, worker.process.pid)
-        if log.exists() and log.stat().st_size == 0:
-            log.unlink()
+        if log.is_file() and log.stat().st_size == 0:
+            remove_quietly(log)
         worker.pipe.close()
         worker.process.close()
 
     def _handle_exit(self, number: int) -> None:
         worker = self._workers.pop(number)
-        code = worker.process.exitcode
+        code, name = worker.process.exitcode, _worker_name(worker.process.pid)
         self._close(worker)
-        if code == 0:
+        if not code:
             return
-        if number not in self._started_a_cell:
-            self._early_deaths += 1
-            if self._early_deaths >= MAX_EARLY_DEATHS:
-                raise BenchError(
-                    f"worker processes die before they take a cell (exit code {code}); see the logs in "
-                    f"{self._job.results / 'logs'}, and try fewer --workers if memory is short"
-                )
+        kills = oom_kills()
+        cause = exit_cause(code, out_of_memory=kills > self._oom_kills)
+        self._oom_kills = kills
+        self._job.report_end(name, cause)
+        took_a_cell = number in self._started_a_cell
         self._started_a_cell.discard(number)
-        self._start(number)
+        if self._replacements.allowed(cause, killed=code < 0, took_a_cell=took_a_cell, others=self.alive):
+            self._start(number)
 
 
 def _messages(pipe: Connection) -> Iterator[Stage | Exception]:
     try:
         while pipe.poll():
             yield pipe.recv()
-    except (EOFError, ConnectionResetError):  # the worker has ended
+    except (EOFError, OSError):  # the worker has ended
         return
 
 
-def _work_and_report(job: Job, pipe: Connection, number: int) -> None:
+def _work_and_report(pipe: Connection, job: Job, number: int) -> None:
     """Main function of a worker process."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _redirect_output(_log_file(job, os.getpid()))
+    end_with_parent()
     last = 0.0
 
     def on_stage(key: str, stage: str, done: float) -> None:
@@ -144,51 +124,17 @@ def _work_and_report(job: Job, pipe: Connection, number: int) -> None:
                 os._exit(1)
 
     try:
-        work(job, on_stage, number)
+        redirect_output(_log_file(job, os.getpid()))
+        work(job, on_stage, Worker(_worker_name(os.getpid()), number))
     except BenchError as error:
         pipe.send(error)
     except Exception:  # noqa: BLE001 - the parent process raises it
         pipe.send(RuntimeError(f"a worker failed outside any cell:\n{traceback.format_exc()}"))
 
 
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101 - true in every spawned process
-    wait([parent.sentinel])
-    os._exit(1)
+def _worker_name(pid: int | None) -> str:
+    return f"local-{pid}"
 
 
 def _log_file(job: Job, pid: int | None) -> Path:
     return job.results / "logs" / f"worker-{pid}.log"
-
-
-def _redirect_output(path: Path) -> None:
-    """Write what libraries print to a file, so that it does not disturb the progress display."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
-
-
-@contextmanager
-def _interrupt_deferred() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C, and raise a Ctrl-C to this process only after the block.
-
-    Processes inherit the signal mask. In this process the mask is not enough: the kernel may deliver the signal to
-    another thread, and Python would raise it here. So the handler is replaced as well. The resource tracker of
-    multiprocessing has to run before, because starting it unblocks the signal.
-    """
-    resource_tracker.ensure_running()
-    received: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number)) if main else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if main:
-            signal.signal(signal.SIGINT, handler)
-    if received:
-        raise KeyboardInterrupt

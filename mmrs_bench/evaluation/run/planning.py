@@ -13,7 +13,7 @@ from mmrs_bench.config import QUERY_LIMITS, ProtocolConfig
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, record_path
 from mmrs_bench.evaluation.results.schema import Record
-from mmrs_bench.evaluation.run.jobs import cell_lock
+from mmrs_bench.evaluation.run.claims import cell_lock
 from mmrs_bench.scenes.catalogue import load_manifest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -29,7 +30,7 @@ def run_cells(
     *,
     workers: int,
     executor: str = "local",
-    executor_options: Mapping[str, str] | None = None,
+    executor_options: Mapping[str, Any] | None = None,
     keep_going: bool = False,
     force: bool = False,
     compute: str = RUN_CELL,

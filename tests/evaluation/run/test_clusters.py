@@ -1,8 +1,9 @@
-"""Cluster pools, with fakes of the packages submitit and ray."""
+"""Cluster pools: options, stages and ends of jobs, with a fake of submitit. Real clusters: tests/clusters."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -13,10 +14,15 @@ from typing import Any
 import pytest
 from helpers.fake_cells import make_cells, make_job, run_job
 
+from mmrs_bench.commands.options import parse_options
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.results.records import load_records
+from mmrs_bench.evaluation.run import slurm
+from mmrs_bench.evaluation.run.clusters import StageFile, new_stages, remote_work
 from mmrs_bench.evaluation.run.executors import make_pool
-from mmrs_bench.evaluation.run.pool import worker_environment
+from mmrs_bench.evaluation.run.jobs import Worker
+from mmrs_bench.evaluation.run.pool import MAX_EARLY_KILLS, Replacements, worker_environment
+from mmrs_bench.evaluation.run.ray_cluster import impossible
 
 
 @pytest.mark.parametrize("name", ["slurm", "ray"])
@@ -29,68 +35,186 @@ def test_a_missing_cluster_package_is_named_with_its_extra(
         make_pool(name, make_job(tmp_path, make_cells(1)), 1, {})
 
 
+def test_executor_options_are_texts_numbers_lists_and_mappings() -> None:
+    texts = [
+        'slurm_setup=["module load cuda", "export A=1"]',
+        "slurm_additional_parameters={account: x, exclusive: true}",
+        "mem_gb=1.5",
+        "timeout_min=60",
+        "slurm_time=1:30:00",
+        "slurm_constraint=on",
+        "slurm_account=007",
+        "slurm_comment='12'",
+        "ignore_reinit_error=true",
+        "address=10.0.0.1:6379",
+        "slurm_qos=",
+    ]
+    assert parse_options(texts) == {
+        "slurm_setup": ["module load cuda", "export A=1"],
+        "slurm_additional_parameters": {"account": "x", "exclusive": True},
+        "mem_gb": 1.5,
+        "timeout_min": 60,
+        "slurm_time": "1:30:00",
+        "slurm_constraint": "on",
+        "slurm_account": "007",
+        "slurm_comment": "12",
+        "ignore_reinit_error": True,
+        "address": "10.0.0.1:6379",
+        "slurm_qos": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["gpu"], "write it as NAME=VALUE"),
+        (["=1"], "write it as NAME=VALUE"),
+        (["a=1", "a=2"], "a is given twice"),
+        (["slurm_setup=[module load"], "executor option slurm_setup: is not valid YAML"),
+        (["a={b: 1, b: 2}"], "given twice"),
+    ],
+)
+def test_a_wrong_executor_option_is_named(texts: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_options(texts)
+
+
+def test_stages_of_remote_workers_are_reported_once(tmp_path: Path) -> None:
+    (cell,) = make_cells(1)
+    job = make_job(tmp_path, [cell])
+    known: dict[str, Any] = {}
+    assert new_stages(job, ["w"], known) == []
+    report = StageFile(job, "w")
+    report(cell.key, "fit", 0.0)
+    report(cell.key, "fit", 0.5)  # within a second
+    assert new_stages(job, ["w"], known) == [(cell.key, "fit", 0.0)]
+    assert new_stages(job, ["w"], known) == []
+    job.file("w.stage").write_text("[1")
+    assert new_stages(job, ["w"], known) == []
+
+
+def test_an_error_of_a_remote_worker_is_returned_as_text(tmp_path: Path) -> None:
+    job = make_job(tmp_path, make_cells(1))
+    (tmp_path / "records").write_text("")
+    assert "cannot" in remote_work(job, Worker("w"), worker_environment(1))
+
+
+def test_dead_workers_are_replaced_until_they_die_without_a_cell() -> None:
+    replacements = Replacements("Ray", Path("logs"))
+    for _ in range(20):
+        assert replacements.allowed("killed", killed=True, took_a_cell=True, others=False)
+    allowed = [replacements.allowed("x", killed=True, took_a_cell=False, others=True) for _ in range(MAX_EARLY_KILLS)]
+    assert allowed == [True] * (MAX_EARLY_KILLS - 1) + [False]
+    with pytest.raises(BenchError, match=r"Ray workers die before they take a cell \(x\)"):
+        replacements.allowed("x", killed=True, took_a_cell=False, others=False)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "reason"),
+    [(1, 0.5, ""), (4, 1, ""), (4, 2, r"num_gpus=2 \(the most is 1\)"), (9, 0, r"CPUs \(9\)")],
+)
+def test_a_gpu_that_no_ray_node_has_is_named(cpus: int, gpus: float, reason: str) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0}},
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}},
+    ]
+    text = impossible(types.SimpleNamespace(nodes=lambda: nodes), cpus, gpus)
+    assert bool(text) == bool(reason)
+    if reason:
+        with pytest.raises(ValueError, match=reason):
+            raise ValueError(text)
+
+
+@pytest.mark.parametrize("gpus", ["one", -1, True, [1]])
+def test_a_wrong_number_of_gpus_is_refused(gpus: object, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match=r"num_gpus=.* is not a number of GPUs"):
+        make_pool("ray", make_job(tmp_path, make_cells(1)), 1, {"num_gpus": gpus})
+
+
 class _Task:
-    """A submitit job that runs when its state is read."""
+    """A submitit job that runs when its result is looked for, or ends without one in a state."""
 
-    def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
-        self._call = (function, arguments)
-        self._error: BaseException | None = None
+    def __init__(self, number: int, state: str, function: Any, arguments: tuple[Any, ...]) -> None:
+        self.job_id = f"7_{number}"
+        self.state = state
+        self.paths = types.SimpleNamespace(result_pickle=types.SimpleNamespace(exists=self._run))
+        self._call: tuple[Any, tuple[Any, ...]] = (function, arguments)
+        self._result = ""
+        self.cancelled = False
 
-    def done(self) -> bool:
-        function, arguments = self._call
-        try:
-            function(*arguments)
-        except RuntimeError as error:
-            self._error = error
-        return True
+    def _run(self) -> bool:
+        if self.state == "RUNNING":
+            function, arguments = self._call
+            self._result = function(*arguments)
+        return self.state == "RUNNING"
 
-    def exception(self) -> BaseException | None:
-        return self._error
+    def exception(self) -> None:
+        return None
 
+    def result(self) -> str:
+        return self._result
 
-@pytest.fixture
-def _worker_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo the changes that workers in this process make to its environment."""
-    for name, value in worker_environment(1).items():
-        monkeypatch.setenv(name, value)
+    def cancel(self, check: bool) -> None:
+        self.cancelled = True
 
 
 class _AutoExecutor:
+    """Submitit's executor; ``states`` are those of the jobs in the order of submission, then RUNNING."""
+
+    arguments: dict[str, Any]
     parameters: dict[str, Any]
     environment: str | None
+    states: list[str]
+    tasks: list[_Task]
 
-    def __init__(self, folder: Path, cluster: str) -> None:
-        type(self).parameters = {"cluster": cluster}
+    def __init__(self, **arguments: Any) -> None:
+        type(self).arguments = arguments
 
     def update_parameters(self, **parameters: Any) -> None:
         if "nonsense" in parameters:
             raise NameError("unknown argument nonsense")
-        type(self).parameters |= parameters
+        type(self).parameters = parameters
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        type(self).environment = os.environ.get("OMP_WAIT_POLICY")
         yield
 
     def submit(self, function: Any, *arguments: Any) -> _Task:
-        return _Task(function, arguments)
+        type(self).environment = os.environ.get("OMP_WAIT_POLICY")
+        task = _Task(len(self.tasks), self.states.pop(0) if self.states else "RUNNING", function, arguments)
+        self.tasks.append(task)
+        return task
 
 
 @pytest.fixture
-def submitit(monkeypatch: pytest.MonkeyPatch, _worker_environment: None) -> type[_AutoExecutor]:
+def submitit(monkeypatch: pytest.MonkeyPatch) -> type[_AutoExecutor]:
+    for name, value in worker_environment(1).items():  # workers in this process change its environment
+        monkeypatch.setenv(name, value)
     module = types.ModuleType("submitit")
     module.AutoExecutor = _AutoExecutor  # type: ignore[attr-defined]
+    _AutoExecutor.states, _AutoExecutor.tasks = [], []
     monkeypatch.setitem(sys.modules, "submitit", module)
-    monkeypatch.setattr("mmrs_bench.evaluation.run.clusters.POLL_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "STATE_SECONDS", -1.0)
+    monkeypatch.setattr(slurm, "UNKNOWN_SECONDS", -1.0)
+    monkeypatch.setattr(
+        slurm, "read_states", lambda: {task.job_id: task.state for task in _AutoExecutor.tasks if task.state != "GONE"}
+    )
     return _AutoExecutor
 
 
 def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
     job = make_job(tmp_path, make_cells(3))
-    keys = run_job("slurm", job, slurm_partition="gpu", gpus_per_node="1")
+    keys = run_job("slurm", job, slurm_partition="gpu", gpus_per_node=1)
     assert keys == [cell.key for cell in job.cells]
-    assert submitit.parameters == {
+    assert submitit.arguments == {
+        "folder": tmp_path / "logs" / "submitit",
         "cluster": "slurm",
+        "slurm_max_num_timeout": 9,
+    }
+    assert submitit.parameters == {
         "timeout_min": 1440,
         "cpus_per_task": 1,
         "slurm_partition": "gpu",
@@ -99,87 +223,63 @@ def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: 
     assert submitit.environment == "PASSIVE"
 
 
-class _Ray(types.ModuleType):
-    """The part of ray that the pool uses; a task runs when the pool waits for it."""
-
-    class exceptions:  # noqa: N801 - the package's own name
-        RayError = RuntimeError
-
-    def __init__(self) -> None:
-        super().__init__("ray")
-        self.settings: dict[str, Any] = {}
-        self.cancelled: list[Any] = []
-
-    def init(self, **settings: Any) -> None:
-        if "nonsense" in settings:
-            raise RuntimeError("unknown keyword nonsense")
-        self.settings = settings
-
-    def remote(self, function: Any) -> Any:
-        def options(**settings: Any) -> Any:
-            self.settings |= settings
-            return types.SimpleNamespace(remote=lambda *arguments: (function, arguments))
-
-        return types.SimpleNamespace(options=options)
-
-    def wait(self, tasks: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
-        return tasks[:1], tasks[1:]
-
-    def get(self, task: Any) -> None:
-        function, arguments = task
-        function(*arguments)
-
-    def cancel(self, task: Any, force: bool) -> None:
-        self.cancelled.append(task)
-
-    def shutdown(self) -> None:
-        self.settings["open"] = False
-
-
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch, _worker_environment: None) -> _Ray:
-    module = _Ray()
-    monkeypatch.setitem(sys.modules, "ray", module)
-    return module
-
-
-def test_ray_workers_share_the_cells(tmp_path: Path, ray: _Ray) -> None:
-    job = make_job(tmp_path, make_cells(3))
-    assert run_job("ray", job, address="auto", num_gpus="0.5") == [cell.key for cell in job.cells]
-    assert ray.settings == {
-        "address": "auto",
-        "runtime_env": {"env_vars": worker_environment(1)},
-        "log_to_driver": False,
-        "num_cpus": 1,
-        "num_gpus": 0.5,
-        "max_retries": 0,
-        "open": False,
-    }
-    assert len(ray.cancelled) == 1, "the second worker was not needed and must be ended"
-
-
-@pytest.mark.parametrize("executor", ["slurm", "ray"])
-def test_an_unknown_cluster_option_is_refused(
-    executor: str, tmp_path: Path, submitit: type[_AutoExecutor], ray: _Ray
+@pytest.mark.parametrize("state", [*slurm.CAUSES, "GONE"])
+def test_a_slurm_job_that_ends_without_a_result_is_replaced(
+    state: str, tmp_path: Path, submitit: type[_AutoExecutor]
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"--executor {executor}: unknown .* nonsense\. Check --executor-options"):
-        run_job(executor, make_job(tmp_path, make_cells(1)), nonsense="1")
+    submitit.states[:] = [state]
+    run_job("slurm", make_job(tmp_path, make_cells(3)), workers=1)
+    assert len(load_records(tmp_path)) == 3
+    assert len(submitit.tasks) == 2
 
 
-@pytest.mark.parametrize("executor", ["slurm", "ray"])
-def test_the_error_of_the_last_cluster_worker_is_raised(
-    executor: str, tmp_path: Path, submitit: type[_AutoExecutor], ray: _Ray, monkeypatch: pytest.MonkeyPatch
+def test_slurm_jobs_that_end_before_they_take_a_cell_are_not_replaced_for_ever(
+    tmp_path: Path, submitit: type[_AutoExecutor]
 ) -> None:
-    def broken(*arguments: Any) -> None:
-        raise RuntimeError("node failure\nslurmstepd: ...")
+    submitit.states[:] = ["NODE_FAIL"] * 99
+    with pytest.raises(BenchError, match=r"Slurm workers die before they take a cell \(its Slurm job lost its node\)"):
+        run_job("slurm", make_job(tmp_path, make_cells(3)), workers=2)
+    assert len(submitit.tasks) <= 2 + MAX_EARLY_KILLS
 
-    monkeypatch.setattr("mmrs_bench.evaluation.run.clusters.remote_work", broken)
-    with pytest.raises(BenchError, match=rf"the last {executor.capitalize()} worker failed \(node failure\)"):
-        run_job(executor, make_job(tmp_path, make_cells(2)))
+
+def test_an_error_of_a_slurm_worker_ends_the_run_in_one_line(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
+    (tmp_path / "failures").write_text("")
+    with pytest.raises(BenchError, match="failures"):
+        run_job("slurm", make_job(tmp_path, make_cells(3), "fails_on_draw_1"), workers=1)
+
+
+def test_an_unknown_slurm_option_is_refused(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
+    with pytest.raises(ConfigError, match=r"--executor slurm: unknown .* nonsense\. Check --executor-options"):
+        run_job("slurm", make_job(tmp_path, make_cells(1)), nonsense="1")
+
+
+def test_the_states_of_jobs_come_from_squeue(monkeypatch: pytest.MonkeyPatch) -> None:
+    def squeue(command: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
+        assert command[0] == "squeue"
+        return subprocess.CompletedProcess(command, 0, stdout="7_0|RUNNING\n7_1|CANCELLED\n9|TIMEOUT\n")
+
+    monkeypatch.setattr(subprocess, "run", squeue)
+    assert slurm.read_states() == {"7_0": "RUNNING", "7_1": "CANCELLED", "9": "TIMEOUT"}
+
+    def absent(command: list[str], **settings: Any) -> None:
+        raise FileNotFoundError(command[0])
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    assert slurm.read_states() is None
+
+
+def test_a_slurm_worker_is_started_again_after_a_time_out(tmp_path: Path) -> None:
+    helpers = pytest.importorskip("submitit.helpers")
+    job = make_job(tmp_path, make_cells(1))
+    worker = Worker("slurm-0")
+    again = slurm.SlurmWorker().checkpoint(job, worker, {})
+    assert isinstance(again, helpers.DelayedSubmission)
+    assert again.result() == ""
+    assert len(load_records(tmp_path)) == 1
 
 
 def test_the_real_submitit_on_its_local_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
-    run_job("slurm", make_job(tmp_path, make_cells(3)), 1, cluster="local", timeout_min="2")
+    run_job("slurm", make_job(tmp_path, make_cells(3)), 1, cluster="local", timeout_min=2)
     assert len(load_records(tmp_path)) == 3

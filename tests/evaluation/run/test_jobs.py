@@ -9,7 +9,8 @@ from helpers.fake_cells import fake_record, log_lines, make_cells, make_job, no_
 
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, load_failures, load_records, record_path, save_record
-from mmrs_bench.evaluation.run.jobs import Job, cell_lock, work
+from mmrs_bench.evaluation.run.claims import Claim, cell_lock, read_claim
+from mmrs_bench.evaluation.run.jobs import Job, Worker, work
 
 
 def test_every_cell_is_computed_once(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_workers_of_a_stopped_job_take_no_cell(tmp_path: Path) -> None:
     work(job, no_stage)
     assert log_lines(tmp_path) == []
     job.clean_up()
-    assert not job.stopped
+    assert list(job.lock_dir.iterdir()) == []
 
 
 def test_force_replaces_records_once(tmp_path: Path) -> None:
@@ -115,21 +116,68 @@ def test_force_replaces_records_once(tmp_path: Path) -> None:
     assert len(log_lines(tmp_path)) == 4
 
 
-@pytest.mark.parametrize("same_run", [True, False])
-def test_a_cell_on_which_a_worker_died_fails_in_the_same_run_only(tmp_path: Path, same_run: bool) -> None:
+@pytest.mark.parametrize(("run", "attempts", "fails"), [("this", 2, False), ("this", 3, True), ("another", 3, False)])
+def test_a_cell_fails_after_three_workers_of_one_run_died_on_it(
+    tmp_path: Path, run: str, attempts: int, fails: bool
+) -> None:
     (cell,) = make_cells(1)
     job = make_job(tmp_path, [cell], keep_going=True)
-    claim = job.lock_dir / f"{cell.key}.claim"
-    claim.write_text(job.run_id if same_run else "another run")
+    claim = Claim(job.lock_dir / f"{cell.key}.claim")
+    for number in range(attempts):
+        claim = claim.started(job.run_id if run == "this" else run, f"w{number}")
+        job.report_end(f"w{number}", f"killed by signal {number}")
     work(job, no_stage)
-    assert ["lack of memory" in failure.message for failure in load_failures(tmp_path)] == [True] * same_run
-    assert len(load_records(tmp_path)) == len(log_lines(tmp_path)) == (not same_run)
-    assert same_run or not claim.exists()
+    causes = "ended 3 times before the cell was finished: killed by signal 0; killed by signal 1; killed by signal 2."
+    assert [causes in failure.message for failure in load_failures(tmp_path)] == [True] * fails
+    assert len(load_records(tmp_path)) == len(log_lines(tmp_path)) == (not fails)
+    assert not claim.path.exists()
+
+
+def test_a_worker_without_a_known_cause_is_waited_for_before_its_cell_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = make_cells(1)
+    job = make_job(tmp_path, [cell])
+    claim = Claim(job.lock_dir / f"{cell.key}.claim")
+    for _ in range(3):
+        claim = claim.started(job.run_id, "w")
+    monkeypatch.setattr("time.sleep", lambda seconds: job.report_end("w", "its Ray node was lost"))
+    work(job, no_stage)
+    (failure,) = load_failures(tmp_path)
+    assert "its Ray node was lost" in failure.message
+    assert "out of memory" not in failure.message
+
+
+def test_an_interrupted_cell_has_no_failure_record_and_its_claim_has_the_cause(tmp_path: Path) -> None:
+    """submitit raises an error in the cell if a job may not be put back into the queue."""
+    (cell,) = make_cells(1)
+    job = make_job(tmp_path, [cell])
+    worker = Worker("w")
+
+    def interrupt(key: str, stage: str, done: float) -> None:
+        if stage == "fit":
+            worker.interrupted("time limit")
+            raise RuntimeError("not requeued")
+
+    with pytest.raises(RuntimeError, match="not requeued"):
+        work(job, interrupt, worker)
+    assert load_failures(tmp_path) == []
+    (attempt,) = read_claim(job.lock_dir / f"{cell.key}.claim").attempts
+    assert (attempt.run, attempt.worker, attempt.cause) == (job.run_id, "w", "time limit")
+
+
+@pytest.mark.parametrize("content", ["", "run 7", "[1]", '[{"run": 1}]', "[" * 10_000])
+def test_a_claim_with_other_content_is_written_again(tmp_path: Path, content: str) -> None:
+    (cell,) = make_cells(1)
+    job = make_job(tmp_path, [cell])
+    (job.lock_dir / f"{cell.key}.claim").write_text(content)
+    work(job, no_stage)
+    assert len(load_records(tmp_path)) == 1
 
 
 def test_workers_start_with_different_scenes(tmp_path: Path) -> None:
     cells = make_cells(6, scenes=2)
-    work(make_job(tmp_path, cells), no_stage, worker=1)
+    work(make_job(tmp_path, cells), no_stage, worker=Worker("one", 1))
     scenes = {cell.key: cell.protocol.scene for cell in cells}
     assert [scenes[line.split()[1]] for line in log_lines(tmp_path)] == ["fake1-r1"] * 3 + ["fake0-r1"] * 3
 

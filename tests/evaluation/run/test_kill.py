@@ -16,7 +16,7 @@ import pytest
 from helpers.fake_cells import fake_record, log_lines, make_cells
 
 from mmrs_bench.evaluation.results.records import load_records, record_path
-from mmrs_bench.evaluation.run.jobs import cell_lock
+from mmrs_bench.evaluation.run.claims import cell_lock
 
 SCRIPT = Path(__file__).parents[2] / "helpers" / "run_fake_job.py"
 CELLS = 40
@@ -103,6 +103,17 @@ def test_two_runs_on_one_folder_share_the_work(tmp_path: Path) -> None:
     assert len(load_records(tmp_path)) == CELLS
 
 
+def test_one_of_two_runs_is_killed_and_the_other_finishes_all_cells(tmp_path: Path) -> None:
+    first, second = start(tmp_path), start(tmp_path)
+    wait_until(lambda: len(record_files(tmp_path)) >= 5)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate(timeout=TIMEOUT_SECONDS)
+    finish(second)
+    assert second.returncode == 0
+    assert {line.split()[0] for line in log_lines(tmp_path)} == {"once"}
+    assert len(load_records(tmp_path)) == CELLS
+
+
 @pytest.mark.parametrize("to_group", [True, False], ids=["Ctrl-C in a terminal", "signal to the parent"])
 def test_an_interrupt_ends_the_workers_and_prints_how_to_continue(tmp_path: Path, to_group: bool) -> None:
     process = start(tmp_path)
@@ -142,9 +153,13 @@ def test_a_worker_that_reports_nothing_ends_with_its_parent(tmp_path: Path) -> N
     assert not list((tmp_path / "failures").rglob("*.json"))
 
 
-def test_a_partly_written_file_is_not_a_record(tmp_path: Path) -> None:
+def test_a_partly_written_file_is_no_record_and_a_run_completes_over_it(tmp_path: Path) -> None:
     (cell,) = make_cells(1)
     path = record_path(tmp_path, cell.protocol)
     path.parent.mkdir(parents=True)
     (path.parent / f".{path.name}.x1.tmp").write_text('{"schema": 1')
     assert load_records(tmp_path) == []
+    process = start(tmp_path, cells=1)
+    finish(process)
+    assert process.returncode == 0
+    assert [record.key for record in load_records(tmp_path)] == [cell.key]

@@ -44,7 +44,14 @@ def test_a_killed_worker_fails_only_its_cell(tmp_path: Path) -> None:
     assert [record.protocol.data.draw for record in load_records(tmp_path)] == [0, 2, 3, 4, 5]
     (failure,) = load_failures(tmp_path)
     assert failure.protocol.data.draw == 1
-    assert "died" in failure.message
+    assert "ended 3 times before the cell was finished: killed by signal 9 (SIGKILL). If memory" in failure.message
+
+
+def test_a_cell_whose_worker_was_killed_is_computed_again(tmp_path: Path) -> None:
+    assert run_fakes(tmp_path, make_cells(4), "dies_twice_on_draw_1") == 0
+    assert len(load_records(tmp_path)) == 4
+    assert log_lines(tmp_path).count("start 1") == 3
+    assert [path.suffix for path in (tmp_path / "locks").iterdir() if path.suffix not in (".lock", "")] == []
 
 
 def test_a_worker_that_cannot_write_ends_the_run_with_its_error(tmp_path: Path) -> None:
@@ -54,9 +61,17 @@ def test_a_worker_that_cannot_write_ends_the_run_with_its_error(tmp_path: Path) 
         run_job("local", make_job(tmp_path, make_cells(2)), 1)
 
 
-def test_workers_that_die_before_their_first_cell_are_not_replaced_for_ever(tmp_path: Path) -> None:
-    (tmp_path / "logs").write_text("workers cannot create their log folder and die")
-    with pytest.raises(BenchError, match="die before they take a cell"):
+def test_a_log_that_cannot_be_written_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where a folder is needed")
+    with pytest.raises(BenchError, match="logs: cannot be used"):
+        run_job("local", make_job(tmp_path, make_cells(2)))
+
+
+def test_workers_that_fail_before_their_first_cell_are_not_replaced_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmrs_bench.evaluation.run.local._work_and_report", os._exit)  # a pipe is no exit code
+    with pytest.raises(BenchError, match=r"local workers die before they take a cell \(ended with exit code 1\)"):
         run_job("local", make_job(tmp_path, make_cells(2)))
 
 

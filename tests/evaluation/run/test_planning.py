@@ -13,7 +13,7 @@ from helpers.fake_suite import CLASS_COUNTS, fake_cards, write_manifest
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Suite, build_cells
 from mmrs_bench.evaluation.results.records import save_failure, save_record
-from mmrs_bench.evaluation.run.jobs import cell_lock
+from mmrs_bench.evaluation.run.claims import cell_lock
 from mmrs_bench.evaluation.run.planning import State, expected_queries, make_plan, remaining_seconds, state_of
 
 

@@ -1,0 +1,150 @@
+"""A run of many cells while its workers are killed. ``python tests/clusters/campaign.py slurm|ray|local DRAWS SECONDS``
+prints the figures: four cheap methods on the simulated scene, and one worker killed every SECONDS.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from clusters import ray_cluster, slurm_cluster
+
+from mmrs_bench.evaluation.results.records import load_failures, load_records
+
+METHODS = ("majority", "nearest-prototype", "rf", "svm")
+TIMEOUT_SECONDS = 1500
+
+
+def command(results: Path, draws: int, *options: str) -> list[str]:
+    """The command line of a run."""
+    suite = ["--datasets", "simulated", "--methods", *METHODS, "--draws", str(draws), "--budget", "smoke"]
+    return [sys.executable, "-m", "mmrs_bench", "run", *suite, "--results", str(results), *options]
+
+
+def bodies(results: Path) -> dict[str, dict[str, Any]]:
+    """Bodies of all records by key, without the state of the checkout."""
+    found = {record.key: record.body() for record in load_records(results)}
+    for body in found.values():
+        for name in ("commit", "dirty"):
+            body["provenance"].pop(name)
+    return found
+
+
+def workers_of(results: Path) -> list[int]:
+    """Processes that hold the lock of a cell of this results folder."""
+    locks = {path.stat().st_ino for path in (results / "locks").glob("*.lock")}
+    holders = []
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if "FLOCK" in fields and "->" not in fields and int(fields[5].rpartition(":")[2]) in locks:
+            holders.append(int(fields[4]))
+    return [pid for pid in holders if pid > 1]
+
+
+def kill_worker(results: Path) -> str:
+    """Kill a process that computes a cell with SIGKILL; "" if there is none."""
+    holders = workers_of(results)
+    if not holders:
+        return ""
+    pid = random.Random(len(holders)).choice(holders)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return ""
+    return f"kill -9 {pid}"
+
+
+def cancel_job(variables: Mapping[str, str]) -> Callable[[Path], str]:
+    """Alternately cancel a running job and kill a worker process."""
+    turn = [0]
+
+    def interrupt(results: Path) -> str:
+        turn[0] += 1
+        if turn[0] % 2 == 0:
+            return kill_worker(results)
+        ask = ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i"]
+        environment = {**os.environ, **variables}
+        jobs = subprocess.run(ask, env=environment, capture_output=True, text=True, check=False).stdout.split()
+        if not jobs:
+            return ""
+        job = random.Random(turn[0]).choice(jobs)
+        subprocess.run(["scancel", job], env=environment, check=False)
+        return f"scancel {job}"
+
+    return interrupt
+
+
+def run_while(
+    arguments: list[str], variables: Mapping[str, str], interrupt: Callable[[], str], every: float
+) -> tuple[int, str, list[str]]:
+    """Run a command and interrupt its workers; return its exit status, standard error, and what was done."""
+    done: list[str] = []
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            arguments, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+        )
+        end = time.monotonic() + TIMEOUT_SECONDS
+        due = time.monotonic() + every
+        while process.poll() is None:
+            if time.monotonic() > end:
+                os.killpg(process.pid, signal.SIGKILL)
+            if time.monotonic() > due and (what := interrupt()):
+                done.append(what)
+                due = time.monotonic() + every
+            time.sleep(0.05)
+        log.seek(0)
+        return process.returncode, log.read(), done
+
+
+def compare(executor: str, folder: Path, draws: int, every: float) -> dict[str, Any]:
+    """Run the cells on a cluster and locally; return the figures."""
+    cluster, results, reference = folder / "c", folder / "results", folder / "reference"
+    variables: dict[str, str] = {}
+    options = ["--workers", "2", "--executor", executor]
+    interrupt: Callable[[Path], str] = kill_worker
+    module = {"slurm": slurm_cluster, "ray": ray_cluster}.get(executor)
+    try:
+        if executor == "slurm":
+            variables = slurm_cluster.start(cluster)
+            interrupt = cancel_job(variables)
+        elif executor == "ray":
+            options += ["--executor-options", f"address={ray_cluster.start(cluster)}"]
+        start = time.monotonic()
+        run = command(results, draws, *options)
+        status, text, killed = run_while(run, variables, lambda: interrupt(results), every)
+        seconds = time.monotonic() - start
+    finally:
+        if module is not None:
+            module.stop(cluster)
+    local = subprocess.run(command(reference, draws), capture_output=True, text=True, check=False)
+    found, expected = bodies(results), bodies(reference)
+    return {
+        "status": status,
+        "seconds": round(seconds),
+        "killed": len(killed),
+        "interruptions": killed,
+        "cells": len(expected),
+        "records": len(found),
+        "failures": len(load_failures(results)),
+        "differ": sum(found.get(key) != body for key, body in expected.items()),
+        "tracebacks": text.count("Traceback"),
+        "local status": local.returncode,
+        "last lines": text.splitlines()[-3:],
+    }
+
+
+if __name__ == "__main__":
+    name, count, gap = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="mb-", dir=os.environ.get("CAMPAIGN_DIR")) as place:
+        for key, value in compare(name, Path(place), int(count), float(gap)).items():
+            sys.stdout.write(f"{key}: {value}\n")

@@ -1,0 +1,93 @@
+"""A Ray cluster on this machine in a temporary folder: a head without CPUs, and two nodes of one CPU each.
+
+Usage: ``python tests/clusters/ray_cluster.py start FOLDER`` prints the address; ``... stop FOLDER`` ends it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SECONDS = 120
+NODES = 2
+
+
+def missing() -> str:
+    """Why the cluster cannot run here; empty if it can."""
+    return "" if importlib.util.find_spec("ray") else "not installed: ray (pip install 'mmrs-bench[ray]')"
+
+
+def start(folder: Path) -> str:
+    """Start the cluster; return its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    address = f"127.0.0.1:{port}"
+    place = folder if len(str(folder)) < 40 else Path(tempfile.mkdtemp(prefix="ray-"))  # sockets have short paths
+    head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={place}"]
+    _node(folder, "head", *head)
+    _wait(folder, lambda: _answers(port), "the head")
+    for number in range(NODES):
+        _node(folder, f"node{number}", f"--address={address}", "--num-cpus=1")
+    outputs = [folder / f"node{number}.out" for number in range(NODES)]
+    _wait(folder, lambda: all("runtime started" in path.read_text() for path in outputs), "the nodes")
+    return address
+
+
+def stop(folder: Path) -> None:
+    """End all processes of the cluster."""
+    for path in sorted(folder.glob("*.process"), reverse=True):
+        end_group(int(path.read_text()))
+        path.unlink()
+
+
+def end_group(group: int) -> None:
+    """End a process group that this script started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(group, number)
+        except ProcessLookupError:
+            return
+        time.sleep(1)
+
+
+def _node(folder: Path, name: str, *arguments: str) -> None:
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", *arguments]
+    with (folder / f"{name}.out").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    (folder / f"{name}.process").write_text(str(process.pid))
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(folder: Path, condition: object, what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > end:
+            stop(folder)
+            raise RuntimeError(f"{what} did not start within {SECONDS} s; see the logs in {folder}")
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    action, place = sys.argv[1:]
+    if action == "start":
+        sys.stdout.write(f"{start(Path(place).resolve())}\n")
+    else:
+        stop(Path(place).resolve())
