@@ -10,9 +10,14 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
+from mmrs_bench.texts import one_line
+
 
 class BenchError(Exception):
-    """Base class: an error in input, files or settings."""
+    """Base class: an error in input, files or settings. Its text is one line without control characters."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(BenchError):

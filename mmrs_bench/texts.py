@@ -58,6 +58,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def figure_text(text: str) -> str:
+    """A `printable` text in which matplotlib finds no formula between dollar signs."""
+    return printable(text).replace("$", r"\$")
+
+
 def inert(text: str) -> str:
     """A `printable` text that no spreadsheet runs as a formula: a quote is put before it unless it is a number."""
     formula = text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)

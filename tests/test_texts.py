@@ -97,6 +97,10 @@ def test_lines_of_commands_show_no_control_characters(capsys: pytest.CaptureFixt
     assert SAFE in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_the_text_of_an_error_is_one_printable_line() -> None:
+    assert str(ConfigError("a\x1b[2J\n  b\r\u202e")) == "a\\x1b[2J b \\u202e"
+
+
 def test_an_error_shows_no_control_characters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "a\x1b[2J.yaml"
     path.write_text("id: \x07")

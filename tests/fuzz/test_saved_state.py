@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.method_helpers import fitted, make, small_data
 from helpers.mutations import check_message, mutated_bytes
+from hypothesis import strategies as st
 
 from mmrs_bench.errors import BenchError, ConfigError, DataError
 from mmrs_bench.methods.toolkit.checkpoints import usable_checkpoint
@@ -43,9 +44,9 @@ def test_saved_methods(name: str, fuzz: Fuzz, tmp_path: Path) -> None:
         else:
             assert np.array_equal(other.predict(data, data.query[:200]), expected)
 
-    pairs = [mutated_bytes(content).map(lambda new, file=file: (file, new)) for file, content in files.items()]
-    for inputs in pairs:
-        fuzz(check, inputs)
+    fuzz(
+        check, st.sampled_from(sorted(files)).flatmap(lambda file: st.tuples(st.just(file), mutated_bytes(files[file])))
+    )
 
 
 def test_checkpoints(fuzz: Fuzz, tmp_path: Path) -> None:

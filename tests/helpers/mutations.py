@@ -93,7 +93,7 @@ def mutated_fields(draw: st.DrawFn, valid: Any) -> Any:
             elif change == 1:
                 place.append(copy.deepcopy(place[key]))
             else:
-                place[key] = draw(st.sampled_from(ODD))
+                place[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
             break
     return content
 

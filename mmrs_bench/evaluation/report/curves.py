@@ -13,6 +13,7 @@ from mmrs_bench.evaluation.report.exports import csv_table
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.tables import Estimate, Value
 from mmrs_bench.io import atomic_write, write_png, write_text
+from mmrs_bench.texts import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +78,7 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
             [shots * 1.02 ** (number - (len(curves) - 1) / 2) for shots, _ in curves[label]],
             [estimate.mean for estimate in estimates],
             yerr=[0.0 if estimate.high is None else estimate.high - estimate.mean for estimate in estimates],
-            label=label,
+            label=figure_text(label),
             **line_style(number),
         )
     axes.set_xscale("log")
@@ -88,7 +89,8 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
     axes.set_xlabel("shots (labels per class)")
     fields = groups[0].fields
     axes.set_title(
-        f"{groups[0].scene_label}\n{fields['split']}, budget {fields['budget']}; mean and 95 % t-interval over draws",
+        f"{figure_text(groups[0].scene_label)}\n{fields['split']}, budget {fields['budget']}; mean and 95 % t-interval over "
+        "draws",
         fontsize=10,
     )
     style_axes(figure, axes)

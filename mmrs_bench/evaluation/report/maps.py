@@ -13,6 +13,7 @@ from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write
 from mmrs_bench.scenes.pictures.pseudo_rgb import STRETCH, stretch
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
+from mmrs_bench.texts import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +125,7 @@ def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = No
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_xticks([])
         axes.set_yticks([])
-    patches: list[tuple[Any, str]] = [(entry.color, entry.name) for entry in entries]
+    patches: list[tuple[Any, str]] = [(entry.color, figure_text(entry.name)) for entry in entries]
     patches += [(_UNLABELLED, "unlabelled"), (_CORRECT, "correct"), (_WRONG, "wrong")]
     if support is not None:
         # Dots on the last panel, because a single pixel is invisible on a large scene.
@@ -133,7 +134,7 @@ def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = No
     handles = [Patch(facecolor=colour, edgecolor="black", linewidth=0.4, label=label) for colour, label in patches]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
     heading = f"{'SIMULATED: ' if scene.manifest.simulated else ''}{scene.manifest.title}"
-    figure.suptitle(f"{heading} · {title}" if title else heading, fontsize=10)
+    figure.suptitle(figure_text(f"{heading} · {title}" if title else heading), fontsize=10)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""A full disk ends a pretraining with one line and leaves nothing half-written; unreadable checkpoints are set aside."""
+"""A full disk ends a pretraining with one line and spoils nothing; unreadable checkpoints are set aside."""
 
 # Child processes import this file first, and mmrs_bench has to be imported before lightning (_torchvision_guard.py).
 import mmrs_bench  # noqa: F401  # isort: skip
