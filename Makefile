@@ -24,9 +24,15 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
 BIN := $(VENV)/bin
-BENCH := $(BIN)/mmrs-bench
-SUITE = --datasets $(DATASET) --splits $(SPLIT) --shots $(SHOTS) --methods $(METHODS) --draws $(DRAWS) \
-	--budget $(BUDGET) --results $(RESULTS)
+# In the shell's quotes, and several words in quotes only if all of them together are the name of a file.
+quoted = '$(subst ','\'',$(1))'
+one_or_more = $(if $(shell test -e $(call quoted,$(1)) && echo yes),$(call quoted,$(1)),$(1))
+# The environment; stops with one line if `make setup` has not made it.
+ENV = $(if $(shell test -x $(call quoted,$(BIN)/mmrs-bench) && echo yes),$(call quoted,$(BIN)),\
+	$(error there is no environment in $(VENV) yet; run make setup first))
+BENCH = $(strip $(ENV))/mmrs-bench
+CHOICE = --datasets $(call one_or_more,$(DATASET)) --splits $(SPLIT) --shots $(SHOTS) --methods $(call one_or_more,$(METHODS))
+SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(RESULTS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench plan leaderboard compare map regress update-baselines data test fuzz torture lint speed
@@ -36,10 +42,17 @@ help: ## this list
 
 # uv does not read pip's settings; without them it would fetch a CUDA build of torch (several GB) on a machine whose
 # pip is set up to offer a CPU build. So it is given them, and pip's rule that all indexes count the same.
-pip_setting = $$($(BIN)/python -m pip config get global.$(1) 2>/dev/null | xargs)
+pip_setting = $$($(call quoted,$(BIN)/python) -m pip config get global.$(1) 2>/dev/null | xargs)
 
 setup: ## environment in .venv, once; EXTRAS="dev,fast" adds extras
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@for python in $(call quoted,$(BIN)/python) $(call quoted,$(PYTHON)); do \
+		command -v "$$python" >/dev/null || continue; \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' && exit 0; \
+		echo "make setup: $$python is $$("$$python" --version 2>&1), and Python 3.11 or newer is needed; run" \
+			"make setup PYTHON=python3.11 (an environment that another Python made: delete $(VENV) first)" >&2; \
+		exit 1; \
+	done; echo "make setup: there is no $(PYTHON); run make setup PYTHON=/path/to/python3.11" >&2; exit 1
+	@test -x $(call quoted,$(BIN)/python) || $(PYTHON) -m venv $(call quoted,$(VENV))
 	@if command -v uv >/dev/null; then \
 		links="$${PIP_FIND_LINKS:-$(call pip_setting,find-links)}"; \
 		more="$${PIP_EXTRA_INDEX_URL:-$(call pip_setting,extra-index-url)}"; \
@@ -48,11 +61,12 @@ setup: ## environment in .venv, once; EXTRAS="dev,fast" adds extras
 		test -z "$$more" || export UV_EXTRA_INDEX_URL="$${UV_EXTRA_INDEX_URL:-$$more}"; \
 		test -z "$$index" || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
 		export UV_INDEX_STRATEGY="$${UV_INDEX_STRATEGY:-unsafe-best-match}"; \
-		uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+		uv pip install --python $(call quoted,$(BIN)/python) --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
 	else \
-		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+		$(call quoted,$(BIN)/python) -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
 	fi
-	@$(BENCH) version
+	@$(call quoted,$(BIN)/python) -c 'from mmrs_bench import _torchvision_guard; _torchvision_guard.main()'
+	@$(call quoted,$(BIN)/mmrs-bench) version
 
 bench: ## compute what is missing, then show the leaderboard
 	@$(BENCH) run $(SUITE) $(RUN)
@@ -61,14 +75,13 @@ plan: ## every cell, its state, and how long the rest will take
 	@$(BENCH) plan $(SUITE)
 
 leaderboard: ## all tables of RESULTS, to the terminal and to files
-	@$(BENCH) leaderboard --results $(RESULTS)
+	@$(BENCH) leaderboard --results $(call quoted,$(RESULTS))
 
 compare: ## two methods draw by draw: METHODS="rf-spatial cnn"
-	@$(BENCH) compare $(METHODS) --results $(RESULTS)
+	@$(BENCH) compare $(METHODS) --results $(call quoted,$(RESULTS))
 
 map: ## class map of a whole scene: METHODS=rf-spatial
-	@$(BENCH) map --datasets $(DATASET) --splits $(SPLIT) --shots $(SHOTS) --methods $(METHODS) --budget $(BUDGET) \
-		--results $(RESULTS) $(RUN)
+	@$(BENCH) map $(CHOICE) --budget $(BUDGET) --results $(call quoted,$(RESULTS)) $(RUN)
 
 regress: ## OA, AA and kappa against the committed baselines; exit 1 on a loss
 	@$(BENCH) regress $(RUN)
@@ -80,18 +93,18 @@ data: ## scenes and which of them are here; `mmrs-bench data fetch NAME` gets on
 	@$(BENCH) data list
 
 test: ## the tests, on up to four cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(RUN)
+	@OMP_NUM_THREADS=1 $(ENV)/python -m pytest --numprocesses auto --maxprocesses 4 $(RUN)
 
 fuzz: ## damaged files to every reader, for MINUTES=10: inputs tried, escapes, peak memory
-	@OMP_NUM_THREADS=1 MMRS_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q --timeout=0 tests/fuzz $(RUN)
+	@OMP_NUM_THREADS=1 MMRS_FUZZ_MINUTES=$(MINUTES) $(ENV)/python -m pytest -q --timeout=0 tests/fuzz $(RUN)
 
 torture: ## kill runs, fill the disk, damage files for MINUTES=10: records lost, wrong, hangs, tracebacks
-	@cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m torture.campaign --minutes $(MINUTES) $(RUN)
+	@cd tests && OMP_NUM_THREADS=1 "$(abspath $(BIN))/python" -m torture.campaign --minutes $(MINUTES) $(RUN)
 
 lint: ## format, lint and types
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(ENV)/ruff check .
+	@$(ENV)/ruff format --check .
+	@$(ENV)/mypy
 
 speed: ## the performance suite
-	@$(BIN)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only $(RUN)
+	@$(ENV)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only $(RUN)

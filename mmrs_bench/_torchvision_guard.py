@@ -3,6 +3,9 @@
 PyPI's torchvision is built for CUDA. With a CPU build of torch its import raises ``operator torchvision::nms does not
 exist``, and lightning and other packages cannot be imported either. An import hook declares the schemas of the two
 missing operators, which this package never calls, when torchvision is first imported.
+
+``main``, which ``make setup`` runs, installs the hook at each start of Python in an
+environment with such a pair, so that lightning can also be imported before this package.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -68,3 +72,30 @@ def install() -> bool:
         return False
     sys.meta_path.insert(0, _Finder())
     return True
+
+
+#: Read by Python at each start, after the files of editable installations, because files are read in sorted order.
+_STARTUP_FILE = "zz_mmrs_bench_torchvision.pth"
+_STARTUP_LINE = "import importlib.util; importlib.util.find_spec('mmrs_bench') and __import__('mmrs_bench')\n"
+
+
+def install_at_startup(site_packages: Path) -> str:
+    """Install the import hook at each start of Python if it is needed, and remove that again if not.
+
+    Args:
+        site_packages: Folder of the environment's packages.
+
+    Returns:
+        What was done, in one line.
+    """
+    file = site_packages / _STARTUP_FILE
+    if needed(_version_text("torch"), _version_text("torchvision")):
+        file.write_text(_STARTUP_LINE)
+        return f"torchvision is built for CUDA and torch is not: {file} makes them work together"
+    file.unlink(missing_ok=True)
+    return "torch and torchvision match"
+
+
+def main() -> None:
+    """Call `install_at_startup` for this environment, and print what was done."""
+    sys.stdout.write(f"{install_at_startup(Path(sysconfig.get_path('purelib')))}\n")

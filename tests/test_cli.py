@@ -16,7 +16,7 @@ from mmrs_bench.commands.options import make_suite
 from mmrs_bench.evaluation.cells import build_cells
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.methods.catalogue import method_cards
-from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
+from mmrs_bench.paths import BENCHMARK_DIR
 from mmrs_bench.scenes.catalogue import shipped_names
 from mmrs_bench.version import __version__
 
@@ -376,17 +376,3 @@ def test_map_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert path.parent == tmp_path / "maps"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert "majority-random-v1-2shot-draw01" in path.name
-
-
-def test_make_targets_are_the_commands(tmp_path: Path) -> None:
-    words = ["bench", "DATASET=trento", "SHOTS=2 5", "METHODS=svm rf", "DRAWS=10", "BUDGET=paper", "RESULTS=r"]
-    # A new environment: these tests may run inside another make, whose variables must not apply here.
-    own = {"PATH": os.environ["PATH"]}
-    done = subprocess.run(
-        ["make", "--dry-run", *words], cwd=REPOSITORY, env=own, capture_output=True, text=True, check=True, timeout=60
-    )
-    expected = (
-        ".venv/bin/mmrs-bench run --datasets trento --splits random-v1 --shots 2 5 --methods svm rf --draws 10 "
-        "--budget paper --results r"
-    )
-    assert done.stdout.split() == expected.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,16 @@ def test_the_import_hook_declares_the_schemas_once_and_removes_itself(monkeypatc
     assert finder.find_spec("torchvision", None) is None
     assert calls == [1]
     assert finder not in sys.meta_path
+
+
+def test_set_up_makes_lightning_importable_before_this_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, CPU_TORCH, CUDA_VISION)
+    assert "makes them work together" in guard.install_at_startup(tmp_path)
+    (file,) = tmp_path.iterdir()
+    code = f"import site, sys; site.addsitedir({str(tmp_path)!r}); print('mmrs_bench' in sys.modules)"
+    assert run(code).stdout.strip() == "True"
+    done = run(f"import site; site.addsitedir({str(tmp_path)!r}); import lightning; print(lightning.__name__)")
+    assert done.stdout.strip() == "lightning", done.stderr
+    pretend(monkeypatch, CPU_TORCH, CPU_VISION)
+    assert guard.install_at_startup(tmp_path) == "torch and torchvision match"
+    assert not file.exists()

@@ -1,0 +1,123 @@
+"""``weights list`` and ``weights fetch`` with a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from mmrs_bench.cli import main
+from mmrs_bench.models import weights as module
+from mmrs_bench.models.weights import Weights, weights_named
+
+CONTENT = b"weights" * 100_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    asked: list[str] = []  # noqa: RUF012 - shared by all requests on purpose
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(404 if "missing" in self.path else 200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Handler.asked.clear()
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def use(monkeypatch: pytest.MonkeyPatch, url: str, sha256: str | None = SHA256) -> Weights:
+    entry = weights_named("adm-imagenet-64").model_copy(update={"url": url, "sha256": sha256})
+    monkeypatch.setattr(module, "all_weights", lambda: (entry,))
+    monkeypatch.setattr("mmrs_bench.commands.weights.all_weights", lambda: (entry,))
+    return entry
+
+
+def test_a_checkpoint_is_fetched_once_and_its_hash_is_printed(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = use(monkeypatch, f"{server}/a.pt")
+    assert main(["weights", "list"]) == 0
+    assert "adm-imagenet-64  absent" in capsys.readouterr().out
+    for _ in range(2):
+        assert main(["weights", "fetch", "adm-imagenet-64"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out == f"{entry.path}\n"
+        assert f"SHA-256 {SHA256}, as expected" in shown.err
+    assert entry.path.read_bytes() == CONTENT
+    assert Handler.asked == ["/a.pt"]
+    assert main(["weights", "list"]) == 0
+    assert "adm-imagenet-64  complete" in capsys.readouterr().out
+
+
+def test_a_hash_that_the_publisher_does_not_state_is_printed(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, f"{server}/a.pt", sha256=None)
+    assert main(["weights", "fetch", "adm-imagenet-64"]) == 0
+    assert f"SHA-256 {SHA256}; its publisher states none" in capsys.readouterr().err
+
+
+def test_wrong_bytes_are_kept_aside_and_never_used(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = use(monkeypatch, f"{server}/a.pt", sha256="0" * 64)
+    assert main(["weights", "fetch", "adm-imagenet-64"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[1:]
+    assert f"has SHA-256 {SHA256}" in line
+    assert entry.local_file() is None
+
+
+def test_a_damaged_file_is_moved_away_and_fetched_again(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = use(monkeypatch, f"{server}/a.pt")
+    entry.path.parent.mkdir(parents=True)
+    entry.path.write_bytes(b"cut off")
+    assert main(["weights", "fetch", "adm-imagenet-64"]) == 0
+    assert "moved the wrong file to" in capsys.readouterr().err
+    assert entry.path.read_bytes() == CONTENT
+
+
+def test_an_address_that_fails_gives_one_line_with_the_destination(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = use(monkeypatch, f"{server}/missing.pt")
+    assert main(["weights", "fetch", "adm-imagenet-64"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[1:]
+    assert "404" in line
+    assert f"put the file at {entry.path}" in line
+    assert not entry.path.exists()
+
+
+def test_a_mirror_of_hugging_face_is_used(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{server}/")
+    entry = weights_named("clip-vit-b-16")
+    assert main(["weights", "fetch", "clip-vit-b-16"]) == 0
+    assert Handler.asked == [entry.url.removeprefix("https://huggingface.co")]
+    assert entry.path.read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written_gives_one_line(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = use(monkeypatch, f"{server}/a.pt")
+    entry.path.parent.parent.mkdir(parents=True)
+    entry.path.parent.write_text("a file")
+    assert main(["weights", "fetch", "adm-imagenet-64"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "MMRS_BENCH_CACHE" in line
