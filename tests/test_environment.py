@@ -40,12 +40,12 @@ def test_inherited_variables_do_not_break_a_run(variables: dict[str, str], tmp_p
 def test_folders_whose_names_are_not_utf8_work(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(folder)
-    status, out, err = command("run", *SMALL, "--results", b"r\xe9s", cwd=folder)
+    status, _, err = command("run", *SMALL, "--results", b"r\xe9s", cwd=folder)
     assert (status, len(err.splitlines())) == (0, 1), err
-    status, out, err = command("map", *SMALL[:4], "--results", b"r\xe9s", cwd=folder)
+    status, _, err = command("map", *SMALL[:4], "--results", b"r\xe9s", cwd=folder)
     assert status == 0, err
     assert os.listdir(folder + b"/r\xe9s/maps")
-    status, out, err = command("leaderboard", "--results", b"r\xe9s", cwd=folder)
+    status, _, err = command("leaderboard", "--results", b"r\xe9s", cwd=folder)
     assert (status, err) == (0, "")
     for arguments in (("--dataset", b"m\xe9.yaml"), ("--methods", b"m\xe9.yaml")):
         status, _, err = command("plan", *arguments, cwd=folder)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Minimum width in the terminal of a column of wrapped text.
 _MIN_TEXT_WIDTH = 16
 
+#: A command in a note.
+_COMMAND = re.compile(r"\b(mmrs-bench (?=[a-z])|pip install |python -)")
+
 FORMATS = ("terminal", "md", "csv", "tex", "html")
 
 
@@ -64,7 +67,10 @@ def print_tables(tables: Iterable[Table], console: Console) -> None:
         for number, section in enumerate(table.sections):
             _print_section(table, section, console, first=number == 0)
         for note in table.notes:
-            console.print(Padding(Text(note, style="italic"), (0, 0, 0, 2), expand=False))
+            if _COMMAND.search(note):  # in one piece, so that it can be copied
+                console.print(Text(f"  {note}", style="italic"), soft_wrap=True)
+            else:
+                console.print(Padding(Text(note, style="italic"), (0, 0, 0, 2), expand=False))
         console.print()
 
 

@@ -84,6 +84,12 @@ def test_a_narrow_terminal_shows_all_columns() -> None:
         assert label in text
 
 
+def test_a_command_in_a_note_is_not_broken_into_lines() -> None:
+    command = f"Failed: unidiff: no checkpoint. {'Words. ' * 20}Fetch it with: mmrs-bench weights fetch adm-imagenet-64"
+    table = Table(title="t", columns=(Column("a", "A"),), sections=(Section("", ({"a": "x"},)),), notes=(command,))
+    assert f"  {command}" in render([table], "terminal", width=60).splitlines()
+
+
 def test_values_are_formatted_by_the_kind_of_their_column() -> None:
     number, size = Column("x", kind="number"), Column("x", kind="size")
     assert [format_value(v, number) for v in (None, 3, 3.14159, -0.001, -2.5)] == ["–", "3", "3.14", "0.00", "−2.50"]
