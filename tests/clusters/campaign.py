@@ -64,28 +64,21 @@ def kill_worker(results: Path) -> str:
     return f"kill -9 {pid}"
 
 
-def cancel_job(variables: Mapping[str, str]) -> Callable[[Path], str]:
-    """Alternately cancel a running job and kill a worker process."""
-    turn = [0]
-
-    def interrupt(results: Path) -> str:
-        turn[0] += 1
-        if turn[0] % 2 == 0:
-            return kill_worker(results)
-        ask = ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i"]
-        environment = {**os.environ, **variables}
-        jobs = subprocess.run(ask, env=environment, capture_output=True, text=True, check=False).stdout.split()
-        if not jobs:
-            return ""
-        job = random.Random(turn[0]).choice(jobs)
-        subprocess.run(["scancel", job], env=environment, check=False)
+def cancel_job(results: Path) -> str:
+    """Cancel the Slurm job of a process that computes a cell; "" if there is none."""
+    for pid in workers_of(results):
+        variables = dict(
+            text.split("=", 1) for text in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in text
+        )
+        array = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if "SLURM_ARRAY_JOB_ID" in variables else "{SLURM_JOB_ID}"
+        job = array.format(**variables)
+        subprocess.run(["scancel", job], env={**os.environ, "SLURM_CONF": variables["SLURM_CONF"]}, check=False)
         return f"scancel {job}"
-
-    return interrupt
+    return ""
 
 
 def run_while(
-    arguments: list[str], variables: Mapping[str, str], interrupt: Callable[[], str], every: float
+    arguments: list[str], variables: Mapping[str, str], interrupt: Callable[[int], str], every: float
 ) -> tuple[int, str, list[str]]:
     """Run a command and interrupt its workers; return its exit status, standard error, and what was done."""
     done: list[str] = []
@@ -98,9 +91,9 @@ def run_while(
         while process.poll() is None:
             if time.monotonic() > end:
                 os.killpg(process.pid, signal.SIGKILL)
-            if time.monotonic() > due and (what := interrupt()):
-                done.append(what)
-                due = time.monotonic() + every
+            if time.monotonic() > due:  # at fixed times: a worker that still imports modules is left alone
+                due += every
+                done += [what for what in [interrupt(len(done))] if what]
             time.sleep(0.05)
         log.seek(0)
         return process.returncode, log.read(), done
@@ -111,17 +104,16 @@ def compare(executor: str, folder: Path, draws: int, every: float) -> dict[str, 
     cluster, results, reference = folder / "c", folder / "results", folder / "reference"
     variables: dict[str, str] = {}
     options = ["--workers", "2", "--executor", executor]
-    interrupt: Callable[[Path], str] = kill_worker
+    ways = [kill_worker, cancel_job] if executor == "slurm" else [kill_worker]
     module = {"slurm": slurm_cluster, "ray": ray_cluster}.get(executor)
     try:
         if executor == "slurm":
             variables = slurm_cluster.start(cluster)
-            interrupt = cancel_job(variables)
         elif executor == "ray":
             options += ["--executor-options", f"address={ray_cluster.start(cluster)}"]
         start = time.monotonic()
         run = command(results, draws, *options)
-        status, text, killed = run_while(run, variables, lambda: interrupt(results), every)
+        status, text, killed = run_while(run, variables, lambda count: ways[count % len(ways)](results), every)
         seconds = time.monotonic() - start
     finally:
         if module is not None:
