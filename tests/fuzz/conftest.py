@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 
 MINUTES = float(os.environ.get("MMRS_FUZZ_MINUTES") or 0)
 #: Inputs per test: in the tests, and in each round of a campaign.
-EXAMPLES, ROUND = 40, 200
+EXAMPLES, ROUND = 40, 25
 
 Fuzz = Callable[[Callable[[Any], object], SearchStrategy[Any]], None]
 

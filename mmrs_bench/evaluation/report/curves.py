@@ -88,11 +88,8 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("shots (labels per class)")
     fields = groups[0].fields
-    axes.set_title(
-        f"{figure_text(groups[0].scene_label)}\n{fields['split']}, budget {fields['budget']}; mean and 95 % t-interval over "
-        "draws",
-        fontsize=10,
-    )
+    title = f"{figure_text(groups[0].scene_label)}\n{fields['split']}, budget {fields['budget']}"
+    axes.set_title(f"{title}; mean and 95 % t-interval over draws", fontsize=10)
     style_axes(figure, axes)
     return figure
 
