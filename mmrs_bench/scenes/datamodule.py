@@ -112,7 +112,7 @@ class SceneDataModule(L.LightningDataModule):
     @property
     def images(self) -> dict[str, FloatArray]:
         """Normalised float32 images (height, width, channels) by modality; read-only views."""
-        return self._prepared.images()
+        return self._prepared.images(self.config.window)
 
     @property
     def support(self) -> IntArray:
@@ -161,9 +161,8 @@ class SceneDataModule(L.LightningDataModule):
             ConfigError: If one of ``modalities`` (by default all) is not among those of the protocol.
         """
         wanted = self.modalities if modalities is None else tuple(modalities)
-        for name in wanted:
-            if name not in self.modalities:
-                raise unknown_name("modality", name, self.modalities)
+        for name in sorted(set(wanted) - set(self.modalities)):
+            raise unknown_name("modality", name, self.modalities)
         rows, columns = np.divmod(pixels, self.scene.width)
         images = self.images
         return np.concatenate([images[name][rows, columns] for name in self.modalities if name in wanted], axis=1)
@@ -226,18 +225,13 @@ class SceneDataModule(L.LightningDataModule):
             per_epoch=per_epoch,
         )
 
-    def serving(
-        self,
-        *,
-        train: PixelLoader | None = None,
-        validate: PixelLoader | None = None,
-        predict: PixelLoader | None = None,
-    ) -> LoaderView:
+    def serving(self, **loaders: PixelLoader) -> LoaderView:
         """A data module with other loaders of this scene, because Lightning adds windows only to those of data modules.
 
-        For example, pretrain with ``trainer.fit(model, datamodule=data.serving(train=data.unlabelled_dataloader()))``.
+        ``loaders`` are ``train``, ``validate`` and ``predict`` (see `LoaderView`). For example, pretrain with
+        ``trainer.fit(model, datamodule=data.serving(train=data.unlabelled_dataloader()))``.
         """
-        return LoaderView(self.add_windows, train, validate, predict)
+        return LoaderView(self.add_windows, **loaders)
 
     def with_components(self, most: int | None) -> SceneDataModule:
         """The same pixels with at most so many principal components instead of HSI bands; the result is cached.
@@ -279,8 +273,7 @@ class SceneDataModule(L.LightningDataModule):
     def gatherer(self, device: torch.device) -> WindowGatherer:
         """The window gatherer of a device; cached."""
         if device not in self._gatherers:
-            canvas, channels = self._prepared.canvas, self._prepared.channels
-            self._gatherers[device] = WindowGatherer(canvas, channels, self.config.window, device)
+            self._gatherers[device] = WindowGatherer(self._prepared.canvas, self.channels, self.config.window, device)
         return self._gatherers[device]
 
 

@@ -89,9 +89,9 @@ class LoaderView(L.LightningDataModule):
     def __init__(
         self,
         add_windows: Callable[..., dict[str, Any]],
-        train: PixelLoader | None,
-        validate: PixelLoader | None,
-        predict: PixelLoader | None,
+        train: PixelLoader | None = None,
+        validate: PixelLoader | None = None,
+        predict: PixelLoader | None = None,
     ) -> None:
         super().__init__()
         empty = PixelLoader(np.empty(0, dtype=np.int64), batch_size=1)

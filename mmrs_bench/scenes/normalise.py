@@ -61,11 +61,8 @@ class Normaliser:
 
     def apply(self, image: FloatArray, out: FloatArray | None = None) -> FloatArray:
         """Normalise an image (height, width, channels) into ``out`` (same shape; new if None) and return it."""
-        result = np.empty_like(image) if out is None else out
-        offset, factor = self.offset.astype(np.float32), self.factor.astype(np.float32)
-        np.subtract(image, offset, out=result)
-        np.multiply(result, factor, out=result)
-        return result
+        result = np.subtract(image, self.offset.astype(np.float32), out=out)
+        return np.multiply(result, self.factor.astype(np.float32), out=result)
 
 
 def principal_components(image: FloatArray, pixels: IntArray, components: int) -> FloatArray:

@@ -14,8 +14,6 @@ from mmrs_bench.scenes.splits.split import Split, make_split
 from mmrs_bench.scenes.splits.subsample import limit_query, paper_validation
 from mmrs_bench.scenes.windows import empty_canvas, interior, reflect_borders
 
-NO_PIXELS: IntArray = np.empty(0, dtype=np.int64)
-
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -27,19 +25,17 @@ class Prepared:
 
     scene: Scene
     split: Split
-    window: int
     channels: dict[str, int]
     canvas: FloatArray
     query: IntArray
     unlabelled: IntArray
     validation: IntArray
 
-    def images(self) -> dict[str, FloatArray]:
+    def images(self, window: int) -> dict[str, FloatArray]:
         """Normalised images (height, width, channels) by modality, as read-only views into the canvas."""
-        views = _by_modality(interior(self.canvas, self.window), self.channels)
-        for view in views.values():
-            view.flags.writeable = False
-        return views
+        view = interior(self.canvas, window)
+        view.flags.writeable = False
+        return _by_modality(view, self.channels)
 
 
 def prepare(scene: Scene, config: DataConfig) -> Prepared:
@@ -56,12 +52,11 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
     return Prepared(
         scene=scene,
         split=split,
-        window=config.window,
         channels=channels,
         canvas=canvas,
         query=limit_query(scene, split, config.query_limit),
         unlabelled=unlabelled,
-        validation=paper_validation(scene, split) if config.selection == "paper-val" else NO_PIXELS,
+        validation=paper_validation(scene, split) if config.selection == "paper-val" else split.query[:0],
     )
 
 
@@ -95,9 +90,8 @@ def _by_modality(image: FloatArray, channels: dict[str, int]) -> dict[str, Float
 
 def _chosen_modalities(scene: Scene, config: DataConfig) -> tuple[str, ...]:
     available = scene.manifest.modality_names
-    for name in config.modalities:
-        if name not in available:
-            raise unknown_name(f"modality of scene {scene.manifest.id}", name, available)
+    for name in sorted(set(config.modalities) - set(available)):
+        raise unknown_name(f"modality of scene {scene.manifest.id}", name, available)
     chosen = tuple(name for name in available if name in config.modalities or not config.modalities)
     if config.pca is not None and "hsi" not in chosen:
         raise ConfigError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,7 @@ def check_window(window: int, height: int, width: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class PixelBound:
+class PixelBound(NamedTuple):
     """Accuracy of the best possible classifier of single pixels on a simulated scene.
 
     Attributes:

@@ -86,8 +86,7 @@ class WindowGatherer:
         """
         corners = (pixels // self.width) * self.canvas_width + pixels % self.width
         offsets = self.offsets[0] if symmetry is None else self.offsets[symmetry]
-        index = (corners[:, None] + offsets).reshape(-1)
-        windows = self.rows.index_select(0, index)
+        windows = self.rows.index_select(0, (corners[:, None] + offsets).reshape(-1))
         windows = windows.view(pixels.shape[0], self.window, self.window, -1).permute(0, 3, 1, 2)  # (b, c, w, w)
         return self._parts(windows)
 
@@ -101,9 +100,8 @@ class WindowGatherer:
         new = copy.copy(self)
         new.channels = {name: values.shape[1] for name, values in sample.items()}
         new.rows = next(iter(sample.values())).new_empty(len(self.rows), sum(new.channels.values()))
-        for source, target in zip(
-            torch.split(self.rows, MAPPED_PIXELS), torch.split(new.rows, MAPPED_PIXELS), strict=True
-        ):
+        chunks = (torch.split(rows, MAPPED_PIXELS) for rows in (self.rows, new.rows))
+        for source, target in zip(*chunks, strict=True):
             torch.cat(list(function(self._parts(source)).values()), dim=1, out=target)
         return new
 

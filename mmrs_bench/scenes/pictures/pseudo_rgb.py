@@ -19,7 +19,7 @@ STRETCH = (2.0, 98.0)
 Values = NDArray[np.float64]
 
 
-def rgb_bands(manifest: Manifest) -> tuple[int, int, int]:
+def rgb_bands(manifest: Manifest) -> tuple[int, ...]:
     """Indices of the HSI bands for red, green and blue, counted from 0.
 
     The manifest's ``rgb_bands`` come first, then the channels named red, green and blue, then the bands nearest to 640,
@@ -38,8 +38,7 @@ def rgb_bands(manifest: Manifest) -> tuple[int, int, int]:
         return hsi.rgb_bands
     names = [name.lower() for name in hsi.channel_names]
     if set(COLOURS_NM) <= set(names):
-        red, green, blue = (names.index(colour) for colour in COLOURS_NM)
-        return red, green, blue
+        return tuple(names.index(colour) for colour in COLOURS_NM)
     if hsi.wavelengths_nm is None:
         raise ConfigError(
             f"{where}: does not define which bands of the hsi are red, green and blue; {advice}, or wavelengths_nm if "
@@ -55,7 +54,7 @@ def rgb_bands(manifest: Manifest) -> tuple[int, int, int]:
                 f"{hsi.wavelengths_nm[band]:g} nm, expected one within {MAX_DISTANCE_NM:g} nm; {advice}, to use others"
             )
         bands.append(band)
-    return bands[0], bands[1], bands[2]
+    return tuple(bands)
 
 
 def pseudo_rgb(scene: Scene) -> FloatArray:

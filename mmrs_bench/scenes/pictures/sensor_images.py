@@ -51,7 +51,7 @@ def sensor_images(scene: Scene, modalities: Collection[str] | None = None) -> di
         Pictures (height, width, 3) float32 by name: those of the HSI, then the others in the manifest's order.
 
     Raises:
-        ConfigError: If a modality is unknown or unsupported, the HSI's colours are not defined (see `rgb_bands`), or a
+        ConfigError: If a modality is unknown, the HSI's colours are not defined (see `rgb_bands`), or a
             SAR image has only one channel.
         DataError: If an image contains NaN or infinite values, or the HSI only zeros.
 
@@ -71,14 +71,8 @@ def sensor_images(scene: Scene, modalities: Collection[str] | None = None) -> di
     for name in (name for name in names if name in chosen and name != "hsi"):
         if name == "sar":
             pictures[name] = _signed(_pauli_like(scene))
-        elif name in GREY:
-            pictures.update(_grey(scene, name))
         else:
-            raise ConfigError(
-                f"scene {scene.manifest.tag}: modality {name} cannot be shown as a picture, only hsi, sar, "
-                f"{' and '.join(GREY)}; exclude it with --modalities, or extend "
-                "mmrs_bench/scenes/pictures/sensor_images.py"
-            )
+            pictures.update(_grey(scene, name))
     return pictures
 
 
@@ -91,16 +85,16 @@ def _components(scene: Scene) -> Values:
     """The first 3 principal components of the centred HSI (height, width, 3), scaled to [0, 1]."""
     hsi = scene.images["hsi"]
     bands = hsi.shape[2]
-    count, total = 0, np.zeros(bands)
-    for _, _, spectra in _blocks(hsi):
+    present: NDArray[np.bool_] = np.any(hsi, axis=2)
+    count, total = np.count_nonzero(present), np.zeros(bands)
+    for spectra in _blocks(hsi, present):
         check_finite(scene, "the hsi contains", spectra)
-        count += len(spectra)
         total += spectra.sum(axis=0)
     if count == 0:
         raise DataError(f"scene {scene.manifest.tag}: all values of the hsi are 0; check its file and key")
     mean = total / count
     scatter = np.zeros((bands, bands))
-    for _, _, spectra in _blocks(hsi):
+    for spectra in _blocks(hsi, present):
         spectra -= mean
         scatter += spectra.T @ spectra
     variances, directions = np.linalg.eigh(scatter)  # ascending
@@ -109,22 +103,18 @@ def _components(scene: Scene) -> Values:
     # A component of rounding errors only would otherwise be scaled to a full picture.
     significant = variances > max(count, bands) * np.finfo(np.float64).eps * variances[0]
     directions = np.where(significant, directions * np.sign(largest), 0.0)
-
-    scores, present = np.zeros((*hsi.shape[:2], 3)), np.zeros(hsi.shape[:2], dtype=bool)
-    for rows, measured, spectra in _blocks(hsi):
-        present[rows] = measured
-        scores[rows][measured] = (spectra - mean) @ directions
-    low, high = np.percentile(scores[present], STRETCH, axis=0)
-    return np.where(present[..., None], stretch(scores, low, high), 0.0)
+    scores = np.concatenate([(spectra - mean) @ directions for spectra in _blocks(hsi, present)])
+    picture = np.zeros((*present.shape, 3))
+    picture[present] = stretch(scores, *np.percentile(scores, STRETCH, axis=0))
+    return picture
 
 
-def _blocks(hsi: FloatArray) -> Iterator[tuple[slice, NDArray[np.bool_], Values]]:
-    """Blocks of rows: the rows, the mask (rows, width) of pixels with a measurement, their spectra (n, bands)."""
+def _blocks(hsi: FloatArray, present: NDArray[np.bool_]) -> Iterator[Values]:
+    """Spectra (n, bands) of the pixels with a measurement, in blocks of rows."""
     step = max(1, CHUNK_PIXELS // hsi.shape[1])
     for start in range(0, hsi.shape[0], step):
         rows = slice(start, start + step)
-        measured: NDArray[np.bool_] = np.any(hsi[rows], axis=2)
-        yield rows, measured, hsi[rows][measured].astype(np.float64)
+        yield hsi[rows][present[rows]].astype(np.float64)
 
 
 def _pauli_like(scene: Scene) -> Values:
@@ -148,8 +138,6 @@ def _grey(scene: Scene, name: str) -> dict[str, FloatArray]:
     """One grey picture for each raster of a modality, with a number in its name if there are several."""
     rasters = scene.images[name].astype(np.float64)
     check_finite(scene, f"the {name} contains", rasters)
-    grey = stretch(rasters, *np.percentile(rasters, STRETCH, axis=(0, 1)))
+    grey = _signed(stretch(rasters, *np.percentile(rasters, STRETCH, axis=(0, 1))))
     count = rasters.shape[2]
-    return {
-        name if count == 1 else f"{name}{k}": _signed(np.repeat(grey[:, :, k : k + 1], 3, axis=2)) for k in range(count)
-    }
+    return {name if count == 1 else f"{name}{k}": np.repeat(grey[:, :, [k]], 3, axis=2) for k in range(count)}

@@ -80,8 +80,7 @@ class TileGrid:
     @cached_property
     def origins(self) -> IntArray:
         """Row and column (len(self), 2) of the upper left pixel of every tile."""
-        rows, columns = np.divmod(np.arange(len(self), dtype=np.int64), self.shape[1])
-        return np.stack([rows, columns], axis=1) * self.stride
+        return np.argwhere(np.ones(self.shape)) * self.stride
 
     def cut(self, image: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """Tiles (n, c, s, s) of an image (height, width, c), on its device, with its type.

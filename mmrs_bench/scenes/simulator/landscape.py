@@ -85,17 +85,12 @@ def build_landscape(manifest: Manifest, profiles: list[Profile], *, gsd_m: float
             f"{manifest.height * manifest.width}; lower the counts or enlarge the raster"
         )
     painter = Painter(manifest, profiles, counts, address)
-    layers = {
-        "lake": painter.blobs,
-        "network": painter.network,
-        "rectangle": painter.rectangles,
-        "shadow": painter.shadows,
-        "blob": painter.blobs,
-    }
-    order = ["blob", "lake", "network", "rectangle", "shadow"] if painter.layout.blobs_first else list(layers)
+    paint = {"network": painter.network, "rectangle": painter.rectangles, "shadow": painter.shadows}
+    order = ["lake", "network", "rectangle", "shadow"]
+    order.insert(0 if painter.layout.blobs_first else len(order), "blob")
     for form in order:
         for k in sorted((k for k, p in enumerate(profiles) if p.form == form), key=lambda k: (-profiles[k].size, k)):
-            layers[form](k)
+            paint.get(form, painter.blobs)(k)
     painter.parcels()
     painter.repair()
     return Landscape(painter.classes, painter.polygons, _ground_truth(painter), _elevation(painter, gsd_m))

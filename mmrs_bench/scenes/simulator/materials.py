@@ -151,12 +151,10 @@ def reflectance(mixture: Mapping[str, float], nm: Spectrum) -> Spectrum:
         raise ConfigError(f"material fractions {dict(mixture)} sum to {sum(mixture.values())}; make them sum to 1")
     total = np.zeros(nm.shape)
     for name, fraction in mixture.items():
-        if name.startswith("random:"):
-            total += fraction * random_material(name.removeprefix("random:"), nm)
-        elif name in MATERIALS:
-            total += fraction * MATERIALS[name](nm)
-        else:
+        if name not in MATERIALS and not name.startswith("random:"):
             raise unknown_name("material", name, MATERIALS)
+        curve = MATERIALS.get(name) or partial(random_material, name.removeprefix("random:"))
+        total += fraction * curve(nm)
     return total
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,7 @@ Field = NDArray[np.float32]
 Address = tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Sizes of the objects in a scene.
 
     Attributes:
@@ -71,14 +70,6 @@ def top_scoring(score: NDArray[np.floating], candidates: Pixels, count: int) -> 
     """The ``count`` candidates with the highest score; the first of equal ones."""
     order = np.argsort(-score.reshape(-1)[candidates], kind="stable")
     return candidates[order[:count]]
-
-
-def shifted_from_sun(mask: Mask, steps: int) -> Mask:
-    """The mask shifted by ``steps`` >= 1 pixels away from the sun (down and to the right), filled with False."""
-    rows, columns = round(0.8 * steps), round(0.6 * steps)
-    out = np.zeros_like(mask)
-    out[rows:, columns:] = mask[:-rows, :-columns]
-    return out
 
 
 class Painter:
@@ -147,8 +138,7 @@ class Painter:
         rng = self.generator("network", k)
         size, side = self.profiles[k].size, max(self.shape)
         for line in range(MAX_LINES):
-            missing = self.missing(k)
-            if missing <= 0:
+            if (missing := self.missing(k)) <= 0:
                 return
             u, v = (self.along, self.across) if (line + k) % 3 else (self.across, self.along)
             bend = rng.uniform(0.0, 0.02) * side
@@ -174,8 +164,7 @@ class Painter:
             half_sides = rng.uniform(0.8, 1.2, size=(rows.size, 2)) * (1.5 * short, short) / 2
             reach = int(2 * short) + 2
             for lot in np.argsort(-priority, kind="stable"):
-                missing = self.missing(k)
-                if missing <= 0:
+                if (missing := self.missing(k)) <= 0:
                     return
                 top, left = max(rows[lot] - reach, 0), max(columns[lot] - reach, 0)
                 box = slice(top, rows[lot] + reach), slice(left, columns[lot] + reach)
@@ -191,10 +180,10 @@ class Painter:
         solid = np.isin(self.classes, high)
         shade = np.zeros(self.shape, dtype=bool)
         for step in range(1, max(self.shape)):
-            missing = self.missing(k)
-            if missing <= 0:
+            if (missing := self.missing(k)) <= 0:
                 break
-            shade = shade | shifted_from_sun(solid, step)
+            rows, columns = round(0.8 * step), round(0.6 * step)  # down and to the right
+            shade[rows:, columns:] |= solid[:-rows, :-columns]
             self.assign(k, self.unassigned(shade)[:missing])
         self.separate(k)
 

@@ -93,8 +93,7 @@ def pixel_bounds(
     for start in range(0, pixels.size, _BLOCK):
         block = {name: v[start : start + _BLOCK] for name, v in values.items()}
         joint = class_log_likelihoods(sensors, subsets, block, chosen) + np.log(priors)
-        weight = np.exp(joint - joint.max(axis=-1, keepdims=True))
-        best[:, start : start + _BLOCK] = 1.0 / weight.sum(axis=-1)
+        best[:, start : start + _BLOCK] = 1.0 / np.exp(joint - joint.max(axis=-1, keepdims=True)).sum(axis=-1)
     strata = np.split(best, np.cumsum(sizes)[:-1], axis=1)
     accuracy = sum(p * s.mean(axis=1) for p, s in zip(priors, strata, strict=True))
     variance = sum(p**2 * s.var(axis=1, ddof=1) / n for p, s, n in zip(priors, strata, sizes, strict=True))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from mmrs_bench.randomness import derive_seed
@@ -41,11 +40,7 @@ class Radar(NamedTuple):
     coherence: float = 0.1
 
 
-_FLAT, _DEFAULT_RADAR = Height(), Radar()
-
-
-@dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """Appearance of one class.
 
     Attributes:
@@ -60,8 +55,8 @@ class Profile:
     variant: Mapping[str, float]
     form: Form = "parcel"
     size: float = 4.0
-    height: Height = _FLAT
-    radar: Radar = _DEFAULT_RADAR
+    height: Height = Height()
+    radar: Radar = Radar()
 
 
 _GREEN = {"foliage": 1.0}
@@ -71,9 +66,6 @@ _ROWS = {"foliage": 0.75, "dry soil": 0.25}
 _CONCRETE = {"concrete": 1.0}
 _ASPHALT = {"asphalt": 1.0}
 _WORN = {"asphalt": 0.6, "concrete": 0.4}
-_RAIL = {"gravel": 0.8, "metal": 0.2}
-_SOIL = {"dry soil": 1.0}
-_COURT = {"green paint": 0.8, "concrete": 0.2}
 _RED = {"red rubber": 1.0}
 _TILE = {"red tile": 1.0}
 _ROOF = {"red tile": 0.5, "concrete": 0.5}
@@ -96,8 +88,8 @@ PROFILES: tuple[Profile, ...] = (
     Profile(r"cloth|panel|tarp", {"blue paint": 0.8, "concrete": 0.2}, _RED, "rectangle", 5, Height(0.1)),
     Profile(r"synthetic|artificial", {"artificial turf": 1.0}, {"green paint": 1.0}, "rectangle", 14),
     Profile(r"stress|dry grass|stubble", _DRY, {"dry grass": 1.0}, height=Height(0.1), radar=Radar(-14)),
-    Profile(r"tennis", _COURT, _CONCRETE, "rectangle", 11, radar=Radar(-16, -24)),
-    Profile(r"rail|train", _RAIL, _WORN, "network", 5, Height(0.5, 0.1), Radar(-8, -18, 0.4)),
+    Profile(r"tennis", {"green paint": 0.8, "concrete": 0.2}, _CONCRETE, "rectangle", 11, radar=Radar(-16, -24)),
+    Profile(r"rail|train", {"gravel": 0.8, "metal": 0.2}, _WORN, "network", 5, Height(0.5, 0.1), Radar(-8, -18, 0.4)),
     Profile(r"highway|thoroughfare|motorway", _ASPHALT, _WORN, "network", 9, Height(2, 1, 0, 0.5), Radar(-15, -24)),
     Profile(r"running|track", _RED, _TILE, "rectangle", 9, radar=Radar(-16, -22)),
     Profile(r"park(ing)?\b", _CONCRETE, _ASPHALT, "rectangle", 14, Height(0.5, 0.2, 0.2, 0.8), Radar(-9, -19, 0.3)),
@@ -117,7 +109,7 @@ PROFILES: tuple[Profile, ...] = (
     _TREES,
     Profile(r"meadow|grass|lawn|plant|crop|vegetation", _GREEN, _SPARSE, height=Height(0.2, 0.1)),
     Profile(r"sand|beach", {"dry soil": 0.5, "sand": 0.5}, {"sand": 1.0}, radar=Radar(-15, -25)),
-    Profile(r"soil|dirt|earth|ground|bare", _SOIL, {"wet soil": 1.0}, radar=Radar(-14, -24)),
+    Profile(r"soil|dirt|earth|ground|bare", {"dry soil": 1.0}, {"wet soil": 1.0}, radar=Radar(-14, -24)),
     _WATER,
 )
 
@@ -126,17 +118,9 @@ COARSE_PROFILES: tuple[Profile, ...] = (
     Profile(r"commercial", _INDUSTRY, _TOWN, height=Height(9, 2.5, 1.5, 2), radar=Radar(-3, -12, 0.3)),
     Profile(r"industr", _INDUSTRY, _CONCRETE, height=Height(7, 2, 1.5, 2), radar=Radar(-3, -15, 0.4)),
     Profile(r"allotment", _GARDEN, _GREEN, height=Height(2, 0.5, 0.5, 0.8), radar=Radar(-10, -17)),
-    replace(_TREES, height=Height(12, 3, 1, 3)),
-    replace(_WATER, size=6.0),
+    _TREES._replace(height=Height(12, 3, 1, 3)),
+    _WATER._replace(size=6.0),
 )
-
-
-def _mix_with_other_material(profile: Profile, name: str) -> Profile:
-    """Replace a quarter of the material by another one, which depends on the name."""
-    others = sorted(set(MATERIALS) - set(profile.material) - {"water"})
-    other = others[derive_seed("simulated-distinct", name) % len(others)]
-    mixture = {material: 0.75 * fraction for material, fraction in profile.material.items()}
-    return replace(profile, material={**mixture, other: 0.25})
 
 
 def class_profiles(names: Sequence[str], *, gsd_m: float = 1.0) -> list[Profile]:
@@ -154,6 +138,9 @@ def class_profiles(names: Sequence[str], *, gsd_m: float = 1.0) -> list[Profile]
             material = f"random:{name}"
             found = Profile(re.escape(name.lower()), {material: 1.0}, {material: 0.7, "dry soil": 0.3})
         elif any(found.pattern == profile.pattern for profile in profiles):
-            found = _mix_with_other_material(found, name)
+            others = sorted(set(MATERIALS) - set(found.material) - {"water"})
+            other = others[derive_seed("simulated-distinct", name) % len(others)]
+            mixture = {material: 0.75 * fraction for material, fraction in found.material.items()}
+            found = found._replace(material={**mixture, other: 0.25})
         profiles.append(found)
     return profiles

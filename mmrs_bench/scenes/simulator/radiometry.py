@@ -67,13 +67,10 @@ def wavelengths(modality: Modality) -> NDArray[np.float64]:
 
 
 def _abundances(classes: NDArray[np.int32], count: int) -> Values:
-    fractions = np.empty((classes.size, count), dtype=np.float32)
-    for k in range(count):
-        blurred = ndimage.gaussian_filter((classes == k).astype(np.float32), 0.7, mode="nearest", truncate=2.5)
-        fractions[:, k] = blurred.reshape(-1)
+    exact = (classes[..., None] == np.arange(count)).astype(np.float32)
+    fractions = ndimage.gaussian_filter(exact, 0.7, mode="nearest", truncate=2.5, axes=(0, 1)).reshape(-1, count)
     fractions[fractions < 0.02] = 0.0
-    fractions /= fractions.sum(axis=1, keepdims=True)
-    return fractions
+    return np.asarray(fractions / fractions.sum(axis=1, keepdims=True))
 
 
 def _shadow(landscape: Landscape, profiles: list[Profile], gsd_m: float) -> NDArray[np.bool_]:
@@ -93,17 +90,14 @@ def pixel_state(landscape: Landscape, profiles: list[Profile], *, gsd_m: float, 
     shape = landscape.classes.shape
     polygons = landscape.polygons.reshape(-1)
     offsets = numpy_generator(*address, "polygon-offset").standard_normal((3, int(polygons.max()) + 1))
-    fields = np.empty((3, polygons.size), dtype=np.float32)
-    for i in range(3):
-        near = smooth_field(shape, 4.0, *address, "field", i).reshape(-1)
-        fields[i] = np.sqrt(0.6) * near + np.sqrt(0.4) * offsets[i].astype(np.float32)[polygons]
-    light = 1.0 + 0.05 * smooth_field(shape, 25.0, *address, "light").reshape(-1)
+    near = np.stack([smooth_field(shape, 4.0, *address, "field", i).reshape(-1) for i in range(3)])
+    fields = np.sqrt(0.6) * near + np.sqrt(0.4) * offsets.astype(np.float32)[:, polygons]
     return PixelState(
         profiles=profiles,
         classes=landscape.classes.reshape(-1),
         abundances=_abundances(landscape.classes, len(profiles)),
-        fields=fields,
-        light=light.astype(np.float32),
+        fields=fields.astype(np.float32),
+        light=1.0 + 0.05 * smooth_field(shape, 25.0, *address, "light").reshape(-1),
         shadow=_shadow(landscape, profiles, gsd_m),
         elevation=landscape.elevation.reshape(-1),
         terrain=np.float32(TERRAIN_M) * smooth_field(shape, 30.0, *address, "terrain").reshape(-1),
@@ -126,14 +120,11 @@ def hsi_sensor(state: PixelState, nm: NDArray[np.float64], scale: float) -> Gaus
 
     def mean(pixels: Pixels) -> Values:
         out = np.zeros((pixels.size, nm.size), dtype=np.float32)
-        weights = np.concatenate(
-            [np.ones((1, pixels.size), np.float32), np.float32(SMOOTH_SHARE) * state.fields[:, pixels]]
-        )
+        weights = np.vstack([np.ones(pixels.size, np.float32), np.float32(SMOOTH_SHARE) * state.fields[:, pixels]])
         abundances = state.abundances[pixels]
-        for k in range(len(basis)):
+        for k, spectra in enumerate(basis):
             rows = np.flatnonzero(abundances[:, k])
-            if rows.size:
-                out[rows] += np.einsum("jn,jc->nc", weights[:, rows] * abundances[rows, k], basis[k])
+            out[rows] += np.einsum("jn,jc->nc", weights[:, rows] * abundances[rows, k], spectra)
         out *= state.light[pixels, None]
         out[state.shadow[pixels]] *= skylight
         return out

@@ -35,15 +35,10 @@ class GaussianSensor:
     modes: NDArray[np.float32]
     std: NDArray[np.float32]
 
-    @property
-    def channels(self) -> int:
-        """Number of channels of the image."""
-        return int(self.std.shape[1])
-
     def sample(self, pixels: Pixels, rng: np.random.Generator) -> Values:
         """One random measurement of each of ``pixels`` (n,): (n, channels)."""
         coefficients = rng.standard_normal((pixels.size, self.modes.shape[1]), dtype=np.float32)
-        values = rng.standard_normal((pixels.size, self.channels), dtype=np.float32)
+        values = rng.standard_normal((pixels.size, self.std.shape[1]), dtype=np.float32)
         group = self.group[pixels]
         for g in np.unique(group):
             rows = np.flatnonzero(group == g)
@@ -60,7 +55,7 @@ class GaussianSensor:
     @cached_property
     def _whitening(self) -> list[tuple[NDArray[np.float64], float]]:
         """Whitening matrix and log normalisation constant of every group."""
-        constant = -0.5 * self.channels * np.log(2.0 * np.pi)
+        constant = -0.5 * self.std.shape[1] * np.log(2.0 * np.pi)
         factors = [np.linalg.cholesky(self.covariance(g)) for g in range(len(self.std))]
         return [(np.linalg.inv(f), constant - float(np.sum(np.log(np.diag(f))))) for f in factors]
 
@@ -91,11 +86,6 @@ class WishartSensor:
 
     covariance: Callable[[Pixels], NDArray[np.float64]]
     looks: float
-
-    @property
-    def channels(self) -> int:
-        """Number of channels of the image."""
-        return 4
 
     def sample(self, pixels: Pixels, rng: np.random.Generator) -> Values:
         """One multilook covariance of each of ``pixels`` (n,): (n, 4), by the Bartlett decomposition."""

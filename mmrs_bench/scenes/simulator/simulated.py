@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from typing import Literal
 
@@ -24,7 +23,7 @@ from mmrs_bench.scenes.simulator.sensors import Sensor
 DOMINATED_NOISE = 8.0
 _BLOCK_ROWS = 64
 _CACHED_SCENES = 2
-_cache: OrderedDict[str, Scene] = OrderedDict()
+_cache: dict[str, Scene] = {}
 
 
 class SimulationOptions(BaseModel):
@@ -45,7 +44,9 @@ class SimulationOptions(BaseModel):
         return self.noise * (DOMINATED_NOISE if self.dominant not in (None, modality) else 1.0)
 
 
-def _options(manifest: Manifest, generator: Generator) -> SimulationOptions:
+def _simulate(manifest: Manifest, generator: Generator) -> Scene:
+    if generator.layout not in LAYOUTS:
+        raise unknown_name("layout of the simulated scene", generator.layout, LAYOUTS)
     where = f"{manifest.path}: generator.options"
     options = validated(SimulationOptions, generator.options, where=where, error=ConfigError)
     if options.dominant is not None and options.dominant not in manifest.modality_names:
@@ -53,34 +54,23 @@ def _options(manifest: Manifest, generator: Generator) -> SimulationOptions:
             f"{where}.dominant: the scene has no modality {options.dominant!r}; "
             f"use one of {', '.join(manifest.modality_names)}"
         )
-    return options
-
-
-def _measure(sensor: Sensor, height: int, width: int, rng: np.random.Generator) -> FloatArray:
-    """The image (height, width, channels), computed in blocks of rows to save memory."""
-    image = np.empty((height * width, sensor.channels), dtype=np.float32)
-    for start in range(0, height * width, _BLOCK_ROWS * width):
-        pixels = np.arange(start, min(start + _BLOCK_ROWS * width, height * width))
-        image[start : start + pixels.size] = sensor.sample(pixels, rng)
-    image.flags.writeable = False
-    return image.reshape(height, width, sensor.channels)
-
-
-def _simulate(manifest: Manifest, generator: Generator) -> Scene:
-    if generator.layout not in LAYOUTS:
-        raise unknown_name("layout of the simulated scene", generator.layout, LAYOUTS)
-    options = _options(manifest, generator)
     gsd_m = manifest.gsd_m or 1.0
     address: Address = ("simulated", generator.layout, generator.seed)
     profiles = class_profiles(manifest.class_names, gsd_m=gsd_m)
     landscape = build_landscape(manifest, profiles, gsd_m=gsd_m, address=address)
     state = pixel_state(landscape, profiles, gsd_m=gsd_m, address=address)
     sensors: dict[str, Sensor] = {m.name: make_sensor(state, m, options.scale(m.name)) for m in manifest.modalities}
-    images: dict[str, FloatArray] = {
-        name: _measure(sensor, manifest.height, manifest.width, numpy_generator(*address, "noise", name))
-        for name, sensor in sensors.items()
-    }
     truth = landscape.ground_truth
+    step = _BLOCK_ROWS * manifest.width  # measured in blocks of rows, to save memory
+    blocks = np.split(np.arange(truth.size), range(step, truth.size, step))
+    images: dict[str, FloatArray] = {}
+    for modality in manifest.modalities:
+        rng = numpy_generator(*address, "noise", modality.name)
+        image = np.empty((truth.size, modality.bands), dtype=np.float32)
+        for pixels in blocks:
+            image[pixels] = sensors[modality.name].sample(pixels, rng)
+        image.flags.writeable = False
+        images[modality.name] = image.reshape(*truth.shape, modality.bands)
     bounds = pixel_bounds(sensors, truth.reshape(-1), numpy_generator(*address, "bounds"))
     truth.flags.writeable = False
     return Scene(manifest=manifest, images=images, ground_truth=truth, pixel_bounds=bounds)
@@ -105,6 +95,6 @@ def simulate(manifest: Manifest) -> Scene:
         raise ConfigError(f"{manifest.id} is a real scene without a generator; use load_scene")
     scene = _cache.pop(manifest.fingerprint, None) or _simulate(manifest, manifest.generator)
     _cache[manifest.fingerprint] = scene
-    while len(_cache) > _CACHED_SCENES:
-        _cache.popitem(last=False)
+    if len(_cache) > _CACHED_SCENES:
+        del _cache[next(iter(_cache))]
     return replace(scene, manifest=manifest)

@@ -36,9 +36,8 @@ def audit(scene: Scene, split: Split) -> LeakageAudit:
     support.reshape(-1)[split.support] = True
     distance = chebyshev_distance(support).reshape(-1)[split.query]
     components = label(scene.ground_truth, background=0, connectivity=2).reshape(-1)  # type: ignore[no-untyped-call]
-    same = np.isin(components[split.query], components[split.support])
     return LeakageAudit(
         shared_window=float(np.mean(distance < split.window)),
         centre_inside=float(np.mean(distance <= (split.window - 1) // 2)),
-        same_component=float(np.mean(same)),
+        same_component=float(np.mean(np.isin(components[split.query], components[split.support]))),
     )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
 from scipy.ndimage import distance_transform_cdt
 
 from mmrs_bench.errors import SplitError
@@ -32,8 +33,8 @@ BoolArray = NDArray[np.bool_]
 class BlockAssignment(NamedTuple):
     """The train blocks of one draw: side in pixels (smaller at the edges) and ascending indices, row by row."""
 
-    side: int
-    train: tuple[int, ...]
+    side: PositiveInt
+    train: tuple[NonNegativeInt, ...]
 
 
 def block_raster(height: int, width: int, side: int) -> IntArray:
@@ -69,7 +70,6 @@ def assign_blocks(scene: Scene, draw: int, window: int) -> BlockAssignment:
         SplitError: If no assignment leaves every class enough pixels on both sides.
     """
     distance = max(window, REFERENCE_WINDOW)
-    failures = np.zeros(scene.num_classes, dtype=np.int64)
     for demand in DEMANDS:
         for side in BLOCK_SIDES:
             assignment, failures = _search(scene, draw, distance, side, demand)

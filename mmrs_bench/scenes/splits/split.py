@@ -50,9 +50,8 @@ class Split:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of all attributes."""
-        digest = hashlib.sha256()
         head = {"name": self.name, "shots": self.shots, "draw": self.draw, "window": self.window}
-        digest.update(canonical_json(head).encode())
+        digest = hashlib.sha256(canonical_json(head).encode())
         for name, pixels in (("support", self.support), ("query", self.query), ("train_area", self.train_area)):
             digest.update(f"{name}:{'none' if pixels is None else pixels.size}:".encode())
             if pixels is not None:
@@ -80,8 +79,12 @@ def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: 
         if pixels.size < shots:
             raise SplitError(f"{place}: {class_name} has {pixels.size} candidates; use fewer than {shots} shots.")
     support = np.concatenate([pixels[:shots] for pixels in order.pixels])
-    area = None if order.blocks is None else np.flatnonzero(train_area(scene.height, scene.width, order.blocks))
-    query = _query(scene, name, support, area, window)
+    candidates = official_pixels(scene)[1] if name == "official-v1" else scene.labelled_pixels
+    query, area = np.setdiff1d(candidates, support), None
+    if order.blocks is not None:
+        inside = train_area(scene.height, scene.width, order.blocks)
+        area = np.flatnonzero(inside)
+        query = query[chebyshev_distance(inside).reshape(-1)[query] >= window]
     left = np.bincount(scene.labels[query], minlength=scene.num_classes + 1)[1:]
     if not left.all():
         raise SplitError(
@@ -89,14 +92,3 @@ def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: 
             f"shots{' or a smaller window' if name == 'block-v1' else ''}."
         )
     return Split(name, shots, draw, window, support, query, area)
-
-
-def _query(scene: Scene, name: SplitName, support: IntArray, area: IntArray | None, window: int) -> IntArray:
-    if name == "official-v1":
-        return np.setdiff1d(official_pixels(scene)[1], support)
-    query = scene.labelled_pixels
-    if area is not None:
-        inside = np.zeros(scene.ground_truth.shape, dtype=np.bool_)
-        inside.reshape(-1)[area] = True
-        return query[chebyshev_distance(inside).reshape(-1)[query] >= window]
-    return np.setdiff1d(query, support, assume_unique=True)

@@ -25,14 +25,9 @@ _ADVICE = "restore the committed file"
 _Index = Annotated[int, Field(ge=0, lt=2**48)]
 
 
-class _Blocks(BaseModel):
-    side: int = Field(ge=1)
-    train: tuple[_Index, ...]
-
-
 class _Draw(BaseModel):
     classes: tuple[tuple[_Index, ...], ...]
-    blocks: _Blocks | None = None
+    blocks: BlockAssignment | None = None
 
 
 class _SplitFile(BaseModel):
@@ -63,7 +58,7 @@ def write_split_file(scene: Scene, name: SplitName, *, draws: int = 20, shots: i
             raise SplitError(f"{name}, draw {draw}: classes {short} have no {shots} candidates; use fewer shots.")
         entry: dict[str, Any] = {"classes": [pixels[:shots].tolist() for pixels in order.pixels]}
         if order.blocks is not None:
-            entry["blocks"] = {"side": order.blocks.side, "train": list(order.blocks.train)}
+            entry["blocks"] = order.blocks._asdict()
         entries.append(entry)
     content = {**_identity(scene, name), "shots": shots, "draws": entries}
     path = split_file(scene, name)
@@ -81,18 +76,14 @@ def committed_order(scene: Scene, name: SplitName, *, shots: int, draw: int, win
     if not path.is_file() or (name == "block-v1" and window > REFERENCE_WINDOW):
         return None
     content, file = _read_verified(path, path.stat().st_mtime_ns)
-    if any(content.get(field) != value for field, value in _identity(scene, name).items()):
-        return None
-    if draw >= len(file.draws) or shots > file.shots:
+    if draw >= len(file.draws) or shots > file.shots or not _identity(scene, name).items() <= content.items():
         return None
     entry = file.draws[draw]
     classes = tuple(np.array(pixels, np.int64) for pixels in entry.classes)
     expected = [file.shots] * len(scene.manifest.classes)
     if [len(pixels) for pixels in classes] != expected or any((p >= scene.ground_truth.size).any() for p in classes):
         raise SplitError(f"{path}: draw {draw} does not list {file.shots} pixels of the scene per class; {_ADVICE}.")
-    return SupportOrder(
-        classes, None if entry.blocks is None else BlockAssignment(entry.blocks.side, entry.blocks.train)
-    )
+    return SupportOrder(classes, entry.blocks)
 
 
 def _identity(scene: Scene, name: SplitName) -> dict[str, Any]:

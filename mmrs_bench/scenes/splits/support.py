@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from mmrs_bench.scenes.scene import IntArray, Scene
 from mmrs_bench.scenes.splits.blocks import BlockAssignment, assign_blocks, train_area
 
 
-@dataclass(frozen=True, eq=False)
-class SupportOrder:
+class SupportOrder(NamedTuple):
     """Ordered support candidates of one draw, as flat indices by class, and the train blocks of ``block-v1``."""
 
     pixels: tuple[IntArray, ...]

@@ -168,8 +168,3 @@ def test_scenes_that_cannot_be_shown_are_errors() -> None:
         sensor_images(scene_of({"sar": 1}))
     with pytest.raises(DataError, match="all values of the hsi are 0"):
         sensor_images(scene_of({"hsi": 3}, hsi=np.zeros((*SIZE, 3), dtype=np.float32)))
-    scene = scene_of({"dsm": 1})
-    thermal = scene.manifest.modalities[0].model_copy(update={"name": "thermal"})
-    manifest = scene.manifest.model_copy(update={"modalities": (thermal,)})
-    with pytest.raises(ConfigError, match="modality thermal cannot be shown as a picture"):
-        sensor_images(replace(scene, manifest=manifest, images={"thermal": scene.images["dsm"]}))

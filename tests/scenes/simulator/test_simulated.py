@@ -106,7 +106,7 @@ def test_the_expected_spectrum_of_a_mixed_pixel_is_the_mixture_of_those_of_its_c
     _, state = landscape_and_state(small(60))
     sensor, shares = hsi_of(state), state.abundances.copy()
     mixed = np.flatnonzero((shares.max(axis=1) < 0.7) & ~state.shadow)[:20]
-    found, expected = sensor.mean(mixed), np.zeros((mixed.size, sensor.channels))
+    found, expected = sensor.mean(mixed), np.zeros((mixed.size, sensor.std.shape[1]))
     for k in range(len(state.profiles)):
         state.abundances[mixed] = np.eye(len(state.profiles))[k]
         expected += shares[mixed, k, None] * sensor.mean(mixed)
