@@ -9,7 +9,7 @@ from mmrs_bench.scenes.files.decoders.guard import same_crs
 from mmrs_bench.scenes.files.decoders.raster import Grid
 
 #: Pixels by which a corner of two rasters may differ.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-2
 
 _FIX = "warp one of them onto the grid of the other (gdalwarp), or correct its georeference"
 
