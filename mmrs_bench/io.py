@@ -47,14 +47,22 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        if path.is_dir():
-            raise BenchError(
-                f"cannot write {path}: a folder has the name of the file; remove it, and run the command again"
-            ) from error
+        if fault := in_the_way(path):
+            raise BenchError(f"cannot write {path}: {fault}") from error
         raise BenchError(
             f"cannot write {path}: {error.strerror}. An old file is unchanged; free some space or choose a writable "
             "folder, and run the command again."
         ) from error
+
+
+def in_the_way(path: Path) -> str:
+    """What has the place of a file, or of a folder above it, and what to do; empty if nothing has."""
+    if path.is_dir():
+        return f"{path} is a folder, expected a file; remove it, and run the command again"
+    for parent in path.parents:
+        if os.path.lexists(parent) and not parent.is_dir():
+            return f"{parent} is not a folder; remove it, and run the command again"
+    return ""
 
 
 @contextmanager
@@ -66,6 +74,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
         below = isinstance(error.filename, str) and Path(error.filename).is_relative_to(folder)
         if error.errno not in _DISK_ERRORS and not below:
             raise
+        if below and (fault := in_the_way(Path(error.filename) / "file")):
+            raise BenchError(f"cannot write to {folder}: {fault}") from error
         raise BenchError(
             f"cannot write to {folder}: {error.strerror}. What was finished is kept; free some space or choose a "
             "writable folder, and run the command again."

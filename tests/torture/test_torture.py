@@ -24,13 +24,15 @@ def campaign(root: Path, reference: dict[str, dict[str, Any]]) -> Campaign:
 @pytest.mark.timeout(600)
 def test_runs_that_are_killed_and_find_damaged_files_end_with_the_records_of_an_undisturbed_run(tmp_path: Path) -> None:
     untouched = Driver(calm := Arena(tmp_path / "calm", draws=1))
-    broken = campaign(tmp_path / "broken", {})
-    broken.situation = "all processes are killed"
-    broken.run("--workers", "1", fault=_kill_after_two_records)
-    untouched.process.wait()
-    assert untouched.close()
+    try:
+        broken = campaign(tmp_path / "broken", {})
+        broken.situation = "all processes are killed"
+        broken.run("--workers", "1", fault=_kill_after_two_records)
+        untouched.process.wait(timeout=240)
+    finally:
+        untouched.close()
+    assert untouched.process.returncode == 0, untouched.text()
     broken.reference.update(calm.bodies())
-    assert untouched.process.returncode == 0
     assert len(broken.reference) == calm.cells
 
     broken.situation = "damaged records, locks and claims"

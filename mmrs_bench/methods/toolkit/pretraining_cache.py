@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmrs_bench.errors import BenchError, DataError, TrainingError
-from mmrs_bench.io import atomic_write, content_hash, disk_errors, write_json
+from mmrs_bench.io import atomic_write, content_hash, disk_errors, in_the_way, write_json
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit.checkpoints import UNREADABLE
 from mmrs_bench.methods.toolkit.sealed import seal_of
@@ -109,6 +109,8 @@ def exclusive_lock(lock_file: Path, context: RunContext, waiting: str) -> Iterat
             context.wait(waiting)
             lock.acquire()
     except OSError as error:
+        if fault := in_the_way(lock_file):
+            raise BenchError(f"cannot write {lock_file}: {fault}") from error
         raise BenchError(
             f"cannot write to {lock_file.parent}: {error.strerror}. Free some space, or set {CACHE_VARIABLE} to a "
             "writable folder, and run the command again."
