@@ -5,6 +5,7 @@ Usage: ``python tests/clusters/ray_cluster.py start FOLDER`` prints the address;
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -17,6 +18,8 @@ from pathlib import Path
 
 SECONDS = 120
 NODES = 2
+#: Processes that this process started, by process id.
+_STARTED: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def missing() -> str:
@@ -50,11 +53,14 @@ def stop(folder: Path) -> None:
 def end_group(group: int) -> None:
     """End a process group that this script started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
-        except ProcessLookupError:
-            return
-        time.sleep(1)
+        if group in _STARTED:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                _STARTED[group].wait(10)
+        else:
+            time.sleep(2)
+    _STARTED.pop(group, None)
 
 
 def _node(folder: Path, name: str, *arguments: str) -> None:
@@ -62,6 +68,7 @@ def _node(folder: Path, name: str, *arguments: str) -> None:
     command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", *arguments]
     with (folder / f"{name}.out").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    _STARTED[process.pid] = process
     (folder / f"{name}.process").write_text(str(process.pid))
 
 

@@ -7,6 +7,7 @@ refuses a folder that others can write.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "squeue", "scancel", "scontrol")
 SECONDS = 60
+#: Daemons that this process started, by process id; other processes end them by the files in the folder.
+_DAEMONS: dict[int, subprocess.Popen[bytes]] = {}
 
 CONFIG = """
 ClusterName=small
@@ -109,17 +112,20 @@ def stop(folder: Path) -> None:
         time.sleep(4)  # KillWait
     for path in sorted(folder.glob("*.process"), reverse=True):  # slurmd, slurmctld, munged
         pid = int(path.read_text())
-        try:
-            os.killpg(pid, signal.SIGTERM)
-            for _ in range(50):
-                os.killpg(pid, 0)
-                time.sleep(0.1)
-                if os.getpid() != pid:
-                    os.waitpid(pid, os.WNOHANG)
-            os.killpg(pid, signal.SIGKILL)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal(pid, number)
+            if pid in _DAEMONS:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _DAEMONS[pid].wait(5)
+            else:
+                time.sleep(2)
+        _DAEMONS.pop(pid, None)
         path.unlink()
+
+
+def _signal(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _user() -> str:
@@ -146,6 +152,7 @@ def _daemon(folder: Path, variables: dict[str, str], name: str, *arguments: str)
             env={**os.environ, **variables},
             start_new_session=True,
         )
+    _DAEMONS[process.pid] = process
     (folder / f"{name}.process").write_text(str(process.pid))
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("c")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("c")
 
 
 @pytest.mark.parametrize(("name", "cluster"), [("slurm", slurm_cluster), ("ray", ray_cluster)])
@@ -29,6 +29,48 @@ def test_killed_workers_lose_no_cell_and_change_no_number(name: str, cluster: Mo
     figures = campaign.compare(name, folder, draws=2, every=20.0)
     expected = {"status": 0, "local status": 0, "cells": 8, "records": 8, "failures": 0, "differ": 0, "tracebacks": 0}
     assert {key: figures[key] for key in expected} == expected, figures
+
+
+def test_a_slurm_time_out_and_a_killed_driver_lose_no_cell(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal of a time limit puts the job back into the queue; the jobs of a killed driver go on."""
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    arguments = campaign.command(tmp_path, 2, "--workers", "1", "--executor", "slurm")
+    try:
+        for name, value in slurm_cluster.start(folder).items():
+            monkeypatch.setenv(name, value)
+        driver = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: campaign.workers_of(tmp_path) != [])
+        subprocess.run(["scancel", "--signal", "USR2", job_ids()[0]], check=True)
+        wait_until(lambda: "Requeued job" in logs(tmp_path))
+        wait_until(lambda: campaign.workers_of(tmp_path) != [])
+        driver.kill()
+        driver.wait()
+        assert job_ids(), "the jobs ended with the driver"
+        again = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    finally:
+        slurm_cluster.stop(folder)
+    assert again.returncode == 0, again.stderr
+    assert "Traceback" not in again.stderr
+    assert len(campaign.bodies(tmp_path)) == 8
+
+
+def job_ids() -> list[str]:
+    ask = ["squeue", "--noheader", "--array", "--format=%i"]
+    return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+
+
+def logs(results: Path) -> str:
+    return "".join(path.read_text() for path in (results / "logs" / "submitit").glob("*.out"))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end, "timeout"
+        time.sleep(0.2)
 
 
 def run_ray(folder: Path, *options: str) -> subprocess.Popen[str]:
