@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 #: What stands in place of characters that the encoding of a terminal lacks; for all others a question mark.
 _PLAIN = {
     "±": "+-",
-    "κ": "kappa",
+    "κ": "k",
     "–": "-",
     "—": "-",
     "−": "-",

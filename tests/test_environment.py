@@ -31,10 +31,10 @@ def command(*arguments: str | bytes, cwd: bytes | Path, **variables: str) -> tup
 def test_inherited_variables_do_not_break_a_run(variables: dict[str, str], tmp_path: Path) -> None:
     status, out, err = command("run", *SMALL, "--results", "r", cwd=tmp_path, **variables)
     assert (status, len(err.splitlines())) == (0, 1), err
-    assert "majority  17.55" in out
+    assert "17.55" in out
     status, out, err = command("leaderboard", "--results", "r", cwd=tmp_path, **variables)
     assert (status, err) == (0, "")
-    assert "kappa" in out
+    assert "17.55" in out
 
 
 def test_folders_whose_names_are_not_utf8_work(tmp_path: Path) -> None:
