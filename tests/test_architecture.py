@@ -25,7 +25,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "evaluation.cells",
         "evaluation.run.executors",
     ),  # commands are imported by name when they are called
-    "commands": ("root", "scenes", "methods", "evaluation"),
+    "__main__": ("root", "cli"),
+    "commands": (
+        "root",
+        "scenes",
+        "methods",
+        "evaluation",
+        "models.weights",
+    ),  # checkpoints are listed and fetched like data
     "evaluation": ("root", "scenes", *METHODS),
     "evaluation.results": ("root", "scenes", "evaluation.cells"),
     "evaluation.run": ("root", "scenes", *METHODS, "evaluation.cells", "evaluation.results"),
