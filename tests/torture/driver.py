@@ -38,7 +38,8 @@ class Driver:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
         # A pipe has no size, so the limit does not reach the output.
-        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=self.log.open("wb"), start_new_session=True)
+        with self.log.open("wb") as log:
+            reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log, start_new_session=True)
         self._reader = reader
         self.process = subprocess.Popen(
             arena.command(*options),

@@ -98,7 +98,7 @@ def cell_lock(lock_dir: Path, key: str) -> Iterator[bool]:
     """
     path = lock_dir / f"{key}.lock"
     with results_errors(path):
-        if path.exists() and not path.is_file():
+        if path.is_symlink() or (path.exists() and not path.is_file()):
             raise BenchError(f"{path}: expected a regular file; {_ADVICE}")
         lock = FileLock(path)
         try:
