@@ -8,7 +8,7 @@ and masked tokens; DiffCLIP (AAAI 2025) for the schedule and the prediction of c
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from diffusers import DDPMScheduler
@@ -42,15 +42,8 @@ def add_noise(schedule: DDPMScheduler, clean: Tensor, timesteps: Tensor, generat
     return schedule.add_noise(clean, noise, timesteps)  # type: ignore[attr-defined,no-any-return]
 
 
-class TokenErrors(NamedTuple):
-    """Mean squared errors (scalars) over visible and over masked tokens."""
-
-    visible: Tensor
-    masked: Tensor
-
-
-def split_error(clean: Tensor, predicted: Tensor, visible: Tensor) -> TokenErrors:
-    """Mean squared errors of predicted clean pixels, over the visible and over the masked tokens.
+def split_error(clean: Tensor, predicted: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared errors (scalars) of predicted clean pixels, over the visible and over the masked tokens.
 
     Args:
         clean: Clean pixels (b, n, c).
@@ -60,4 +53,4 @@ def split_error(clean: Tensor, predicted: Tensor, visible: Tensor) -> TokenError
     error = (predicted.float() - clean).square().mean(dim=2)
     seen = error.gather(1, visible).sum()
     count = visible.numel()
-    return TokenErrors(seen / count, (error.sum() - seen) / (error.numel() - count))
+    return seen / count, (error.sum() - seen) / (error.numel() - count)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,33 +72,8 @@ class StateSpace(nn.Module):
         return selective_scan(x, F.softplus(delta), -self.A_log.exp(), b, c, self.D)
 
 
-class Mamba(StateSpace):
-    """The plain Mamba block for sequences, causal and without residual; loads state dicts of mamba-ssm's ``Mamba``.
-
-    ``expand`` is e / d, and ``kernel`` the size of the causal convolution.
-
-    Reference: Mamba, figure 3; rank of delta d / 16, as in the released code.
-    """
-
-    def __init__(self, width: int, *, states: int = 16, expand: int = 2, kernel: int = 4) -> None:
-        inner = expand * width
-        super().__init__(inner, states, delta_rank(width))
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, kernel, padding=kernel - 1, groups=inner)
-        self.out_proj = nn.Linear(inner, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(b, n, d) -> (b, n, d)."""
-        features, gate = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # (b, e, n)
-        y = super().forward(F.silu(self.conv1d(features)[..., : x.shape[1]]))  # (b, e, n)
-        return cast(Tensor, self.out_proj((y * F.silu(gate)).transpose(1, 2)))
-
-
 class WindowScan(nn.Module):
     """The sum of scans over a window in some of the `DIRECTIONS`, each with its own `StateSpace`.
-
-    Raises:
-        ValueError: If a direction is unknown.
 
     Reference: VMamba, 2-D selective scan.
     """
@@ -114,8 +88,6 @@ class WindowScan(nn.Module):
         directions: Sequence[str] = DIRECTIONS,
     ) -> None:
         super().__init__()
-        for direction in directions:
-            scan_order(direction, 1, 1)  # raises if unknown
         self.directions = tuple(directions)
         self.spaces = nn.ModuleList(StateSpace(channels, states, rank, source_channels) for _ in directions)
 
@@ -213,22 +185,18 @@ class MambaBlock(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Two modalities with d of ``widths``, each scanned with coefficients (delta, B, C) from the other one.
+    """Two modalities, each scanned with coefficients (delta, B, C) from the other one.
 
     Reference: MSFMamba, fusion Mamba block.
     """
 
-    def __init__(self, widths: tuple[int, int], *, states: int = 16, expand: float = 1.0) -> None:
+    def __init__(self, width: int, *, states: int, expand: float) -> None:
         super().__init__()
-
-        def block(width: int, other: int) -> MambaBlock:
-            scan = partial(WindowScan, source_channels=inner_channels(other, expand))
-            return MambaBlock(width, states=states, expand=expand, scan=scan)
-
-        self.first, self.second = block(*widths), block(*reversed(widths))
+        scan = partial(WindowScan, source_channels=inner_channels(width, expand))
+        self.first, self.second = (MambaBlock(width, states=states, expand=expand, scan=scan) for _ in range(2))
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows of both modalities, each (b, d, h, w) with its own d -> the same shapes."""
+        """Windows of both modalities, each (b, d, h, w) -> the same shapes."""
         x_features, x_gate = self.first.before_scan(x)
         y_features, y_gate = self.second.before_scan(y)
         x_scanned = self.first.scan(x_features, y_features)

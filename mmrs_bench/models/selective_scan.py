@@ -21,7 +21,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -117,11 +116,7 @@ def _check(**tensors: Tensor) -> None:
         )
 
 
-@torch.library.custom_op(
-    "mmrs_bench::selective_scan",
-    mutates_args=(),
-    schema="(Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor d) -> Tensor",
-)
+@torch.library.custom_op("mmrs_bench::selective_scan", mutates_args=())
 def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     inputs = [tensor.contiguous() for tensor in (u, delta, a, b, c, d)]
     if scan_backend(u.device) == "numba":
@@ -129,12 +124,7 @@ def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) 
     return _forward_in_torch(*inputs)
 
 
-@torch.library.custom_op(
-    "mmrs_bench::selective_scan_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, Tensor d)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
+@torch.library.custom_op("mmrs_bench::selective_scan_backward", mutates_args=())
 def _scan_backward(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Gradients:
     inputs = [tensor.contiguous() for tensor in (dy, u, delta, a, b, c, d)]
     if scan_backend(u.device) == "numba":
@@ -153,16 +143,10 @@ def _(dy: Tensor, *inputs: Tensor) -> Gradients:
     return u, delta, a, b, c, d
 
 
-def _keep_inputs(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate(ctx: FunctionCtx, dy: Tensor) -> Gradients:
-    gradients: Gradients = _scan_backward(dy, *ctx.saved_tensors)  # type: ignore[attr-defined]
-    return gradients
-
-
-_scan.register_autograd(_differentiate, setup_context=_keep_inputs)
+_scan.register_autograd(
+    lambda ctx, dy: _scan_backward(dy, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 
 
 def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor) -> Iterator[Tensor]:

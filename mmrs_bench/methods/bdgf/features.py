@@ -5,17 +5,15 @@ Letters: b batch, d channels of a level, w window side, n pixels; in `InMemoryFe
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser
 from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
+from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -49,7 +47,7 @@ class DiffusionFeatures:
             "window": data.config.window,
             "channels": data.channels,
             "images": data.images_sha256(),
-            "denoiser": hashlib.sha256(save(denoiser.cpu().state_dict())).hexdigest(),
+            "denoiser": tensors_sha256(denoiser.cpu().state_dict()),
             "timesteps": list(timesteps),
             "noise_seed": NOISE_SEED,
         }

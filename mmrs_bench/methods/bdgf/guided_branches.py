@@ -106,7 +106,7 @@ class GroupChannelAttention(nn.Module):
     """Guidance of the Mamba branch: per group of channels, h a + h with a = sigmoid(MLP([mean of h; mean of F])).
 
     Means are over the window. Each group of neighbouring channels has its own two-layer network with ReLU, which has
-    ``reduction`` inputs per hidden unit. Raises ValueError if ``width`` is not a multiple of ``groups``.
+    ``reduction`` inputs per hidden unit; ``groups`` divides ``width``.
 
     Reference: BDGF, abstract ("group channel attention"); squeeze and excitation (Hu et al. 2018), section 3. The
     number of groups, the reduction and the residual are ours.
@@ -114,8 +114,6 @@ class GroupChannelAttention(nn.Module):
 
     def __init__(self, width: int, groups: int = 4, reduction: int = 4) -> None:
         super().__init__()
-        if width % groups:
-            raise ValueError(f"width {width} is not a multiple of {groups} groups; use a multiple")
         self.groups = groups
         hidden = groups * max(1, 2 * width // (groups * reduction))
         self.mlp = nn.Sequential(

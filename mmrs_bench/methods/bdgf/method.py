@@ -86,7 +86,7 @@ class Bdgf(NetworkMethod):
             count = (config.unlabelled_windows,)
             chosen = torch.from_numpy(pool)[torch.randint(len(pool), count, generator=generator)]
             symmetry = torch.randint(SYMMETRIES, count, generator=generator) if config.symmetries else None
-            return WindowsWithFeatures(gatherer.gather(chosen, symmetry), features.read(chosen, symmetry))
+            return gatherer.gather(chosen, symmetry), features.read(chosen, symmetry)
 
         plain = self.loaders(data)
         loaders = LoaderView(add_inputs, plain.train_dataloader(), plain.val_dataloader(), None)

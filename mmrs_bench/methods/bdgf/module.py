@@ -6,7 +6,7 @@ Letters: b batch, c channels, d channels of a level's features, w window side, m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -53,20 +53,12 @@ class MaskedDenoiser(nn.Module):
         super().__init__()
         if config.mask_patch > side:
             raise ConfigError(f"mask_patch {config.mask_patch} does not fit a window of {side} pixels; use 1 to {side}")
+        names = ("least", "most", "temperature", "decay", "warmup", "every")
+        options = {name: getattr(config, f"mask_{name}") for name in names}
+        sizes = config.model_dump(include={"base", "multipliers", "blocks"})
         try:
-            self.ratios = MaskRatios(
-                channels,
-                config.mask_rule,
-                least=config.mask_least,
-                most=config.mask_most,
-                temperature=config.mask_temperature,
-                decay=config.mask_decay,
-                warmup=config.mask_warmup,
-                every=config.mask_every,
-            )
-            self.denoiser = MultimodalDenoiser(
-                channels, side, base=config.base, multipliers=config.multipliers, blocks=config.blocks
-            )
+            self.ratios = MaskRatios(channels, config.mask_rule, **options)
+            self.denoiser = MultimodalDenoiser(channels, side, **sizes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         largest, squares = self.ratios.largest(), (-(-side // config.mask_patch)) ** 2
@@ -113,11 +105,11 @@ class MultimodalPretrainer(L.LightningModule):
         generator = torch_generator(STAGE_1, self._seed, self.current_epoch, batch_idx, device=device.type)
         b, side = len(batch["pixel"]), network.denoiser.side
         timesteps = torch.randint(TIMESTEPS, (b,), generator=generator, device=device)
-        noised = network.denoiser.add_noise(batch["windows"], timesteps, generator)
+        noised, noise = network.denoiser.add_noise(batch["windows"], timesteps, generator)
         ratios = network.ratios()
         masks = random_masks(b, side, ratios, patch=config.mask_patch, whole=config.mask_whole, generator=generator)
-        predicted = network.denoiser(network.tokens(noised.windows, masks), timesteps)
-        losses = modality_losses(predicted, noised.noise, masks)
+        predicted = network.denoiser(network.tokens(noised, masks), timesteps)
+        losses = modality_losses(predicted, noise, masks)
         parts = {f"loss_{name}": loss for name, loss in losses.items()}
         check_finite(STAGE_1, parts, self.global_step)
         shares = {f"mask_ratio_{name}": ratio for name, ratio in ratios.items()}
@@ -149,11 +141,8 @@ class MultimodalPretrainer(L.LightningModule):
         return torch.optim.Adam(self.network.parameters(), lr=self._config.pretrain_rate, fused=True)
 
 
-class WindowsWithFeatures(NamedTuple):
-    """Windows (b, c, w, w) by modality and their diffusion features (b, d, w, w) by level."""
-
-    windows: dict[str, Tensor]
-    features: list[Tensor]
+#: Windows (b, c, w, w) by modality, and their diffusion features (b, d, w, w) by level.
+WindowsWithFeatures = tuple[dict[str, Tensor], list[Tensor]]
 
 
 class GuidedLearner(WindowClassifier):
@@ -175,28 +164,21 @@ class GuidedLearner(WindowClassifier):
         read: Callable[[Tensor], list[Tensor]] | None = None,
         unlabelled: Callable[[int, int], WindowsWithFeatures] | None = None,
     ) -> None:
-        super().__init__(network)
-        self._config = config
+        super().__init__(network, config)
         self._read = read
         self._unlabelled = unlabelled
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss (scalar) of a batch with ``windows``, their ``features`` and ``target`` (b,); logs its parts."""
-        config, target = self._config, batch["target"]
+        config, target = self.config, batch["target"]
         windows, features = batch["windows"], batch["features"]
         if self._unlabelled is not None:
-            more = self._unlabelled(self.current_epoch, batch_idx)
-            windows = {name: torch.cat([window, more.windows[name].to(window)]) for name, window in windows.items()}
-            pairs = zip(features, more.features, strict=True)
-            features = [torch.cat([level, other.to(level)]) for level, other in pairs]
+            more, levels = self._unlabelled(self.current_epoch, batch_idx)
+            windows = {name: torch.cat([window, more[name].to(window)]) for name, window in windows.items()}
+            features = [torch.cat([one, other.to(one)]) for one, other in zip(features, levels, strict=True)]
         outputs = list(self.network(windows, features).values())
-        loss = mutual_loss(
-            outputs,
-            target,
-            entropy_weight=config.entropy_weight,
-            similarity_weight=config.similarity_weight,
-            divergence_weight=config.divergence_weight,
-        )
+        weights = config.model_dump(include={"entropy_weight", "similarity_weight", "divergence_weight"})
+        loss = mutual_loss(outputs, target, **weights)
         names = loss._fields if len(outputs) > 1 else ("total", "cross_entropy")
         parts = {name: getattr(loss, name) for name in names}
         self.log_dict(parts, on_step=False, on_epoch=True, batch_size=len(target))
@@ -217,7 +199,7 @@ class GuidedLearner(WindowClassifier):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule over the epochs."""
-        config = self._config
+        config = self.config
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )

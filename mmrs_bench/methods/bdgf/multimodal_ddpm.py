@@ -12,24 +12,17 @@ channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmrs_bench.models.diffusion import TIMESTEPS, linear_schedule
+from mmrs_bench.models.diffusion import linear_schedule
 
 #: Largest number of groups of a group normalisation, as in DDPM.
 MOST_GROUPS = 32
-
-
-class NoisedWindows(NamedTuple):
-    """Noised windows and their noise, each (b, c, w, w) by modality."""
-
-    windows: dict[str, Tensor]
-    noise: dict[str, Tensor]
 
 
 class MultimodalDenoiser(nn.Module):
@@ -93,21 +86,22 @@ class MultimodalDenoiser(nn.Module):
         predicted = self._crop(self.unet(self._padded(windows), timesteps, return_dict=False)[0])  # (b, C, w, w)
         return dict(zip(self.channels, torch.split(predicted, list(self.channels.values()), dim=1), strict=True))
 
-    def add_noise(self, clean: Mapping[str, Tensor], timesteps: Tensor, generator: torch.Generator) -> NoisedWindows:
-        """Noised windows: sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal and independent for each modality.
+    def add_noise(
+        self, clean: Mapping[str, Tensor], timesteps: Tensor, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Noised windows sqrt(abar_t) x + sqrt(1 - abar_t) e and the noise e, standard normal, both by modality.
 
         Args:
             clean: Clean windows (b, c, w, w) by modality.
             timesteps: A timestep per window (b,), the same for all its modalities.
             generator: Source of the noise, on the device of ``clean``; noise is drawn in the order of ``channels``.
         """
-        self._check(clean)
         noise, noised = {}, {}
         for name in self.channels:
             x = clean[name]
             noise[name] = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             noised[name] = self._schedule.add_noise(x, noise[name], timesteps)  # type: ignore[attr-defined]
-        return NoisedWindows(noised, noise)
+        return noised, noise
 
     @torch.no_grad()
     def decoder_features(self, windows: Mapping[str, Tensor], *, timesteps: Sequence[int], seed: int) -> list[Tensor]:
@@ -118,15 +112,9 @@ class MultimodalDenoiser(nn.Module):
         Returns:
             F_l (b, d_l, w, w) from the coarsest level (l = 1) to the finest, d_l as in ``feature_channels``.
 
-        Raises:
-            ValueError: If a timestep is not from 0 to 999, or as `forward`.
-
         Reference: ddpm-segmentation (Baranchuk et al. 2022), section 3 (activations resized bilinearly).
         Deviation: averaged over timesteps where ddpm-segmentation concatenates them, which keeps the branches narrow.
         """
-        if not all(0 <= timestep < TIMESTEPS for timestep in timesteps):
-            raise ValueError(f"timesteps {list(timesteps)}: use timesteps from 0 to {TIMESTEPS - 1}")
-        self._check(windows)
         generator = torch.Generator().manual_seed(seed)
         shape = (self.side, self.side)
         noise = {name: torch.randn(1, c, *shape, generator=generator) for name, c in self.channels.items()}
@@ -150,11 +138,8 @@ class MultimodalDenoiser(nn.Module):
     def _activations(self, padded: Tensor, steps: Tensor) -> list[Tensor]:
         """Outputs of the decoder levels, coarsest first, in float32."""
         levels: list[Tensor] = []
-
-        def keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
-            levels.append(output.float())
-
-        handles = [block.register_forward_hook(keep) for block in self.unet.up_blocks]
+        blocks = self.unet.up_blocks
+        handles = [block.register_forward_hook(lambda *args: levels.append(args[2].float())) for block in blocks]
         try:
             self.unet(padded, steps)
         finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmrs_bench.errors import DataError
-from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.config import DenoisingConfig
 from mmrs_bench.methods.bdgf.module import MaskedDenoiser, MultimodalPretrainer
+from mmrs_bench.methods.toolkit.curves import write_curves
 from mmrs_bench.methods.toolkit.pretraining import pretrain_on_windows
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
@@ -54,23 +54,12 @@ def check_modalities(data: SceneDataModule) -> None:
 
 def write_curve(network: MaskedDenoiser, folder: Path) -> None:
     """Write losses and mask ratios by epoch and modality: ``mask_ratios.csv`` and a figure ``mask_ratios.png``."""
-    from matplotlib.figure import Figure
-
     modalities, losses, ratios = network.ratios.modalities, network.loss_curve, network.ratio_curve
     rows = (
         (epoch, name, float(losses[epoch, place]), float(ratios[epoch, place]))
         for epoch in range(len(losses))
         for place, name in enumerate(modalities)
     )
-    write_csv(folder / f"{CURVE}.csv", ("epoch", "modality", "loss", "mask_ratio"), rows)
-    figure = Figure(figsize=(6.0, 5.0), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    for place, name in enumerate(modalities):
-        style = ("-", "--", ":", "-.")[place % 4]
-        upper.plot(ratios[:, place].numpy(), style, label=name)
-        lower.plot(losses[:, place].numpy(), style)
-    upper.set(ylabel="mask ratio", ylim=(0, 1))
-    upper.legend(frameon=False)
-    lower.set(xlabel="epoch", ylabel="denoising loss")
-    lower.set_ylim(bottom=0)
-    write_png(folder / f"{CURVE}.png", figure)
+    curves = {"mask ratio": ratios, "denoising loss": losses}
+    panels = {label: dict(zip(modalities, values.T, strict=True)) for label, values in curves.items()}
+    write_curves(folder / CURVE, ("epoch", "modality", "loss", "mask_ratio"), rows, panels)

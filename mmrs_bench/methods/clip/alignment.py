@@ -53,32 +53,22 @@ class FrozenTexts(nn.Module):
         return F.normalize(self.projection(self.embeddings), dim=-1)
 
 
-class LogitScale(nn.Module):
-    """A learned inverse temperature exp(s); s starts at ln(1 / temperature)."""
-
-    def __init__(self, temperature: float) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
-
-    def forward(self, similarity: Tensor) -> Tensor:
-        """Scaled similarities."""
-        return self.log_scale.exp() * similarity
-
-
 class ClipNetwork(nn.Module):
-    """Image encoder, class embeddings (a module that returns unit vectors (k, d)) and learned temperature."""
+    """Image encoder, class embeddings (a module that returns unit vectors (k, d)) and learned temperature.
+
+    The inverse temperature is exp(``log_scale``).
+    """
 
     def __init__(self, image: ImageEncoder, texts: nn.Module, temperature: float) -> None:
         super().__init__()
         self.image = image
         self.texts = texts
-        self.scale = LogitScale(temperature)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def forward(self, pixels: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
         """Scaled cosines (b, k) of the pixels of windows (b, n, c) by modality at timesteps (b,)."""
         images = self.image(self.image.embed_pixels(pixels), timesteps)
-        logits: Tensor = self.scale(cosine_similarity(images, self.texts()))
-        return logits
+        return self.log_scale.exp() * cosine_similarity(images, self.texts())
 
 
 def cosine_similarity(images: Tensor, texts: Tensor) -> Tensor:

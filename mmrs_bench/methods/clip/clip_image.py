@@ -15,21 +15,20 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, field_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError, DataError, unknown_name
-from mmrs_bench.io import atomic_write, write_json
+from mmrs_bench.io import write_json
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
 from mmrs_bench.methods.clip.clip_checkpoint import find_checkpoint, load_open_clip
 from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
 from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.network_method import REFIT_ADVICE
+from mmrs_bench.methods.toolkit.sealed import read_tensors, write_tensors
 from mmrs_bench.methods.toolkit.tuning import best_by_cross_validation
 from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -179,8 +178,7 @@ class ClipImage(Method):
 
     def save(self, folder: Path) -> None:
         """See `Method.save`: the head (safetensors), and its settings and checkpoint (JSON)."""
-        content = save({name: tensor.contiguous() for name, tensor in self._head.items()})
-        atomic_write(folder / HEAD_FILE, lambda file: file.write(content))
+        write_tensors(folder / HEAD_FILE, {name: tensor.contiguous() for name, tensor in self._head.items()})
         write_json(folder / SETTINGS_FILE, self._identity)
 
     def load(self, folder: Path) -> None:
@@ -190,10 +188,7 @@ class ClipImage(Method):
             DataError: If a file is absent or damaged, or was saved with other settings or another checkpoint.
         """
         saved = read_json(folder / SETTINGS_FILE, error=DataError, advice=REFIT_ADVICE)
-        try:
-            head = load_file(folder / HEAD_FILE)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{folder / HEAD_FILE}: cannot be read ({error}); {REFIT_ADVICE}") from error
+        head, _ = read_tensors(folder / HEAD_FILE, advice=REFIT_ADVICE)
         if saved != self._identity:
             raise DataError(
                 f"{folder}: was saved with other settings or another checkpoint; use those in {SETTINGS_FILE}"

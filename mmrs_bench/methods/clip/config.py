@@ -86,11 +86,10 @@ class DiffClipConfig(ClipConfig, PretrainingConfig):
     pretrain_crop: Crop
 
 
+#: Settings that are sizes of tokenizers and encoder, in both stages.
+ENCODER_SIZES = ("width", "heads", "depth", "mlp_ratio")
 #: Settings that decide the weights of stage 1, besides ``components``, which changes the images.
 PRETRAINING_SETTINGS = (
-    "width",
-    "heads",
-    "depth",
-    "mlp_ratio",
+    *ENCODER_SIZES,
     *(name for name in DiffClipConfig.model_fields if name not in ClipConfig.model_fields),
 )

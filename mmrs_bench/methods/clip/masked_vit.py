@@ -8,11 +8,11 @@ with the objective of MaskDiT (Zheng et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
-from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
+from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
 from torch import Tensor, nn
 
 from mmrs_bench.models.attention import LAYER_NORM_EPS, Block
@@ -33,18 +33,10 @@ def sincos_positions(side: int, width: int) -> Tensor:
     The first half of the channels encodes the column, the second half the row: sines, then cosines, of ``width / 4``
     frequencies from 1 to 1 / 10,000.
 
-    Raises:
-        ValueError: If ``width`` is not a multiple of 4.
-
     Reference: He et al. 2022 (masked autoencoders), appendix A.
     """
-    if width % 4:
-        raise ValueError(f"width {width} is not a multiple of 4, which 2-D sine-cosine positions need")
-    frequency = MAX_PERIOD ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angle = torch.stack([column, row]).reshape(2, -1, 1) * frequency
-    per_axis = torch.cat([angle.sin(), angle.cos()], dim=-1)
-    return torch.cat([per_axis[0], per_axis[1]], dim=-1).float()
+    positions: Tensor = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
+    return positions.float()
 
 
 class PixelNorm(nn.BatchNorm1d):
@@ -188,16 +180,14 @@ def misplaced_visible(batch: int, tokens: int, visible: int, generator: torch.Ge
     return VisibleTokens(shuffle.argsort(dim=1)[:, :visible], shuffle[:, :visible])
 
 
-class MaskedDiffusionTransformer(nn.Module):
-    """Tokenizers, shared encoder and decoders of all modalities (stage 1).
+class TokenEncoder(nn.Module):
+    """Tokenizers of all modalities and the encoder that they share.
 
     Args:
         channels: Channels by modality.
         side: Window side in pixels.
-        width, heads, depth, decoder_depth, mlp_ratio: Transformer sizes.
-
-    Deviation: masked pixels are dropped before the stem, in the released code after it. Only the batch statistics of
-    the stems differ.
+        width, heads, depth, mlp_ratio: Transformer sizes.
+        learn_positions: See `Tokenizer`.
     """
 
     def __init__(
@@ -208,12 +198,32 @@ class MaskedDiffusionTransformer(nn.Module):
         width: int,
         heads: int,
         depth: int,
-        decoder_depth: int,
         mlp_ratio: float,
+        learn_positions: bool = False,
     ) -> None:
         super().__init__()
-        self.tokenizers = nn.ModuleDict({name: Tokenizer(c, side, width) for name, c in channels.items()})
+        self.tokenizers: Any = nn.ModuleDict(
+            {name: Tokenizer(c, side, width, learn_positions=learn_positions) for name, c in channels.items()}
+        )
         self.encoder = SharedEncoder(width, heads, depth, mlp_ratio)
+
+
+class MaskedDiffusionTransformer(TokenEncoder):
+    """Tokenizers, shared encoder and decoders of all modalities (stage 1).
+
+    Args:
+        channels: Channels by modality.
+        side: Window side in pixels.
+        decoder_depth: Blocks of each decoder.
+        sizes: The other arguments of `TokenEncoder`.
+
+    Deviation: masked pixels are dropped before the stem, in the released code after it. Only the batch statistics of
+    the stems differ.
+    """
+
+    def __init__(self, channels: Mapping[str, int], side: int, *, decoder_depth: int, **sizes: Any) -> None:
+        super().__init__(channels, side, **sizes)
+        width, heads, mlp_ratio = sizes["width"], sizes["heads"], sizes["mlp_ratio"]
         self.decoders = nn.ModuleDict(
             {name: Decoder(c, side, width, heads, decoder_depth, mlp_ratio) for name, c in channels.items()}
         )
@@ -230,7 +240,7 @@ class MaskedDiffusionTransformer(nn.Module):
         """
         sequences = [
             tokenizer.sequence(tokenizer.embed_pixels(noised[name]), timesteps, visible[name].read)
-            for name, tokenizer in _tokenizers(self)
+            for name, tokenizer in self.tokenizers.items()
         ]
         encoded = self.encoder(torch.cat(sequences)).chunk(len(sequences))
         return {
@@ -239,38 +249,23 @@ class MaskedDiffusionTransformer(nn.Module):
         }
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(TokenEncoder):
     """From clean windows to image embeddings (stage 2); takes tokenizers and encoder of `MaskedDiffusionTransformer`.
 
     Args:
         channels: Channels by modality.
         side: Window side in pixels.
-        width, heads, depth, mlp_ratio: Transformer sizes.
-        learn_positions: See `Tokenizer`.
+        width: Width of tokens and image embeddings.
         readout: See `Readout`.
+        sizes: The other arguments of `TokenEncoder`.
 
     Deviation: the released code reads class tokens only, with a head of initial standard deviation 2e-5
     (``readout="class"``). ``readout="tokens"`` also reads pixel tokens, with an ordinary head: stage 1 trains class
     tokens to encode the timestep only, and under a cosine a head that small hardly learns.
     """
 
-    def __init__(
-        self,
-        channels: Mapping[str, int],
-        side: int,
-        *,
-        width: int,
-        heads: int,
-        depth: int,
-        mlp_ratio: float,
-        learn_positions: bool,
-        readout: Readout,
-    ) -> None:
-        super().__init__()
-        self.tokenizers = nn.ModuleDict(
-            {name: Tokenizer(c, side, width, learn_positions=learn_positions) for name, c in channels.items()}
-        )
-        self.encoder = SharedEncoder(width, heads, depth, mlp_ratio)
+    def __init__(self, channels: Mapping[str, int], side: int, *, width: int, readout: Readout, **sizes: Any) -> None:
+        super().__init__(channels, side, width=width, **sizes)
         self.readout = readout
         parts = len(channels) * (1 if readout == "class" else 3)
         self.head = nn.Linear(parts * width, width)
@@ -280,21 +275,17 @@ class ImageEncoder(nn.Module):
 
     def embed_pixels(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pixels (..., c) -> embeddings (..., d) by modality."""
-        return {name: tokenizer.embed_pixels(pixels[name]) for name, tokenizer in _tokenizers(self)}
+        return {name: tokenizer.embed_pixels(pixels[name]) for name, tokenizer in self.tokenizers.items()}
 
     def forward(self, embedded: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
         """Embedded pixels of whole windows (b, n, d) by modality and timesteps (b,) -> image embeddings (b, d)."""
-        sequences = [tokenizer.sequence(embedded[name], timesteps) for name, tokenizer in _tokenizers(self)]
+        sequences = [tokenizer.sequence(embedded[name], timesteps) for name, tokenizer in self.tokenizers.items()]
         tokens = self.encoder(torch.cat(sequences), class_only=self.readout == "class")  # (m b, 1 + n or 1, d)
         read = tokens[:, :1]
         if self.readout == "tokens":
             pixels = tokens[:, 1:]
             read = torch.stack([tokens[:, 0], pixels[:, pixels.shape[1] // 2], pixels.mean(dim=1)], dim=1)
         return self.head(torch.cat(read.flatten(1).chunk(len(sequences)), dim=1))  # type: ignore[no-any-return]
-
-
-def _tokenizers(model: MaskedDiffusionTransformer | ImageEncoder) -> Iterable[tuple[str, Tokenizer]]:
-    return cast(Iterable[tuple[str, Tokenizer]], model.tokenizers.items())
 
 
 def window_pixels(windows: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrs_bench.methods.clip.alignment import ClipNetwork, FrozenTexts, ScratchTexts
-from mmrs_bench.methods.clip.config import PRETRAINING_SETTINGS, ClipConfig, DiffClipConfig
+from mmrs_bench.methods.clip.config import ENCODER_SIZES, PRETRAINING_SETTINGS, ClipConfig, DiffClipConfig
 from mmrs_bench.methods.clip.masked_vit import ImageEncoder, MaskedDiffusionTransformer
 from mmrs_bench.methods.clip.module import (
     LanguageAlignedClassifier,
@@ -70,17 +70,8 @@ def clip_network(
         texts: nn.Module = ScratchTexts(tower, _prompts(config, class_names))
     else:
         texts = FrozenTexts(vectors, config.width)
-    image = ImageEncoder(
-        channels,
-        side,
-        width=config.width,
-        heads=config.heads,
-        depth=config.depth,
-        mlp_ratio=config.mlp_ratio,
-        learn_positions=config.learn_positions,
-        readout=config.readout,
-    )
-    return ClipNetwork(image, texts, config.temperature)
+    options = config.model_dump(include={*ENCODER_SIZES, "learn_positions", "readout"})
+    return ClipNetwork(ImageEncoder(channels, side, **options), texts, config.temperature)
 
 
 def _prompts(config: ClipConfig, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -134,17 +125,9 @@ class DiffClip(Clip):
         config, side = self.config, data.config.window
         class_vectors(config, data.class_names)  # faulty texts end the cell before the long stage 1, not after it
         visible_count(side, config.mask_ratio)
-        data = self.inputs(data)
+        data, sizes = self.inputs(data), config.model_dump(include={*ENCODER_SIZES, "decoder_depth"})
         self.pretrained = pretrain_on_windows(
-            lambda: MaskedDiffusionTransformer(
-                data.channels,
-                side,
-                width=config.width,
-                heads=config.heads,
-                depth=config.depth,
-                decoder_depth=config.decoder_depth,
-                mlp_ratio=config.mlp_ratio,
-            ),
+            lambda: MaskedDiffusionTransformer(data.channels, side, **sizes),
             lambda network, seed: MaskedDiffusionPretrainer(network, config, side=side, seed=seed),
             data,
             self.context,

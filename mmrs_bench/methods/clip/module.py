@@ -105,10 +105,10 @@ class MaskedDiffusionPretrainer(L.LightningModule):
         predicted = self.network(noised, timesteps, visible)
         losses = {}
         for name, pixels in clean.items():
-            errors = split_error(pixels, predicted[name], visible[name].write)
-            parts = {f"visible_{name}": errors.visible, f"masked_{name}": errors.masked}
+            seen, masked = split_error(pixels, predicted[name], visible[name].write)
+            parts = {f"visible_{name}": seen, f"masked_{name}": masked}
             self.log_dict(parts, on_step=False, on_epoch=True, batch_size=b)
-            losses[f"the loss of modality {name}"] = errors.visible + config.masked_weight * errors.masked
+            losses[f"the loss of modality {name}"] = seen + config.masked_weight * masked
         check_finite(PRETRAINING, losses, self.global_step)
         return torch.stack([*losses.values()]).sum()
 
@@ -136,8 +136,7 @@ class LanguageAlignedClassifier(WindowClassifier):
     network: ClipNetwork
 
     def __init__(self, network: ClipNetwork, config: ClipConfig, *, seed: int, draw: int) -> None:
-        super().__init__(network)
-        self._config = config
+        super().__init__(network, config)
         self._seed = seed
         self._draw = draw
 
@@ -150,7 +149,7 @@ class LanguageAlignedClassifier(WindowClassifier):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Contrastive loss (scalar) of a batch with ``windows`` and ``target`` (b,)."""
-        config, target = self._config, batch["target"]
+        config, target = self.config, batch["target"]
         address = ("alignment", self._draw, self._seed, self.current_epoch, batch_idx)
         generator = torch_generator(*address, device=target.device.type)
         windows = random_crops(batch["windows"], config.crop, generator)
@@ -164,9 +163,9 @@ class LanguageAlignedClassifier(WindowClassifier):
 
     def configure_optimizers(self) -> Any:
         """Adam with the schedule of the settings, and its own learning rate for tokenizers and encoder."""
-        config, network = self._config, self.network
+        config, network = self.config, self.network
         encoder = [*network.image.tokenizers.parameters(), *network.image.encoder.parameters()]
-        rest = [*network.image.head.parameters(), *network.texts.parameters(), *network.scale.parameters()]
+        rest = [*network.image.head.parameters(), *network.texts.parameters(), network.log_scale]
         optimizer = torch.optim.Adam(
             [
                 {"params": encoder, "lr": config.encoder_rate * config.learning_rate},

@@ -9,22 +9,20 @@ Letters: k classes, p prompts of all classes together, n tokens, d width of a to
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmrs_bench.errors import ConfigError, DataError, unknown_name
-from mmrs_bench.io import atomic_write, content_hash
+from mmrs_bench.io import content_hash
 from mmrs_bench.methods.clip.clip_checkpoint import find_checkpoint, load_open_clip
 from mmrs_bench.methods.clip.precomputed_text import precomputed_class_embeddings
 from mmrs_bench.methods.clip.prompts import CONTEXT_LENGTH, VOCABULARY, tokenize
+from mmrs_bench.methods.toolkit.sealed import read_sealed, write_sealed
 from mmrs_bench.paths import cache_root
 
 SCRATCH = "scratch"
@@ -94,11 +92,12 @@ def frozen_class_embeddings(tower: str, class_names: Sequence[str], prompts: Seq
     Args:
         tower: ``open_clip:<model>/<tag or path>`` or ``precomputed:<file>``; paths are relative to the current folder.
         class_names: k names, in target order.
-        prompts: The prompts of each class (k groups), whose vectors are ensembled; ignored by ``precomputed``.
+        prompts: The prompts of each class (k groups of one or more), whose vectors are ensembled; ignored by
+            ``precomputed``.
 
     Raises:
-        ConfigError: If the tower is unknown or not frozen, a prompt is too long, a class has no prompt or no vector, or
-            two classes have the same text.
+        ConfigError: If the tower is unknown or not frozen, a prompt is too long, a class has no vector, or two classes
+            have the same text.
         DataError: If a file is missing or damaged.
     """
     kind, _, argument = tower.partition(":")
@@ -107,7 +106,7 @@ def frozen_class_embeddings(tower: str, class_names: Sequence[str], prompts: Seq
             "text tower 'scratch' is trained with the image encoder and has no fixed vectors; use ScratchTextTower"
         )
     if kind == "open_clip" and argument:
-        embeddings = _open_clip_embeddings(argument, class_names, prompts)
+        embeddings = _open_clip_embeddings(argument, prompts)
     elif kind == "precomputed" and argument:
         embeddings = ensemble(*precomputed_class_embeddings(Path(argument).expanduser(), class_names))
     else:
@@ -116,12 +115,7 @@ def frozen_class_embeddings(tower: str, class_names: Sequence[str], prompts: Seq
     return embeddings
 
 
-def _open_clip_embeddings(argument: str, class_names: Sequence[str], prompts: Sequence[Sequence[str]]) -> Tensor:
-    if len(prompts) != len(class_names):
-        raise ConfigError(f"{len(class_names)} classes, but prompts for {len(prompts)}; add prompts for each class")
-    for name, group in zip(class_names, prompts, strict=True):
-        if not group:
-            raise ConfigError(f"class {name!r} has no prompt; add one or more")
+def _open_clip_embeddings(argument: str, prompts: Sequence[Sequence[str]]) -> Tensor:
     tokens = tokenize(list(chain.from_iterable(prompts)))
     model, _, weights = argument.partition("/")
     checkpoint = find_checkpoint(model, weights)
@@ -134,34 +128,14 @@ def _open_clip_embeddings(argument: str, class_names: Sequence[str], prompts: Se
     }
     key = content_hash(address)
     file = cache_root() / "text" / f"{key}.safetensors"
-    cached = _read_cached(file, key, len(class_names))
-    if cached is not None:
-        return cached
+    if cached := read_sealed(file, key):
+        return cached["embeddings"]
     network = load_open_clip(checkpoint)
     with torch.no_grad():
         vectors = torch.cat([network.encode_text(part) for part in torch.split(tokens, PROMPT_BATCH)])
     embeddings = ensemble(vectors.float(), [len(group) for group in prompts])
-    content = save({"embeddings": embeddings}, {"seal": _seal(key, embeddings)})
-    atomic_write(file, lambda opened: opened.write(content))
+    write_sealed(file, key, {"embeddings": embeddings})
     return embeddings
-
-
-def _seal(key: str, embeddings: Tensor) -> str:
-    """Key and hash of the content, stored in a cache file to detect damaged and exchanged files."""
-    return f"{key} {hashlib.sha256(embeddings.contiguous().numpy().tobytes()).hexdigest()}"
-
-
-def _read_cached(file: Path, key: str, classes: int) -> Tensor | None:
-    """The vectors in a cache file; None if it is absent or damaged."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata, embeddings = opened.metadata() or {}, opened.get_tensor("embeddings")
-    except (OSError, SafetensorError):
-        return None
-    valid = embeddings.ndim == 2 and len(embeddings) == classes and embeddings.dtype == torch.float32
-    return embeddings if valid and metadata == {"seal": _seal(key, embeddings)} else None
 
 
 def _check_embeddings(tower: str, embeddings: Tensor, class_names: Sequence[str]) -> None:

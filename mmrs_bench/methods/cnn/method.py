@@ -41,20 +41,11 @@ class CnnConfig(MethodConfig):
 
 
 class CnnModule(WindowClassifier):
-    """Trains a `WindowCNN` with cross-entropy.
-
-    Args:
-        network: The network.
-        config: The settings.
-    """
-
-    def __init__(self, network: WindowCNN, config: CnnConfig) -> None:
-        super().__init__(network, label_smoothing=config.label_smoothing)
-        self._config = config
+    """Trains a `WindowCNN` with cross-entropy."""
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule over the epochs."""
-        config = self._config
+        config = self.config
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

@@ -56,14 +56,10 @@ class MsfMambaModule(WindowClassifier):
 
     cpu_chunk = 128
 
-    def __init__(self, network: MSFMamba, config: MsfMambaConfig) -> None:
-        super().__init__(network)
-        self._config = config
-
     def configure_optimizers(self) -> Any:
         """Adam, with the schedule of the settings."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self._config.learning_rate, fused=True)
-        return optimizer if self._config.schedule == "constant" else self.with_cosine_schedule(optimizer)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.config.learning_rate, fused=True)
+        return optimizer if self.config.schedule == "constant" else self.with_cosine_schedule(optimizer)
 
 
 class MsfMamba(NetworkMethod):

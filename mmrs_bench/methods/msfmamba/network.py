@@ -12,7 +12,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmrs_bench.models.mamba import BIDIRECTIONAL, FusionBlock, MambaBlock, MultiScaleScan, WindowScan
 
@@ -84,7 +83,7 @@ class MSFMambaLayer(nn.Module):
 
         self.first = nn.Sequential(spatial(), SpectralBlock(pixels, states=states, expand=expand))
         self.second = spatial()
-        self.fuse = FusionBlock((width, width), states=states, expand=expand)
+        self.fuse = FusionBlock(width, states=states, expand=expand)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Windows of the first and the second modality, each (b, d, h, w) -> the same shapes."""
@@ -98,12 +97,12 @@ class MSFMamba(nn.Module):
     The first window goes through 3-D convolutions, the second through 2-D ones, then both through the layers; the head
     is connected to every pixel of both. Further modalities are stacked on the second one.
 
-    Parameters with 30 + 4 channels, side 11, 10 classes and the defaults: 343,632, of which the head has 103,690; with
-    two layers 540,638.
+    Parameters with 30 + 4 channels, side 11, 10 classes, width 64, 16 states and ``expand`` 0.75: 343,632, of which the
+    head has 103,690; with two layers 540,638.
 
     Args:
         channels: Channels by modality, at least two modalities; the first is the hyperspectral one.
-        side: Window side in pixels; smaller sides than 2 L + 3 are padded to that with their border.
+        side: Window side in pixels, at least 2 L + `SMALLEST_SCANNED`.
         num_classes: k.
         width: d.
         layers: L, of convolutions and of scans; as released, 2 for Berlin and Houston2018, 1 for Augsburg and
@@ -122,16 +121,14 @@ class MSFMamba(nn.Module):
         side: int,
         num_classes: int,
         *,
-        width: int = 64,
-        layers: int = 1,
-        states: int = 16,
-        expand: float = 0.75,
+        width: int,
+        layers: int,
+        states: int,
+        expand: float,
     ) -> None:
         super().__init__()
-        self.side = side
         self.modalities = tuple(channels)
-        scanned = max(side - 2 * layers, SMALLEST_SCANNED)
-        self.padding = scanned + 2 * layers - side
+        scanned = side - 2 * layers
         first, *others = channels.values()
         self.first_stem = SpectralStem(first, width, layers)
         self.second_stem = PlainStem(sum(others), width, layers)
@@ -141,24 +138,10 @@ class MSFMamba(nn.Module):
         self.head = nn.Linear(2 * width * scanned**2, num_classes)
 
     def forward(self, windows: Mapping[str, Tensor]) -> Tensor:
-        """Logits (b, k) of windows, per modality (b, c, side, side).
-
-        Raises:
-            ValueError: If windows have another side than that of the network.
-        """
-        first, *others = (self._padded(name, windows[name]) for name in self.modalities)
+        """Logits (b, k) of windows, per modality (b, c, side, side)."""
+        first, *others = (windows[name] for name in self.modalities)
         x, y = self.first_stem(first), self.second_stem(torch.cat(others, dim=1))
         for layer in self.layers:
             x, y = layer(x, y)
         logits: Tensor = self.head(torch.cat([x, y], dim=1).flatten(1))
         return logits
-
-    def _padded(self, name: str, window: Tensor) -> Tensor:
-        if window.shape[2:] != (self.side, self.side):
-            found = " x ".join(map(str, window.shape[2:]))
-            raise ValueError(f"windows of {name} have {found} pixels, but the network needs {self.side} x {self.side}")
-        if not self.padding:
-            return window
-        before = self.padding // 2
-        after = self.padding - before
-        return F.pad(window, [before, after, before, after], mode="replicate")

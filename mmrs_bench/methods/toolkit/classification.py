@@ -18,16 +18,16 @@ class WindowClassifier(L.LightningModule):
 
     Args:
         network: Maps windows (b, c, w, w) by modality to logits (b, k).
-        label_smoothing: Share of the target's weight that is spread over all classes.
+        config: The method's settings. ``label_smoothing``, if there is one, is the share of the target's weight that is
+            spread over all classes.
     """
 
     #: Windows per forward pass of a prediction on CPU, for speed; None takes the whole batch.
     cpu_chunk: ClassVar[int | None] = None
 
-    def __init__(self, network: nn.Module, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, config: Any) -> None:
         super().__init__()
-        self.network = network
-        self._label_smoothing = label_smoothing
+        self.network, self.config = network, config
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """Logits (b, k) of a batch with ``windows``."""
@@ -36,8 +36,8 @@ class WindowClassifier(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch with ``windows`` and ``target`` (b,)."""
-        target = batch["target"]
-        loss = functional.cross_entropy(self.logits(batch), target, label_smoothing=self._label_smoothing)
+        target, smoothing = batch["target"], getattr(self.config, "label_smoothing", 0.0)
+        loss = functional.cross_entropy(self.logits(batch), target, label_smoothing=smoothing)
         self.log("loss", loss, batch_size=len(target))
         return loss
 

@@ -8,15 +8,12 @@ Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from mmrs_bench.io import file_sha256
@@ -24,6 +21,7 @@ from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.pretraining import pretraining_address
 from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
+from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.methods.unidiff.adm import AdmConfig, build_adm, zero_last_layers
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, pretrained_weights
@@ -32,7 +30,7 @@ from mmrs_bench.methods.unidiff.module import SOURCE, STAGE, DenoiserWithCurves,
 from mmrs_bench.methods.unidiff.pictures import ANCHOR, ScenePictures, hashed_pictures, scene_pictures
 from mmrs_bench.randomness import derive_seed
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader
+from mmrs_bench.scenes.loader import LoaderView, PixelLoader
 
 #: Increment when the trainings change their weights, so that old cache entries are ignored.
 ADAPTATION_VERSION = 1
@@ -50,16 +48,14 @@ class Backbone(NamedTuple):
     name: str  # contains a hash of the weights or of their file
 
 
-class Adaptation(NamedTuple):
-    """The result of stage A."""
-
-    denoiser: AdaptedDenoiser  # in evaluation mode, on the CPU
-    backbone: Backbone
-    drift: Tensor  # see `DenoiserWithCurves`; zeros without adaptation or without pseudo-RGB
-
-
-def adapted_denoiser(config: AdaptationConfig, data: SceneDataModule, context: RunContext) -> Adaptation:
+def adapted_denoiser(
+    config: AdaptationConfig, data: SceneDataModule, context: RunContext
+) -> tuple[DenoiserWithCurves, Backbone]:
     """Stage A for a scene: read from the cache, or trained and stored there. The draw has no effect.
+
+    Returns:
+        The denoiser with its curves, in evaluation mode on the CPU, and its backbone. All curves are zero without
+        adaptation, and the drift without pseudo-RGB.
 
     Raises:
         ConfigError: See `scene_pictures`.
@@ -72,12 +68,13 @@ def adapted_denoiser(config: AdaptationConfig, data: SceneDataModule, context: R
         imagenet_backbone(config)  # report a missing checkpoint before the scene is read
     pictures = scene_pictures(config, data)
     backbone = scene_backbone(config, pictures, data, context)
-    if config.adaptation == "none":
-        return Adaptation(denoiser_on(backbone, config, seed=0), backbone, torch.zeros(config.adapt_epochs + 1))
     names = tuple(name for name in pictures.images if config.anchored or name != ANCHOR)
 
     def build() -> DenoiserWithCurves:
         return DenoiserWithCurves(denoiser_on(backbone, config, seed=context.seed), names, config.adapt_epochs)
+
+    if config.adaptation == "none":
+        return build(), backbone
 
     def train(network: DenoiserWithCurves, context: RunContext) -> None:
         _train(network, pictures, config, STAGE, context)
@@ -92,8 +89,7 @@ def adapted_denoiser(config: AdaptationConfig, data: SceneDataModule, context: R
         backbone=backbone.name,
         network=asdict(backbone.network),
     )
-    network = load_or_pretrain(address, build, train, context)
-    return Adaptation(network.denoiser, backbone, network.drift)
+    return load_or_pretrain(address, build, train, context), backbone
 
 
 def denoiser_on(backbone: Backbone, config: AdaptationConfig, *, seed: int) -> AdaptedDenoiser:
@@ -148,7 +144,7 @@ def scene_backbone(
         address, build, lambda network, context: _train(network, pseudo_rgb, config, SOURCE, context), context
     )
     weights = trained.denoiser.network.state_dict()
-    return Backbone(size, weights, f"adm-tiny {hashlib.sha256(save(weights)).hexdigest()}")
+    return Backbone(size, weights, f"adm-tiny {tensors_sha256(weights)}")
 
 
 def _train(
@@ -157,14 +153,9 @@ def _train(
     steps = PixelLoader(np.arange(config.epoch_steps), batch_size=1)
     training.fit(
         DenoisingModule(network, pictures, config, stage=stage, seed=context.seed),
-        LoaderView(_without_windows, steps, None, None),
+        LoaderView(lambda batch, augment: batch, steps, None, None),  # the training step draws its own tiles
         context,
         stage=stage,
         epochs=getattr(config, f"{stage}_epochs"),
         resumable=True,
     )
-
-
-def _without_windows(batch: Batch, *, augment: bool = False) -> dict[str, Any]:
-    """The batch itself; the training step draws its own tiles."""
-    return dict(batch)

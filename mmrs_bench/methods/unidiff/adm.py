@@ -143,14 +143,12 @@ def adm_with_weights(
         trainable: Names of the parameters that get a gradient; all others are frozen.
 
     Raises:
-        ValueError: If a name in ``trainable`` is unknown, or the weights belong to another network.
+        ValueError: If the weights belong to another network.
     """
     with torch.device("meta"):
         unet = build_adm(config)
-    expected = {name: parameter.shape for name, parameter in unet.named_parameters()}
-    if unknown := sorted(set(trainable) - expected.keys()):
-        raise ValueError(f"trainable has unknown parameter names: {', '.join(unknown)}")
-    if expected != {name: weight.shape for name, weight in weights.items()}:
+    expected, found = ({name: w.shape for name, w in named} for named in (unet.named_parameters(), weights.items()))
+    if expected != found:
         raise ValueError("names or shapes of the weights differ from this ADM's; use the config of their network")
     copied = {name: weight.clone() if name in trainable else weight for name, weight in weights.items()}
     unet.load_state_dict(copied, assign=True)

@@ -20,13 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrs_bench.errors import DataError, unknown_name
+from mmrs_bench.errors import DataError
 from mmrs_bench.io import canonical_json
 from mmrs_bench.methods.unidiff.adm import AdmConfig, adm_with_weights
 from mmrs_bench.methods.unidiff.hybrid_diffusion import cosine_schedule
-from mmrs_bench.models.diffusion import TIMESTEPS
 
-ADAPTATIONS = ("film", "lora", "full", "none")
 EMBEDDING = "class_embedding"
 #: Scale of the low-rank adapters: LORA_ALPHA / rank, with rsLoRA LORA_ALPHA / sqrt(rank). The default of peft.
 LORA_ALPHA = 8.0
@@ -59,13 +57,12 @@ class AdaptedDenoiser(nn.Module):
     Args:
         config: Sizes of the network.
         weights: See `mmrs_bench.methods.unidiff.adm.adm_with_weights`.
-        adaptation: One of `ADAPTATIONS`.
+        adaptation: ``film``, ``lora``, ``full`` or ``none``.
         backbone: Identifies the weights; saved adapters load onto the same backbone only.
         lora_variant, lora_rank: Of ``lora``: "lora", "rslora" or "dora". ADM_TINY needs rank 5 for 5 %.
         seed: Of the initial low-rank adapters.
 
     Raises:
-        ConfigError: If the adaptation is unknown.
         ValueError: If the weights belong to another network.
     """
 
@@ -81,8 +78,6 @@ class AdaptedDenoiser(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if adaptation not in ADAPTATIONS:
-            raise unknown_name("adaptation", adaptation, ADAPTATIONS)
         self.config = config
         self.adaptation = adaptation
         self._backbone = backbone
@@ -133,17 +128,7 @@ class AdaptedDenoiser(nn.Module):
 
         Returns:
             (n, d, h, w) float32.
-
-        Raises:
-            ValueError: If the timestep, modality or block does not exist.
         """
-        for what, value, count in (
-            ("timestep", timestep, TIMESTEPS),
-            ("modality", modality, self.config.classes),
-            ("decoder block", block, self.config.decoder_blocks),
-        ):
-            if not 0 <= value < count:
-                raise ValueError(f"there is no {what} {value}: 0 to {count - 1} exist")
         noise = torch.randn(1, *clean.shape[1:], generator=torch.Generator().manual_seed(seed))
         steps, rows = (torch.full((len(clean),), value, device=clean.device) for value in (timestep, modality))
         noised = self._schedule.add_noise(clean, noise.to(clean).expand_as(clean), steps)  # type: ignore[attr-defined]

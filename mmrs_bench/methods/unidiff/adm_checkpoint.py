@@ -6,7 +6,6 @@ processes share the same memory.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -17,12 +16,11 @@ from typing import Any, NamedTuple
 from zipfile import is_zipfile
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from mmrs_bench.errors import DataError
-from mmrs_bench.io import atomic_write, content_hash, file_sha256
+from mmrs_bench.io import content_hash, file_sha256
+from mmrs_bench.methods.toolkit.sealed import read_sealed, write_sealed
 from mmrs_bench.methods.unidiff.adm import ADM_64, AdmConfig, build_adm
 from mmrs_bench.models.weights import weights_named
 from mmrs_bench.paths import cache_root
@@ -92,11 +90,10 @@ def _pretrained(config: AdmConfig, file: Path | None, _root: Path) -> Mapping[st
     sha256 = _identify(path, named=file is not None)
     key = content_hash({"format": CONVERSION_FORMAT, "config": asdict(config), "sha256": sha256})
     converted = cache_root() / "adm" / f"{key}.safetensors"
-    weights = _read_converted(converted, key)
+    weights = read_sealed(converted, key)
     if weights is None:
-        weights = convert_adm(load_original(path, config), config)
-        write_tensors(converted, weights, {"seal": _seal(key, weights)})
-        weights = _read_converted(converted, key)
+        write_sealed(converted, key, convert_adm(load_original(path, config), config))
+        weights = read_sealed(converted, key)
     if weights is None:
         raise DataError(f"{converted}: cannot be read back; check the disk, then run the command again")
     return MappingProxyType(weights)
@@ -259,41 +256,3 @@ def _identify(path: Path, *, named: bool) -> str:
             f"{entry.fetch}"
         )
     return sha256
-
-
-def _seal(key: str, weights: Mapping[str, Tensor]) -> str:
-    """Hash of key and content; differs if the file was exchanged or damaged."""
-    digest = hashlib.sha256(key.encode())
-    for name in sorted(weights):
-        digest.update(f"{name} {[*weights[name].shape]} ".encode())
-        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _read_converted(path: Path, key: str) -> dict[str, Tensor] | None:
-    """A converted file, or None if it is absent or damaged, so that the checkpoint is converted again."""
-    try:
-        weights, metadata = read_tensors(path, advice="")
-    except DataError:
-        return None
-    return weights if metadata.get("seal") == _seal(key, weights) else None
-
-
-def read_tensors(path: Path, *, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (memory-mapped) and metadata of a safetensors file.
-
-    Raises:
-        DataError: If it cannot be read; ``advice`` ends the message.
-    """
-    try:
-        with safe_open(path, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-            return tensors, opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); {advice}") from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file."""
-    content = save(dict(tensors), metadata)
-    atomic_write(path, lambda file: file.write(content))

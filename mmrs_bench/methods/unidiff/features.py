@@ -7,19 +7,18 @@ Letters: n tiles, s side of a tile, p pictures of the scene, d channels and h w 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import astuple
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
+from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row
 from mmrs_bench.scenes.pictures.tiles import Places
@@ -66,7 +65,7 @@ class TileFeatures:
             "version": FEATURES_VERSION,
             "pictures": pictures.sha256,
             "grid": list(astuple(pictures.grid)),
-            "adapters": hashlib.sha256(save(denoiser.adapted_state())).hexdigest(),
+            "adapters": tensors_sha256(denoiser.adapted_state()),
             **denoiser.adapters_metadata(),
             "timestep": timestep,
             "block": block,

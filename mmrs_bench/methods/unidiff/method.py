@@ -9,22 +9,20 @@ Letters: n pairs of a pixel and a tile that contains it, d features of a pair, c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.base import ParameterCounts
 from mmrs_bench.methods.toolkit.network_method import REFIT_ADVICE, Blueprint, NetworkMethod
+from mmrs_bench.methods.toolkit.sealed import read_tensors, tensors_sha256, write_tensors
 from mmrs_bench.methods.unidiff.adaptation import Backbone, adapted_denoiser, denoiser_on, imagenet_backbone
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
-from mmrs_bench.methods.unidiff.adm_checkpoint import read_tensors, write_tensors
 from mmrs_bench.methods.unidiff.config import UniDiffConfig
 from mmrs_bench.methods.unidiff.features import TileFeatures
 from mmrs_bench.methods.unidiff.module import HeadModule
@@ -73,7 +71,8 @@ class UniDiff(NetworkMethod):
                 f"head spectral-film needs spectra, but the modalities are {', '.join(data.modalities)}; add hsi, or "
                 "use head mlp"
             )
-        self.denoiser, self._backbone, _ = adapted_denoiser(self.config, data, self.context)
+        adapted, self._backbone = adapted_denoiser(self.config, data, self.context)
+        self.denoiser = adapted.denoiser
 
     def create(self, data: SceneDataModule) -> None:
         """See `NetworkMethod.create`; the size of the head depends on the features."""
@@ -186,7 +185,7 @@ class UniDiff(NetworkMethod):
         weights, metadata = read_tensors(folder / BACKBONE_FILE, advice=REFIT_ADVICE)
         name = metadata.get("name", "")
         # The name ends with the hash of the weights.
-        if not name.endswith(hashlib.sha256(save(weights)).hexdigest()):
+        if not name.endswith(tensors_sha256(weights)):
             raise DataError(f"{folder / BACKBONE_FILE}: the values differ from those that were written; {REFIT_ADVICE}")
         return Backbone(self.config.network(), weights, name)
 

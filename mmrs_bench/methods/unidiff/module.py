@@ -8,25 +8,23 @@ Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released c
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.toolkit.classification import WindowClassifier
+from mmrs_bench.methods.toolkit.curves import write_curves
 from mmrs_bench.methods.toolkit.training import check_finite
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
-from mmrs_bench.methods.unidiff.config import AdaptationConfig, UniDiffConfig
+from mmrs_bench.methods.unidiff.config import AdaptationConfig
 from mmrs_bench.methods.unidiff.hybrid_diffusion import HybridDiffusion, cosine_schedule
 from mmrs_bench.methods.unidiff.pictures import ANCHOR, ScenePictures, augmented, drift_tiles, picture_row
 from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.loader import Batch
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: The two trainings of a denoiser: names in progress, logs and checkpoints, and prefixes of their settings.
 STAGE = "adapt"
@@ -211,10 +209,6 @@ class HeadModule(WindowClassifier):
     Reference: UniDiff, released code.
     """
 
-    def __init__(self, network: nn.Module, config: UniDiffConfig) -> None:
-        super().__init__(network)
-        self._config = config
-
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """Logits (n, k) of a batch with ``inputs``."""
         logits: Tensor = self.network(*batch["inputs"])
@@ -222,7 +216,7 @@ class HeadModule(WindowClassifier):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate."""
-        config = self._config
+        config = self.config
         return torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -235,29 +229,12 @@ def write_curve(network: DenoiserWithCurves, folder: Path) -> None:
         BenchError: If a file cannot be written.
     """
     # Row 0 is before the first epoch, without a training loss.
-    losses = [[0.0] * len(network.names), *network.loss.tolist()]
-    rows = (
-        (epoch, *(value or "" for value in (drift, *row)))
-        for epoch, (drift, row) in enumerate(zip(network.drift.tolist(), losses, strict=True))
-    )
-    write_csv(folder / f"{CURVE}.csv", ("epoch", CURVE, *(f"loss_{name}" for name in network.names)), rows)
-    write_png(folder / f"{CURVE}.png", _curve_figure(network))
-
-
-def _curve_figure(network: DenoiserWithCurves) -> Figure:
-    """Loss of each picture over epochs, and below it the drift."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 5.0), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    for place, name in enumerate(network.names):
-        losses = network.loss[:, place]
-        drawn = losses > 0
-        upper.plot((1 + drawn.nonzero()[:, 0]).numpy(), losses[drawn].numpy(), ".-", label=name)
-    upper.set_ylabel("hybrid loss")
-    upper.legend(frameon=False)
-    if network.drift.any():
-        lower.plot(network.drift.numpy(), ".-k")
-    lower.set_ylabel("denoising loss, pseudo-RGB")
-    lower.set_xlabel("epochs done")
-    return figure
+    values = torch.cat([network.drift[:, None], F.pad(network.loss, (0, 0, 1, 0))], dim=1)
+    rows = ((epoch, *(value or "" for value in row)) for epoch, row in enumerate(values.tolist()))
+    names = (CURVE, *(f"loss_{name}" for name in network.names))
+    drift, *losses = values.where(values > 0, torch.nan).T
+    panels = {
+        "hybrid loss": dict(zip(network.names, losses, strict=True)),
+        "denoising loss, pseudo-RGB": {CURVE: drift},
+    }
+    write_curves(folder / CURVE, ("epoch", *names), rows, panels)

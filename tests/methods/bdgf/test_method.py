@@ -25,7 +25,7 @@ from mmrs_bench.methods.bdgf.config import BdgfConfig
 from mmrs_bench.methods.bdgf.features import EXTRACTION_BATCH, InMemoryFeatures, level_name
 from mmrs_bench.methods.bdgf.guided_branches import BRANCHES, GuidedEnsemble
 from mmrs_bench.methods.bdgf.method import Bdgf
-from mmrs_bench.methods.bdgf.module import PREDICTION_BATCH, GuidedLearner, WindowsWithFeatures
+from mmrs_bench.methods.bdgf.module import PREDICTION_BATCH, GuidedLearner
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser
 from mmrs_bench.methods.bdgf.mutual_learning import mutual_loss
 from mmrs_bench.methods.catalogue import method_card, resolve_config
@@ -219,11 +219,9 @@ def test_unlabelled_windows_count_in_the_mutual_terms_only() -> None:
     config, given = settings(divergence_weight=0.7), batch()
     made, calls = learner(config).eval(), []
 
-    def unlabelled(epoch: int, step: int) -> WindowsWithFeatures:
+    def unlabelled(epoch: int, step: int) -> tuple[dict[str, Tensor], list[Tensor]]:
         calls.append((epoch, step))
-        return WindowsWithFeatures(
-            {name: x[4:] for name, x in given["windows"].items()}, [x[4:] for x in given["features"]]
-        )
+        return {name: x[4:] for name, x in given["windows"].items()}, [x[4:] for x in given["features"]]
 
     made._unlabelled = unlabelled
     labelled = {
@@ -255,7 +253,7 @@ def test_unlabelled_windows_are_in_the_scope_and_depend_on_draw_epoch_and_step(
         method.fit(data)
         monkeypatch.undo()
         pools.append(method._unlabelled_pool(data).tolist())
-        draws.append([seen[-1](epoch, step).windows["hsi"] for epoch, step in ((0, 0), (0, 1), (1, 0), (0, 0))])
+        draws.append([seen[-1](epoch, step)[0]["hsi"] for epoch, step in ((0, 0), (0, 1), (1, 0), (0, 0))])
     assert pools[0] == pools[1]
     assert len(pools[0]) == 12
     assert set(pools[0]) <= set(data.unlabelled.tolist())

@@ -1,4 +1,4 @@
-"""Contrastive losses and temperature against slow loops."""
+"""Contrastive losses against slow loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrs_bench.methods.clip.alignment import LogitScale, class_aware_loss, cosine_similarity, diagonal_loss
+from mmrs_bench.methods.clip.alignment import class_aware_loss, cosine_similarity, diagonal_loss
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -57,10 +57,3 @@ def test_images_of_one_class_are_no_negatives_of_each_other() -> None:
     # One of two images of a class in the one direction, and nothing in the other; twice one of two as released.
     assert float(class_aware_loss(perfect, target)) == pytest.approx(math.log(2), abs=1e-5)
     assert float(diagonal_loss(perfect, target)) == pytest.approx(2 * math.log(2), abs=1e-5)
-
-
-def test_the_temperature_starts_at_the_released_one() -> None:
-    scale = LogitScale(0.7)
-    assert float(scale(torch.tensor(1.0)).detach()) == pytest.approx(1 / 0.7)
-    scale(torch.tensor(1.0)).backward()
-    assert float(scale.log_scale.grad) == pytest.approx(1 / 0.7)  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ def test_stage_2_starts_with_the_weights_of_stage_1_and_otherwise_like_clip(
         source = stored[name.removeprefix("image.")] if name in taken else plain[name]
         torch.testing.assert_close(values, source, rtol=0, atol=0)
     assert any("running_mean" in name for name in taken)
-    assert start.keys() - taken >= {"image.head.weight", "scale.log_scale"}
+    assert start.keys() - taken >= {"image.head.weight", "log_scale"}
     assert not torch.equal(start["image.encoder.norm.weight"], plain["image.encoder.norm.weight"])
 
 

@@ -59,11 +59,6 @@ def test_positions_are_sines_and_cosines_of_column_and_row() -> None:
             assert found[row * 5 + column].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_positions_need_a_width_that_is_a_multiple_of_four() -> None:
-    with pytest.raises(ValueError, match="width 6 is not a multiple of 4"):
-        sincos_positions(3, 6)
-
-
 def test_visible_pixels_are_distinct_and_every_pixel_is_visible_equally_often() -> None:
     visible = random_visible(4000, 10, 3, generator())
     assert visible.read is visible.write

@@ -189,7 +189,7 @@ def test_the_released_size_is_the_documented_one() -> None:
     network = clip_network(released, {"hsi": 144, "lidar": 1}, 11, CLASS_NAMES)
     assert sum(values.numel() for values in network.texts.parameters()) == 6_945_536
     assert sum(values.numel() for values in network.image.parameters()) == pytest.approx(0.78e6, rel=0.01)
-    assert network.scale.log_scale.numel() == 1
+    assert float(network.log_scale.detach()) == pytest.approx(-math.log(released.temperature))
 
 
 # Texts

@@ -230,7 +230,7 @@ def test_alignment_trains_every_parameter(contrast: str, readout: str, text: str
     names = dict(module.named_parameters())
     assert without_gradient(module) == []
     assert sum(name.endswith(".positions") for name in names) == len(CHANNELS)
-    assert "network.scale.log_scale" in names
+    assert "network.log_scale" in names
     assert ("network.texts.projection.weight" in names) == (text == "precomputed")
     assert "network.texts.embeddings" not in names, "the vectors of a frozen tower are trained"
 
@@ -259,7 +259,7 @@ def test_tokenizers_and_encoder_have_their_own_learning_rate(text: str, tmp_path
     groups = [{named[id(values)] for values in group["params"]} for group in (slow, rest)]
     shared = {name for name in named.values() if name.startswith(("image.tokenizers.", "image.encoder."))}
     assert groups == [shared, set(named.values()) - shared]
-    assert {"scale.log_scale", "image.head.weight"} <= groups[1]
+    assert {"log_scale", "image.head.weight"} <= groups[1]
     assert (slow["lr"], rest["lr"]) == (pytest.approx(0.002), 0.02)
     assert slow["weight_decay"] == rest["weight_decay"] == 0.3
     assert isinstance(optimizer, torch.optim.Adam)

@@ -122,7 +122,7 @@ def test_a_window_that_is_too_small_is_refused(window: int, layers: int, smalles
 def test_a_training_step_changes_every_parameter_by_the_cross_entropy() -> None:
     torch.manual_seed(0)
     data = small_data(2, window=7)
-    module = module_of(MSFMamba(data.channels, 7, 4, width=6, states=4))
+    module = module_of(MSFMamba(data.channels, 7, 4, width=6, layers=1, states=4, expand=0.75))
     batch = data.add_windows(next(iter(data.train_dataloader())))
     loss = module.training_step(batch, 0)
     softmax = module.network(batch["windows"]).softmax(dim=1)
@@ -136,7 +136,7 @@ def test_a_training_step_changes_every_parameter_by_the_cross_entropy() -> None:
 
 
 def test_the_rate_falls_to_zero_or_is_constant() -> None:
-    network = MSFMamba({"hsi": 2, "sar": 1}, 5, 3, width=4, states=2)
+    network = MSFMamba({"hsi": 2, "sar": 1}, 5, 3, width=4, layers=1, states=2, expand=0.75)
     falling = module_of(network, epochs=4, learning_rate=0.01).configure_optimizers()
     rates = []
     for _ in range(5):

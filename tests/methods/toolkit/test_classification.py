@@ -37,7 +37,7 @@ def batch(count: int = 5) -> dict[str, Any]:
 
 
 def test_the_loss_is_a_smoothed_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, items = WindowClassifier(Mean(), label_smoothing=0.3), batch()
+    module, items = WindowClassifier(Mean(), SimpleNamespace(label_smoothing=0.3)), batch()
     logged: dict[str, Any] = {}
     monkeypatch.setattr(module, "log", lambda name, value, batch_size: logged.update({name: value}))
     loss = module.training_step(items, 0)
@@ -50,14 +50,14 @@ def test_the_loss_is_a_smoothed_cross_entropy(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_predictions_in_chunks_are_the_same() -> None:
-    whole, chunked, items = WindowClassifier(Mean()), Chunked(Mean()), batch()
+    whole, chunked, items = WindowClassifier(Mean(), None), Chunked(Mean(), None), batch()
     assert torch.equal(whole.predict_step(items, 0), chunked.predict_step(items, 0))
     assert (whole.network.sizes, chunked.network.sizes) == ([5], [2, 2, 1])
 
 
 @pytest.mark.parametrize(("max_epochs", "epochs"), [(7, 7), (None, 1), (-1, 1)])
 def test_the_schedule_falls_to_zero_over_the_trainers_epochs(max_epochs: int | None, epochs: int) -> None:
-    module = WindowClassifier(Mean())
+    module = WindowClassifier(Mean(), None)
     module.trainer = SimpleNamespace(max_epochs=max_epochs)  # type: ignore[assignment]
     assert epochs_of(module) == epochs
     scheduled = module.with_cosine_schedule(torch.optim.SGD(module.parameters(), lr=0.5))

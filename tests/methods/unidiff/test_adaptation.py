@@ -21,7 +21,7 @@ from mmrs_bench.io import file_sha256
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.unidiff import adaptation as unidiff_adaptation
-from mmrs_bench.methods.unidiff.adaptation import SOURCE_SETTINGS, Adaptation, adapted_denoiser, scene_backbone
+from mmrs_bench.methods.unidiff.adaptation import SOURCE_SETTINGS, adapted_denoiser, scene_backbone
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
 from mmrs_bench.methods.unidiff.module import CURVE, DenoiserWithCurves, DenoisingModule, denoising_loss, write_curve
@@ -38,9 +38,9 @@ def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(
     folder: Path, data: SceneDataModule | None = None, *, draw: int = 0, seed: int = 0, **changes: Any
-) -> Adaptation:
+) -> DenoiserWithCurves:
     context = RunContext(seed=seed, draw=draw, work_dir=folder / "cell")
-    return adapted_denoiser(settings(**changes), data or picture_data(), context)
+    return adapted_denoiser(settings(**changes), data or picture_data(), context)[0]
 
 
 def cached(folder: Path, pattern: str) -> list[Path]:
@@ -85,7 +85,7 @@ def test_frozen_parameters_are_unchanged_and_not_cached(
     context = RunContext(seed=0, draw=0, work_dir=tmp_path)
     backbone = scene_backbone(config, scene_pictures(config, data), data, context)
     untouched = {name: weight.clone() for name, weight in backbone.weights.items()}
-    found = adapted_denoiser(config, data, context)
+    found, _ = adapted_denoiser(config, data, context)
     seen = watched["adapt"]
     changed = {name for name, values in seen["after"].items() if not torch.equal(values, seen["before"][name])}
     assert changed

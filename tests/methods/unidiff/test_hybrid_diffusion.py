@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mmrs_bench.methods.unidiff.hybrid_diffusion import (
     HybridDiffusion,
-    check_timesteps,
     cosine_schedule,
     grey_level_log_likelihood,
 )
@@ -189,23 +188,11 @@ def test_the_likelihood_far_from_the_mean_is_small_but_finite() -> None:
 # Input
 
 
-def test_wrong_shapes_and_timesteps_are_refused() -> None:
+def test_an_output_without_variance_is_refused() -> None:
     output, clean, noise, timesteps = case()
     hybrid = HybridDiffusion()
     with pytest.raises(ValueError, match=r"output is \(7, 3, 2, 3\), expected \(7, 6, 2, 3\).*learned_sigma"):
         hybrid(output[:, :3], clean, noise, timesteps)
-    with pytest.raises(ValueError, match=r"noise of shape \(1, 3, 2, 3\), expected \(7, 3, 2, 3\)"):
-        hybrid(output, clean, noise[:1], timesteps)
-    for bad, message in (
-        (torch.tensor([-1]), "timesteps from -1 to -1: 0 to 999 exist"),
-        (torch.tensor([1000]), "0 to 999 exist"),
-        (torch.tensor([0.5]), r"torch.float32 \(1,\), expected int64"),
-        (torch.tensor(3), r"\(\), expected int64 \(1,\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_timesteps(bad, 1)
-    with pytest.raises(ValueError, match="0 to 999 exist"):
-        hybrid(output, clean, noise, timesteps - 1)
 
 
 def test_the_loss_of_half_precision_is_computed_in_single() -> None:
