@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,17 @@ def test_the_guard_is_needed_only_for_a_cpu_torch_with_a_cuda_torchvision(
     assert guard.needed(torch_text, vision_text) is expected
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *options, "-W", "ignore", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_real_mismatch_fails_without_the_guard_and_works_with_it() -> None:
     if not guard.needed(guard._version_text("torch"), guard._version_text("torchvision")):
         pytest.skip("torch and torchvision match in this environment")
-    assert "torchvision::nms does not exist" in run("import torchvision").stderr
+    # -S: without what set-up may have installed for each start of Python.
+    bare = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import torchvision"
+    assert "torchvision::nms does not exist" in run(bare, "-S").stderr
     guarded = run("import mmrs_bench, torchvision, lightning; print(torchvision.__name__)")
     assert guarded.stdout.strip() == "torchvision", guarded.stderr
 
