@@ -7,8 +7,10 @@ meanwhile, and ends its process when the head is lost.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
@@ -30,7 +32,7 @@ from mmrs_bench.evaluation.run.processes import Child, end_with_parent, redirect
 
 POLL_SECONDS = 1.0
 #: Seconds until a Ray cluster must have answered.
-CONNECT_SECONDS = 25.0
+CONNECT_SECONDS = 20.0
 
 KILLED = "its Ray worker process was killed or crashed"
 LOST = "its Ray node was lost"
@@ -71,6 +73,7 @@ class RayPool:
             raise ConfigError(f"--executor ray: num_gpus={self._gpus} is not a number of GPUs; use e.g. 1 or 0.5")
         self._log = self._job.results / "logs" / "ray.log"
         self._child: Child | None = None
+        self._connected = False
         self._running: set[str] = set()
         self._next = 0
         self._replacements = Replacements("Ray", self._log)
@@ -95,6 +98,7 @@ class RayPool:
                     f"--executor ray: {reason}. Check --executor-options, and `ray status` on the head; Ray's messages "
                     f"are in {self._log}."
                 )
+            self._connected = True
             for _ in range(self._count):
                 self._start()
         except BaseException:
@@ -124,11 +128,14 @@ class RayPool:
 
     def __exit__(self, *error: object) -> None:
         if self._child is not None:
-            try:
-                self._child.pipe.send(None)
-                self._child.process.join(10)
-            except OSError:
-                pass  # the process has ended
+            if self._connected:  # let it cancel the tasks
+                try:
+                    self._child.pipe.send(None)
+                    self._child.process.join(10)
+                except OSError:
+                    pass  # the process has ended
+            else:  # Ray's library waits for the head
+                self._child.process.kill()
             self._child.end()
             self._child.pipe.close()
             self._child.process.close()
@@ -177,9 +184,8 @@ def _serve(
     """Main function of the child process: connect, start a task for each worker received, report their ends."""
     end_with_parent()
     try:
-        from pathlib import Path
-
         redirect_output(Path(log))
+        _check_answers(str(options.get("address") or os.environ.get("RAY_ADDRESS", "")))
         import ray
 
         ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, **options)
@@ -197,8 +203,21 @@ def _serve(
         _run_tasks(ray, pipe, job, gpus, variables)
     except (EOFError, BrokenPipeError):  # the parent has ended
         return
+    except Exception as error:  # noqa: BLE001 - Ray raises many; the parent reports it
+        pipe.send(_Refused(one_line(error).rstrip(".")))
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise an `OSError` if nothing listens at ``host:port``, for which Ray's library would wait."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS / 2).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(f"nothing answers at address={address} ({error})") from error
 
 
 def impossible(ray: ModuleType, cpus: float, gpus: float) -> str:
@@ -214,7 +233,8 @@ def impossible(ray: ModuleType, cpus: float, gpus: float) -> str:
 
 def _run_tasks(ray: ModuleType, pipe: Connection, job: Job, gpus: float, variables: dict[str, str]) -> None:
     # Without retries: the claim counts attempts. One call per process, because libraries read the variables once.
-    remote = ray.remote(remote_work).options(num_cpus=job.execution.threads, num_gpus=gpus, max_retries=0, max_calls=1)
+    settings = {"num_cpus": job.execution.threads, "num_gpus": gpus, "max_retries": 0, "max_calls": 1}
+    remote = ray.remote(**settings)(remote_work)
     tasks: dict[Any, str] = {}
     while True:
         while pipe.poll(0 if tasks else POLL_SECONDS):
