@@ -112,7 +112,7 @@ def torture(minutes: float, seed: int, patience: float, draws: int, console: Con
 
 def report(tally: Tally, console: Console) -> int:
     """Print the table; returns the exit status."""
-    lines = [f"{count:6d}  {name}" for name, count in sorted(tally.faults.items())]
+    lines = [f"{count:6d}  {name}" for name, count in sorted(tally.faults.items()) if count]
     lines += [f"  skip  {name}: {reason}" for name, reason in sorted(tally.skipped.items())]
     lines += [f"{kind.upper()}: {text}" for kind, text in tally.findings]
     counts = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,9 @@ class Scene(Protocol):
         """Expect nothing more of a record."""
 
 
-#: Injects a fault into a run; returns a text if it was not possible.
+#: Begins the text that a fault returns if a run hangs.
+HANG = "hang"
+#: Injects a fault into a run; returns a text if it was not possible, or if a run hangs.
 Fault = Callable[[Scene, Driver], str | None]
 
 
@@ -46,9 +49,6 @@ def _kill_all(scene: Scene, driver: Driver) -> None:
 
 
 def _kill_workers(scene: Scene, driver: Driver, *, times: int = 1, number: int = signal.SIGKILL) -> None:
-    import os
-    from contextlib import suppress
-
     for _ in range(times):
         scene.moment(driver)
         workers = driver.workers()
@@ -76,7 +76,7 @@ def _second_run(scene: Scene, driver: Driver, *, kill: bool = False) -> str | No
         end = time.monotonic() + 120
         while other.running and time.monotonic() < end:
             scene.watched_sleep(0.05, other)
-        return "HANG: the second run did not end" if other.running else None
+        return f"{HANG}: the second run did not end" if other.running else None
     finally:
         other.close()
 

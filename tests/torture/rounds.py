@@ -13,7 +13,7 @@ from typing import Any
 from torture.arena import Arena, QuickArena
 from torture.corruption import damage, files_of, plant_claims, plant_failures
 from torture.driver import Driver
-from torture.faults import Fault
+from torture.faults import HANG, Fault
 from torture.watch import Tally, Watch
 
 #: Runs after a fault until the campaign gives the remaining cells up.
@@ -90,7 +90,11 @@ class Campaign:
         driver = Driver(self.arena, *options, file_limit=file_limit)
         try:
             if fault is not None and (reason := fault(self, driver)):
-                self.tally.skipped[self.situation] = reason
+                if reason.startswith(HANG):
+                    self._found("hang", reason)
+                else:
+                    self.tally.skipped[self.situation] = reason
+                    self.tally.faults[self.situation] -= 1
             while driver.running:
                 self.watched_sleep(0.05, driver)
                 if self.watch.seconds_without_progress(driver.log) > self.patience:
