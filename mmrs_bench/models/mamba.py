@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,28 @@ class StateSpace(nn.Module):
         # The bias is added outside, in full precision: bfloat16 has too few digits for it.
         delta = F.conv1d(dt, self.dt_proj.weight[:, :, None]) + self.dt_proj.bias[:, None]  # (b, e, n)
         return selective_scan(x, F.softplus(delta), -self.A_log.exp(), b, c, self.D)
+
+
+class Mamba(StateSpace):
+    """The plain Mamba block for sequences, causal and without residual; loads state dicts of mamba-ssm's ``Mamba``.
+
+    ``expand`` is e / d, and ``kernel`` the size of the causal convolution.
+
+    Reference: Mamba, figure 3; rank of delta d / 16, as in the released code.
+    """
+
+    def __init__(self, width: int, *, states: int = 16, expand: int = 2, kernel: int = 4) -> None:
+        inner = expand * width
+        super().__init__(inner, states, delta_rank(width))
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, kernel, padding=kernel - 1, groups=inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(b, n, d) -> (b, n, d)."""
+        features, gate = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # (b, e, n)
+        y = super().forward(F.silu(self.conv1d(features)[..., : x.shape[1]]))  # (b, e, n)
+        return cast(Tensor, self.out_proj((y * F.silu(gate)).transpose(1, 2)))
 
 
 class WindowScan(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -17,11 +16,11 @@ from mmrs_bench.models.mamba import (
     BIDIRECTIONAL,
     DIRECTIONS,
     FusionBlock,
+    Mamba,
     MambaBlock,
     MultiScaleScan,
     StateSpace,
     WindowScan,
-    delta_rank,
     inner_channels,
     scan_order,
 )
@@ -170,29 +169,16 @@ def slow_mamba(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-class Mamba(StateSpace):
-    """The plain Mamba block for sequences (Gu & Dao 2023, figure 3), built around a state space."""
-
-    def __init__(self, width: int, *, states: int, expand: int, kernel: int) -> None:
-        inner = expand * width
-        super().__init__(inner, states, delta_rank(width))
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, kernel, padding=kernel - 1, groups=inner)
-        self.out_proj = nn.Linear(inner, width, bias=False)
-
-    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
-        features, gate = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)
-        y = super().forward(F.silu(self.conv1d(features)[..., : x.shape[1]]))
-        return self.out_proj((y * F.silu(gate)).transpose(1, 2))
-
-
 @pytest.mark.parametrize(("d_model", "d_state", "d_conv", "expand"), [(8, 16, 4, 2), (20, 3, 2, 1)])
-def test_a_state_space_loads_weights_of_mamba_ssm(d_model: int, d_state: int, d_conv: int, expand: int) -> None:
+def test_state_dicts_of_mamba_ssm_load_into_mamba(d_model: int, d_state: int, d_conv: int, expand: int) -> None:
     state = mamba_ssm_state(d_model, d_state, d_conv, expand)
     block = Mamba(d_model, states=d_state, kernel=d_conv, expand=expand).double()
     block.load_state_dict(state, strict=True)
     x = normal(2, 7, d_model, seed=9)
     torch.testing.assert_close(block(x), torch.stack([slow_mamba(state, sample) for sample in x]))
+    assert {name: values.shape for name, values in Mamba(16).state_dict().items()} == {
+        name: values.shape for name, values in mamba_ssm_state(16, 16, 4, 2).items()
+    }, "the defaults are those of mamba-ssm"
 
 
 @pytest.mark.parametrize("directions", [*((d,) for d in DIRECTIONS), BIDIRECTIONAL, DIRECTIONS])
