@@ -18,6 +18,7 @@ from pathlib import Path
 
 SECONDS = 120
 NODES = 2
+ATTEMPTS = 4
 #: Processes that this process started, by process id.
 _STARTED: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -36,10 +37,15 @@ def start(folder: Path) -> str:
     head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={place}"]
     _node(folder, "head", *head)
     _wait(folder, lambda: _answers(port), "the head")
-    for number in range(NODES):
-        _node(folder, f"node{number}", f"--address={address}", "--num-cpus=1")
-    outputs = [folder / f"node{number}.out" for number in range(NODES)]
-    _wait(folder, lambda: all("runtime started" in path.read_text() for path in outputs), "the nodes")
+    for number in range(NODES):  # one after the other, and again if one does not start on a busy machine
+        for attempt in range(ATTEMPTS):
+            name = f"node{number}-{attempt}"
+            _node(folder, name, f"--address={address}", "--num-cpus=1")
+            output, process = folder / f"{name}.out", int((folder / f"{name}.process").read_text())
+            _wait(folder, lambda: "runtime started" in output.read_text() or _STARTED[process].poll() is not None, name)  # noqa: B023
+            if _STARTED[process].poll() is None:
+                break
+            (folder / f"{name}.process").unlink()
     return address
 
 
