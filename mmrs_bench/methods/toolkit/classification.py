@@ -18,14 +18,14 @@ class WindowClassifier(L.LightningModule):
 
     Args:
         network: Maps windows (b, c, w, w) by modality to logits (b, k).
-        config: The method's settings. ``label_smoothing``, if there is one, is the share of the target's weight that is
-            spread over all classes.
+        config: The settings of the method. ``label_smoothing``, if there is such a setting, is the share of the
+            target's weight that is spread over all classes.
     """
 
     #: Windows per forward pass of a prediction on CPU, for speed; None takes the whole batch.
     cpu_chunk: ClassVar[int | None] = None
 
-    def __init__(self, network: nn.Module, config: Any) -> None:
+    def __init__(self, network: nn.Module, config: Any = None) -> None:
         super().__init__()
         self.network, self.config = network, config
 

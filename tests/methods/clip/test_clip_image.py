@@ -26,7 +26,6 @@ from mmrs_bench.methods import conformance
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.clip import clip_image
-from mmrs_bench.methods.clip.clip_checkpoint import fetch_command
 from mmrs_bench.methods.clip.clip_image import HEAD_FILE, SETTINGS_FILE, ClipImage, ImageTower, cache_scores
 from mmrs_bench.models.weights import known_weights
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -272,9 +271,9 @@ def test_a_head_of_other_settings_or_another_checkpoint_is_refused(tmp_path: Pat
 @pytest.mark.usefixtures("tower")
 def test_the_error_of_an_absent_checkpoint_states_how_to_fetch_it(tmp_path: Path) -> None:
     tower = method_card("clip-image").config["tower"]
-    with pytest.raises(DataError, match="not in the Hugging Face cache") as caught:
+    with pytest.raises(DataError, match="its checkpoint is not on this machine") as caught:
         build(tmp_path, tower).fit(scene_data())
-    assert fetch_command("ViT-B-32", "openai") in str(caught.value)
+    assert "mmrs-bench weights fetch clip-vit-b-32" in str(caught.value)
 
 
 def test_the_card_names_the_weights_of_its_tower() -> None:
