@@ -182,5 +182,5 @@ def test_the_device_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     for present, device, resolved in cases:
         monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
         assert ExecutionConfig.model_validate({"device": device}).resolved().device == resolved
-    with pytest.raises(ConfigError, match="--device cuda: torch .* use --device cpu"):
+    with pytest.raises(ConfigError, match=r"--device cuda: torch .* use --device cpu"):
         ExecutionConfig(device="cuda").resolved()
