@@ -9,17 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from mmrs_bench.errors import BenchError, ConfigError
-from mmrs_bench.evaluation.run.clusters import (
-    Options,
-    import_package,
-    last_line,
-    new_stages,
-    one_line,
-    read_stage,
-    remote_work,
-    shared_job,
-    worker_variables,
-)
+from mmrs_bench.evaluation.run import clusters
 from mmrs_bench.evaluation.run.jobs import Job, Worker
 from mmrs_bench.evaluation.run.pool import Replacements, Stage, environment
 
@@ -53,8 +43,8 @@ class SlurmWorker:
     """
 
     def __call__(self, job: Job, worker: Worker, variables: Mapping[str, str]) -> str:
-        """Compute cells (see `remote_work`)."""
-        return remote_work(job, worker, variables)
+        """Compute cells (see `mmrs_bench.evaluation.run.clusters.remote_work`)."""
+        return clusters.remote_work(job, worker, variables)
 
     def checkpoint(self, job: Job, worker: Worker, variables: Mapping[str, str]) -> Any:
         """Save in the cell's claim why it was interrupted, and return the same call for the next start."""
@@ -72,12 +62,12 @@ class SlurmPool:
     replaced. If this process is killed, the jobs go on; the next run shares the cells with them.
     """
 
-    def __init__(self, job: Job, workers: int, options: Options) -> None:
-        self._job = shared_job(job)
+    def __init__(self, job: Job, workers: int, options: clusters.Options) -> None:
+        self._job = clusters.shared_job(job)
         self._count = min(workers, len(job.cells))
-        self._submitit = import_package("submitit", "slurm")
+        self._submitit = clusters.import_package("submitit", "slurm")
         self._folder = self._job.results / "logs" / "submitit"
-        self._variables = worker_variables(job)
+        self._variables = clusters.worker_variables(job)
         # A cell fails after a few interruptions, which also limits the time-outs of a job.
         defaults = {
             "timeout_min": 24 * 60,
@@ -133,7 +123,7 @@ class SlurmPool:
     def poll(self) -> list[Stage]:
         """Wait, report stages, and replace the jobs that ended without a result."""
         time.sleep(POLL_SECONDS)
-        stages = new_stages(self._job, self._tasks, self._stages)
+        stages = clusters.new_stages(self._job, self._tasks, self._stages)
         for name, (task, submitted) in list(self._tasks.items()):
             cause = self._end_of(task, submitted)
             if cause is None:
@@ -145,7 +135,7 @@ class SlurmPool:
 
     def _replace(self, name: str, cause: str) -> None:
         self._job.report_end(name, cause)
-        took_a_cell = read_stage(self._job, name) is not None
+        took_a_cell = clusters.read_stage(self._job, name) is not None
         killed = cause in CAUSES.values()
         if self._replacements.allowed(cause, killed=killed, took_a_cell=took_a_cell, others=self.alive):
             try:
@@ -163,7 +153,7 @@ class SlurmPool:
         if task.paths.result_pickle.exists():
             error = task.exception()
             if error is not None:
-                return last_line(error)
+                return clusters.last_line(error)
             if message := task.result():
                 raise BenchError(message)
             return ""
@@ -210,4 +200,4 @@ def _reason(error: BaseException) -> str:
     text = cause.stderr if isinstance(cause, subprocess.CalledProcessError) and cause.stderr else None
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    return " ".join((text or one_line(error)).split()).rstrip(".")
+    return " ".join((text or clusters.one_line(error)).split()).rstrip(".")
