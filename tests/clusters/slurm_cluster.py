@@ -8,6 +8,7 @@ refuses a folder that others can write.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -65,7 +66,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 def missing() -> str:
     """Why the cluster cannot run here; empty if it can."""
     absent = [name for name in PROGRAMS if _program(name) is None]
-    return f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge)" if absent else ""
+    if absent:
+        return f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge)"
+    return "" if importlib.util.find_spec("submitit") else "not installed: submitit (pip install 'mmrs-bench[slurm]')"
 
 
 def _program(name: str) -> str | None:
