@@ -73,7 +73,7 @@ def compute(
     **options: Any,
 ) -> int:
     """Call `preflight` and `run_cells` with the execution options of the command line."""
-    execution = make_execution(device, precision)
+    execution, settings = make_execution(device, precision), parse_options(executor_options)
     preflight(cells, results, execution, executor=executor, force=force)
     return run_cells(
         cells,
@@ -82,6 +82,6 @@ def compute(
         workers=worker_count(workers, device),
         executor=executor,
         force=force,
-        executor_options=parse_options(executor_options),
+        executor_options=settings,
         **options,
     )

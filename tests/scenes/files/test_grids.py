@@ -59,7 +59,7 @@ def test_the_scene_has_the_crs_and_transform_of_its_files(tmp_path: Path) -> Non
         ({"transform": SOUTH_UP}, r"one is stored north-up and the other south-up \(pixel heights -2 and 2\)"),
         ({"transform": (-2.0, *NORTH_UP[1:])}, "their columns run in opposite directions"),
         ({"transform": (2.0, 0.0, 600012.0, *NORTH_UP[3:])}, "the second is shifted by 6 columns and 0 rows"),
-        ({"transform": (2.0, 0.0, 600000.0002, *NORTH_UP[3:])}, "shifted by 0.0001"),
+        ({"transform": (2.0, 0.0, 600000.04, *NORTH_UP[3:])}, "shifted by 0.02"),
         ({"transform": (1.0, 0.0, 600000.0, 0.0, -1.0, 5100000.0)}, r"the pixels measure \(2, -2\) and \(1, -1\)"),
         ({"transform": (2.0, 0.1, *NORTH_UP[2:])}, "the pixels measure"),
     ],
