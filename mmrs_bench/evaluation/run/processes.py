@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from mmrs_bench.evaluation.run.claims import results_errors
@@ -36,13 +38,15 @@ class Child(NamedTuple):
 def start_child(target: Callable[..., None], variables: Mapping[str, str], *arguments: Any) -> Child:
     """Start ``target(pipe, *arguments)`` in a new process with environment variables.
 
+    The process does not import the main module of this one, so a script that calls this needs no ``__main__`` guard.
+
     Raises:
         BenchError: If the system cannot start a process.
     """
     context = multiprocessing.get_context("spawn")
     own, other = context.Pipe()
     process = context.Process(target=target, args=(other, *arguments), daemon=True)
-    with environment(variables), _interrupt_deferred(), results_errors(Path("a new process")):
+    with environment(variables), _interrupt_deferred(), _main_hidden(), results_errors(Path("a new process")):
         process.start()
         other.close()
     return Child(process, own)
@@ -74,6 +78,21 @@ def redirect_output(path: Path) -> None:
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         os.close(handle)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Start processes that do not run the script of this process again, nor look for a file ``<stdin>``.
+
+    multiprocessing imports the main module in every new process, because its classes may be needed there. Here the
+    target and its arguments come from this package.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
