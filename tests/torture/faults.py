@@ -97,6 +97,7 @@ def _vanish(name: str) -> Fault:
                 time.sleep(0.02)
         finally:
             put_back(away, place)
+            scene.watch.accept_again(scene.situation)
         return None
 
     return inject

@@ -63,6 +63,17 @@ def test_a_record_that_is_written_again_was_computed_twice(watch: Watch, arena: 
     assert kinds(watch) == ["twice"]
 
 
+def test_records_that_were_computed_again_while_hidden_are_accepted_if_they_are_right(watch: Watch, arena: Any) -> None:
+    right, wrong, _ = (fake_record(cell) for cell in make_cells(3))
+    save_record(arena.results, right)
+    save_record(arena.results, wrong.model_copy(update={"split_sha256": "1" * 64}))
+    watch.accept_again("test")
+    assert kinds(watch)[0] == "wrong"
+    assert "twice" not in [
+        kind for kind, text in watch.tally.findings if record_path(arena.results, right.protocol).name in text
+    ]
+
+
 def test_a_record_with_another_body_is_wrong(watch: Watch, arena: Any) -> None:
     record = fake_record(make_cells(1)[0])
     watch.forget(record_path(arena.results, record.protocol))
