@@ -71,7 +71,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        below = isinstance(error.filename, str) and Path(error.filename).is_relative_to(folder)
+        below = isinstance(error.filename, str | os.PathLike) and Path(error.filename).is_relative_to(folder)
         if error.errno not in _DISK_ERRORS and not below:
             raise
         if below and (fault := in_the_way(Path(error.filename) / "file")):

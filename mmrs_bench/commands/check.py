@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmrs_bench.commands.output import say
-from mmrs_bench.methods.catalogue import method_card
+from mmrs_bench.methods.catalogue import is_card_path, method_card
 from mmrs_bench.methods.conformance import check as run_checks
 
 EXIT_FAILED = 1
@@ -11,7 +11,7 @@ EXIT_FAILED = 1
 
 def check(*, method: str) -> int:
     """Print one line per conformance test; return 1 if one fails."""
-    findings = run_checks(method_card(method))
+    findings = run_checks(method_card(method), method if is_card_path(method) else "")
     for finding in findings:
         fault = " ".join(finding.fault.split())
         say(f"{'FAILED' if fault else 'ok':8}{finding.check}{': ' + fault if fault else ''}")

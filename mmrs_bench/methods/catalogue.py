@@ -12,19 +12,23 @@ from typing import Any
 
 from mmrs_bench.config import BudgetName, MethodSpec
 from mmrs_bench.errors import ConfigError, unknown_name
+from mmrs_bench.methods.setting_paths import moved_paths
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 from mmrs_bench.plugins import entry_point_paths
 from mmrs_bench.reading import read_yaml, validated
 
 METHOD_GROUP = "mmrs_bench.methods"
 CARD_DIR = BENCHMARK_DIR / "methods"
+#: Fields of a card that contain settings.
+SETTINGS = ("config", "budgets", "variants")
 
 
 def read_method_card(path: Path) -> MethodSpec:
     """Read a method card.
 
     A card with ``extends: NAME`` starts from the fields of another card in its folder or among the shipped ones. Its
-    ``config`` and ``budgets`` are merged key by key; its other fields replace those of the other card.
+    ``config`` and ``budgets`` are merged key by key; its other fields replace those of the other card. Inherited
+    settings name the same files as in the other card.
 
     Raises:
         ConfigError: If the file cannot be read or a field is wrong.
@@ -45,7 +49,15 @@ def _card_fields(path: Path, extended_by: tuple[Path, ...]) -> Any:
     if base_path in chain:
         raise ConfigError(f"{path}: extends {name!r}, which extends this card; remove one of the two fields")
     base = _card_fields(base_path, chain)
-    return _merged(base, fields) if isinstance(base, dict) else base
+    if not isinstance(base, dict):
+        return base
+    return _merged(_moved(base, _folder_of(base_path), _folder_of(path)), fields)
+
+
+def _moved(fields: dict[str, Any], folder: Path, new: Path) -> dict[str, Any]:
+    """The fields of a card, whose settings name the same files when the card lies in another folder."""
+    settings = {name: moved_paths(fields[name], folder, new) for name in SETTINGS if name in fields}
+    return {**fields, **settings}
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -112,10 +124,14 @@ def card_folder(name: str) -> Path:
         name: Name of a method, or path of a card.
     """
     if is_card_path(name):
-        folder = Path(name).resolve().parent
-        return REPOSITORY if folder == CARD_DIR.resolve() else folder
+        return _folder_of(Path(name))
     installed = (path for _, path in entry_point_paths(METHOD_GROUP) if read_method_card(path).name == name)
     return REPOSITORY if (CARD_DIR / f"{name}.yaml").is_file() else next((p.parent for p in installed), REPOSITORY)
+
+
+def _folder_of(card: Path) -> Path:
+    folder = card.resolve().parent
+    return REPOSITORY if folder == CARD_DIR.resolve() else folder
 
 
 def resolve_config(card: MethodSpec, variant: str, budget: BudgetName) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mmrs_bench.config import BudgetName, DataConfig, MethodSpec
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.base import Method, RunContext, method_class
 from mmrs_bench.methods.catalogue import resolve_config
+from mmrs_bench.methods.setting_files import usable_config
 from mmrs_bench.randomness import numpy_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.manifest import Manifest
@@ -43,17 +44,18 @@ class Finding(NamedTuple):
     fault: str
 
 
-def check(card: MethodSpec) -> list[Finding]:
+def check(card: MethodSpec, path: str = "") -> list[Finding]:
     """Run all checks of a method.
 
     Args:
         card: The method's card.
+        path: Path of the card, where relative paths in it start; empty for shipped and installed methods.
 
     Returns:
         One finding per check. If one of the first three checks fails, the others are left out.
     """
     with tempfile.TemporaryDirectory() as folder:
-        trial = _Trial(card, Path(folder))
+        trial = _Trial(card, path, Path(folder))
         findings = [
             _finding("the card lists every setting with a valid value", trial.settings),
             _finding("unknown settings are refused", trial.unknown_setting),
@@ -139,19 +141,22 @@ def scramble_query(scene: Scene, attempt: int) -> Scene:
 class _Trial:
     """The checks of one method; each returns the fault, or an empty text."""
 
-    def __init__(self, card: MethodSpec, folder: Path) -> None:
-        self._card, self._folder = card, folder
+    def __init__(self, card: MethodSpec, path: str, folder: Path) -> None:
+        self._card, self._path, self._folder = card, path, folder
         self._methods = 0
         self._progress: list[float] = []
 
     # Helpers
+
+    def _config(self, variant: str, budget: BudgetName) -> dict[str, Any]:
+        return usable_config(resolve_config(self._card, variant, budget), self._path or self._card.name)
 
     def _build(self, **changes: Any) -> Method:
         self._methods += 1
         work_dir = self._folder / str(self._methods)
         work_dir.mkdir()
         context = RunContext(0, 0, work_dir, progress=lambda stage, share: self._progress.append(share))
-        return method_class(self._card)({**resolve_config(self._card, "default", BUDGET), **changes}, context)
+        return method_class(self._card)({**self._config("default", BUDGET), **changes}, context)
 
     def _data(self, scene: Scene) -> SceneDataModule:
         selection = self._card.selections[0]
@@ -193,7 +198,7 @@ class _Trial:
             return f"the card does not list {', '.join(missing)}; its config contains every setting"
         for variant in self._card.variants:
             for budget in ("smoke", "quick", "paper"):
-                config.model_validate(resolve_config(self._card, variant, budget))
+                config.model_validate(self._config(variant, budget))
         return ""
 
     def unknown_setting(self) -> str:

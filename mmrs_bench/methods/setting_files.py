@@ -1,7 +1,6 @@
-"""Files that the settings of a method name: where they lie, and the hash of their content.
+"""Files that the settings of a method name: where they lie, the hash of their content, and whether they are there.
 
-A setting names a file as ``precomputed:<file>``, as ``open_clip:<model>/<file>``, or by its plain path. A relative path
-starts at the folder of the method's card, not at the current folder.
+`mmrs_bench.methods.setting_paths` recognises them.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmrs_bench.config import MethodSpec
-from mmrs_bench.errors import BenchError, ConfigError, DataError
+from mmrs_bench.errors import BenchError, DataError
 from mmrs_bench.io import content_hash, file_sha256
 from mmrs_bench.methods.catalogue import card_folder, method_cards
-from mmrs_bench.models.weights import missing_weights
+from mmrs_bench.methods.setting_paths import OPEN_CLIP, PRECOMPUTED, absolute_paths, is_file, named_file
+from mmrs_bench.models.weights import known_weights, missing_weights
 from mmrs_bench.reading import read_yaml
 
-PRECOMPUTED, OPEN_CLIP = "precomputed:", "open_clip:"
 #: Fields of a ``precomputed:`` file that name further files.
 FURTHER = ("vectors", "names")
 #: Fields of a card that describe it and change no result.
@@ -34,7 +33,7 @@ def usable_config(config: dict[str, Any], card: str) -> dict[str, Any]:
         card: Name of the method, or path of its card.
     """
     folder = card_folder(card)
-    return {name: _absolute(value, folder) for name, value in config.items()}
+    return {name: absolute_paths(value, folder) for name, value in config.items()}
 
 
 def file_hashes(config: dict[str, Any], card: MethodSpec, card_path: str) -> dict[str, str]:
@@ -70,46 +69,25 @@ def missing_files(config: dict[str, Any], card: MethodSpec, card_path: str) -> l
         for entry in missing_weights(card.needs_weights, config)
     ]
     for name, value in config.items():
-        absent = [path for _, path in _files(value, folder) if not _is_file(path)]
+        absent = [path for _, path in _files(value, folder) if not is_file(path)]
         lines += [f"there is no file {path} (setting {name} of {card.name}); correct the setting" for path in absent]
+        lines += _absent_towers(value, folder)
     return lines
 
 
-def _absolute(value: Any, folder: Path) -> Any:
-    if isinstance(value, list | tuple):
-        return [_absolute(item, folder) for item in value]
-    if isinstance(value, dict):
-        return {name: _absolute(item, folder) for name, item in value.items()}
-    named = _named_file(value, folder) if isinstance(value, str) else None
-    return value if named is None else f"{named[0]}{named[1]}"
+def _absent_towers(value: Any, folder: Path) -> Iterator[str]:
+    """Why towers of open_clip that are not in ``data_manifests/weights.yaml`` cannot be loaded, if so."""
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _absent_towers(item, folder)
+    is_tower = isinstance(value, str) and value.startswith(OPEN_CLIP) and value not in known_weights()
+    if is_tower and named_file(value, folder) is None:
+        from mmrs_bench.methods.clip.clip_checkpoint import checkpoint_file  # imports torch
 
-
-def _named_file(text: str, folder: Path) -> tuple[str, Path] | None:
-    """What stands before the path in a setting, and the file; None if the setting names none."""
-    if text.startswith(PRECOMPUTED) and len(text) > len(PRECOMPUTED):
-        return PRECOMPUTED, _path(text.removeprefix(PRECOMPUTED), folder)
-    if text.startswith(OPEN_CLIP):
-        model, _, weights = text.partition("/")
-        path = _path(weights, folder)
-        # The tags of open_clip have neither slashes nor endings.
-        is_path = bool(weights) and ("/" in weights or "." in weights or _is_file(path))
-        return (f"{model}/", path) if is_path else None
-    path = _path(text, folder)
-    return ("", path) if ("/" in text or path.suffix) and _is_file(path) else None
-
-
-def _path(text: str, folder: Path) -> Path:
-    try:
-        return (folder / Path(text).expanduser()).absolute()
-    except RuntimeError as error:
-        raise ConfigError(f"{text}: the home folder of this user is unknown; give an absolute path") from error
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a text that is no path: too long, or with a NUL character
-        return False
+        try:
+            checkpoint_file(*value.removeprefix(OPEN_CLIP).split("/"))
+        except BenchError as error:
+            yield str(error)
 
 
 def _files(value: Any, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -117,7 +95,7 @@ def _files(value: Any, folder: Path) -> Iterator[tuple[str, Path]]:
     if isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _files(item, folder)
-    named = _named_file(value, folder) if isinstance(value, str) else None
+    named = named_file(value, folder) if isinstance(value, str) else None
     if named is None:
         return
     kind, path = named
@@ -139,7 +117,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> str:
-    if not _is_file(path):
+    if not is_file(path):
         return ABSENT
     try:
         return file_sha256(path)

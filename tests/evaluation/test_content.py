@@ -17,9 +17,12 @@ from mmrs_bench.errors import DataError
 from mmrs_bench.evaluation.cells import Suite, build_cells
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.runner import fit_cell
+from mmrs_bench.methods.catalogue import read_method_card
+from mmrs_bench.methods.classical.method import NearestPrototype, NearestPrototypeConfig
 from mmrs_bench.methods.setting_files import usable_config
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import read_manifest
+from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.files.fingerprint import depends_on_files, scene_fingerprint
 
 
@@ -191,6 +194,73 @@ def test_settings_that_name_a_file_are_recognised(tmp_path: Path, text: str, pat
     expected = text if path is None else path.format(tmp_path)
     found = usable_config({"text": text, "list": [text], "nested": {"deep": text}}, str(card))
     assert found == {"text": expected, "list": [expected], "nested": {"deep": expected}}
+
+
+def write_extension(folder: Path, base: str, **changes: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "other.yaml"
+    path.write_text(yaml.safe_dump({"extends": base, "name": "other", **changes}))
+    return path
+
+
+def test_inherited_paths_start_at_the_folder_of_the_card_that_contains_them(tmp_path: Path) -> None:
+    """Also over two steps, and in settings of budgets and variants."""
+    text = {"text": "precomputed:vectors/text.yaml"}
+    base = write_card(tmp_path / "base", budgets={"quick": text}, variants={"v": {"config": text}})
+    middle = write_extension(tmp_path / "middle", "../base/my-method")
+    last = write_extension(tmp_path / "a/b", "../../middle/other", config={"own": "precomputed:own.yaml"})
+    vectors = base.parent / "vectors"
+    files = {"text": f"precomputed:{vectors / 'text.yaml'}", "weights": str(vectors / "weights.bin")}
+    for card, own in ((middle, {}), (last, {"own": f"precomputed:{tmp_path / 'a/b/own.yaml'}"})):
+        fields = read_method_card(card)
+        found = usable_config(fields.config, str(card))
+        assert {name: os.path.normpath(value) for name, value in found.items()} == {
+            **files,
+            **own,
+            "mode": "plain.mode",
+        }
+        for settings in (fields.budgets["quick"], fields.variants["v"].config):
+            assert os.path.normpath(usable_config(settings, str(card))["text"]) == files["text"]
+    before = card_key(last)
+    (vectors / "weights.bin").write_text("other")
+    assert card_key(last) != before
+
+
+@pytest.mark.parametrize(
+    "text", ["precomputed:/data/text.yaml", "precomputed:~/text.yaml", "open_clip:ViT-B-32/openai"]
+)
+def test_inherited_settings_without_relative_paths_are_unchanged(tmp_path: Path, text: str) -> None:
+    write_card(tmp_path / "base", config={"text": text})
+    assert read_method_card(write_extension(tmp_path / "new", "../base/my-method")).config == {"text": text}
+
+
+def test_paths_of_a_shipped_card_that_is_extended_do_not_depend_on_the_place_of_the_card(tmp_path: Path) -> None:
+    cards = [write_extension(tmp_path / name, "diffclip") for name in ("a", "b")]
+    configs = [read_method_card(card).variants["clip-vectors"].config for card in cards]
+    assert configs[0] == configs[1]
+    file = REPOSITORY / "docs/examples/coco-stuff-text.yaml"
+    assert [usable_config(configs[0], str(card)) for card in cards] == [{"text": f"precomputed:{file}"}] * 2
+
+
+class ReadsWeightsConfig(NearestPrototypeConfig):
+    weights: str
+
+
+class ReadsWeights(NearestPrototype):
+    """Reads a file that a setting names."""
+
+    Config = ReadsWeightsConfig
+
+    def fit(self, data: SceneDataModule) -> None:
+        super().fit(data)
+        assert Path(self.config.weights).read_text() == "weights.bin"
+
+
+def test_the_conformance_check_finds_files_beside_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"features": {"kind": "pixel"}, "weights": "vectors/weights.bin"}
+    write_card(tmp_path / "cards", class_path=f"{__name__}:ReadsWeights", config=config)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "cards/my-method.yaml"]) == 0
 
 
 def test_settings_without_files_leave_keys_and_records_as_they_were() -> None:

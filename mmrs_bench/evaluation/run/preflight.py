@@ -31,7 +31,9 @@ def preflight(
     folders: Iterable[Path] = (),
     packages: Mapping[str, str] | None = None,
 ) -> None:
-    """Check that cells can be computed. Nothing is written, and only ``--device cuda`` imports torch.
+    """Check that cells can be computed. Nothing is written.
+
+    Only ``--device cuda``, and towers of open_clip that are not in ``data_manifests/weights.yaml``, import torch.
 
     Args:
         cells: The cells of the run.

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 
 from mmrs_bench.config import ExecutionConfig
-from mmrs_bench.errors import DataError
+from mmrs_bench.errors import BenchError, DataError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
+from mmrs_bench.io import disk_errors
 from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, never_defer
 from mmrs_bench.methods.setting_files import file_hashes, usable_config
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
@@ -110,7 +111,7 @@ def fit_cell(
     context = RunContext(
         seed=protocol.seed,
         draw=protocol.data.draw,
-        work_dir=_empty_folder(results / "work" / protocol.key),
+        work_dir=_work_folder(results, protocol.key),
         execution=execution,
         progress=progress,
         wait=wait,
@@ -143,11 +144,19 @@ def _scene(dataset: str, fingerprint: str) -> Scene:
     return scene
 
 
-def _empty_folder(folder: Path) -> Path:
-    """Create an empty folder, and remove what a killed run left there."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+def _work_folder(results: Path, key: str) -> Path:
+    """The empty folder of a cell's training logs; what a killed run left there is removed.
+
+    Raises:
+        BenchError: If the folder cannot be emptied or created.
+    """
+    folder = results / "work" / key
+    with disk_errors(results):
+        if folder.is_symlink():
+            raise BenchError(f"cannot write to {folder}: it is a symbolic link; remove it, and run the command again")
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
     return folder
 
 

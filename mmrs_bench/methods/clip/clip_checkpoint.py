@@ -28,8 +28,8 @@ class Checkpoint(NamedTuple):
     quick_gelu: bool
 
 
-def find_checkpoint(model: str, weights: str) -> Checkpoint:
-    """Find a checkpoint on this machine.
+def checkpoint_file(model: str, weights: str = "") -> tuple[Path, bool]:
+    """The file of a checkpoint on this machine, and whether it was trained with QuickGELU.
 
     Args:
         model: open_clip's name of a model (``ViT-B-32``).
@@ -38,7 +38,7 @@ def find_checkpoint(model: str, weights: str) -> Checkpoint:
 
     Raises:
         ConfigError: If open_clip has no such model or tag, or the model does not read CLIP's 77 tokens.
-        DataError: If the file is absent (the message states how to fetch it) or has another hash than expected.
+        DataError: If the file is absent; the message states how to fetch it.
 
     Deviation: if the activation of a tag is not the model's (``ViT-B-32/openai``), open_clip only warns and uses the
     wrong one; here the tag's is used.
@@ -65,7 +65,17 @@ def find_checkpoint(model: str, weights: str) -> Checkpoint:
                 f"open_clip:{model}/{weights}: there is no file {path}; put the checkpoint there, or use a tag of "
                 f"open_clip ({', '.join(tags[:3]) or 'this model has none'})"
             )
-    checkpoint = Checkpoint(model, path, file_sha256(path), bool(settings.get("quick_gelu", False)))
+    return path, bool(settings.get("quick_gelu", False))
+
+
+def find_checkpoint(model: str, weights: str) -> Checkpoint:
+    """Find a checkpoint on this machine and hash it; arguments and errors as `checkpoint_file`.
+
+    Raises:
+        DataError: Also if the file has another hash than expected.
+    """
+    path, quick_gelu = checkpoint_file(model, weights)
+    checkpoint = Checkpoint(model, path, file_sha256(path), quick_gelu)
     known = known_weights().get(f"open_clip:{model}/{weights}")
     if known and known.sha256 and known.sha256 != checkpoint.sha256:
         raise DataError(

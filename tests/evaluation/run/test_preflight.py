@@ -87,6 +87,22 @@ def test_files_that_settings_name_are_looked_for_beside_the_card(tower: str, tmp
     preflight(cells_of(str(card)), tmp_path, CPU)
 
 
+@pytest.mark.parametrize(
+    ("tower", "advice"),
+    [
+        ("ViT-B-32/laion400m_e31", "Fetch it with: python -c "),
+        ("ViT-B-32/laion40m", "did you mean laion400m_e31"),
+        ("ViT-B-23/openai", "did you mean ViT-B-32"),
+    ],
+)
+def test_towers_that_are_not_in_the_list_of_weights_are_looked_for(tower: str, advice: str, tmp_path: Path) -> None:
+    card = tmp_path / "mine.yaml"
+    card.write_text(yaml.safe_dump({"extends": "clip", "name": "mine", "config": {"text": f"open_clip:{tower}"}}))
+    (line,) = faults(cells_of(str(card), draws=2), tmp_path)
+    assert line.startswith("mine: ")
+    assert advice in line
+
+
 def test_finished_cells_need_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "record_path", lambda results, protocol: tmp_path)
     preflight(cells_of("unidiff"), tmp_path, CPU)

@@ -167,6 +167,26 @@ def test_the_work_folder_starts_empty_and_keeps_logs(loads: list[str], tmp_path:
     assert not (work_dir.parent / quiet.key).exists()
 
 
+@pytest.mark.parametrize("place", ["the folder", "a folder above it"])
+@pytest.mark.parametrize("put", ["a file", "a symbolic link", "a broken link"])
+def test_what_has_the_place_of_the_work_folder_is_named(loads: list[str], tmp_path: Path, put: str, place: str) -> None:
+    (cell,) = cells(tmp_path)
+    work = tmp_path / "results" / "work"
+    taken = work / cell.key if place == "the folder" else work
+    taken.parent.mkdir(parents=True)
+    kept = tmp_path / "kept"
+    if put != "a broken link":
+        kept.mkdir()
+    taken.write_text("") if put == "a file" else taken.symlink_to(kept)
+    if (place, put) == ("a folder above it", "a symbolic link"):  # results may lie on another disk
+        run(tmp_path, cell)
+        return
+    with pytest.raises(BenchError, match="remove it, and run the command again") as caught:
+        run(tmp_path, cell)
+    assert str(taken) in str(caught.value)
+    assert kept.exists() == (put != "a broken link")
+
+
 def test_a_manifest_that_changes_during_a_run_is_refused(loads: list[str], tmp_path: Path) -> None:
     (cell,) = cells(tmp_path)
     manifest = tmp_path / "tiny.yaml"
