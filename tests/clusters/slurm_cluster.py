@@ -7,22 +7,23 @@ refuses a folder that others can write.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
+import pwd
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from clusters import processes
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "squeue", "scancel", "scontrol")
 SECONDS = 60
-#: Daemons that this process started, by process id; other processes end them by the files in the folder.
-_DAEMONS: dict[int, subprocess.Popen[bytes]] = {}
 
 CONFIG = """
 ClusterName=small
@@ -87,21 +88,26 @@ def start(folder: Path) -> dict[str, str]:
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
     settings = {
         "host": socket.gethostname().split(".")[0],
-        "user": _user(),
+        "user": pwd.getpwuid(os.getuid()).pw_name,
         "folder": folder,
-        "controller": _free_port(),
-        "node": _free_port(),
+        "controller": processes.free_port(),
+        "node": processes.free_port(),
     }
     config = folder / "slurm.conf"
     config.write_text(CONFIG.format(**settings))
     variables = {"SLURM_CONF": str(config)}
     munge = [f"--key-file={key}", f"--socket={folder}/munge.socket", f"--pid-file={folder}/munged.pid"]
     munge += [f"--log-file={folder}/munged.log", f"--seed-file={folder}/munge.seed", "--num-threads=2", "--force"]
-    _daemon(folder, variables, "munged", "--foreground", *munge)
-    _wait(folder, lambda: (folder / "munge.socket").exists(), "munged")
-    _daemon(folder, variables, "slurmctld", "-D", "-c", "-f", str(config))
-    _daemon(folder, variables, "slurmd", "-D", "-f", str(config), "-N", str(settings["host"]))
-    _wait(folder, lambda: "idle" in _sinfo(variables), "slurmctld and slurmd")
+    try:
+        _daemon(folder, variables, "munged", "--foreground", *munge)
+        processes.wait_until((folder / "munge.socket").exists, f"start of munged, see {folder}", SECONDS)
+        _daemon(folder, variables, "slurmctld", "-D", "-c", "-f", str(config))
+        _daemon(folder, variables, "slurmd", "-D", "-f", str(config), "-N", str(settings["host"]))
+        ready = lambda: "idle" in _sinfo(variables)  # noqa: E731
+        processes.wait_until(ready, f"start of slurmctld and slurmd, see {folder}", SECONDS)
+    except RuntimeError:
+        stop(folder)
+        raise
     return variables
 
 
@@ -113,50 +119,13 @@ def stop(folder: Path) -> None:
         user = ["--user", str(os.getuid())]
         subprocess.run([_program("scancel") or "scancel", *user], env=environment, check=False, timeout=SECONDS)
         time.sleep(4)  # KillWait
-    for path in sorted(folder.glob("*.process"), reverse=True):  # slurmd, slurmctld, munged
-        pid = int(path.read_text())
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            _signal(pid, number)
-            if pid in _DAEMONS:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    _DAEMONS[pid].wait(5)
-            else:
-                time.sleep(2)
-        _DAEMONS.pop(pid, None)
-        path.unlink()
-
-
-def _signal(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, number)
-
-
-def _user() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    processes.stop_all(folder)  # slurmd, slurmctld, munged
 
 
 def _daemon(folder: Path, variables: dict[str, str], name: str, *arguments: str) -> None:
     program = _program(name)
     assert program is not None
-    with (folder / f"{name}.out").open("wb") as log:
-        process = subprocess.Popen(
-            [program, *arguments],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-    _DAEMONS[process.pid] = process
-    (folder / f"{name}.process").write_text(str(process.pid))
+    processes.start(folder, name, [program, *arguments], variables)
 
 
 def _sinfo(variables: dict[str, str]) -> str:
@@ -165,15 +134,6 @@ def _sinfo(variables: dict[str, str]) -> str:
         command, env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=SECONDS
     )
     return done.stdout
-
-
-def _wait(folder: Path, condition: object, what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():  # type: ignore[operator]
-        if time.monotonic() > end:
-            stop(folder)
-            raise RuntimeError(f"{what} did not start within {SECONDS} s; see the logs in {folder}")
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

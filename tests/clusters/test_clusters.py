@@ -6,13 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from clusters import campaign, ray_cluster, slurm_cluster
+from clusters.processes import free_port, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -42,10 +41,10 @@ def test_a_slurm_time_out_and_a_killed_driver_lose_no_cell(
         for name, value in slurm_cluster.start(folder).items():
             monkeypatch.setenv(name, value)
         driver = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda: campaign.workers_of(tmp_path) != [])
+        wait_until(lambda: campaign.workers_of(tmp_path) != [], "a worker", 300)
         subprocess.run(["scancel", "--signal", "USR2", job_ids()[0]], check=True)
-        wait_until(lambda: "Requeued job" in logs(tmp_path))
-        wait_until(lambda: campaign.workers_of(tmp_path) != [])
+        wait_until(lambda: "Requeued job" in logs(tmp_path), "a requeued job", 300)
+        wait_until(lambda: campaign.workers_of(tmp_path) != [], "a worker", 300)
         driver.kill()
         driver.wait()
         assert job_ids(), "the jobs ended with the driver"
@@ -66,13 +65,6 @@ def logs(results: Path) -> str:
     return "".join(path.read_text() for path in (results / "logs" / "submitit").glob("*.out"))
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < end, "timeout"
-        time.sleep(0.2)
-
-
 def run_ray(folder: Path, *options: str) -> subprocess.Popen[str]:
     if reason := ray_cluster.missing():
         pytest.skip(reason)
@@ -81,10 +73,8 @@ def run_ray(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def test_a_ray_head_that_does_not_answer_is_named(folder: Path) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{closed.getsockname()[1]}"
-        _, text = run_ray(folder, f"address={address}").communicate(timeout=90)
+    address = f"127.0.0.1:{free_port()}"
+    _, text = run_ray(folder, f"address={address}").communicate(timeout=90)
     (line,) = text.splitlines()
     assert line.startswith("mmrs-bench: error: --executor ray: ")
     assert address in line
@@ -95,10 +85,7 @@ def test_ctrl_c_ends_the_wait_for_a_ray_head(folder: Path) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         process = run_ray(folder, f"address=127.0.0.1:{silent.getsockname()[1]}")
-        end = time.monotonic() + 60
-        while not (folder / "logs" / "ray.log").exists():  # the child process tries to connect
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        wait_until((folder / "logs" / "ray.log").exists, "a child process that tries to connect", 60)
         process.send_signal(signal.SIGINT)
         _, text = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -14,6 +14,7 @@ from typing import Protocol
 from torture.arena import Arena
 from torture.corruption import TARGETS, damage, put_back, unwritable
 from torture.driver import Driver
+from torture.watch import Watch
 
 
 class Scene(Protocol):
@@ -21,6 +22,8 @@ class Scene(Protocol):
 
     arena: Arena
     rng: random.Random
+    watch: Watch
+    situation: str
 
     def moment(self, driver: Driver) -> None:
         """Wait for a random moment of a run."""
@@ -36,16 +39,6 @@ class Scene(Protocol):
 HANG = "hang"
 #: Injects a fault into a run; returns a text if it was not possible, or if a run hangs.
 Fault = Callable[[Scene, Driver], str | None]
-
-
-def _kill_driver(scene: Scene, driver: Driver) -> None:
-    scene.moment(driver)
-    driver.signal(signal.SIGKILL)
-
-
-def _kill_all(scene: Scene, driver: Driver) -> None:
-    scene.moment(driver)
-    driver.signal(signal.SIGKILL, group=True)
 
 
 def _kill_workers(scene: Scene, driver: Driver, *, times: int = 1, number: int = signal.SIGKILL) -> None:
@@ -81,45 +74,25 @@ def _second_run(scene: Scene, driver: Driver, *, kill: bool = False) -> str | No
         other.close()
 
 
-def _vanish(name: str) -> Fault:
-    """Rename a folder away for a while, below the folder of results and cache."""
+def _moved_away(name: str, *, replaced: bool = False) -> Fault:
+    """Rename a folder away for a while, below the folder of results and cache; a file can take its place."""
 
     def inject(scene: Scene, driver: Driver) -> str | None:
         scene.moment(driver)
-        place = scene.arena.disk / name
-        away = scene.arena.disk / "away"
+        place, away = scene.arena.disk / name, scene.arena.disk / "away"
         if not place.is_dir():
             return "absent"
         place.rename(away)
         try:
+            if replaced:
+                place.write_text("not a folder")
             end = time.monotonic() + scene.rng.choice([0.3, 2.0, 60.0])
             while driver.running and time.monotonic() < end:
                 time.sleep(0.02)
         finally:
             put_back(away, place)
-            scene.watch.accept_again(scene.situation)
-        return None
-
-    return inject
-
-
-def _replaced(name: str) -> Fault:
-    """Put a file in the place of a folder for a while."""
-
-    def inject(scene: Scene, driver: Driver) -> str | None:
-        scene.moment(driver)
-        place = scene.arena.disk / name
-        away = scene.arena.disk / "away"
-        if not place.is_dir():
-            return "absent"
-        place.rename(away)
-        try:
-            place.write_text("not a folder")
-            end = time.monotonic() + scene.rng.choice([0.3, 2.0, 60.0])
-            while driver.running and time.monotonic() < end:
-                time.sleep(0.02)
-        finally:
-            put_back(away, place)
+            if not replaced:
+                scene.watch.accept_again(scene.situation)
         return None
 
     return inject
@@ -174,10 +147,10 @@ def _damaged(target: str, manner: str) -> Fault:
 def running_faults() -> dict[str, Fault]:
     """All faults of this kind, by name."""
     faults: dict[str, Fault] = {
-        "kill -9 of the command": _kill_driver,
+        "kill -9 of the command": _signalled(signal.SIGKILL, group=False),
         "kill -9 of a worker": _kill_workers,
         "kill -9 of three workers": lambda scene, driver: _kill_workers(scene, driver, times=3),
-        "kill -9 of all": _kill_all,
+        "kill -9 of all": _signalled(signal.SIGKILL, group=True),
         "SIGTERM of a worker": lambda scene, driver: _kill_workers(scene, driver, number=signal.SIGTERM),
         "SIGTERM": _signalled(signal.SIGTERM, group=False),
         "SIGTERM of all": _signalled(signal.SIGTERM, group=True),
@@ -190,10 +163,10 @@ def running_faults() -> dict[str, Fault]:
     }
     folders = ("results", "results/records", "results/locks", "results/logs", "results/work", "cache", "cache/features")
     for name in folders:
-        faults[f"{name} vanishes"] = _vanish(name)
+        faults[f"{name} vanishes"] = _moved_away(name)
         faults[f"{name} unwritable"] = _unwritable(name)
     for name in ("results/records", "results/locks", "results/failures", "cache/pretraining"):
-        faults[f"{name} becomes a file"] = _replaced(name)
+        faults[f"{name} becomes a file"] = _moved_away(name, replaced=True)
     for target in ("record", "lock", "claim", "checkpoint", "features", "pretrained"):
         assert target in TARGETS
         for manner in ("truncated", "a folder", "a FIFO"):
