@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrs_bench.errors import ManifestError, unknown_name
-from mmrs_bench.paths import MANIFEST_DIR
+from mmrs_bench.paths import MANIFEST_DIR, shipped_files
 from mmrs_bench.plugins import entry_point_paths
 from mmrs_bench.reading import read_yaml, validated
 from mmrs_bench.scenes.manifest import Generator, GroundTruth, Manifest
@@ -29,8 +29,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _shipped_paths() -> dict[str, Path]:
-    paths = {path.stem: path for path in MANIFEST_DIR.glob("*.yaml") if path.stem != "weights"}
-    return dict(sorted(paths.items()))
+    return {path.stem: path for path in shipped_files(MANIFEST_DIR) if path.stem != "weights"}
 
 
 def _manifest_paths() -> dict[str, Path]:

@@ -6,16 +6,18 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
 import torch
 
-from mmrs_bench.config import DataConfig
+from mmrs_bench.config import DataConfig, PixelScope, SplitName
+from mmrs_bench.config import Selection as SelectionRule
 from mmrs_bench.errors import ConfigError, unknown_name
+from mmrs_bench.reading import validated
 from mmrs_bench.scenes.catalogue import load_scene
-from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader, ignore_validation_warnings
+from mmrs_bench.scenes.loader import AddInputs, Batch, BatchSampler, PixelDataset, PixelLoader, ignore_loader_warnings
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.prepare import Prepared, prepare, reduced
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
@@ -26,18 +28,29 @@ from mmrs_bench.scenes.windows import WindowGatherer
 class SceneDataModule(L.LightningDataModule):
     """One scene under one data protocol; it is loaded at the first access.
 
-    Loaders yield pixel indices; windows are gathered on the device after the transfer of a batch.
+    Batches are dicts with ``pixel`` (b,), ``windows``: per modality (b, channels, window, window) float32, and
+    ``target`` (b,) where the protocol allows it. Every loader is a ``torch.utils.data.DataLoader``; use it with a
+    trainer, or in a plain loop. While a trainer runs with this data module, windows are gathered on its device.
 
     Args:
         scene: A scene, the name of a shipped scene, the path of a manifest, or a manifest.
-        config: The data protocol; defaults are 2 shots, window 11, z-scores.
+        config: The data protocol; the defaults are those of `mmrs_bench.config.DataConfig`.
+        shots, draw, split, window, modalities, normalisation, normalisation_scope, unlabelled, pca, selection,
+            query_limit: Settings of the data protocol that replace those of ``config``; see
+            `mmrs_bench.config.DataConfig`.
         seed: Seed of the order of batches and of augmentation. The split does not depend on it.
-        batch_size: Largest training batch.
-        inference_batch: Largest batch of the validation and prediction loaders.
+        batch_size: Largest training batch of one process.
+        inference_batch: Largest batch of the validation, test and prediction loaders.
         augment: Whether each training window gets a random symmetry of the square, the same in all modalities.
+        train_on: Pixels of the training loader: the labelled ``support``, or the ``unlabelled`` pixels without targets,
+            for pretraining.
+        windows_per_epoch: Largest number of training windows in an epoch, drawn again for every epoch; None takes all.
+        predict_on: Pixels of the prediction loader: the ``query``, or the whole ``scene``, row by row.
+        num_workers: Worker processes of a loader; 0 is the fastest.
+        device: Device of the windows outside a trainer.
 
     Raises:
-        ConfigError: If a batch size is below 1, or from `setup`, if the configuration does not fit the scene.
+        ConfigError: If a setting is invalid, or from `setup`, if the protocol does not fit the scene.
         SplitError: From `setup`, if there is no such split.
         DataError: From `setup`, if the scene's files are missing or wrong.
     """
@@ -47,21 +60,58 @@ class SceneDataModule(L.LightningDataModule):
         scene: Scene | str | Manifest,
         config: DataConfig | None = None,
         *,
+        shots: int | None = None,
+        draw: int | None = None,
+        split: SplitName | None = None,
+        window: int | None = None,
+        modalities: Sequence[str] | None = None,
+        normalisation: Literal["zscore", "minmax"] | None = None,
+        normalisation_scope: PixelScope | None = None,
+        unlabelled: PixelScope | None = None,
+        pca: int | None = None,
+        selection: SelectionRule | None = None,
+        query_limit: int | None = None,
         seed: int = 0,
         batch_size: int = 128,
         inference_batch: int = 2048,
         augment: bool = True,
+        train_on: Literal["support", "unlabelled"] = "support",
+        windows_per_epoch: int | None = None,
+        predict_on: Literal["query", "scene"] = "query",
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("inference_batch", inference_batch)):
-            if size < 1:
+        sizes = {"batch_size": batch_size, "inference_batch": inference_batch, "windows_per_epoch": windows_per_epoch}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
                 raise ConfigError(f"{name} is {size}; use at least 1.")
-        self.config = config or DataConfig()
+        protocol = {
+            "shots": shots,
+            "draw": draw,
+            "split": split,
+            "window": window,
+            "modalities": modalities,
+            "normalisation": normalisation,
+            "normalisation_scope": normalisation_scope,
+            "unlabelled": unlabelled,
+            "pca": pca,
+            "selection": selection,
+            "query_limit": query_limit,
+        }
+        given = {name: value for name, value in protocol.items() if value is not None}
+        settings = {**(config or DataConfig()).model_dump(), **given}
+        self.config = validated(DataConfig, settings, where="data protocol", error=ConfigError)
         self.seed = seed
         self.batch_size = batch_size
         self.inference_batch = inference_batch
         self.augment = augment
-        ignore_validation_warnings()
+        self.train_on = train_on
+        self.windows_per_epoch = windows_per_epoch
+        self.predict_on = predict_on
+        self.num_workers = num_workers
+        self.device = torch.device(device)
+        ignore_loader_warnings()
         self._source = scene
         self._gatherers: dict[torch.device, WindowGatherer] = {}
         self._reduced: dict[int, SceneDataModule] = {}
@@ -173,28 +223,53 @@ class SceneDataModule(L.LightningDataModule):
     # Loaders
 
     def train_dataloader(self) -> PixelLoader:
-        """Support pixels with targets, reshuffled every epoch."""
-        return self.shuffled_dataloader(("support", self.config.draw, self.seed), self.support, self.support_targets)
+        """The training pixels, reshuffled every epoch: support pixels with targets, or unlabelled pixels."""
+        if self.train_on == "unlabelled":
+            return self.unlabelled_dataloader()
+        address = ("support", self.config.draw, self.seed)
+        return self.shuffled_dataloader(address, self.support, self.support_targets, per_epoch=self.windows_per_epoch)
 
     def unlabelled_dataloader(self) -> PixelLoader:
         """Unlabelled pixels, reshuffled every epoch in an order that is the same for all draws of a seed."""
-        return self.shuffled_dataloader(("unlabelled", self.seed), self.unlabelled)
+        address = ("unlabelled", self.seed)
+        return self.shuffled_dataloader(address, self.unlabelled, per_epoch=self.windows_per_epoch)
 
     def val_dataloader(self) -> PixelLoader:
-        """Validation pixels with targets; empty unless the protocol selects by ``paper-val``."""
-        return PixelLoader(self.validation, self.validation_targets, batch_size=self.inference_batch)
+        """Validation pixels with targets; empty unless the protocol selects by ``paper-val``.
+
+        Raises:
+            ConfigError: If ``trainer.validate`` asks for validation pixels and there are none.
+        """
+        if self.trainer is not None and self.trainer.state.fn == "validate" and not len(self.validation):
+            raise ConfigError(
+                f"selection {self.config.selection} has no validation pixels; use trainer.test for the query pixels, "
+                "or set selection to paper-val, whose results have no rank"
+            )
+        return self.pixel_dataloader(self.validation, self.validation_targets)
+
+    def test_dataloader(self) -> PixelLoader:
+        """Query pixels in ascending order, with targets, only for scoring."""
+        return self.pixel_dataloader(self.query, self.query_targets)
 
     def predict_dataloader(self) -> PixelLoader:
-        """Query pixels in ascending order, without targets."""
-        return self.pixel_dataloader(self.query)
+        """Query pixels in ascending order, or all pixels of the scene (``predict_on``), without targets."""
+        return self.scene_dataloader() if self.predict_on == "scene" else self.pixel_dataloader(self.query)
 
     def scene_dataloader(self) -> PixelLoader:
         """Every pixel of the raster, row by row, without targets."""
         return self.pixel_dataloader(np.arange(self.scene.labels.size, dtype=np.int64))
 
-    def pixel_dataloader(self, pixels: IntArray) -> PixelLoader:
-        """The given pixels in the given order, without targets."""
-        return PixelLoader(pixels, batch_size=self.inference_batch)
+    def pixel_dataloader(
+        self, pixels: IntArray, targets: IntArray | None = None, *, add_inputs: AddInputs | None = None
+    ) -> PixelLoader:
+        """The given pixels in the given order.
+
+        Args:
+            pixels: Flat indices (n,).
+            targets: Their targets (n,), or None.
+            add_inputs: Adds the inputs to a batch; by default `add_windows`.
+        """
+        return self._loader(pixels, targets, add_inputs, batch_size=self.inference_batch)
 
     def shuffled_dataloader(
         self,
@@ -205,6 +280,7 @@ class SceneDataModule(L.LightningDataModule):
         batch_size: int | None = None,
         augment: bool | None = None,
         per_epoch: int | None = None,
+        add_inputs: AddInputs | None = None,
     ) -> PixelLoader:
         """Pixels for training, reshuffled every epoch.
 
@@ -214,24 +290,31 @@ class SceneDataModule(L.LightningDataModule):
             targets: Their targets (n,), or None.
             batch_size: Largest batch; None takes that of the data module.
             augment: Whether windows get a random symmetry; None takes the setting of the data module.
-            per_epoch: See `PixelLoader`.
+            per_epoch: See `BatchSampler`.
+            add_inputs: Adds the inputs to a batch; by default `add_windows`.
         """
-        return PixelLoader(
+        return self._loader(
             pixels,
             targets,
+            add_inputs,
             batch_size=batch_size or self.batch_size,
             shuffle=("batches", *address),
             augment=self.augment if augment is None else augment,
             per_epoch=per_epoch,
         )
 
-    def serving(self, **loaders: PixelLoader) -> LoaderView:
-        """A data module with other loaders of this scene, because Lightning adds windows only to those of data modules.
+    def _loader(
+        self, pixels: IntArray, targets: IntArray | None, add_inputs: AddInputs | None, **batches: Any
+    ) -> PixelLoader:
+        dataset = PixelDataset(pixels, targets, add_inputs=add_inputs or self.add_windows, device=self._batch_device())
+        return PixelLoader(dataset, sampler=BatchSampler(len(dataset), **batches), num_workers=self.num_workers)
 
-        ``loaders`` are ``train``, ``validate`` and ``predict`` (see `LoaderView`). For example, pretrain with
-        ``trainer.fit(model, datamodule=data.serving(train=data.unlabelled_dataloader()))``.
-        """
-        return LoaderView(self.add_windows, **loaders)
+    def _batch_device(self) -> torch.device:
+        """The running trainer's device, or ``device``; worker processes gather on the CPU."""
+        if self.num_workers:
+            return torch.device("cpu")
+        running = self.trainer is not None and self.trainer.state.status == "running"
+        return self.trainer.strategy.root_device if self.trainer is not None and running else self.device
 
     def with_components(self, most: int | None) -> SceneDataModule:
         """The same pixels with at most so many principal components instead of HSI bands; the result is cached.
@@ -256,19 +339,14 @@ class SceneDataModule(L.LightningDataModule):
 
     # Windows
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Add windows on the batch's device; while a trainer is training, with the batch's symmetries."""
-        return self.add_windows(batch, augment=self.trainer is not None and self.trainer.training)
+    def add_windows(self, batch: Batch) -> dict[str, Any]:
+        """A copy of a batch with ``pixel`` (b,) and with ``windows`` on the same device.
 
-    def add_windows(self, batch: Batch, *, augment: bool = False) -> dict[str, Any]:
-        """A copy of a batch with ``windows``: per modality (b, channels, window, window) float32.
-
-        With ``augment``, the batch's ``symmetry`` is applied.
+        If the batch has a ``symmetry`` (b,) in 0..7, it is applied to the windows and then removed.
         """
         pixels = batch["pixel"]
         kept = {name: values for name, values in batch.items() if name != "symmetry"}
-        symmetry = batch.get("symmetry") if augment else None
-        return {**kept, "windows": self.gatherer(pixels.device).gather(pixels, symmetry)}
+        return {**kept, "windows": self.gatherer(pixels.device).gather(pixels, batch.get("symmetry"))}
 
     def gatherer(self, device: torch.device) -> WindowGatherer:
         """The window gatherer of a device; cached."""

@@ -1,38 +1,39 @@
-"""Loaders of pixel indices, for Lightning and for plain loops."""
+"""Loaders of pixels with their inputs, for Lightning, for plain loops and for distributed training."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mmrs_bench.errors import ConfigError
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.windows import SYMMETRIES
 
 Batch = dict[str, torch.Tensor]
+#: Adds inputs, such as windows, to a batch with ``pixel`` and, for training, ``symmetry``; may remove ``symmetry``.
+AddInputs = Callable[[Batch], dict[str, Any]]
 
 
-class PixelLoader:
-    """Yields dicts with ``pixel`` (b,) int64 and, if targets are given, ``target`` (b,) int64.
+class Selection(NamedTuple):
+    """Positions (b,) of a batch in a dataset, and the symmetries (b,) of its windows; None for no symmetries."""
 
-    The sizes of the batches differ by at most one, so that no small last batch distorts batch statistics. A batch is a
-    slice of one tensor, so a ``DataLoader`` with workers and collation would only cost time.
+    positions: torch.Tensor
+    symmetry: torch.Tensor | None = None
+
+
+class PixelDataset(Dataset[dict[str, Any]]):
+    """Pixels of a scene with targets and inputs; ``dataset[5]`` is one pixel, ``dataset[selection]`` a batch.
 
     Args:
-        pixels: Flat indices.
-        targets: Targets of the pixels in 0..K-1, or None.
-        batch_size: Largest batch.
-        shuffle: Address of the random order (see `mmrs_bench.randomness`), to which the epoch is appended. None keeps
-            the order.
-        augment: Whether shuffled batches also contain ``symmetry`` (b,) int64 in 0..7 for the windows.
-        per_epoch: Largest number of pixels in an epoch, drawn again for every epoch; None takes all.
+        pixels: Flat indices (n,).
+        targets: Targets (n,) in 0..K-1, or None.
+        add_inputs: Adds the inputs to a batch on its device.
+        device: Device of the batches.
     """
 
     def __init__(
@@ -40,84 +41,125 @@ class PixelLoader:
         pixels: IntArray,
         targets: IntArray | None = None,
         *,
+        add_inputs: AddInputs = dict,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.pixels = torch.from_numpy(np.array(pixels, dtype=np.int64))
+        self.targets = None if targets is None else torch.from_numpy(np.array(targets, dtype=np.int64))
+        self.add_inputs = add_inputs
+        self.device = torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, key: int | Selection) -> dict[str, Any]:
+        if not isinstance(key, Selection):
+            batch = self[Selection(torch.tensor([key]))]
+            return {name: _first(value) for name, value in batch.items()}
+        fields = {"pixel": self.pixels[key.positions]}
+        if self.targets is not None:
+            fields["target"] = self.targets[key.positions]
+        if key.symmetry is not None:
+            fields["symmetry"] = key.symmetry
+        return self.add_inputs({name: values.to(self.device) for name, values in fields.items()})
+
+
+def _first(value: Any) -> Any:
+    return {name: part[0] for name, part in value.items()} if isinstance(value, dict) else value[0]
+
+
+class BatchSampler(DistributedSampler[Any]):
+    """Yields the `Selection` of each batch.
+
+    The sizes of the batches differ by at most one, so that no small last batch distorts batch statistics. In
+    distributed training each process receives its part of every batch. In training all parts have one size, and a batch
+    that cannot be divided repeats some pixels; otherwise each pixel comes once. Lightning keeps a sampler of this base
+    class.
+
+    Args:
+        count: Number of pixels.
+        batch_size: Largest batch of one process.
+        shuffle: Address of the random order (see `mmrs_bench.randomness`), to which the epoch is appended. None keeps
+            the order.
+        augment: Whether shuffled batches also contain symmetries in 0..7 for the windows.
+        per_epoch: Largest number of pixels in an epoch, drawn again for every epoch; None takes all.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
         batch_size: int,
         shuffle: tuple[str | int, ...] | None = None,
         augment: bool = False,
         per_epoch: int | None = None,
     ) -> None:
-        self.pixels = torch.from_numpy(np.array(pixels, dtype=np.int64))
-        self.targets = None if targets is None else torch.from_numpy(np.array(targets, dtype=np.int64))
+        super().__init__(range(count), num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
+        self.pixels = count
         self.batch_size = batch_size
-        self.shuffle = shuffle
+        self.address = shuffle
         self.augment = augment
-        self.count = min(len(pixels), per_epoch or len(pixels))
-        # Lightning calls loader.batch_sampler.sampler.set_epoch at the start of every epoch.
-        self.batch_sampler = SimpleNamespace(sampler=self)
-        self._epoch = 0
+        self.count = min(count, per_epoch or count)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; without it, passes count from 0."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return -(-self.count // (self.batch_size * _processes()[1]))
 
-    def __iter__(self) -> Iterator[Batch]:
-        fields = {"pixel": self.pixels}
-        if self.targets is not None:
-            fields["target"] = self.targets
-        if self.shuffle is not None:
-            generator = torch_generator(*self.shuffle, self._epoch)
-            order = torch.randperm(len(self.pixels), generator=generator)[: self.count]
-            fields = {name: values[order] for name, values in fields.items()}
+    def __iter__(self) -> Iterator[Selection]:
+        order, symmetry = torch.arange(self.pixels), None
+        if self.address is not None:
+            generator = torch_generator(*self.address, self.epoch)
+            order = torch.randperm(self.pixels, generator=generator)[: self.count]
             if self.augment:
-                fields["symmetry"] = torch.randint(SYMMETRIES, (len(order),), generator=generator)
-        self._epoch += 1
+                symmetry = torch.randint(SYMMETRIES, (len(order),), generator=generator)
+        self.epoch += 1
         if len(self):
-            pieces = [values.tensor_split(len(self)) for values in fields.values()]
-            for batch in zip(*pieces, strict=True):
-                yield dict(zip(fields, batch, strict=True))
+            for places in torch.arange(len(order)).tensor_split(len(self)):
+                own = self._own_part(places)
+                if len(own):
+                    yield Selection(order[own], None if symmetry is None else symmetry[own])
+
+    def _own_part(self, places: torch.Tensor) -> torch.Tensor:
+        """The part of a batch that belongs to this process."""
+        rank, processes = _processes()
+        if self.address is None:
+            return places.tensor_split(processes)[rank]
+        size = -(-len(places) // processes)
+        return places[torch.arange(rank * size, (rank + 1) * size) % len(places)]
 
 
-class LoaderView(L.LightningDataModule):
-    """Serves given loaders with windows (see `mmrs_bench.scenes.datamodule.SceneDataModule.serving`).
+def _processes() -> tuple[int, int]:
+    """Rank of this process, and the number of processes that train together."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
-    ``add_windows`` receives a batch on its device and ``augment=``, which is true while the trainer is training. A
-    missing loader is empty; a missing training loader raises an error when the trainer needs it.
+
+class PixelLoader(DataLoader[dict[str, Any]]):
+    """A ``DataLoader`` that yields dicts with ``pixel`` (b,), ``target`` (b,) if there are targets, and inputs.
+
+    A batch is one index operation, so ``num_workers=0`` is the fastest.
+
+    Args:
+        dataset: The pixels.
+        sampler: The batches.
+        options: Further arguments of ``DataLoader``, such as ``num_workers``.
     """
 
-    def __init__(
-        self,
-        add_windows: Callable[..., dict[str, Any]],
-        train: PixelLoader | None = None,
-        validate: PixelLoader | None = None,
-        predict: PixelLoader | None = None,
-    ) -> None:
-        super().__init__()
-        empty = PixelLoader(np.empty(0, dtype=np.int64), batch_size=1)
-        self._add_windows = add_windows
-        self._train, self._validate, self._predict = train, validate or empty, predict or empty
-
-    def train_dataloader(self) -> PixelLoader:
-        """The training loader; raises `ConfigError` if there is none."""
-        if self._train is None:
-            raise ConfigError("no training loader was given; pass one to serving(train=...).")
-        return self._train
-
-    def val_dataloader(self) -> PixelLoader:
-        """The validation loader."""
-        return self._validate
-
-    def predict_dataloader(self) -> PixelLoader:
-        """The prediction loader."""
-        return self._predict
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Add windows on the batch's device, with symmetries while the trainer is training."""
-        return self._add_windows(batch, augment=self.trainer is not None and self.trainer.training)
+    def __init__(self, dataset: PixelDataset, *, sampler: BatchSampler, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, **{**options, "batch_size": None})  # the sampler yields batches
 
 
-def ignore_validation_warnings() -> None:
-    """Silence Lightning's two warnings about missing validation data, which few-shot protocols do not have."""
+def ignore_loader_warnings() -> None:
+    """Silence warnings of Lightning that do not apply to few-shot protocols and `PixelLoader`.
+
+    They are about missing validation data, a single training batch, and loaders without worker processes.
+    """
     warnings.filterwarnings("ignore", message="You passed in a `val_dataloader` but have no `validation_step`")
     warnings.filterwarnings("ignore", message=f"Total length of `{PixelLoader.__name__}` across ranks is zero")
+    warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
+    warnings.filterwarnings("ignore", message=r"The number of training batches \(\d+\) is smaller than the logging")

@@ -12,17 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mmrs_bench.accuracy import (
+    ClassCounts,
+    average_accuracy,
+    class_counts,
+    kappa,
+    overall_accuracy,
+    ratio,
+    recalls,
+)
 from mmrs_bench.errors import DataError, TrainingError
 from mmrs_bench.evaluation.results.schema import Record, Scores
 from mmrs_bench.scenes.scene import IntArray
-
-
-class ClassCounts(NamedTuple):
-    """Pixels by class, each list (K,), as Python integers: their products are exact at any scene size."""
-
-    correct: list[int]
-    true: list[int]
-    predicted: list[int]
 
 
 class Metric(NamedTuple):
@@ -35,29 +36,6 @@ class Metric(NamedTuple):
     title: str
     compute: Callable[[ClassCounts], float | None]
     higher_is_better: bool = True
-
-
-def overall_accuracy(counts: ClassCounts) -> float:
-    """Share of correctly classified pixels."""
-    return sum(counts.correct) / sum(counts.true)
-
-
-def average_accuracy(counts: ClassCounts) -> float:
-    """Mean recall over the classes that have query pixels; a class that is only predicted is left out."""
-    defined = [value for value in recalls(counts) if value is not None]
-    return sum(defined) / len(defined)
-
-
-def kappa(counts: ClassCounts) -> float | None:
-    """Cohen's kappa (Cohen 1960); None where the chance agreement is 1."""
-    total = sum(counts.true)
-    chance = sum(row * column for row, column in zip(counts.true, counts.predicted, strict=True))
-    return _ratio(total * sum(counts.correct) - chance, total * total - chance)
-
-
-def recalls(counts: ClassCounts) -> tuple[float | None, ...]:
-    """Recall by class (K,); None for a class without query pixels."""
-    return tuple(map(_ratio, counts.correct, counts.true))
 
 
 #: Metrics that tables, CSV files and baselines contain, by name, in this order.
@@ -95,28 +73,12 @@ def scores(confusion: ArrayLike) -> Scores:
         {
             **{name: metric.compute(counts) for name, metric in METRICS.items() if name in Scores.model_fields},
             "recall": recalls(counts),
-            "f1": tuple(_ratio(2 * hit, row + column) for hit, row, column in classes),
-            "iou": tuple(_ratio(hit, row + column - hit) for hit, row, column in classes),
+            "f1": tuple(ratio(2 * hit, row + column) for hit, row, column in classes),
+            "iou": tuple(ratio(hit, row + column - hit) for hit, row, column in classes),
             "quantity_disagreement": quantity / (2 * total),
             "allocation_disagreement": allocation / (2 * total),
         }
     )
-
-
-def class_counts(confusion: ArrayLike) -> ClassCounts:
-    """The counts by class of a confusion matrix (K, K).
-
-    Raises:
-        DataError: If the matrix is not square, contains a negative or fractional count, or no pixel at all.
-    """
-    matrix = np.asarray(confusion)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise DataError(f"confusion matrix has shape {matrix.shape}; expected (K, K)")
-    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
-        raise DataError("confusion matrix must contain whole, non-negative counts")
-    if not matrix.any():
-        raise DataError("confusion matrix is empty: no query pixel was scored; lower the shots or the block buffer")
-    return ClassCounts(np.diagonal(matrix).tolist(), matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist())
 
 
 def confusion_matrix(target: ArrayLike, prediction: ArrayLike, num_classes: int) -> IntArray:
@@ -151,7 +113,3 @@ def _check_classes(values: np.ndarray, num_classes: int, kind: str, error: type[
             f"{kind} {low if low < 0 else high} is not a class; expected 0..{num_classes - 1} (unlabelled pixels are "
             "never scored; class ids of the ground truth start at 1, targets at 0)"
         )
-
-
-def _ratio(numerator: int, denominator: int) -> float | None:
-    return numerator / denominator if denominator else None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from mmrs_bench.errors import DataError
 from mmrs_bench.io import atomic_write
 from mmrs_bench.texts import one_line
 
@@ -54,15 +55,35 @@ def usable_checkpoint(path: Path) -> Path | None:
     return None
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a Lightning checkpoint, on the CPU; runs no code of the file.
+
+    Raises:
+        DataError: If the file is missing or damaged, or contains more than tensors and plain values.
+    """
+    fault, content = _read(path)
+    if fault:
+        raise DataError(
+            f"{path}: cannot be read as a checkpoint ({fault}); use a file that trainer.save_checkpoint wrote"
+        )
+    return content
+
+
 def _fault(path: Path) -> str:
-    """Why a checkpoint cannot be used; empty if it can."""
+    """Why a training cannot be resumed from a checkpoint; empty if it can."""
+    fault, content = _read(path)
+    missing = sorted(_ENTRIES - content.keys())
+    return fault or (f"without {', '.join(missing)}" if missing else "")
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """Why a checkpoint cannot be read, or its content."""
     if not path.is_file():
-        return "is not a regular file"
+        return "is not a regular file" if path.exists() else "there is no such file", {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about files of old versions
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises many types on damaged files
-        return one_line(str(error).partition("\n")[0]) or type(error).__name__
-    missing = sorted(_ENTRIES - content.keys()) if isinstance(content, dict) else sorted(_ENTRIES)
-    return f"without {', '.join(missing)}" if missing else ""
+        return one_line(str(error).partition("\n")[0]) or type(error).__name__, {}
+    return ("", content) if isinstance(content, dict) else ("does not hold entries by name", {})

@@ -2,69 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-#: Metric that every classification module logs on validation pixels.
-VALIDATION_METRIC = "validation_accuracy"
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.methods.toolkit.scores import score_collection
+from mmrs_bench.methods.toolkit.stage import StageModule
+
+#: Metric that every classification module logs on validation pixels, for selection and early stopping.
+VALIDATION_METRIC = "val/OA"
 
 
-class WindowClassifier(L.LightningModule):
-    """Trains a network with cross-entropy.
+class ClassificationModule(StageModule):
+    """Trains ``network``, which subclasses set, with cross-entropy.
+
+    Logs ``loss`` while training. After a pass over validation (test) pixels it logs ``val/OA``, ``val/AA`` and
+    ``val/kappa`` (``test/...``) as fractions.
 
     Args:
-        network: Maps windows (b, c, w, w) by modality to logits (b, k).
-        config: The settings of the method. ``label_smoothing``, if there is such a setting, is the share of the
-            target's weight that is spread over all classes.
+        channels: Channels by modality.
+        num_classes: Number of classes k.
+        window: Window side in pixels; None accepts every side.
+        label_smoothing: Share of the target's weight that is spread over all classes.
     """
 
     #: Windows per forward pass of a prediction on CPU, for speed; None takes the whole batch.
     cpu_chunk: ClassVar[int | None] = None
 
-    def __init__(self, network: nn.Module, config: Any = None) -> None:
-        super().__init__()
-        self.network, self.config = network, config
+    #: Maps windows (b, c, w, w) by modality to logits (b, k).
+    network: nn.Module
 
-    def logits(self, batch: dict[str, Any]) -> Tensor:
-        """Logits (b, k) of a batch with ``windows``."""
-        logits: Tensor = self.network(batch["windows"])
+    def __init__(
+        self, channels: Mapping[str, int], num_classes: int, window: int | None = None, *, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(channels, window)
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.validation_scores = score_collection(num_classes, "val/")
+        self.test_scores = score_collection(num_classes, "test/")
+
+    def forward(self, windows: Mapping[str, Tensor]) -> Tensor:
+        """Logits (b, k) of windows (b, c, w, w) by modality."""
+        logits: Tensor = self.network(windows)
         return logits
+
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
+        """Logits (b, k) of a batch with ``windows``."""
+        return self(self.windows_of(batch))  # type: ignore[no-any-return]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch with ``windows`` and ``target`` (b,)."""
-        target, smoothing = batch["target"], getattr(self.config, "label_smoothing", 0.0)
-        loss = functional.cross_entropy(self.logits(batch), target, label_smoothing=smoothing)
+        target = self.targets_of(batch)
+        loss = functional.cross_entropy(self.logits(batch), target, label_smoothing=self.label_smoothing)
         self.log("loss", loss, batch_size=len(target))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the accuracy; only called with the selection rule ``paper-val``."""
-        self.log_accuracy(self.logits(batch).argmax(dim=1), batch["target"])
+        """Update and log the scores of validation pixels."""
+        self.validation_scores.update(self.predict_step(batch, batch_idx), self.targets_of(batch))
+        self.log_dict(self.validation_scores, on_step=False, on_epoch=True)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Update and log the scores of test pixels."""
+        self.test_scores.update(self.predict_step(batch, batch_idx), self.targets_of(batch))
+        self.log_dict(self.test_scores, on_step=False, on_epoch=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Targets (b,) of a batch with ``pixel`` (b,) and ``windows``."""
-        count = len(batch["pixel"])
-        chunk = self.cpu_chunk if self.cpu_chunk and batch["pixel"].device.type == "cpu" else max(count, 1)
+        """Predicted targets (b,) of a batch with ``windows``."""
+        windows = self.windows_of(batch)
+        first = next(iter(windows.values()))
+        count = len(first)
+        chunk = self.cpu_chunk if self.cpu_chunk and first.device.type == "cpu" else max(count, 1)
         parts = []
         for start in range(0, count, chunk):
-            windows = {name: window[start : start + chunk] for name, window in batch["windows"].items()}
-            parts.append(self.logits({"windows": windows}).argmax(dim=1))
+            part = {name: window[start : start + chunk] for name, window in windows.items()}
+            parts.append(self(part).argmax(dim=1))
         return torch.cat(parts)
 
-    def log_accuracy(self, predicted: Tensor, target: Tensor) -> None:
-        """Log the accuracy of predicted targets (b,) as `VALIDATION_METRIC`."""
-        self.log(VALIDATION_METRIC, (predicted == target).float().mean(), batch_size=len(target))
+    def targets_of(self, batch: Mapping[str, Any]) -> Tensor:
+        """The targets (b,) of a batch.
+
+        Raises:
+            ConfigError: If the batch has none.
+        """
+        if "target" not in batch:
+            raise ConfigError(
+                f"{type(self).__name__}: training and scores need batches with target (b,), and a batch has "
+                f"{', '.join(batch)}; use the train or test loader of the data module, or trainer.predict"
+            )
+        target: Tensor = batch["target"]
+        return target
 
     def with_cosine_schedule(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The optimiser with a learning rate that falls to 0 along a half cosine over the trainer's epochs."""
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs_of(self))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-
-def epochs_of(module: L.LightningModule) -> int:
-    """Number of epochs of a module's trainer."""
-    return max(1, module.trainer.max_epochs or 1)

@@ -1,28 +1,28 @@
-"""Base class of methods that train one network, and the files that a fitted network is saved to."""
+"""Base class of methods that train one LightningModule, and the files that a fitted module is saved to."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write, content_hash, write_json
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC
+from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC, ClassificationModule
 from mmrs_bench.methods.toolkit.sealed import seal_of
+from mmrs_bench.methods.toolkit.stage import StageModule
+from mmrs_bench.methods.toolkit.training import Loaders
 from mmrs_bench.reading import read_json, validated
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.loader import LoaderView
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.texts import one_line
 
@@ -76,9 +76,6 @@ class Blueprint(BaseModel):
         return f"windows of {self.side} with channels {channels}"
 
 
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
-
-
 def description_file(folder: Path, name: str) -> Path:
     """Path of the blueprint that `save_network` writes."""
     return folder / f"{name}.json"
@@ -89,8 +86,8 @@ def weights_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.safetensors"
 
 
-def save_network(folder: Path, name: str, blueprint: Blueprint, network: nn.Module) -> None:
-    """Write a network's weights (safetensors, with a checksum of both files) and blueprint (JSON) to a folder."""
+def save_network(folder: Path, name: str, blueprint: Blueprint, network: StageModule) -> None:
+    """Write a module's weights (safetensors, with a checksum of both files) and blueprint (JSON) to a folder."""
     fields = blueprint.model_dump(mode="json")
     tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
     content = save(tensors, {"seal": seal_of(content_hash(fields), tensors)})
@@ -102,18 +99,18 @@ def load_network(
     folder: Path,
     name: str,
     config: MethodConfig,
-    build: Callable[[Blueprint, Mapping[str, Tensor]], NetworkT],
-) -> tuple[Blueprint, NetworkT]:
-    """Read a network that `save_network` wrote.
+    build: Callable[[Blueprint, Mapping[str, Tensor]], ClassificationModule],
+) -> tuple[Blueprint, ClassificationModule]:
+    """Read a module that `save_network` wrote.
 
     Args:
         folder: Folder of the files.
         name: Name of the files.
         config: Settings of the method; must equal the saved ones.
-        build: Builds the network from its blueprint and the saved tensors by name, which are then copied into it.
+        build: Builds the module from its blueprint and the saved tensors by name, which are then copied into it.
 
     Returns:
-        The blueprint, and the network in evaluation mode.
+        The blueprint, and the module in evaluation mode.
 
     Raises:
         DataError: If a file is missing or damaged, settings differ, or weights do not fit or are not finite.
@@ -149,12 +146,14 @@ def load_network(
 
 
 class NetworkMethod(Method):
-    """A method that trains one network on the support set.
+    """A method that trains one LightningModule on the support set.
 
-    Subclasses set ``Config``, ``name`` and ``title``, and define `build` and `module`. The rest has defaults, which
-    use these settings where ``Config`` has them: ``components``, ``epochs``, ``batch_size``, ``symmetries``.
+    Subclasses set ``Config``, ``Module``, ``name`` and ``title``. The rest has defaults, which use these settings where
+    ``Config`` has them: ``components``, ``epochs``, ``batch_size``, ``symmetries``.
     """
 
+    #: The module; its arguments are hyperparameters of the same names as the settings, see `hyperparameters`.
+    Module: ClassVar[type[ClassificationModule]]
     #: Name of the saved files and of the random stream of the initial weights.
     name: ClassVar[str]
     #: Name in error messages.
@@ -164,25 +163,31 @@ class NetworkMethod(Method):
     #: Name of the random stream that shuffles the support set.
     shuffle: ClassVar[str] = "support"
 
-    network: Any
+    #: The fitted module.
+    module: Any
     blueprint: Blueprint
 
-    @abstractmethod
-    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """Build the untrained network; random values come from torch's default generator.
+    def hyperparameters(self, blueprint: Blueprint) -> dict[str, Any]:
+        """Arguments of ``Module``: the settings that it accepts, channels, classes, window, seed and draw."""
+        given = {
+            **self.config.model_dump(),
+            "channels": dict(blueprint.channels),
+            "num_classes": len(blueprint.class_names),
+            "class_names": list(blueprint.class_names),
+            "window": blueprint.side,
+            "seed": self.context.seed,
+            "draw": self.context.draw,
+        }
+        return {name: given[name] for name in inspect.signature(self.Module).parameters if name in given}
+
+    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> ClassificationModule:
+        """Build the untrained module; random values come from torch's default generator.
 
         Args:
             blueprint: Channels, window side and classes.
-            weights: Tensors of a saved network that is being loaded; they are copied into the result afterwards.
+            weights: Tensors of a saved module that is being loaded; they are copied into the result afterwards.
         """
-
-    @abstractmethod
-    def module(self) -> L.LightningModule:
-        """A new module that trains ``network``."""
-
-    def predictor(self, data: SceneDataModule) -> L.LightningModule:
-        """The module whose ``predict_step`` classifies ``data``; by default `module`."""
-        return self.module()
+        return self.Module(**self.hyperparameters(blueprint))
 
     def check(self, data: SceneDataModule) -> None:
         """Raise ConfigError if the network cannot be built for ``data``; accepts everything by default."""
@@ -204,14 +209,14 @@ class NetworkMethod(Method):
         self.check(data)
         data = self.inputs(data)
         self.create(data)
-        self.train(self.module(), self.loaders(data), data)
+        self.train(self.loaders(data), data)
 
     def create(self, data: SceneDataModule) -> None:
-        """Set ``blueprint``, and ``network`` to an untrained network for ``data`` (as `inputs` returns them)."""
+        """Set ``blueprint``, and ``module`` to an untrained module for ``data`` (as `inputs` returns them)."""
         self.blueprint = self.describe(data)
-        self.network = training.initialised(lambda: self.build(self.blueprint), self.context, self.name)
+        self.module = training.initialised(lambda: self.build(self.blueprint), self.context, self.name)
 
-    def loaders(self, data: SceneDataModule) -> LoaderView:
+    def loaders(self, data: SceneDataModule) -> Loaders:
         """Loaders of shuffled support windows and of the validation windows of the selection rule."""
         config, context = self.config, self.context
         train = data.shuffled_dataloader(
@@ -221,20 +226,20 @@ class NetworkMethod(Method):
             batch_size=config.batch_size,
             augment=config.symmetries,
         )
-        return data.serving(train=train, validate=data.val_dataloader())
+        return Loaders(train, data.val_dataloader())
 
     def epochs(self, steps_per_epoch: int) -> int:
         """Number of epochs."""
         return int(self.config.epochs)
 
-    def train(self, module: L.LightningModule, loaders: L.LightningDataModule, data: SceneDataModule) -> None:
-        """Train a module in place with the selection rule of the protocol."""
+    def train(self, loaders: Loaders, data: SceneDataModule) -> None:
+        """Train the module with the selection rule of the protocol."""
         training.fit(
-            module,
+            self.module,
             loaders,
             self.context,
             stage=self.stage,
-            epochs=self.epochs(len(loaders.train_dataloader())),
+            epochs=self.epochs(len(loaders.train)),
             maximise=VALIDATION_METRIC if data.config.selection == "paper-val" else None,
         )
 
@@ -246,17 +251,17 @@ class NetworkMethod(Method):
         """
         data = self.inputs(data)
         self.blueprint.check_inputs(self.describe(data), self.title)
-        return training.predict(self.predictor(data), data, pixels, self.context)
+        return training.predict(self.module, data.pixel_dataloader(pixels), self.context)
 
     def parameter_counts(self) -> ParameterCounts:
-        """All parameters of the network, and those that require a gradient."""
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.network.parameters()]
+        """All parameters of the module, and those that require a gradient."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.module.parameters()]
         return ParameterCounts(sum(n for n, _ in sizes), sum(n for n, trainable in sizes if trainable))
 
     def save(self, folder: Path) -> None:
         """See `save_network`."""
-        save_network(folder, self.name, self.blueprint, self.network)
+        save_network(folder, self.name, self.blueprint, self.module)
 
     def load(self, folder: Path) -> None:
         """See `load_network`."""
-        self.blueprint, self.network = load_network(folder, self.name, self.config, self.build)
+        self.blueprint, self.module = load_network(folder, self.name, self.config, self.build)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-import lightning as L
 from pydantic import Field
 
 from mmrs_bench.methods.base import MethodConfig, RunContext
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
-from mmrs_bench.methods.toolkit.training import ModuleT
+from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
+
+StageT = TypeVar("StageT", bound=StageModule)
 
 STAGE = "pretraining"
 
@@ -54,8 +55,7 @@ def pretraining_address(
 
 
 def pretrain_on_windows(
-    build: Callable[[], ModuleT],
-    module: Callable[[ModuleT, int], L.LightningModule],
+    build: Callable[[int], StageT],
     data: SceneDataModule,
     context: RunContext,
     *,
@@ -64,13 +64,12 @@ def pretrain_on_windows(
     method: str,
     version: int,
     pixels: IntArray | None = None,
-    finish: Callable[[ModuleT, RunContext], None] | None = None,
-) -> ModuleT:
-    """Load a network that was pretrained on windows without labels from the cache, or pretrain it.
+    finish: Callable[[StageT, RunContext], None] | None = None,
+) -> StageT:
+    """Load a module that was pretrained on windows without labels from the cache, or pretrain it.
 
     Args:
-        build: Builds the untrained network.
-        module: Builds the module that trains a network, from the network and the seed.
+        build: Builds the untrained module from the seed of its random numbers.
         data: The scene as the network receives it.
         context: Context of the cell.
         config: The settings.
@@ -78,14 +77,14 @@ def pretrain_on_windows(
         method: Name of the pretraining.
         version: Increment when the pretraining changes, so that old cache entries are ignored.
         pixels: Centres of the windows (n,); by default the unlabelled pixels of the protocol.
-        finish: Called with the trained network and the context of the training, for example to log figures.
+        finish: Called with the trained module and the context of the training, for example to log figures.
 
     Raises:
         TrainingError, DataError, BenchError: See `mmrs_bench.methods.toolkit.pretraining_cache.load_or_pretrain`.
     """
     centres = data.unlabelled if pixels is None else pixels
 
-    def train(network: ModuleT, shared: RunContext) -> None:
+    def train(module: StageT, shared: RunContext) -> None:
         loader = data.shuffled_dataloader(
             (STAGE, shared.seed),
             centres,
@@ -94,15 +93,15 @@ def pretrain_on_windows(
             per_epoch=config.pretrain_windows,
         )
         training.fit(
-            module(network, shared.seed),
-            data.serving(train=loader),
+            module,
+            training.Loaders(loader),
             shared,
             stage=STAGE,
             epochs=config.pretrain_epochs,
             resumable=True,
         )
         if finish is not None:
-            finish(network, shared)
+            finish(module, shared)
 
     address = pretraining_address(
         method,
@@ -114,4 +113,4 @@ def pretrain_on_windows(
         images=data.images_sha256(),
         pixels=hashlib.sha256(centres.tobytes()).hexdigest(),
     )
-    return load_or_pretrain(address, build, train, context)
+    return load_or_pretrain(address, lambda: build(context.seed), train, context)

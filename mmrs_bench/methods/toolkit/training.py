@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import lightning as L
 import numpy as np
@@ -28,7 +28,7 @@ from mmrs_bench.io import disk_errors
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit.checkpoints import AtomicCheckpoints, usable_checkpoint
 from mmrs_bench.randomness import derive_seed
-from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.loader import PixelLoader
 from mmrs_bench.scenes.scene import IntArray
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
@@ -43,6 +43,13 @@ IGNORED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # the training is resumed
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # raised by Lightning's own code
 )
+
+
+class Loaders(NamedTuple):
+    """Loaders of training and validation batches; ``validate`` is only used for a validation metric."""
+
+    train: PixelLoader
+    validate: PixelLoader | None = None
 
 
 def initialised(build: Callable[[], ModuleT], context: RunContext, purpose: str) -> ModuleT:
@@ -60,7 +67,7 @@ def initialised(build: Callable[[], ModuleT], context: RunContext, purpose: str)
 
 def fit(
     module: L.LightningModule,
-    data: L.LightningDataModule,
+    loaders: Loaders,
     context: RunContext,
     *,
     stage: str,
@@ -72,7 +79,7 @@ def fit(
 
     Args:
         module: Its ``training_step`` returns the loss.
-        data: Provides ``train_dataloader`` (a ``SceneDataModule`` or its ``serving`` view).
+        loaders: Training and validation batches.
         context: Device, precision, threads, seed, folder and progress.
         stage: Name of the stage in progress, logs, checkpoints and errors (``pretraining``, ``training``).
         epochs: Passes over the training loader.
@@ -115,31 +122,32 @@ def fit(
         )
         # Our own checkpoint holds only tensors and plain values, so it loads without unpickling code.
         options = {"ckpt_path": resume_from, "weights_only": True} if resume_from else {}
-        _interruptible(lambda: trainer.fit(module, datamodule=data, **cast(Any, options)))
+        _interruptible(lambda: trainer.fit(module, *loaders, **cast(Any, options)))
     module.cpu().eval()
+    module.trainer = None  # which holds loaders and logs
     context.progress(stage, 1.0)
 
 
-def predict(module: L.LightningModule, data: SceneDataModule, pixels: IntArray, context: RunContext) -> IntArray:
+def predict(module: L.LightningModule, loader: PixelLoader, context: RunContext) -> IntArray:
     """Classify pixels.
 
     Args:
         module: Its ``predict_step`` returns the targets (b,) of a batch.
-        data: The scene.
-        pixels: Flat indices (n,).
+        loader: Batches of n pixels.
         context: Device, precision, threads and progress.
 
     Returns:
         Targets (n,) int64.
     """
-    collector = _TargetCollector(len(pixels))
-    if len(pixels) > 0:
-        view = data.serving(predict=data.pixel_dataloader(pixels))
+    count = len(loader.dataset)  # type: ignore[arg-type]
+    collector = _TargetCollector(count)
+    if count > 0:
         with _isolated(context):
             callbacks = [_Monitor(context, "prediction"), collector]
             trainer = _trainer(context, logger=False, enable_checkpointing=False, callbacks=callbacks)
-            _interruptible(lambda: trainer.predict(module, datamodule=view, return_predictions=False))
+            _interruptible(lambda: trainer.predict(module, loader, return_predictions=False))
         module.cpu()
+        module.trainer = None
     return collector.targets
 
 

@@ -7,11 +7,11 @@ a C library reads belongs into the child process (`mmrs_bench.scenes.files.decod
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 from mmrs_bench.errors import BenchError, ConfigError, DataError
+from mmrs_bench.plugins import missing_package
 from mmrs_bench.scenes.files.decoders.envi import ENDINGS, HEADER_ENDING, find_pair
 from mmrs_bench.scenes.files.decoders.faults import damaged
 from mmrs_bench.scenes.files.decoders.guard import read_guarded
@@ -39,8 +39,8 @@ def _read_envi(path: Path, *_: object) -> Raster:
 
 
 def _need_rasterio(path: Path, name: str) -> None:
-    if importlib.util.find_spec("rasterio") is None:
-        raise ConfigError(f"{path}: {name} needs rasterio, which is not installed; run: pip install 'mmrs-bench[geo]'")
+    if fault := missing_package("rasterio"):
+        raise ConfigError(f"{path}: {name} cannot be read: {fault}")
 
 
 #: Readers by file ending. A file with another ending is an ENVI raster if an ENVI header lies beside it.

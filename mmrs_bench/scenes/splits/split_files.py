@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmrs_bench.config import SplitName
 from mmrs_bench.errors import SplitError
 from mmrs_bench.io import content_hash, write_json
-from mmrs_bench.paths import BENCHMARK_DIR
+from mmrs_bench.paths import BENCHMARK_DIR, RESTORE
 from mmrs_bench.reading import read_json, validated
 from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.splits.blocks import REFERENCE_WINDOW, BlockAssignment
@@ -21,7 +21,6 @@ from mmrs_bench.scenes.splits.support import SupportOrder, draw_order, official_
 SPLIT_DIR = BENCHMARK_DIR / "splits"
 SPLIT_SCHEMA = 1
 
-_ADVICE = "restore the committed file"
 _Index = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -82,7 +81,7 @@ def committed_order(scene: Scene, name: SplitName, *, shots: int, draw: int, win
     classes = tuple(np.array(pixels, np.int64) for pixels in entry.classes)
     expected = [file.shots] * len(scene.manifest.classes)
     if [len(pixels) for pixels in classes] != expected or any((p >= scene.ground_truth.size).any() for p in classes):
-        raise SplitError(f"{path}: draw {draw} does not list {file.shots} pixels of the scene per class; {_ADVICE}.")
+        raise SplitError(f"{path}: draw {draw} does not list {file.shots} pixels of the scene per class; {RESTORE}.")
     return SupportOrder(classes, entry.blocks)
 
 
@@ -102,9 +101,9 @@ def _identity(scene: Scene, name: SplitName) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _read_verified(path: Path, _modified_ns: int) -> tuple[dict[str, Any], _SplitFile]:
-    content = read_json(path, error=SplitError, advice=_ADVICE)
+    content = read_json(path, error=SplitError, advice=RESTORE)
     stated = content.pop("sha256", None) if isinstance(content, dict) else None
     found = content_hash(content)
     if stated != found:
-        raise SplitError(f"{path}: is corrupt, it states sha256 {stated}, its content has {found}; {_ADVICE}.")
-    return content, validated(_SplitFile, content, where=path, error=SplitError, advice=_ADVICE)
+        raise SplitError(f"{path}: is corrupt, it states sha256 {stated}, its content has {found}; {RESTORE}.")
+    return content, validated(_SplitFile, content, where=path, error=SplitError, advice=RESTORE)
