@@ -16,12 +16,16 @@ from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, Pixe
 from mmrs_bench.errors import BenchError, ConfigError, PreflightError, nearest
 from mmrs_bench.evaluation.cells import Suite
 from mmrs_bench.evaluation.run.executors import EXECUTORS
+from mmrs_bench.paths import BENCHMARK_DIR, shown_path
 from mmrs_bench.texts import one_line, prepare_streams
 from mmrs_bench.version import __version__
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
+
+#: In help texts, where a percent sign begins a placeholder.
+_SUITE_FILE = shown_path(BENCHMARK_DIR / "suite.yaml").replace("%", "%%")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +122,7 @@ def _parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
 def build_parser() -> ArgumentParser:
     """Build the parser of all commands."""
     description = "Benchmark of few-shot land-cover classification with multimodal remote sensing."
-    epilog = "README.md and docs/ describe set-up, protocol and file formats."
+    epilog = "README.md and docs/ of the source code describe set-up, protocol and file formats."
     parser = ArgumentParser(prog="mmrs-bench", description=description, epilog=epilog, exit_on_error=False)
     commands = parser.add_subcommands(dest="command", required=True, title="commands", description="")
     parser.add_argument("--version", action="version", version=__version__, help="print the version")
@@ -153,7 +157,7 @@ def _several(default: Sequence[Any], choices: Any = None) -> dict[str, Any]:
 def _suite(parser: ArgumentParser) -> None:
     """Add the fields of `Suite`, which decide the numbers."""
     add, suite, scopes = parser.add_argument, Suite(), get_args(PixelScope)
-    add("--config", action="config", help="YAML file with any of these options (benchmarks/suite.yaml)")
+    add("--config", action="config", help=f"YAML file with any of these options ({_SUITE_FILE})")
     add("--datasets", "--dataset", **_several(suite.datasets), help="names, or paths of manifests")
     add("--splits", "--split", **_several(suite.splits, SplitName), help="split protocols")
     add("--shots", **_several(suite.shots), help="labels per class")

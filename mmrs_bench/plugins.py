@@ -1,13 +1,20 @@
-"""Files that installed packages register by entry point."""
+"""Other packages: files that they register by entry point, and optional ones with the command that installs them."""
 
 from __future__ import annotations
 
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from mmrs_bench.errors import ConfigError
+from mmrs_bench.paths import CHECKOUT
+
+#: Extras of the package (``pyproject.toml``) by the optional package that they install.
+EXTRAS = {"rasterio": "geo", "ray": "ray", "submitit": "slurm"}
 
 
 def entry_point_paths(group: str) -> list[tuple[str, Path]]:
@@ -36,3 +43,41 @@ def _entry_point_paths(group: str, _search_path: tuple[str, ...]) -> tuple[tuple
             raise ConfigError(f"{where} has the name of another one; uninstall one of the two packages")
         found[entry.name] = path
     return tuple(found.items())
+
+
+def missing_package(package: str) -> str:
+    """The fault and its remedy if an optional package of `EXTRAS` is not installed; otherwise an empty text."""
+    if find_spec(package) is not None:
+        return ""
+    return f"the package {package} is not installed; install it with: {install_command(EXTRAS[package])}"
+
+
+def import_optional(package: str, purpose: str) -> ModuleType:
+    """Import an optional package of `EXTRAS`.
+
+    Args:
+        package: Name of the package.
+        purpose: What needs it, for the message.
+
+    Raises:
+        ConfigError: If it is not installed or cannot be imported.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        broken = f"the package {package} cannot be imported ({error}); install another version of it"
+        raise ConfigError(f"{purpose}: {missing_package(package) or broken}") from error
+
+
+def install_command(extra: str, *, checkout: Path | None = CHECKOUT) -> str:
+    """Shell command that installs an extra into the environment of this process.
+
+    Args:
+        extra: Name of the extra.
+        checkout: The checkout that the code runs from; None for an installed package.
+    """
+    if checkout is None:
+        return f'pip install "mmrs-bench[{extra}]"'
+    if Path(sys.prefix).resolve() == (checkout / ".venv").resolve():  # the environment of `make setup`
+        return f'make setup EXTRAS="dev,{extra}"'
+    return f'pip install --editable "{checkout}[{extra}]"'

@@ -6,7 +6,8 @@ from typing import get_args
 
 from mmrs_bench.commands.output import say, say_columns
 from mmrs_bench.config import QUERY_LIMITS, SplitName
-from mmrs_bench.methods.catalogue import method_cards
+from mmrs_bench.methods.catalogue import CARD_DIR, method_cards
+from mmrs_bench.paths import shown_path
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.version import __version__
 
@@ -62,6 +63,6 @@ def _splits() -> None:
 
 
 def _budgets() -> None:
-    rows = [("budget", "query pixels", "training lengths are in benchmarks/methods/*.yaml")]
+    rows = [("budget", "query pixels", f"training lengths are in {shown_path(CARD_DIR)}/*.yaml")]
     rows += [(name, "all" if limit is None else f"at most {limit}", "") for name, limit in QUERY_LIMITS.items()]
     say_columns(rows)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmrs_bench.commands.options import make_execution, make_suite
 from mmrs_bench.commands.output import say, say_progress
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
-from mmrs_bench.evaluation.report.maps import write_map
-from mmrs_bench.evaluation.run.preflight import preflight
+from mmrs_bench.evaluation.class_map import classify_scene
 
 
 def draw_map(
@@ -23,20 +20,14 @@ def draw_map(
     folder = Path(results).expanduser()
     target_folder = Path(out).expanduser() if out else folder / "maps"
     execution = make_execution(device, precision)
-    packages = {"rasterio": "geo"} if tif else {}
-    preflight([cell], folder, execution, force=True, folders=[target_folder], packages=packages)
-    # After the checks: it imports torch.
-    from mmrs_bench.evaluation.run.runner import fit_cell
-
-    method, data, _ = fit_cell(cell, execution.resolved(), folder, _show_stage)
-    _show_stage("predict the whole scene", 0.0)
-    targets = method.predict(data, np.arange(data.scene.labels.size))
+    packages = ["rasterio"] if tif else []
+    class_map = classify_scene(cell, execution, folder, _show_stage, folders=[target_folder], packages=packages)
     protocol = cell.protocol
     method_name, shots = cell.method_label.replace(":", "-"), protocol.data.shots
     name = f"{protocol.scene}-{method_name}-{protocol.data.split}-{shots}shot-draw{draw:02d}-{protocol.key}"
     for suffix in (".png", ".tif") if tif else (".png",):
         path = target_folder / f"{name}{suffix}"
-        write_map(path, data.scene, targets, support=data.support, title=cell.title)
+        class_map.write(path)
         say(str(path))
     return 0
 

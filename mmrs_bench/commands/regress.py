@@ -9,11 +9,9 @@ from typing import Any
 
 from mmrs_bench.commands.options import compute
 from mmrs_bench.commands.output import say, table_console
-from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation import regression
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells, weightless_methods
 from mmrs_bench.evaluation.report.render import print_tables
-from mmrs_bench.evaluation.results.provenance import git_state
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.pool import environment
 from mmrs_bench.evaluation.run.session import EXIT_FAILED, check_writable
@@ -41,10 +39,8 @@ def regress(*, results: str, update_baselines: bool, **execution_options: Any) -
     Records and caches of earlier runs are not used, because other code may have written them. The run has a temporary
     cache of its own.
     """
-    if update_baselines and git_state().dirty is not False:
-        raise ConfigError(
-            "new baselines must be traceable to a commit; commit or stash all changes of this git checkout first"
-        )
+    if update_baselines:
+        regression.check_traceable()
     baselines = regression.load_baselines()
     if not update_baselines:
         regression.regress((), baselines)  # raises if there are no baselines, before any cell is computed

@@ -18,7 +18,7 @@ from mmrs_bench.evaluation.results.provenance import git_state
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.results.signature import signature_fields, signature_text
 from mmrs_bench.io import write_json
-from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
+from mmrs_bench.paths import BENCHMARK_DIR, CHECKOUT, RESTORE
 from mmrs_bench.reading import read_json, validated
 
 BASELINES = BENCHMARK_DIR / "baselines.json"
@@ -95,9 +95,8 @@ class _BaselineFile(_Part):
 
 def load_baselines(path: Path = BASELINES) -> list[Baseline]:
     """Read the committed baselines; a `ConfigError` says which field is wrong."""
-    advice = "restore the committed file"
-    fields = read_json(path, error=ConfigError, advice=advice)
-    return list(validated(_BaselineFile, fields, where=path, error=ConfigError, advice=advice).rows)
+    fields = read_json(path, error=ConfigError, advice=RESTORE)
+    return list(validated(_BaselineFile, fields, where=path, error=ConfigError, advice=RESTORE).rows)
 
 
 class Check(NamedTuple):
@@ -223,7 +222,29 @@ def _check(baseline: Baseline, metric: str, entry: Entry | None) -> Check:
     return Check(baseline, metric, current, "loss")
 
 
-def update_baselines(records: Sequence[Record], path: Path = BASELINES, *, repository: Path = REPOSITORY) -> list[str]:
+def check_traceable(checkout: Path | None = CHECKOUT) -> None:
+    """Check that new baselines can be traced to a commit.
+
+    Raises:
+        ConfigError: If this is no git checkout, or it has changes.
+    """
+    if checkout is None:
+        raise ConfigError(
+            "new baselines must be traceable to a commit, and this is an installed package; run regress "
+            "--update-baselines in a git checkout of mmrs-bench (after make setup)"
+        )
+    state = git_state(checkout)
+    if state.commit is None:
+        raise ConfigError(f"{checkout} is not a git checkout; new baselines must be traceable to a commit")
+    if state.dirty:
+        raise ConfigError(
+            f"{checkout} has uncommitted changes; commit or stash them first, so that the baselines can be traced"
+        )
+
+
+def update_baselines(
+    records: Sequence[Record], path: Path = BASELINES, *, checkout: Path | None = CHECKOUT
+) -> list[str]:
     """Replace the baselines of the methods and protocols of some records; other baselines do not change.
 
     The tolerance is `DEVIATIONS` standard deviations between seeds of the mean over draws, at least `MIN_TOLERANCE`.
@@ -231,21 +252,15 @@ def update_baselines(records: Sequence[Record], path: Path = BASELINES, *, repos
     Args:
         records: At least `MIN_SEEDS` seeds of each method, with the same draws, from one commit.
         path: The baselines file.
-        repository: The git checkout.
+        checkout: The git checkout.
 
     Returns:
         One line per metric: old -> new.
 
     Raises:
-        ConfigError: If the checkout has changes, the records are not from one commit, or seeds or draws are missing.
+        ConfigError: See `check_traceable`; or the records are not from one commit, or seeds or draws are missing.
     """
-    state = git_state(repository)
-    if state.commit is None:
-        raise ConfigError(f"{repository} is not a git checkout; new baselines must be traceable to a commit")
-    if state.dirty:
-        raise ConfigError(
-            f"{repository} has uncommitted changes; commit or stash them first, so that the baselines can be traced"
-        )
+    check_traceable(checkout)
     if not records:
         raise ConfigError("there are no records for new baselines; run the cells first")
     old = {baseline.identity: baseline for baseline in load_baselines(path)}

@@ -11,11 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from mmrs_bench.errors import ConfigError, unknown_name
-from mmrs_bench.paths import MANIFEST_DIR, cache_root
+from mmrs_bench.paths import MANIFEST_DIR, RESTORE, cache_root
 from mmrs_bench.reading import read_yaml, validated
 
 WEIGHTS_FILE = MANIFEST_DIR / "weights.yaml"
-RESTORE = "restore the committed file"
 _HUGGING_FACE = re.compile(r"https://huggingface\.co/(?P<repository>[^/]+/[^/]+)/resolve/main/(?P<file>.+)")
 
 

@@ -48,7 +48,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def baselines(path: Path, checkout: Path) -> list[Baseline]:
-    update_baselines(runs(seeds=5) + runs("svm", 120, seeds=5), path, repository=checkout)
+    update_baselines(runs(seeds=5) + runs("svm", 120, seeds=5), path, checkout=checkout)
     return load_baselines(path)
 
 
@@ -108,7 +108,7 @@ def test_without_baselines_the_regression_fails() -> None:
 
 
 def test_the_tolerance_is_three_standard_deviations_between_seeds(path: Path, checkout: Path) -> None:
-    update_baselines(runs(seeds=5, noise=6), path, repository=checkout)
+    update_baselines(runs(seeds=5, noise=6), path, checkout=checkout)
     (row,) = load_baselines(path)
     # Consecutive seeds differ by 6 of 600 pixels in every draw.
     sd = stdev(0.75 + 0.01 * seed for seed in range(5))
@@ -129,7 +129,7 @@ def test_a_metric_is_one_function_and_one_row(
     """Regression contains a new metric after the next update; baselines that are older than it remain valid."""
     monkeypatch.setitem(METRICS, "ber", Metric("ber", "BER", balanced_error, higher_is_better=False))
     assert regress(runs() + runs("svm", 120), baselines).passed
-    lines = update_baselines(runs(seeds=5), path, repository=checkout)
+    lines = update_baselines(runs(seeds=5), path, checkout=checkout)
     assert lines[-1] == "town-r1 random-v1 2-shot paper rf BER: none -> 25.00 ± 0.50"
     rf = next(row for row in load_baselines(path) if row.method == "rf")
     for hits, status in ((150, "ok"), (140, "loss"), (160, "gain")):
@@ -144,13 +144,13 @@ def test_a_metric_is_one_function_and_one_row(
 def test_update_prints_old_and_new_and_keeps_other_baselines(
     path: Path, checkout: Path, baselines: list[Baseline]
 ) -> None:
-    lines = update_baselines(runs(hits=160, seeds=5), path, repository=checkout)
+    lines = update_baselines(runs(hits=160, seeds=5), path, checkout=checkout)
     assert lines[0] == "town-r1 random-v1 2-shot paper rf OA: 75.00 ± 0.50 -> 80.00 ± 0.50"
     assert len(lines) == 3
     by_method = {row.method: row for row in load_baselines(path)}
     assert by_method["svm"] == next(row for row in baselines if row.method == "svm")
     assert by_method["rf"].metrics["oa"].mean == 0.8
-    first = update_baselines(runs("cnn", seeds=5), path, repository=checkout)
+    first = update_baselines(runs("cnn", seeds=5), path, checkout=checkout)
     assert first[0].endswith("cnn OA: none -> 75.00 ± 0.50")
 
 
@@ -158,10 +158,10 @@ def test_update_refuses_a_dirty_checkout_and_no_checkout(path: Path, checkout: P
     before = path.read_text()
     (checkout / "code.py").write_text("changed")
     with pytest.raises(ConfigError, match="has uncommitted changes; commit or stash"):
-        update_baselines(runs(seeds=5), path, repository=checkout)
+        update_baselines(runs(seeds=5), path, checkout=checkout)
     git(checkout, "checkout", "code.py")
     with pytest.raises(ConfigError, match="is not a git checkout"):
-        update_baselines(runs(seeds=5), path, repository=tmp_path)
+        update_baselines(runs(seeds=5), path, checkout=tmp_path)
     assert path.read_text() == before
 
 
@@ -180,12 +180,12 @@ def test_update_refuses_incomplete_or_untraceable_records(
     path: Path, checkout: Path, records: list[Record], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        update_baselines(records, path, repository=checkout)
+        update_baselines(records, path, checkout=checkout)
 
 
 def test_an_undefined_kappa_gets_no_baseline(path: Path, checkout: Path) -> None:
     records = [make_record(confusion=[[5, 0], [0, 0]], draw=d, seed=s) for d in DRAWS for s in range(5)]
-    update_baselines(records, path, repository=checkout)
+    update_baselines(records, path, checkout=checkout)
     (row,) = load_baselines(path)
     assert set(row.metrics) == {"oa", "aa"}
     assert regress(records, [row]).passed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrs_bench.evaluation.results.schema import Measured, Provenance
-from mmrs_bench.paths import REPOSITORY
+from mmrs_bench.paths import CHECKOUT
 
 #: Packages whose release can change a number.
 PACKAGES = (
@@ -33,6 +34,8 @@ PACKAGES = (
 )
 
 _GIT_SECONDS = 20.0
+#: Variables that let git read another repository than that of the folder; set inside git hooks, for example.
+_GIT_VARIABLES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"}
 
 
 class GitState(NamedTuple):
@@ -42,8 +45,13 @@ class GitState(NamedTuple):
     dirty: bool | None
 
 
-def git_state(folder: Path = REPOSITORY) -> GitState:
-    """State of the checkout whose top folder is ``folder``; untracked files that are not ignored count as dirty."""
+def git_state(folder: Path | None = CHECKOUT) -> GitState:
+    """State of the checkout whose top folder is ``folder``; untracked files that are not ignored count as dirty.
+
+    An installed package (``folder`` None) has no state, whatever repository contains it or the current folder.
+    """
+    if folder is None:
+        return GitState(None, None)
     top = _git(folder, "rev-parse", "--show-toplevel")
     commit = _git(folder, "rev-parse", "HEAD")
     status = _git(folder, "status", "--porcelain")
@@ -57,8 +65,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """Output of a git command; None if git is not installed, fails or takes too long."""
     # Without optional locks, reading the state cannot block a git command that runs at the same time.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    own = {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True, env=own
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

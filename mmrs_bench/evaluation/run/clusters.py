@@ -5,18 +5,16 @@ The results folder must be on a file system that all nodes share.
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from mmrs_bench.errors import BenchError, ConfigError, RecordError
+from mmrs_bench.errors import BenchError, RecordError
 from mmrs_bench.evaluation.run.claims import remove_quietly
 from mmrs_bench.evaluation.run.jobs import Job, Worker, work
 from mmrs_bench.evaluation.run.pool import Stage, worker_environment
@@ -97,16 +95,6 @@ def new_stages(job: Job, names: Iterable[str], known: dict[str, Stage]) -> list[
             known[name] = stage
             stages.append(stage)
     return stages
-
-
-def import_package(package: str, extra: str) -> ModuleType:
-    """Import an optional package; a `ConfigError` names its extra."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            f"--executor {extra} needs the package {package}, which is not installed: pip install 'mmrs-bench[{extra}]'"
-        ) from error
 
 
 def one_line(error: object) -> str:

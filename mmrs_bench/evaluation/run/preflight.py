@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmrs_bench.config import ExecutionConfig
@@ -14,10 +13,11 @@ from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import record_path
 from mmrs_bench.methods.setting_files import missing_files
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
+from mmrs_bench.plugins import missing_package
 
 #: Subfolders of a results folder that a run writes to.
 WRITTEN = ("records", "failures", "locks", "logs", "work")
-#: The package and the extra that an executor needs.
+#: The optional package that an executor needs.
 EXECUTOR_PACKAGES = {"slurm": "submitit", "ray": "ray"}
 
 
@@ -29,7 +29,7 @@ def preflight(
     executor: str = "local",
     force: bool = False,
     folders: Iterable[Path] = (),
-    packages: Mapping[str, str] | None = None,
+    packages: Iterable[str] = (),
 ) -> None:
     """Check that cells can be computed. Nothing is written.
 
@@ -42,7 +42,7 @@ def preflight(
         executor: Name of the executor.
         force: Whether cells that have a record are computed, too.
         folders: Further folders that are written.
-        packages: Further packages that are needed: the extra that installs each one, by name.
+        packages: Further optional packages that are needed (see `mmrs_bench.plugins.EXTRAS`).
 
     Raises:
         PreflightError: With one line for each fault, all of them at once.
@@ -52,10 +52,9 @@ def preflight(
     if not faults:
         faults += [fault for name in WRITTEN for fault in _folder_faults(results / name, "choose another folder")]
         faults += [fault for folder in folders for fault in _folder_faults(folder, "choose another folder with --out")]
-    extras = dict(packages or {})
     if executor in EXECUTOR_PACKAGES:
-        extras[EXECUTOR_PACKAGES[executor]] = executor
-    faults += _package_faults(extras)
+        packages = [*packages, EXECUTOR_PACKAGES[executor]]
+    faults += filter(None, map(missing_package, packages))
     if pending:
         if executor == "local":
             faults += _device_faults(execution)
@@ -75,14 +74,6 @@ def _folder_faults(folder: Path, advice: str) -> Iterator[str]:
         yield f"cannot write {folder}: {existing} is not a folder; {advice}"
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield f"cannot write {folder}: {existing} is not writable; {advice}, or change its rights"
-
-
-def _package_faults(extras: Mapping[str, str]) -> list[str]:
-    return [
-        f"the package {package} is not installed; install it with: pip install 'mmrs-bench[{extra}]'"
-        for package, extra in extras.items()
-        if find_spec(package) is None
-    ]
 
 
 def _device_faults(execution: ExecutionConfig) -> list[str]:

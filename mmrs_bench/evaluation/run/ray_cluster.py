@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Self
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.run.clusters import (
     Options,
-    import_package,
     last_line,
     new_stages,
     one_line,
@@ -29,6 +28,7 @@ from mmrs_bench.evaluation.run.clusters import (
 from mmrs_bench.evaluation.run.jobs import Job, Worker
 from mmrs_bench.evaluation.run.pool import Replacements, Stage
 from mmrs_bench.evaluation.run.processes import Child, end_with_parent, redirect_output, start_child
+from mmrs_bench.plugins import import_optional
 
 POLL_SECONDS = 1.0
 #: Seconds until a Ray cluster must have answered.
@@ -66,7 +66,7 @@ class RayPool:
     def __init__(self, job: Job, workers: int, options: Options) -> None:
         self._job = shared_job(job)
         self._count = min(workers, len(job.cells))
-        import_package("ray", "ray")
+        import_optional("ray", "--executor ray")
         self._options = dict(options)
         self._gpus = self._options.pop("num_gpus", 0)
         if isinstance(self._gpus, bool) or not isinstance(self._gpus, int | float) or self._gpus < 0:

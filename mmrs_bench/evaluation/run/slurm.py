@@ -12,6 +12,7 @@ from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.run import clusters
 from mmrs_bench.evaluation.run.jobs import Job, Worker
 from mmrs_bench.evaluation.run.pool import Replacements, Stage, environment
+from mmrs_bench.plugins import import_optional
 
 POLL_SECONDS = 2.0
 #: Least number of seconds between two questions to Slurm.
@@ -65,7 +66,7 @@ class SlurmPool:
     def __init__(self, job: Job, workers: int, options: clusters.Options) -> None:
         self._job = clusters.shared_job(job)
         self._count = min(workers, len(job.cells))
-        self._submitit = clusters.import_package("submitit", "slurm")
+        self._submitit = import_optional("submitit", "--executor slurm")
         self._folder = self._job.results / "logs" / "submitit"
         self._variables = clusters.worker_variables(job)
         # A cell fails after a few interruptions, which also limits the time-outs of a job.

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helpers.fake_suite import fake_cards, write_manifest
 
+from mmrs_bench import plugins
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import PreflightError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
@@ -18,6 +19,7 @@ from mmrs_bench.evaluation.run import preflight as module
 from mmrs_bench.evaluation.run.preflight import preflight
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.models.weights import weights_named
+from mmrs_bench.plugins import install_command
 
 CPU = ExecutionConfig()
 
@@ -40,11 +42,11 @@ def test_nothing_is_written_if_all_is_well(tmp_path: Path) -> None:
 
 def test_all_faults_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "results").write_text("a file")
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(plugins, "find_spec", lambda name: None)
     found = faults(cells_of("unidiff", "clip-image", draws=3), tmp_path / "results", executor="slurm")
     folder, package, *weights = found
     assert "is not a folder; choose another folder" in folder
-    assert "pip install 'mmrs-bench[slurm]'" in package
+    assert package == f"the package submitit is not installed; install it with: {install_command('slurm')}"
     assert [line.split(": ")[0] for line in weights] == ["unidiff", "clip-image"]
 
 
@@ -114,7 +116,7 @@ def test_the_device_is_checked_where_the_workers_run_here(tmp_path: Path, monkey
     cuda = ExecutionConfig(device="cuda")
     (line,) = faults(cells_of("majority"), tmp_path, cuda)
     assert line.startswith("--device cuda: torch ")
-    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.setattr(plugins, "find_spec", lambda name: object())
     preflight(cells_of("majority"), tmp_path, cuda, executor="slurm")
 
 
@@ -148,9 +150,9 @@ def test_methods_that_pretrain_nothing_do_not_need_the_cache(tmp_path: Path, loc
 def test_packages_that_an_option_needs_are_named_with_their_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    (line,) = faults(cells_of("majority"), tmp_path, packages={"rasterio": "geo"})
-    assert line == "the package rasterio is not installed; install it with: pip install 'mmrs-bench[geo]'"
+    monkeypatch.setattr(plugins, "find_spec", lambda name: None)
+    (line,) = faults(cells_of("majority"), tmp_path, packages=["rasterio"])
+    assert line == f"the package rasterio is not installed; install it with: {install_command('geo')}"
 
 
 def test_a_method_of_others_with_unknown_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
