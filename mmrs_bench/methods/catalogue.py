@@ -13,7 +13,7 @@ from typing import Any
 from mmrs_bench.config import BudgetName, MethodSpec
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.methods.setting_paths import moved_paths
-from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
+from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY, shipped_files
 from mmrs_bench.plugins import entry_point_paths
 from mmrs_bench.reading import read_yaml, validated
 
@@ -84,7 +84,7 @@ def method_cards() -> dict[str, MethodSpec]:
         ConfigError: If a card or an entry point is faulty, or two cards have the same name.
     """
     cards: dict[str, MethodSpec] = {}
-    for path in [*sorted(CARD_DIR.glob("*.yaml")), *(path for _, path in entry_point_paths(METHOD_GROUP))]:
+    for path in [*shipped_files(CARD_DIR), *(path for _, path in entry_point_paths(METHOD_GROUP))]:
         card = read_method_card(path)
         if card.name in cards:
             raise ConfigError(f"{path}: the method name {card.name!r} is taken; choose another name")
