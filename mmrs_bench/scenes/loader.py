@@ -151,7 +151,9 @@ class PixelLoader(DataLoader[dict[str, Any]]):
     """
 
     def __init__(self, dataset: PixelDataset, *, sampler: BatchSampler, **options: Any) -> None:
-        super().__init__(dataset, sampler=sampler, **{**options, "batch_size": None})  # the sampler yields batches
+        # The sampler yields batches. Without a generator of its own, every pass would draw from the global one.
+        fixed = {"batch_size": None, "generator": torch.Generator()}
+        super().__init__(dataset, sampler=sampler, **{**options, **fixed})
 
 
 def ignore_loader_warnings() -> None:
