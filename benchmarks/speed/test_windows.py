@@ -8,7 +8,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.data import DataLoader, Dataset
 
-from mmrs_bench.scenes.loader import PixelLoader
+from mmrs_bench.scenes.loader import BatchSampler, PixelDataset, PixelLoader
 from mmrs_bench.scenes.scene import FloatArray, IntArray
 from mmrs_bench.scenes.windows import WindowGatherer, build_canvas
 
@@ -49,13 +49,16 @@ def pixels() -> IntArray:
 @pytest.mark.benchmark(group="one epoch of windows", min_rounds=3)
 def test_gathered(benchmark: BenchmarkFixture, images: dict[str, FloatArray], pixels: IntArray) -> None:
     gatherer = WindowGatherer(build_canvas(images, WINDOW), CHANNELS, WINDOW)
-    loader = PixelLoader(pixels, batch_size=BATCH)
-    first = gatherer.gather(next(iter(loader))["pixel"])
+    loader = PixelLoader(
+        PixelDataset(pixels, add_inputs=lambda batch: gatherer.gather(batch["pixel"])),
+        sampler=BatchSampler(len(pixels), batch_size=BATCH),
+    )
+    first = next(iter(loader))
     expected = CutPatches(images, pixels)[0]
     assert all(torch.equal(first[name][0], expected[name]) for name in CHANNELS)
 
     def epoch() -> int:
-        return sum(gatherer.gather(batch["pixel"])["hsi"].shape[0] for batch in loader)
+        return sum(batch["hsi"].shape[0] for batch in loader)
 
     assert benchmark(epoch) == PIXELS
 

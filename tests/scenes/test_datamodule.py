@@ -20,6 +20,7 @@ from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.scenes import datamodule
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.loader import PixelLoader
 from mmrs_bench.scenes.scene import IntArray, Scene
 from mmrs_bench.scenes.splits.split import make_split
 
@@ -36,8 +37,13 @@ def make(scene: Scene, *, seed: int = 0, **config: object) -> SceneDataModule:
     return SceneDataModule(scene, DataConfig.model_validate({"window": 5, **config}), seed=seed, batch_size=16)
 
 
-def drained(loader: datamodule.PixelLoader, field: str = "pixel") -> IntArray:
+def drained(loader: PixelLoader, field: str = "pixel") -> IntArray:
     return np.concatenate([batch[field].numpy() for batch in loader])
+
+
+def symmetries(loader: PixelLoader) -> list[int]:
+    """The symmetries of one pass; none without augmentation."""
+    return [turn for batch in loader.sampler if batch.symmetry is not None for turn in batch.symmetry.tolist()]
 
 
 # Pixels, images, features
@@ -133,7 +139,7 @@ def test_unlabelled_scopes(scene: Scene) -> None:
     assert (scene.labels[blocks.unlabelled] == 0).any()
 
 
-@pytest.mark.parametrize("name", ["batch_size", "inference_batch"])
+@pytest.mark.parametrize("name", ["batch_size", "inference_batch", "windows_per_epoch"])
 def test_a_batch_size_of_0_is_an_error(scene: Scene, name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0; use at least 1"):
         SceneDataModule(scene, **{name: 0})
@@ -166,13 +172,16 @@ def test_the_training_order_depends_on_seed_and_epoch(scene: Scene) -> None:
     assert len(set(first)) == 3
     assert len({tuple(sorted(epoch)) for epoch in first}) == 1
     assert not set(first) & set(epochs(seed=1))
-    assert make(scene).unlabelled_dataloader().shuffle != make(scene).train_dataloader().shuffle
+    addresses = [
+        loader().sampler.address for loader in (make(scene).unlabelled_dataloader, make(scene).train_dataloader)
+    ]
+    assert addresses[0] != addresses[1]
 
 
 def test_the_unlabelled_order_depends_on_the_seed_and_not_on_the_draw(scene: Scene) -> None:
     def epochs(**change: int) -> list[tuple[int, ...]]:
         loader = make(scene, **change).unlabelled_dataloader()
-        return [(*drained(loader), *drained(loader, "symmetry")) for _ in range(2)]
+        return [(*drained(loader), *symmetries(loader)) for _ in range(2)]
 
     first = epochs()
     assert first == epochs(draw=1) == epochs(shots=7, draw=2)
@@ -187,7 +196,7 @@ def test_shuffled_batches_follow_their_arguments(scene: Scene) -> None:
     for _ in range(12):
         batches = list(loader)
         assert [len(batch["pixel"]) for batch in batches] == [7, 7, 6]
-        assert all(set(batch) == {"pixel", "target"} for batch in batches)
+        assert all(set(batch) == {"pixel", "target", "windows"} for batch in batches)
         pixels, targets = (np.concatenate([batch[field] for batch in batches]) for field in ("pixel", "target"))
         np.testing.assert_array_equal(targets, scene.labels[pixels] - 1)
         assert len(np.unique(pixels)) == 20
@@ -199,11 +208,10 @@ def test_shuffled_batches_follow_their_arguments(scene: Scene) -> None:
 @pytest.mark.parametrize("augment", [False, True])
 def test_shuffled_batches_default_to_the_settings_of_the_data_module(augment: bool, scene: Scene) -> None:
     data = SceneDataModule(scene, DataConfig(window=5, shots=10), batch_size=16, augment=augment)
-    batches = list(data.shuffled_dataloader(("mine",), data.support))
-    assert [len(batch["pixel"]) for batch in batches] == [14, 13, 13]
-    assert all(("symmetry" in batch) == augment for batch in (*batches, *data.train_dataloader()))
-    (other, *_) = data.shuffled_dataloader(("mine",), data.support, augment=not augment)
-    assert ("symmetry" in other) != augment
+    loader = data.shuffled_dataloader(("mine",), data.support)
+    assert [len(batch["pixel"]) for batch in loader] == [14, 13, 13]
+    assert bool(symmetries(loader)) == bool(symmetries(data.train_dataloader())) == augment
+    assert bool(symmetries(data.shuffled_dataloader(("mine",), data.support, augment=not augment))) != augment
 
 
 @pytest.mark.parametrize("per_epoch", [None, 40, 1000])
@@ -224,7 +232,7 @@ def test_a_shuffled_order_depends_on_its_address_and_epoch_only(scene: Scene) ->
     assert order("mine", 1) == order("mine", 1, seed=4, draw=2)
     assert len({order("mine", 1), order("mine", 2), order("other", 1)}) == 3
     counting, set_to_3 = (make(scene).shuffled_dataloader(("mine", 1), pixels) for _ in range(2))
-    set_to_3.set_epoch(3)
+    set_to_3.sampler.set_epoch(3)
     assert [tuple(drained(counting)) for _ in range(4)][3] == tuple(drained(set_to_3))
 
 
@@ -272,16 +280,66 @@ def test_with_components_changes_nothing_without_bands(scene: Scene) -> None:
         assert data.with_components(1) is data
 
 
-def test_symmetries_are_applied_only_in_training(scene: Scene) -> None:
+def test_training_windows_have_the_symmetries_of_the_sampler(scene: Scene) -> None:
     data = make(scene, shots=10)
-    batch = next(iter(data.train_dataloader()))
-    served = data.on_after_batch_transfer(batch, 0)
-    assert set(served) == {"pixel", "target", "windows"}
-    plain, turned = served["windows"]["hsi"], data.add_windows(batch, augment=True)["windows"]["hsi"]
-    torch.testing.assert_close(plain, data.add_windows(batch)["windows"]["hsi"], rtol=0, atol=0)
-    torch.testing.assert_close(turned[..., 2, 2], plain[..., 2, 2], rtol=0, atol=0)
-    assert not torch.equal(turned, plain)
-    assert set(drained(data.unlabelled_dataloader(), "symmetry")) == set(range(8))
+    loader = data.train_dataloader()
+    for batch, selection in zip(loader, data.train_dataloader().sampler, strict=True):
+        assert set(batch) == {"pixel", "target", "windows"}
+        plain, turned = data.add_windows({"pixel": batch["pixel"]})["windows"]["hsi"], batch["windows"]["hsi"]
+        expected = {"pixel": batch["pixel"], "symmetry": selection.symmetry}
+        torch.testing.assert_close(turned, data.add_windows(expected)["windows"]["hsi"], rtol=0, atol=0)
+        torch.testing.assert_close(turned[..., 2, 2], plain[..., 2, 2], rtol=0, atol=0)
+        assert not torch.equal(turned, plain)
+    assert set(symmetries(data.unlabelled_dataloader())) == set(range(8))
+
+
+def test_keywords_are_the_settings_of_the_protocol(scene: Scene) -> None:
+    settings = {
+        "shots": 5,
+        "draw": 3,
+        "split": "block-v1",
+        "window": 5,
+        "modalities": ["lidar", "hsi"],
+        "pca": 2,
+        "normalisation": "minmax",
+        "normalisation_scope": "train-blocks",
+        "unlabelled": "support",
+        "selection": "paper-val",
+        "query_limit": 50,
+    }
+    assert set(settings) == set(DataConfig.model_fields)
+    by_keyword, by_config = SceneDataModule(scene, **settings), SceneDataModule(scene, DataConfig(**settings))
+    assert by_keyword.config == by_config.config
+    assert SceneDataModule(scene, DataConfig(shots=4, window=5), shots=7).config == DataConfig(shots=7, window=5)
+    with pytest.raises(ConfigError, match=r"data protocol: window: window 4 is even; .* use 3 or 5"):
+        SceneDataModule(scene, window=4)
+
+
+def test_test_batches_hold_every_query_pixel_and_its_target(scene: Scene) -> None:
+    data = make(scene, query_limit=70)
+    for field, expected in (("pixel", data.query), ("target", data.query_targets)):
+        np.testing.assert_array_equal(drained(data.test_dataloader(), field), expected)
+
+
+def test_training_and_prediction_can_use_other_pixels(scene: Scene) -> None:
+    data = SceneDataModule(scene, window=5, train_on="unlabelled", windows_per_epoch=40, predict_on="scene")
+    epoch = [*data.train_dataloader()]
+    assert sum(len(batch["pixel"]) for batch in epoch) == 40
+    assert all(set(batch) == {"pixel", "windows"} for batch in epoch)
+    np.testing.assert_array_equal(drained(data.predict_dataloader()), np.arange(96 * 112))
+
+
+def test_validation_without_validation_pixels_is_an_error(scene: Scene) -> None:
+    with pytest.raises(ConfigError, match="selection last has no validation pixels; use trainer.test"):
+        trainer(1).validate(WithValidation(7, 4), datamodule=make(scene), verbose=False)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_work_with_worker_processes(scene: Scene, workers: int) -> None:
+    data = SceneDataModule(scene, window=5, shots=10, batch_size=16, num_workers=workers)
+    expected = SceneDataModule(scene, window=5, shots=10, batch_size=16)
+    for found, batch in zip(data.train_dataloader(), expected.train_dataloader(), strict=True):
+        assert torch.equal(found["windows"]["hsi"], batch["windows"]["hsi"])
 
 
 # Lightning
@@ -341,7 +399,7 @@ def test_a_trainer_serves_each_epoch_with_its_order_and_augmentation(scene: Scen
     for (training, pixels, windows), batch in zip(model.seen[: 2 * batches], expected, strict=True):
         assert training
         assert torch.equal(pixels, batch["pixel"])
-        assert torch.equal(windows, data.add_windows(batch, augment=True)["windows"]["lidar"])
+        assert torch.equal(windows, batch["windows"]["lidar"])
     for training, pixels, windows in model.seen[2 * batches :]:
         assert not training
         assert torch.equal(windows, data.add_windows({"pixel": pixels})["windows"]["lidar"])
@@ -354,22 +412,17 @@ def test_modules_with_validation_work_without_validation_data(scene: Scene, sele
     assert ("accuracy" in own.callback_metrics) == (selection == "paper-val")
 
 
-def test_serving_adds_windows_to_other_loaders(scene: Scene) -> None:
-    class Pretraining(Plain):
-        def training_step(self, batch: dict, _index: int) -> torch.Tensor:
-            assert "target" not in batch
-            return self(batch).square().mean()
-
-    data, model = make(scene, unlabelled="support", shots=10), Pretraining(7, 4)
-    trainer(1).fit(model, datamodule=data.serving(train=data.unlabelled_dataloader()))
-    batch = next(iter(data.unlabelled_dataloader()))
-    assert torch.equal(model.seen[0][2], data.add_windows(batch, augment=True)["windows"]["lidar"])
-    with pytest.raises(ConfigError, match="no training loader was given"):
-        trainer(1).fit(model, datamodule=data.serving())
+def test_a_trainer_with_loaders_sees_the_batches_of_a_trainer_with_the_data_module(scene: Scene) -> None:
+    models = [Plain(7, 4), Plain(7, 4)]
+    data = make(scene, shots=10)
+    trainer(2).fit(models[0], datamodule=data)
+    trainer(2).fit(models[1], data.train_dataloader())
+    for one, other in zip(models[0].seen, models[1].seen, strict=True):
+        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(one, other, strict=True))
     pixels = np.array([9, 2, 77])
-    outputs = trainer(1).predict(model, datamodule=data.serving(predict=data.pixel_dataloader(pixels)))
+    outputs = trainer(1).predict(models[0], data.pixel_dataloader(pixels))
     assert [len(output) for output in outputs] == [3]
-    assert torch.equal(model.seen[-1][1], torch.from_numpy(pixels))
+    assert torch.equal(models[0].seen[-1][1], torch.from_numpy(pixels))
 
 
 # Shipped scenes and memory
@@ -392,6 +445,7 @@ import numpy as np
 from helpers.tiny import striped_map, tiny_scene
 from mmrs_bench.config import DataConfig
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.loader import PixelLoader
 from mmrs_bench.scenes.scene import Scene
 
 def peak_bytes():  # ru_maxrss would include the parent process
@@ -404,7 +458,7 @@ data = SceneDataModule(scene, DataConfig(window=11), inference_batch=256)
 before = peak_bytes()
 data.setup()
 for index, batch in enumerate(data.scene_dataloader()):
-    windows = data.on_after_batch_transfer(batch)["windows"]
+    windows = batch["windows"]
     if index == 20:
         break
 print((peak_bytes() - before) / cube.nbytes)
