@@ -17,6 +17,7 @@ from pydantic import (
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.io import content_hash
+from mmrs_bench.reading import validated
 from mmrs_bench.version import __version__
 
 SplitName = Literal["random-v1", "block-v1", "official-v1"]
@@ -113,6 +114,11 @@ class ExecutionConfig(_Frozen):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     inference_batch: int = Field(default=2048, ge=1)
     threads: int = Field(default=1, ge=1)
+
+    @classmethod
+    def of(cls, **settings: Any) -> ExecutionConfig:
+        """The settings with these names; a `ConfigError` says which is wrong."""
+        return validated(cls, settings, where="execution", error=ConfigError)
 
     def resolved(self) -> ExecutionConfig:
         """These settings with ``auto`` replaced by the available device.

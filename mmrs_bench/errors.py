@@ -48,6 +48,10 @@ class TrainingError(BenchError):
     """A training failed, for example with a NaN loss."""
 
 
+class RunError(BenchError):
+    """Cells of a run failed."""
+
+
 class PreflightError(BenchError):
     """A run cannot start; ``faults`` has one line per reason."""
 

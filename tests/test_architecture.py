@@ -20,6 +20,8 @@ METHODS = ("methods.base", "methods.catalogue", "methods.setting_files")
 #: ``root`` stands for the modules directly in the package. A part may always import itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "root": ("root",),
+    "__init__": ("root", "api"),  # at the first access to a name
+    "api": ("root", "scenes", "evaluation"),
     "cli": (
         "root",
         "evaluation.cells",
@@ -31,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "scenes",
         "methods",
         "evaluation",
+        "api",
         "models.weights",
     ),  # checkpoints are listed and fetched like data
     "evaluation": ("root", "scenes", *METHODS),
@@ -185,6 +188,8 @@ def test_the_package_keeps_the_rule(rule: str) -> None:
         ("layers", "evaluation/report/tables.py", "from mmrs_bench.evaluation.run.jobs import Job"),
         ("layers", "evaluation/results/records.py", "from mmrs_bench.evaluation.run.jobs import Job"),
         ("layers", "evaluation/cells.py", "from mmrs_bench.commands.run import run"),
+        ("layers", "evaluation/cells.py", "from mmrs_bench.api.results import Results"),
+        ("layers", "api/running.py", "from mmrs_bench.commands.run import run"),
         ("layers", "errors.py", "from mmrs_bench.scenes.scene import Scene"),
         ("layers", "cli.py", "from mmrs_bench.commands.run import run"),
         ("cycles", "errors.py", "from mmrs_bench.config import DataConfig"),

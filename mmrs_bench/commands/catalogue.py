@@ -6,9 +6,10 @@ from typing import get_args
 
 from mmrs_bench.commands.output import say, say_columns
 from mmrs_bench.config import QUERY_LIMITS, SplitName
-from mmrs_bench.methods.catalogue import CARD_DIR, method_cards
+from mmrs_bench.evaluation.listing import methods_table, scenes_table
+from mmrs_bench.evaluation.report.tables import Table
+from mmrs_bench.methods.catalogue import CARD_DIR
 from mmrs_bench.paths import shown_path
-from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.version import __version__
 
 _SPLITS: dict[SplitName, str] = {
@@ -39,23 +40,15 @@ def show_version() -> int:
 
 
 def _methods() -> None:
-    rows = [("method", "variants", "selection", "weights", "title")]
-    for card in method_cards().values():
-        variants = ", ".join(name for name in card.variants if name != "default") or "-"
-        weights = ", ".join(card.needs_weights) or "-"
-        rows.append((card.name, variants, ", ".join(card.selections), weights, card.title))
-    say_columns(rows)
+    _say_table(methods_table())
 
 
 def _datasets() -> None:
-    rows = [("dataset", "size", "classes", "modalities", "official split", "title")]
-    for name in shipped_names():
-        manifest = load_manifest(name)
-        modalities = " + ".join(f"{m.name} {m.bands}" for m in manifest.modalities)
-        official = "yes" if manifest.official_split else "-"
-        size, classes = f"{manifest.height} x {manifest.width}", str(len(manifest.classes))
-        rows.append((name, size, classes, modalities, official, manifest.title))
-    say_columns(rows)
+    _say_table(scenes_table())
+
+
+def _say_table(table: Table) -> None:
+    say_columns([[column.title for column in table.shown], *map(table.texts, table.rows)])
 
 
 def _splits() -> None:

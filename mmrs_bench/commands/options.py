@@ -10,8 +10,7 @@ from typing import Any
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite
-from mmrs_bench.evaluation.run.preflight import preflight
-from mmrs_bench.evaluation.run.session import run_cells, worker_count
+from mmrs_bench.evaluation.run.session import check_and_run
 from mmrs_bench.reading import parse_yaml
 
 #: Values that are no texts: numbers, booleans, null. YAML itself would also convert ``on`` and ``1:30``.
@@ -20,13 +19,12 @@ _PLAIN_VALUE = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?|true|false|null")
 
 def make_suite(options: dict[str, Any]) -> Suite:
     """Create a suite from options by name."""
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
-    return Suite(**values)
+    return Suite.of(options)
 
 
 def make_execution(device: str, precision: str) -> ExecutionConfig:
     """Create the execution settings from options."""
-    return ExecutionConfig.model_validate({"device": device, "precision": precision})
+    return ExecutionConfig.of(device=device, precision=precision)
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
@@ -64,24 +62,11 @@ def compute(
     cells: Sequence[Cell],
     results: Path,
     *,
-    workers: int | None,
     device: str,
     precision: str,
     executor_options: Iterable[str],
-    executor: str,
-    force: bool,
     **options: Any,
 ) -> int:
-    """Call `preflight` and `run_cells` with the execution options of the command line."""
+    """Call `check_and_run` with the execution options of the command line."""
     execution, settings = make_execution(device, precision), parse_options(executor_options)
-    preflight(cells, results, execution, executor=executor, force=force)
-    return run_cells(
-        cells,
-        results,
-        execution,
-        workers=worker_count(workers, device),
-        executor=executor,
-        force=force,
-        executor_options=settings,
-        **options,
-    )
+    return check_and_run(cells, results, execution, executor_options=settings, **options)

@@ -9,7 +9,7 @@ from typing import Any
 from mmrs_bench.commands.options import compute, make_suite
 from mmrs_bench.commands.output import say, say_columns, say_progress, table_console
 from mmrs_bench.evaluation.cells import Cell, build_cells
-from mmrs_bench.evaluation.results.records import load_failures, load_records
+from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.planning import State, make_plan, remaining_seconds
 from mmrs_bench.evaluation.run.progress import duration_text
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, worker_count
@@ -71,11 +71,7 @@ def run(
 
 
 def _print_leaderboard(cells: Iterable[Cell], results: Path) -> None:
-    from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
+    from mmrs_bench.api.results import results_of
     from mmrs_bench.evaluation.report.render import print_tables
-    from mmrs_bench.evaluation.report.reported import load_reported
 
-    keys = {cell.key for cell in cells}
-    records = [record for record in load_records(results) if record.key in keys]
-    failures = [failure for failure in load_failures(results) if failure.key in keys]
-    print_tables(build_leaderboard(records, failures, load_reported()), table_console())
+    print_tables(results_of(cells, results).leaderboard().tables, table_console())

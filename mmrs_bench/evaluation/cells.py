@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mmrs_bench.config import (
     QUERY_LIMITS,
@@ -20,6 +24,7 @@ from mmrs_bench.config import (
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
 from mmrs_bench.methods.catalogue import is_card_path, method_card, method_cards, resolve_config
 from mmrs_bench.methods.setting_files import file_hashes
+from mmrs_bench.reading import describe
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.files.fetch import ensure_files
 from mmrs_bench.scenes.files.fingerprint import depends_on_files, scene_fingerprint
@@ -28,7 +33,7 @@ from mmrs_bench.scenes.manifest import Manifest
 ALL_METHODS = "all"
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Suite:
     """All combinations of datasets, splits, shots, draws, methods and seeds, with common data settings.
 
@@ -55,6 +60,35 @@ class Suite:
     normalisation_scope: PixelScope = "scene"
     unlabelled: PixelScope = "scene"
     pca: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Suite:
+        """A suite from options by name. Where several values are allowed, a single one is allowed, too.
+
+        Raises:
+            ConfigError: If an option is unknown, or a value has a wrong type or is none of those allowed.
+        """
+        several = {field.name for field in fields(cls) if isinstance(field.default, tuple)}
+        values = {name: _plain(value) for name, value in options.items()}
+        values |= {name: tuple(_listed(value)) for name, value in values.items() if name in several}
+        try:
+            return cls(**values)
+        except ValidationError as fault:
+            raise ConfigError(f"options: {describe(fault)}") from fault
+
+
+def _plain(value: Any) -> Any:
+    """A value without types of NumPy and ``pathlib``."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    """The values of an option; a text or a number is a single one."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [value]
+    return map(_plain, value)
 
 
 @dataclass(frozen=True)

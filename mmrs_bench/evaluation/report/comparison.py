@@ -15,15 +15,17 @@ from mmrs_bench.evaluation.results.schema import Record
 OUTCOME_COLUMNS = (Column("won", "Won", "number"), Column("lost", "Lost", "number"), Column("tied", "Tied", "number"))
 
 COLUMNS = (
+    *map(Column, ("scene", "split", "shots", "budget", "one", "other")),
     Column("metric", "Metric"),
     Column("draws", "Draws", "number"),
     Column("a", "A %", "number"),
     Column("b", "B %", "number"),
     Column("difference", "A - B", "estimate"),
-    Column("low", "95 % from", "number"),
-    Column("high", "to", "number"),
+    Column("low", "95 % from", "number", shown_only=True),
+    Column("high", "to", "number", shown_only=True),
     *OUTCOME_COLUMNS,
-    Column("p", "p", fixed=True),
+    Column("p", "p", fixed=True, shown_only=True),
+    Column("p_value"),
 )
 
 
@@ -66,6 +68,11 @@ def outcome(pair: Paired) -> dict[str, Value]:
 
 def _table(group: Group, one: Entry, other: Entry) -> Table:
     rows: list[dict[str, Value]] = []
+    same: dict[str, Value] = {
+        "scene": group.fields["scene"].partition("@")[0],
+        "split": group.fields["split"],
+        "shots": group.shots,
+    }
     for metric in METRICS.values():
         values, others = one.by_draw(metric.name), other.by_draw(metric.name)
         pair = paired(values, others)
@@ -75,6 +82,10 @@ def _table(group: Group, one: Entry, other: Entry) -> Table:
         difference = Estimate.percent(pair.difference)
         rows.append(
             {
+                **same,
+                "budget": group.fields["budget"],
+                "one": one.label,
+                "other": other.label,
                 "metric": metric.title,
                 "draws": len(common),
                 "a": 100 * fmean(values[draw] for draw in common),
@@ -82,6 +93,7 @@ def _table(group: Group, one: Entry, other: Entry) -> Table:
                 "low": difference.low,
                 "high": difference.high,
                 **outcome(pair),
+                "p_value": pair.p,
             }
         )
     return Table(
@@ -94,4 +106,5 @@ def _table(group: Group, one: Entry, other: Entry) -> Table:
             "compare many methods, use the groups of the leaderboard.",
             "A result on one scene supports claims about that scene.",
         ),
+        in_csv=True,
     )

@@ -32,12 +32,10 @@ def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
         folder: Folder of the files ``curves-<scene>-<split>-<budget>....{png,pdf,csv}``.
     """
     files: list[Path] = []
-    for fields, family in groupby(groups, key=lambda group: group.fields_without_shots):
-        members = list(family)
+    for members in curve_families(groups):
         rows = [row for group in members for row in _rows(group)]
-        if len({row["shots"] for row in rows}) < 2:
-            continue
-        stem = folder / ("curves-" + re.sub(r"[^A-Za-z0-9+-]", "_", "-".join(filter(None, fields.values()))))
+        fields = filter(None, members[0].fields_without_shots.values())
+        stem = folder / ("curves-" + re.sub(r"[^A-Za-z0-9+-]", "_", "-".join(fields)))
         csv, png, pdf = (stem.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf"))
         write_text(csv, render([csv_table("OA over shots", rows, estimates=["oa"])], "csv"))
         figure = curve_figure(members)
@@ -45,6 +43,12 @@ def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
         _write_pdf(pdf, figure)
         files += [csv, png, pdf]
     return files
+
+
+def curve_families(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups that form one curve each: those of one protocol with ranked results of at least two shot counts."""
+    families = [list(family) for _, family in groupby(groups, key=lambda group: group.fields_without_shots)]
+    return [family for family in families if len({group.shots for group in family if group.ranked}) > 1]
 
 
 def _write_pdf(path: Path, figure: Figure) -> None:
@@ -61,15 +65,16 @@ def _rows(group: Group) -> list[dict[str, Value]]:
 
 def curve_figure(groups: Sequence[Group]) -> Figure:
     """OA over shots of the ranked methods in groups of one protocol, with 95 % t-intervals over draws."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, NullLocator
+
+    from mmrs_bench.evaluation.report.figures import ShownFigure
 
     curves: dict[str, list[tuple[int, Estimate]]] = {}
     for group in groups:
         for entry in group.ranked:
             if (estimate := entry.estimate("oa")) is not None:
                 curves.setdefault(entry.label, []).append((group.shots, estimate))
-    figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+    figure = ShownFigure(figsize=(6.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for number, label in enumerate(sorted(curves, key=lambda label: (-curves[label][-1][1].mean, label))):
         estimates = [estimate for _, estimate in curves[label]]

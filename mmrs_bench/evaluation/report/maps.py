@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write
+from mmrs_bench.plugins import import_optional
 from mmrs_bench.scenes.pictures.pseudo_rgb import STRETCH, stretch
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
 from mmrs_bench.texts import figure_text
@@ -97,8 +98,9 @@ def pseudo_colour(scene: Scene) -> tuple[FloatArray, str]:
 def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = None, title: str = "") -> Figure:
     """Image, ground truth, class map and errors; see `write_map` for the arguments."""
     from matplotlib.colors import to_rgb
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
+
+    from mmrs_bench.evaluation.report.figures import ShownFigure
 
     classes = _class_raster(scene, targets)
     entries = scene.manifest.classes
@@ -119,7 +121,7 @@ def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = No
     else:
         rows, columns, panel_width = 2, 2, 4.5
     height = rows * (panel_width / aspect + 0.35) + 0.6
-    figure = Figure(figsize=(columns * panel_width + 2.2, height), layout="constrained")
+    figure = ShownFigure(figsize=(columns * panel_width + 2.2, height), layout="constrained")
     for axes, (name, panel) in zip(figure.subplots(rows, columns).flat, panels.items(), strict=True):
         axes.imshow(panel, interpolation="nearest")
         axes.set_title(name, fontsize=9, loc="left")
@@ -154,14 +156,10 @@ def _errors(scene: Scene, classes: IntArray, support: IntArray | None) -> tuple[
 
 def _geotiff(scene: Scene, classes: IntArray) -> bytes:
     """A GeoTIFF of class ids with colours and names, and the scene's coordinates if its files contain them."""
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning
-        from rasterio.io import MemoryFile
-    except ImportError as error:
-        raise ConfigError(
-            "a GeoTIFF needs rasterio, which is not installed; run `pip install 'mmrs-bench[geo]'`, or write a .png"
-        ) from error
+    rasterio = import_optional("rasterio", "a GeoTIFF cannot be written (a .png can)")
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import MemoryFile
+
     if scene.num_classes > np.iinfo(np.uint8).max:
         raise ConfigError(f"{scene.num_classes} classes do not fit a GeoTIFF of bytes (255 at most); write a .png")
     colours = {0: (255, 255, 255, 0)}

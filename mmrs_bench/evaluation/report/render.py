@@ -9,10 +9,10 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmrs_bench.errors import unknown_name
-from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
+from mmrs_bench.evaluation.report.tables import Section, Table
 from mmrs_bench.io import csv_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MIN_TEXT_WIDTH = 16
 
 #: A command in a note.
-_COMMAND = re.compile(r"\b(mmrs-bench (?=[a-z])|pip install |python -)")
+_COMMAND = re.compile(r"\b(mmrs-bench (?=[a-z])|pip install |make setup|python -)")
 
 FORMATS = ("terminal", "md", "csv", "tex", "html")
 
@@ -37,7 +37,8 @@ def render(tables: Sequence[Table], fmt: str, *, width: int = 100) -> str:
         from rich.console import Console
 
         text = io.StringIO()
-        print_tables(tables, Console(file=text, width=width, color_system=None, legacy_windows=False))
+        plain: dict[str, Any] = {"color_system": None, "legacy_windows": False, "force_jupyter": False}
+        print_tables(tables, Console(file=text, width=width, **plain))
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
     if fmt == "csv":
         return _csv(tables)
@@ -49,6 +50,12 @@ def render(tables: Sequence[Table], fmt: str, *, width: int = 100) -> str:
     if fmt == "tex":
         return _LATEX_HEAD + "\n".join(map(_latex, tables))
     raise unknown_name("format", fmt, FORMATS)
+
+
+def html_fragment(tables: Iterable[Table]) -> str:
+    """Tables as HTML to embed in another page, such as a notebook; the style applies to these tables only."""
+    shown = "".join(_html(table.printable()) for table in tables)
+    return f'<div class="mmrs-bench">\n<style>\n{_FRAGMENT_STYLE}</style>\n{shown}</div>\n'
 
 
 def print_tables(tables: Iterable[Table], console: Console) -> None:
@@ -108,22 +115,13 @@ def _csv(tables: Sequence[Table]) -> str:
     """Rows under one header; an estimate fills the fields ``_mean``, ``_sd``, ``_low`` and ``_high``."""
     written = [table for table in tables if table.in_csv]
     columns = {column.key: column for table in written for column in table.columns}
-    return csv_text(
-        [name for column in columns.values() for name in _csv_names(column)],
-        (
-            [value for column in columns.values() for value in _csv_values(row.get(column.key), column)]
-            for row in (row for table in written for row in table.rows)
-        ),
-    )
+    names = [name for column in columns.values() for name in column.plain(None)]
+    rows = (row for table in written for row in table.plain_rows())
+    return csv_text(names, ([_csv_value(row.get(name)) for name in names] for row in rows))
 
 
-def _csv_names(column: Column) -> list[str]:
-    return [f"{column.key}_{part}" for part in Estimate._fields] if column.kind == "estimate" else [column.key]
-
-
-def _csv_values(value: Value, column: Column) -> list[Value]:
-    values = value if isinstance(value, Estimate) else (value,) * len(_csv_names(column))
-    return [round(part, 6) if isinstance(part, float) else part for part in values]
+def _csv_value(value: str | int | float | None) -> str | int | float | None:
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _markdown(table: Table) -> str:
@@ -229,6 +227,18 @@ ul { font-size: .9rem; padding-left: 1.2rem; }
 </head>
 <body>
 <h1>mmrs-bench leaderboard</h1>
+"""
+
+
+_FRAGMENT_STYLE = """\
+.mmrs-bench h2 { font-size: 1.05rem; margin: 1.2rem 0 .4rem; }
+.mmrs-bench table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .4rem 0; }
+.mmrs-bench table th, .mmrs-bench table td { padding: .2rem .6rem; text-align: left; }
+.mmrs-bench table .number { text-align: right; white-space: nowrap; }
+.mmrs-bench .section th { font-style: italic; font-weight: normal; }
+.mmrs-bench dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem; font-size: .85em; margin: 0; }
+.mmrs-bench dt { font-weight: 600; } .mmrs-bench dd { margin: 0; overflow-wrap: anywhere; }
+.mmrs-bench ul { font-size: .9em; padding-left: 1.2rem; }
 """
 
 

@@ -39,6 +39,7 @@ class Column:
         kind: ``text`` is left-aligned, ``estimate`` is shown as mean ± sd, ``size`` as 1.2k or 3.4M.
         digits: Number of decimals.
         fixed: Whether the text is never wrapped in the terminal.
+        shown_only: Whether plain data leaves it out, because other columns contain its value.
     """
 
     key: str
@@ -46,6 +47,16 @@ class Column:
     kind: Literal["text", "number", "estimate", "size"] = "text"
     digits: int = 2
     fixed: bool = False
+    shown_only: bool = False
+
+    def plain(self, value: Value) -> dict[str, str | int | float | None]:
+        """A value as fields of plain data; an estimate fills ``<key>_mean``, ``_sd``, ``_low`` and ``_high``."""
+        if self.shown_only:
+            return {}
+        if self.kind != "estimate":
+            return {self.key: None if isinstance(value, Estimate) else value}
+        parts = value if isinstance(value, Estimate) else (None,) * len(Estimate._fields)
+        return {f"{self.key}_{name}": part for name, part in zip(Estimate._fields, parts, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Section:
 class Table:
     """A table with its caption ``title``, the protocol ``card`` above it and the ``notes`` below it.
 
-    ``in_csv`` is false for derived tables and results of papers, whose rows are not written to the CSV.
+    ``in_csv`` is false for derived tables and results of papers, whose rows are neither in the CSV nor in data frames.
     """
 
     title: str
@@ -79,6 +90,13 @@ class Table:
     def rows(self) -> tuple[Mapping[str, Value], ...]:
         """The rows of all sections."""
         return tuple(row for section in self.sections for row in section.rows)
+
+    def plain_rows(self) -> list[dict[str, str | int | float | None]]:
+        """The rows as plain data, with the fields of all columns (see `Column.plain`)."""
+        return [
+            {name: v for column in self.columns for name, v in column.plain(row.get(column.key)).items()}
+            for row in self.rows
+        ]
 
     def printable(self) -> Table:
         """The table with `mmrs_bench.texts.printable` texts."""

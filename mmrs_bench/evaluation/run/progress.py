@@ -1,10 +1,15 @@
-"""Progress display of a run: live bars on a terminal, and one line per finished cell."""
+"""Progress display of a run: live bars on a terminal or in a notebook, and one line per finished cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -16,6 +21,10 @@ from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.texts import printable
 
 STAGE_WIDTH = 60
+#: Width of the bars in a notebook, in characters.
+NOTEBOOK_WIDTH = 110
+#: Shortest time between two updates of a notebook, in seconds.
+NOTEBOOK_SECONDS = 0.2
 
 
 class RunDisplay:
@@ -58,6 +67,7 @@ class RunDisplay:
             self._running[key] = self._bars.add_task("", total=100)
         text = printable(f"{self._cells[key].title}: {stage}")
         self._bars.update(self._running[key], description=text[:STAGE_WIDTH], completed=round(100 * done))
+        self._refresh()
 
     def on_outcome(self, cell: Cell, path: Path) -> None:
         """Print the line of a cell that has a record or has failed."""
@@ -71,11 +81,66 @@ class RunDisplay:
             self.done += 1
             text = f"{cell.title}: {score_text(load_record(path))}"
         self._bars.update(self._all, completed=self.done + self.failed)
+        self._refresh()
         self.line(f"[{self.done + self.failed}/{len(self._cells)}] {text}")
 
     def line(self, text: str) -> None:
         """Print one line above the bars."""
-        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, text)
+
+    def _refresh(self) -> None:
+        """Show the new state of the bars; on a terminal, a thread of rich does that."""
+
+
+class NotebookDisplay(RunDisplay):
+    """Progress of a run in a notebook: bars that are replaced in place, and the lines below them."""
+
+    def __init__(self, cells: Mapping[str, Cell], done: int, results: Path, console: Console) -> None:
+        super().__init__(cells, done, results, console)
+        self._ipython: Any = import_module("IPython.display")  # every notebook has it, no other place needs it
+        self._handle: Any = None
+        self._shown_at = 0.0
+
+    def __enter__(self) -> Self:
+        self._handle = self._ipython.display(self._ipython.HTML(self._html()), display_id=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._handle.update(self._ipython.HTML(""))
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._shown_at > NOTEBOOK_SECONDS:
+            self._handle.update(self._ipython.HTML(self._html()))
+            self._shown_at = time.monotonic()
+
+    def _html(self) -> str:
+        console = Console(file=io.StringIO(), record=True, width=NOTEBOOK_WIDTH, force_jupyter=False)
+        console.print(self._bars.get_renderable())
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def make_display(cells: Mapping[str, Cell], done: int, results: Path, *, shown: bool = True) -> RunDisplay:
+    """The display that fits where this process runs; with ``shown=False``, one that shows nothing."""
+    console = progress_console(shown=shown)
+    notebook = shown and Console().is_jupyter
+    return (NotebookDisplay if notebook else RunDisplay)(cells, done, results, console)
+
+
+def progress_console(*, shown: bool = True) -> Console:
+    """The console of progress: standard error, and standard output in a notebook, which shows errors in red."""
+    if Console().is_jupyter:
+        return Console(file=sys.stdout, force_jupyter=False, quiet=not shown)
+    return Console(stderr=True, quiet=not shown)
+
+
+def line_printer(*, shown: bool = True) -> Callable[[str], None]:
+    """A function that prints one line to the console of progress."""
+    return partial(print_line, progress_console(shown=shown))
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print one line."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def score_text(record: Record) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell
@@ -15,12 +13,29 @@ from mmrs_bench.evaluation.results.records import load_failures, load_records, r
 from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_CELL, Job, stale_outcomes
 from mmrs_bench.evaluation.run.pool import usable_cores
-from mmrs_bench.evaluation.run.progress import RunDisplay
+from mmrs_bench.evaluation.run.preflight import preflight
+from mmrs_bench.evaluation.run.progress import RunDisplay, make_display
 from mmrs_bench.io import write_text
 from mmrs_bench.scenes.catalogue import load_manifest
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+
+
+def check_and_run(
+    cells: Sequence[Cell],
+    results: Path,
+    execution: ExecutionConfig,
+    *,
+    workers: int | None = None,
+    executor: str = "local",
+    force: bool = False,
+    **options: Any,
+) -> int:
+    """Call `preflight`, then `run_cells` with the default number of workers if ``workers`` is None."""
+    count = worker_count(workers, execution.device)
+    preflight(cells, results, execution, executor=executor, force=force)
+    return run_cells(cells, results, execution, workers=count, executor=executor, force=force, **options)
 
 
 def run_cells(
@@ -34,8 +49,9 @@ def run_cells(
     keep_going: bool = False,
     force: bool = False,
     compute: str = RUN_CELL,
+    progress: bool = True,
 ) -> int:
-    """Compute the cells that have no record (with ``force``, all cells), with progress on standard error.
+    """Compute the cells that have no record (with ``force``, all cells), and show the progress unless it is false.
 
     ``keep_going`` and ``compute`` are those of `Job`, ``executor`` is a name in
     `mmrs_bench.evaluation.run.executors.EXECUTORS`.
@@ -51,7 +67,7 @@ def run_cells(
     load_failures(results)
     pending = [cell for cell in cells if force or not _has_record(results, cell)]
     done = len(cells) - len(pending)
-    display = RunDisplay({cell.key: cell for cell in cells}, done, results, Console(stderr=True))
+    display = make_display({cell.key: cell for cell in cells}, done, results, shown=progress)
     if not pending:
         display.line(f"all {len(cells)} cells are done; nothing to compute (--force computes them again)")
         return 0
@@ -90,8 +106,8 @@ def _report_end(job: Job, display: RunDisplay, total: int) -> int:
 
 def worker_count(workers: int | None, device: str) -> int:
     """Number of workers: ``workers`` (at least 1), or by default one per usable core, and one on a GPU."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers {workers}: at least one worker is needed; give --workers 1 or more")
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ConfigError(f"workers {workers!r}: at least one worker is needed; give --workers 1 or more")
     return workers or (usable_cores() if device == "cpu" else 1)
 
 
