@@ -35,7 +35,7 @@ CHOICE = --datasets $(call one_or_more,$(DATASET)) --splits $(SPLIT) --shots $(S
 SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(RESULTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench plan leaderboard compare map regress update-baselines data test fuzz torture lint speed
+.PHONY: help setup bench plan leaderboard compare map regress update-baselines data test fuzz torture lint speed check-wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -108,3 +108,6 @@ lint: ## format, lint and types
 
 speed: ## the performance suite
 	@$(ENV)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only $(RUN)
+
+check-wheel: ## build the wheel, and run it outside the checkout
+	@.ci/check-wheel $(ENV)/python

@@ -208,6 +208,7 @@ _DRAW = _option("--draw", type=int, default=0, help="the draw of the cell")
 _TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
 _FORCE = _option("--force", action="store_true", help="compute finished cells again and replace their records")
 _UPDATE = _option("--update-baselines", "--update", action="store_true", help="measure new baselines, print old -> new")
+_CHECKED = _option("--methods", "--method", **_several(["all"]), help="names; all: every method that has baselines")
 _FROM = _option("--from", dest="source", type=str, default=None, help="folder with files that you already have")
 _WHAT = _option(
     "what", choices=["methods", "datasets", "splits", "budgets"], nargs="?", default=None, help="default: everything"
@@ -243,7 +244,7 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "regress": (
         "regress:regress",
         "compare accuracies on the simulated scene with the committed baselines; exit 1 on a loss",
-        [_UPDATE, _results("results/regress"), _execution],
+        [_UPDATE, _CHECKED, _results("results/regress"), _execution],
     ),
     "list": ("catalogue:list_names", "list the names of methods, datasets, splits or budgets", [_WHAT]),
     "data list": ("data:list_scenes", "list all scenes, and whether their files are present", []),

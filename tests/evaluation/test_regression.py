@@ -15,7 +15,14 @@ from mmrs_bench.commands import regress as command
 from mmrs_bench.commands.regress import baseline_cells
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import weightless_methods
-from mmrs_bench.evaluation.regression import MIN_TOLERANCE, Baseline, load_baselines, regress, update_baselines
+from mmrs_bench.evaluation.regression import (
+    MIN_TOLERANCE,
+    Baseline,
+    check_traceable,
+    load_baselines,
+    regress,
+    update_baselines,
+)
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.results.metrics import METRICS, ClassCounts, Metric
 from mmrs_bench.evaluation.results.schema import Record
@@ -232,3 +239,21 @@ def test_regress_uses_no_cache_of_other_code(stopped: bool, tmp_path: Path, monk
     assert own.parent == tmp_path / "here"  # in the results folder, which workers on other machines can read
     assert not own.exists()
     assert cache_root() == users
+
+
+def test_regress_compares_chosen_methods_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["regress", "--methods", "majority", "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "no loss: all 3 metrics are within their tolerance" in out
+    assert "rf" not in out.split()
+    for name, hint in (("majorty", "did you mean majority?"), ("unidiff", "unknown method with baselines 'unidiff'")):
+        assert main(["regress", "--methods", name]) == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_new_baselines_are_refused_outside_a_checkout() -> None:
+    with pytest.raises(ConfigError, match=r"installed package; run regress --update-baselines in a git checkout"):
+        check_traceable(None)

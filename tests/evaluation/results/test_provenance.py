@@ -48,6 +48,16 @@ def test_outside_a_checkout_there_is_no_state(tmp_path: Path, checkout: Path) ->
     assert git_state(inside) == GitState(None, None), "the state of another repository"
 
 
+def test_an_installed_package_has_no_state_wherever_it_is_used(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
+    assert git_state(None) == GitState(None, None)
+    monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))  # as inside a git hook
+    assert git_state(None) == git_state(tmp_path) == GitState(None, None)
+    assert git_state(checkout).commit == git(checkout, "rev-parse", "HEAD")
+
+
 def test_without_git_there_is_no_state(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert git_state(checkout) == GitState(None, None)
