@@ -329,8 +329,37 @@ def test_training_and_prediction_can_use_other_pixels(scene: Scene) -> None:
     np.testing.assert_array_equal(drained(data.predict_dataloader()), np.arange(96 * 112))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_batches_can_hold_unlabelled_windows(scene: Scene, workers: int) -> None:
+    """The choice depends on seed, draw, epoch and batch."""
+
+    def epochs(**change: int) -> list[list[dict]]:
+        data = make(scene, shots=10, split="block-v1", unlabelled="train-blocks", unlabelled_per_batch=4, **change)
+        loader = data.train_dataloader()
+        return [list(loader) for _ in range(2)]
+
+    data = make(scene, split="block-v1", unlabelled="train-blocks")
+    found = epochs(num_workers=workers)
+    assert all(set(batch["unlabelled"]) == {"pixel", "windows"} for epoch in found for batch in epoch)
+    chosen = [batch["unlabelled"]["pixel"] for epoch in found for batch in epoch]
+    assert all(len(pixels) == 4 and set(pixels.tolist()) <= set(data.unlabelled.tolist()) for pixels in chosen)
+    windows = found[0][0]["unlabelled"]["windows"]["hsi"]
+    np.testing.assert_array_equal(windows[:, :, 2, 2], data.images["hsi"].reshape(-1, 5)[chosen[0]])
+    plain = data.add_windows({"pixel": chosen[0]})["windows"]["hsi"]
+    assert not torch.equal(windows, plain), "symmetries are applied"
+    others = [epochs(**change)[0][0]["unlabelled"]["pixel"] for change in ({}, {"seed": 1}, {"draw": 1})]
+    assert torch.equal(others[0], chosen[0])
+    assert len({tuple(pixels.tolist()) for pixels in [*chosen, *others[1:]]}) == len(chosen) + 2
+
+
+@pytest.mark.parametrize("options", [{"unlabelled_per_batch": -1}, {"unlabelled_per_batch": 4, "train_on": "unlabelled"}])
+def test_unlabelled_windows_need_a_training_on_the_support(options: dict, scene: Scene) -> None:
+    with pytest.raises(ConfigError, match="unlabelled_per_batch is .* and train_on is"):
+        make(scene, **options)
+
+
 def test_validation_without_validation_pixels_is_an_error(scene: Scene) -> None:
-    with pytest.raises(ConfigError, match="selection last has no validation pixels; use trainer.test"):
+    with pytest.raises(ConfigError, match=r"selection last has no validation pixels; use trainer\.test"):
         trainer(1).validate(WithValidation(7, 4), datamodule=make(scene), verbose=False)
 
 

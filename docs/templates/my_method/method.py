@@ -5,7 +5,7 @@ from pydantic import Field
 from mmrs_bench.methods.toolkit.network_method import NetworkMethod
 from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig, pretrain_on_windows
 
-from .network import Autoencoder, Classifier, Pretraining, Training
+from .network import Pretraining, Training
 
 
 class MyConfig(PretrainingConfig):
@@ -22,14 +22,14 @@ class MyMethod(NetworkMethod):
     """Window encoder, pretrained on unlabelled windows."""
 
     Config = MyConfig
+    Module = Training
     name = "my-method"
     title = "My method"
 
     def pretrain(self, data):
         """Pretrain the encoder on unlabelled windows, or load it from the cache."""
         self.pretrained = pretrain_on_windows(
-            lambda: Autoencoder(sum(data.channels.values()), self.config.width),
-            lambda network, seed: Pretraining(network, self.config.pretrain_rate),
+            lambda seed: Pretraining(data.channels, width=self.config.width, learning_rate=self.config.pretrain_rate),
             data,
             self.context,
             config=self.config,
@@ -38,15 +38,7 @@ class MyMethod(NetworkMethod):
             version=1,
         )
 
-    def build(self, blueprint, weights=None):
-        """The untrained classifier."""
-        return Classifier(sum(count for _, count in blueprint.channels), len(blueprint.class_names), self.config.width)
-
     def create(self, data):
         """Start from the pretrained encoder."""
         super().create(data)
-        self.network.encoder.load_state_dict(self.pretrained.encoder.state_dict())
-
-    def module(self):
-        """The module that trains the classifier."""
-        return Training(self.network, self.config.learning_rate)
+        self.module.network.encoder.load_state_dict(self.pretrained.network.encoder.state_dict())

@@ -1,11 +1,11 @@
-"""Networks and losses of the template. b batch, c channels of all modalities, w window side, d width, k classes."""
+"""Networks and LightningModules. b batch, c channels of all modalities, w window side, d width, k classes."""
 
-import lightning as L
 import torch
 from torch import nn
 from torch.nn import functional
 
-from mmrs_bench.methods.toolkit.classification import WindowClassifier
+from mmrs_bench.methods.toolkit.classification import ClassificationModule
+from mmrs_bench.methods.toolkit.stage import StageModule
 
 
 class Encoder(nn.Sequential):
@@ -41,16 +41,17 @@ class Classifier(nn.Module):
         return self.head(self.encoder(stack(windows)).mean(dim=(2, 3)))
 
 
-class Pretraining(L.LightningModule):
+class Pretraining(StageModule):
     """Hides half of all values and restores the centre pixel."""
 
-    def __init__(self, network, learning_rate):
-        super().__init__()
-        self.network, self.learning_rate = network, learning_rate
+    def __init__(self, channels, *, width=32, learning_rate=0.001):
+        super().__init__(channels)
+        self.save_hyperparameters()
+        self.network, self.learning_rate = Autoencoder(sum(channels.values()), width), learning_rate
 
     def training_step(self, batch, batch_idx):
         """Mean squared error of the restored centre pixels."""
-        stacked = stack(batch["windows"])
+        stacked = stack(self.windows_of(batch))
         centre = stacked[:, :, stacked.shape[2] // 2, stacked.shape[3] // 2]
         loss = functional.mse_loss(self.network(functional.dropout(stacked, 0.5)), centre)
         self.log("loss", loss)
@@ -58,19 +59,20 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self):
         """Adam."""
-        return torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
-class Training(WindowClassifier):
+class Training(ClassificationModule):
     """Cross-entropy on the support windows."""
 
-    def __init__(self, network, learning_rate):
-        super().__init__(network)
-        self.learning_rate = learning_rate
+    def __init__(self, channels, num_classes, *, width=32, learning_rate=0.001):
+        super().__init__(channels, num_classes)
+        self.save_hyperparameters()
+        self.network, self.learning_rate = Classifier(sum(channels.values()), num_classes, width), learning_rate
 
     def configure_optimizers(self):
         """AdamW with a cosine schedule."""
-        return self.with_cosine_schedule(torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate))
+        return self.with_cosine_schedule(torch.optim.AdamW(self.parameters(), lr=self.learning_rate))
 
 
 def stack(windows):

@@ -64,9 +64,9 @@ class Blueprint(BaseModel):
             title: The method's name in the error message.
 
         Raises:
-            ConfigError: If window side, modalities, their order or their channels differ.
+            ConfigError: If window side, modalities or their channels differ.
         """
-        if (other.channels, other.side) != (self.channels, self.side):
+        if (dict(other.channels), other.side) != (dict(self.channels), self.side):
             raise ConfigError(
                 f"{title} was fitted to {self._inputs()}, but is to classify {other._inputs()}; fit it to those"
             )

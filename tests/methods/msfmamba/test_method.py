@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -16,8 +16,8 @@ from helpers.tiny import striped_map, tiny_manifest, tiny_scene
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.catalogue import method_card, resolve_config
-from mmrs_bench.methods.msfmamba.method import MsfMambaConfig, MsfMambaModule
-from mmrs_bench.methods.msfmamba.network import MSFMamba
+from mmrs_bench.methods.msfmamba.method import MsfMambaConfig
+from mmrs_bench.methods.msfmamba.module import MsfMambaModule
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
 
@@ -30,11 +30,10 @@ def brief(folder: Path, data: SceneDataModule, **options: Any) -> Any:
     return fitted("msfmamba", folder, data, **{**BRIEF, **options})
 
 
-def module_of(network: MSFMamba, **changes: Any) -> MsfMambaModule:
-    config = {**resolve_config(method_card("msfmamba"), "default", "paper"), **changes}
-    module = MsfMambaModule(network, MsfMambaConfig.model_validate(config))
+def module_of(channels: dict[str, int], epochs: int = 4, **settings: Any) -> MsfMambaModule:
+    module = MsfMambaModule(channels, 4, **{"window": 5, "width": 4, "states": 2, **settings})
     silent(module)
-    module.trainer = SimpleNamespace(max_epochs=config["epochs"])  # type: ignore[assignment]
+    module.trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False)
     return module
 
 
@@ -54,7 +53,7 @@ def test_weights_depend_on_draw_and_seed_only(tmp_path: Path) -> None:
     """Only the draw of the context changes, not the support set."""
     data = small_data(2, window=5)
     one, again, seed, draw = (
-        brief(tmp_path, data, **options).network.state_dict() for options in ({}, {}, {"seed": 1}, {"draw": 1})
+        brief(tmp_path, data, **options).module.network.state_dict() for options in ({}, {}, {"seed": 1}, {"draw": 1})
     )
     assert all(torch.equal(one[name], again[name]) for name in one)
     for other in (seed, draw):
@@ -80,7 +79,7 @@ def test_the_hsi_is_the_first_modality_for_any_order_in_the_manifest(tmp_path: P
     for version in (scene, Scene(manifest, reordered, scene.ground_truth)):
         data = SceneDataModule(version, DataConfig(window=5))
         method = brief(tmp_path, data)
-        assert tuple(method.network.modalities) == ("hsi", "lidar")
+        assert tuple(method.module.network.modalities) == ("hsi", "lidar")
         predictions.append(method.predict(data, ALL_PIXELS))
     np.testing.assert_array_equal(*predictions)
 
@@ -122,8 +121,8 @@ def test_a_window_that_is_too_small_is_refused(window: int, layers: int, smalles
 def test_a_training_step_changes_every_parameter_by_the_cross_entropy() -> None:
     torch.manual_seed(0)
     data = small_data(2, window=7)
-    module = module_of(MSFMamba(data.channels, 7, 4, width=6, layers=1, states=4, expand=0.75))
-    batch = data.add_windows(next(iter(data.train_dataloader())))
+    module = module_of(data.channels, window=7, width=6, states=4)
+    batch = next(iter(data.train_dataloader()))
     loss = module.training_step(batch, 0)
     softmax = module.network(batch["windows"]).softmax(dim=1)
     expected = -torch.stack([softmax[i, k].log() for i, k in enumerate(batch["target"])]).mean()
@@ -136,15 +135,15 @@ def test_a_training_step_changes_every_parameter_by_the_cross_entropy() -> None:
 
 
 def test_the_rate_falls_to_zero_or_is_constant() -> None:
-    network = MSFMamba({"hsi": 2, "sar": 1}, 5, 3, width=4, layers=1, states=2, expand=0.75)
-    falling = module_of(network, epochs=4, learning_rate=0.01).configure_optimizers()
+    channels = {"hsi": 2, "sar": 1}
+    falling = module_of(channels, learning_rate=0.01).configure_optimizers()
     rates = []
     for _ in range(5):
         rates.append(falling["optimizer"].param_groups[0]["lr"])
         falling["optimizer"].step()
         falling["lr_scheduler"].step()
     np.testing.assert_allclose(rates, [0.005 * (1 + np.cos(np.pi * epoch / 4)) for epoch in range(5)], atol=1e-12)
-    constant = module_of(network, schedule="constant", learning_rate=0.01).configure_optimizers()
+    constant = module_of(channels, schedule="constant", learning_rate=0.01).configure_optimizers()
     assert isinstance(constant, torch.optim.Adam)
     assert constant.param_groups[0]["lr"] == 0.01
 
@@ -156,7 +155,7 @@ def test_batch_size_and_symmetries_are_settings(tmp_path: Path) -> None:
     plain = brief(tmp_path, data, batch_size=8, symmetries=False, progress=lambda stage, done: seen.append(done))
     assert len(seen) == 2 * 3 + 1
     augmented = brief(tmp_path, data, batch_size=8)
-    assert not torch.equal(plain.network.head.weight, augmented.network.head.weight)
+    assert not torch.equal(plain.module.network.head.weight, augmented.module.network.head.weight)
 
 
 def test_the_chunk_of_the_prediction_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,10 +65,9 @@ def pretrain(folder: Path, before_step: Callable[[int], object] = lambda step: N
     def train(module: Denoiser, context: RunContext) -> None:
         nonlocal first
         module.before_step = before_step
-        data = small_data()
-        view = data.serving(train=data.unlabelled_dataloader())
+        unlabelled = training.Loaders(small_data().unlabelled_dataloader())
         try:
-            training.fit(module, view, context, stage="pretraining", epochs=EPOCHS, resumable=True)
+            training.fit(module, unlabelled, context, stage="pretraining", epochs=EPOCHS, resumable=True)
         finally:
             first = module.first_step
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.base import MethodConfig, RunContext
-from mmrs_bench.methods.toolkit.classification import WindowClassifier
-from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod, description_file, weights_file
+from mmrs_bench.methods.toolkit.classification import ClassificationModule
+from mmrs_bench.methods.toolkit.network_method import NetworkMethod, description_file, weights_file
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 SETTINGS: dict[str, Any] = {"components": 3, "epochs": 4, "batch_size": 3, "symmetries": True, "rate": 0.1}
@@ -44,21 +44,21 @@ class Network(nn.Module):
         return logits
 
 
-class Module(WindowClassifier):
+class Module(ClassificationModule):
+    def __init__(self, channels: dict[str, int], num_classes: int, *, rate: float) -> None:
+        super().__init__(channels, num_classes)
+        self.save_hyperparameters()
+        self.network, self.rate = Network(channels, num_classes), rate
+
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.network.parameters(), lr=0.1)
+        return torch.optim.SGD(self.network.parameters(), lr=self.rate)
 
 
 class Linear(NetworkMethod):
     Config = Config
+    Module = Module
     name = "linear"
     title = "Linear"
-
-    def build(self, blueprint: Blueprint, weights: Mapping[str, torch.Tensor] | None = None) -> Network:
-        return Network(dict(blueprint.channels), len(blueprint.class_names))
-
-    def module(self) -> Module:
-        return Module(self.network)
 
 
 def linear(folder: Path, seed: int = 0, **changes: Any) -> Linear:
@@ -93,7 +93,7 @@ def test_initial_weights_depend_on_the_seed(data: SceneDataModule, tmp_path: Pat
     for seed in (0, 0, 1):
         method = linear(tmp_path, seed)
         method.create(method.inputs(data))
-        weights.append(method.network.layer.weight)
+        weights.append(method.module.network.layer.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -105,7 +105,7 @@ def test_paper_val_keeps_the_best_epoch(data: SceneDataModule, tmp_path: Path, m
     )
     for some in (data, small_data(selection="paper-val")):
         linear(tmp_path).fit(some)
-    assert chosen == [None, "validation_accuracy"]
+    assert chosen == [None, "val/OA"]
 
 
 def test_a_loaded_method_predicts_the_same(data: SceneDataModule, saved: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_loaded_method_predicts_the_same(data: SceneDataModule, saved: Path, t
     fitted.fit(data)
     loaded.load(saved)
     np.testing.assert_array_equal(fitted.predict(data, data.query), loaded.predict(data, data.query))
-    assert not loaded.network.training
+    assert not loaded.module.training
 
 
 @pytest.mark.parametrize("settings", [{"window": 7}, {"modalities": ("hsi",)}])
@@ -144,8 +144,11 @@ def test_a_missing_or_damaged_file_is_an_error(file: Any, content: bytes | None,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer.bias": torch.tensor([0, 0, 0, float("nan")])}, "layer.bias have values that are NaN or infinite"),
-        ({"layer.bias": torch.zeros(3)}, "the weights do not fit linear.json"),
+        (
+            {"network.layer.bias": torch.tensor([0, 0, 0, float("nan")])},
+            "network.layer.bias have values that are NaN or infinite",
+        ),
+        ({"network.layer.bias": torch.zeros(3)}, "the weights do not fit linear.json"),
         ({"other": torch.zeros(3)}, "the weights do not fit linear.json"),
     ],
 )

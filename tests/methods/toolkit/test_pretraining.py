@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from mmrs_bench.errors import TrainingError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import pretraining
 from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig, pretrain_on_windows
+from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.scenes.scene import IntArray
 
 SETTINGS: dict[str, Any] = {
@@ -26,12 +26,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Mean(L.LightningModule):
+class Mean(StageModule):
     """Learns the mean of the pixels of all windows."""
 
-    def __init__(self, network: torch.nn.Linear, seed: int, factor: float = 1.0) -> None:
-        super().__init__()
-        self.network, self.seed, self.factor = network, seed, factor
+    def __init__(self, seed: int, factor: float = 1.0) -> None:
+        super().__init__({"hsi": 5})
+        self.network, self.seed, self.factor = torch.nn.Linear(5, 5), seed, factor
         self.pixels: list[IntArray] = []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
@@ -44,13 +44,13 @@ class Mean(L.LightningModule):
         return torch.optim.SGD(self.network.parameters(), lr=0.1)
 
 
-def pretrain(folder: Path, seed: int = 0, factor: float = 1.0, **options: Any) -> tuple[torch.nn.Module, list[Mean]]:
-    """The pretrained network, and the modules that were trained for it."""
-    modules: list[Mean] = []
+def pretrain(folder: Path, seed: int = 0, factor: float = 1.0, **options: Any) -> tuple[Mean, list[Mean]]:
+    """The pretrained module, and those that were trained for it."""
+    built: list[Mean] = []
 
-    def module(network: torch.nn.Linear, seed: int) -> Mean:
-        modules.append(Mean(network, seed, factor))
-        return modules[-1]
+    def build(seed: int) -> Mean:
+        built.append(Mean(seed, factor))
+        return built[-1]
 
     arguments: dict[str, Any] = {
         "data": small_data(),
@@ -59,20 +59,18 @@ def pretrain(folder: Path, seed: int = 0, factor: float = 1.0, **options: Any) -
         "method": "mean",
         "version": 1,
     }
-    network = pretrain_on_windows(
-        lambda: torch.nn.Linear(5, 5), module, context=RunContext(seed, 3, folder), **{**arguments, **options}
-    )
-    return network, modules
+    module = pretrain_on_windows(build, context=RunContext(seed, 3, folder), **{**arguments, **options})
+    return module, [module for module in built if module.pixels]
 
 
 def test_epochs_draw_new_windows_from_the_unlabelled_pixels(tmp_path: Path) -> None:
     finished: list[int] = []
-    network, (module,) = pretrain(tmp_path, seed=5, finish=lambda network, context: finished.append(context.draw))
+    loaded, (module,) = pretrain(tmp_path, seed=5, finish=lambda module, context: finished.append(context.draw))
     assert [len(pixels) for pixels in module.pixels] == [7, 7, 6, 7, 7, 6]
     first, second = (np.concatenate(module.pixels[i : i + 3]) for i in (0, 3))
     assert set(first) != set(second)
     assert (module.seed, finished) == (5, [0])
-    assert torch.equal(network.bias, module.network.bias)  # type: ignore[arg-type]
+    assert torch.equal(loaded.network.bias, module.network.bias)
     assert pretrain(tmp_path, seed=5)[1] == []
 
 

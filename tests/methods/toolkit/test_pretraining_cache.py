@@ -57,9 +57,8 @@ class Denoiser(L.LightningModule):
 
 
 def learn(module: Denoiser, context: RunContext) -> None:
-    data = small_data()
-    view = data.serving(train=data.unlabelled_dataloader())
-    training.fit(module, view, context, stage="pretraining", epochs=EPOCHS, resumable=True)
+    unlabelled = training.Loaders(small_data().unlabelled_dataloader())
+    training.fit(module, unlabelled, context, stage="pretraining", epochs=EPOCHS, resumable=True)
 
 
 class RandomTraining:

@@ -63,12 +63,16 @@ def context(folder: Path, **options: Any) -> RunContext:
     return RunContext(seed=0, draw=0, work_dir=folder, **options)
 
 
+def loaders(data: SceneDataModule) -> training.Loaders:
+    return training.Loaders(data.train_dataloader(), data.val_dataloader())
+
+
 def linear(folder: Path, **options: Any) -> Linear:
     return training.initialised(lambda: Linear(**options), context(folder), "linear")
 
 
 def fit(module: Linear, folder: Path, *, epochs: int = 8, data: SceneDataModule | None = None, **options: Any) -> None:
-    training.fit(module, data or small_data(), context(folder), stage="training", epochs=epochs, **options)
+    training.fit(module, loaders(data or small_data()), context(folder), stage="training", epochs=epochs, **options)
 
 
 def parameters(module: torch.nn.Module) -> Tensors:
@@ -118,8 +122,9 @@ def test_the_state_of_the_process_is_restored(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     before = process_state()
     module, data = linear(tmp_path), small_data()
-    training.fit(module, data, context(tmp_path, execution=ExecutionConfig(threads=1)), stage="training", epochs=2)
-    training.predict(module, data, data.query, context(tmp_path))
+    one_thread = context(tmp_path, execution=ExecutionConfig(threads=1))
+    training.fit(module, loaders(data), one_thread, stage="training", epochs=2)
+    training.predict(module, data.predict_dataloader(), context(tmp_path))
     assert process_state() == before
     assert set(module.devices) == {1}, "the training used another number of threads"
     torch.set_num_threads(1)
@@ -140,7 +145,7 @@ def test_deterministic_mode_does_not_fill_new_memory(tmp_path: Path) -> None:
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     module, data = linear(tmp_path), small_data()
     fit(module, tmp_path, data=data)
-    training.predict(module, data, data.query, context(tmp_path))
+    training.predict(module, data.predict_dataloader(), context(tmp_path))
     assert capfd.readouterr() == ("", "")
 
 
@@ -194,11 +199,11 @@ def test_progress_ends_at_one(tmp_path: Path) -> None:
     reporting = context(tmp_path, progress=lambda stage, done: seen.append((stage, done)))
     data = SceneDataModule(small_data().scene, small_data().config, batch_size=3, inference_batch=500)
     module = linear(tmp_path)
-    training.fit(module, data, reporting, stage="pretraining", epochs=2)
+    training.fit(module, loaders(data), reporting, stage="pretraining", epochs=2)
     assert {stage for stage, _ in seen} == {"pretraining"}
     assert [done for _, done in seen] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
     seen.clear()
-    training.predict(module, data, np.arange(1440), reporting)
+    training.predict(module, data.scene_dataloader(), reporting)
     assert seen == [("prediction", pytest.approx(n / 3)) for n in (1, 2, 3)]
 
 
@@ -206,12 +211,13 @@ def test_predictions_have_the_order_of_the_pixels(tmp_path: Path) -> None:
     data, module = small_data(), linear(tmp_path)
     fit(module, tmp_path, data=data)
     pixels = np.random.default_rng(0).permutation(1440)
-    whole = training.predict(module, data, np.arange(1440), context(tmp_path))
-    np.testing.assert_array_equal(training.predict(module, data, pixels, context(tmp_path)), whole[pixels])
+    whole = training.predict(module, data.scene_dataloader(), context(tmp_path))
+    some = training.predict(module, data.pixel_dataloader(pixels), context(tmp_path))
+    np.testing.assert_array_equal(some, whole[pixels])
     with torch.inference_mode():
         slow = module.layer(torch.from_numpy(data.features(pixels))).argmax(dim=1).numpy()
     np.testing.assert_array_equal(whole[pixels], slow)
-    assert training.predict(module, data, pixels[:0], context(tmp_path)).shape == (0,)
+    assert training.predict(module, data.pixel_dataloader(pixels[:0]), context(tmp_path)).shape == (0,)
 
 
 def test_the_first_epoch_with_the_best_validation_is_kept(tmp_path: Path) -> None:
@@ -274,8 +280,8 @@ def test_a_module_can_train_on_windows_of_unlabelled_pixels(tmp_path: Path) -> N
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     data = small_data()
-    view = data.serving(train=data.unlabelled_dataloader())
-    training.fit(Mean(), view, context(tmp_path), stage="pretraining", epochs=1)
+    unlabelled = training.Loaders(data.unlabelled_dataloader())
+    training.fit(Mean(), unlabelled, context(tmp_path), stage="pretraining", epochs=1)
     np.testing.assert_array_equal(np.sort(torch.cat(seen).numpy()), np.arange(1440))
 
 
@@ -283,6 +289,6 @@ def test_a_module_can_train_on_windows_of_unlabelled_pixels(tmp_path: Path) -> N
 def test_a_module_trained_on_a_gpu_ends_on_the_cpu(tmp_path: Path) -> None:
     data, module = small_data(), linear(tmp_path)
     execution = context(tmp_path, execution=ExecutionConfig(device="cuda"))
-    training.fit(module, data, execution, stage="training", epochs=2)
-    assert training.predict(module, data, data.query, execution).shape == data.query.shape
+    training.fit(module, loaders(data), execution, stage="training", epochs=2)
+    assert training.predict(module, data.predict_dataloader(), execution).shape == data.query.shape
     assert next(module.parameters()).device.type == "cpu"
