@@ -106,6 +106,7 @@ def fit_cell(
             protocol.data,
             seed=protocol.seed,
             inference_batch=execution.inference_batch,
+            device=execution.resolved().device,
         )
         data.setup()
     context = RunContext(
