@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import mmrs_bench  # noqa: F401 - before lightning, see mmrs_bench/_torchvision_guard.py
+from mmrs_bench.cli import main
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -27,3 +28,31 @@ def _own_folders(tmp_path: Path) -> Iterator[None]:
         patch.setenv("MMRS_BENCH_DATA", str(tmp_path / "data-root"))
         patch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "cache-root"))
         yield
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls the command line; returns what it prints to standard output."""
+
+    def call(*arguments: object, status: int = 0) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == status
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls the command line with arguments that it refuses; returns the only line of the error."""
+
+    def call(*arguments: object, progress: int = 0) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        shown = capsys.readouterr()
+        (line,) = shown.err.splitlines()[progress:]
+        assert line.startswith("mmrs-bench: error: ")
+        assert shown.out == ""
+        return line
+
+    return call

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+from helpers.new_process import in_new_process, run_python
 
 from mmrs_bench import _torchvision_guard as guard
 
@@ -33,23 +33,18 @@ def test_the_guard_is_needed_only_for_a_cpu_torch_with_a_cuda_torchvision(
     assert guard.needed(torch_text, vision_text) is expected
 
 
-def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *options, "-W", "ignore", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_real_mismatch_fails_without_the_guard_and_works_with_it() -> None:
     if not guard.needed(guard._version_text("torch"), guard._version_text("torchvision")):
         pytest.skip("torch and torchvision match in this environment")
     # -S: without what set-up may have installed for each start of Python.
     bare = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import torchvision"
-    assert "torchvision::nms does not exist" in run(bare, "-S").stderr
-    guarded = run("import mmrs_bench, torchvision, lightning; print(torchvision.__name__)")
-    assert guarded.stdout.strip() == "torchvision", guarded.stderr
+    assert "torchvision::nms does not exist" in run_python("-S", "-W", "ignore", "-c", bare).stderr
+    code = "import mmrs_bench, torchvision, lightning; print(torchvision.__name__)"
+    assert in_new_process(code) == "torchvision"
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    assert run("import sys, mmrs_bench; print('torch' in sys.modules)").stdout.strip() == "False"
+    assert in_new_process("import sys, mmrs_bench; print('torch' in sys.modules)") == "False"
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, torch_text: str, vision_text: str) -> None:
@@ -83,9 +78,7 @@ def test_set_up_makes_lightning_importable_before_this_package(tmp_path: Path, m
     assert "makes them work together" in guard.install_at_startup(tmp_path)
     (file,) = tmp_path.iterdir()
     code = f"import site, sys; site.addsitedir({str(tmp_path)!r}); print('mmrs_bench' in sys.modules)"
-    assert run(code).stdout.strip() == "True"
-    done = run(f"import site; site.addsitedir({str(tmp_path)!r}); import lightning; print(lightning.__name__)")
-    assert done.stdout.strip() == "lightning", done.stderr
+    assert in_new_process(f"{code}; import lightning") == "True"
     pretend(monkeypatch, CPU_TORCH, CPU_VISION)
     assert guard.install_at_startup(tmp_path) == "torch and torchvision match"
     assert not file.exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -13,6 +13,7 @@ from mmrs_bench.cli import main
 from mmrs_bench.models import weights as module
 from mmrs_bench.models.weights import Weights, weights_named
 
+NAME = "adm-imagenet-64"
 CONTENT = b"weights" * 100_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -40,65 +41,61 @@ def server() -> Iterator[str]:
         server.shutdown()
 
 
-def use(monkeypatch: pytest.MonkeyPatch, url: str, sha256: str | None = SHA256) -> Weights:
-    entry = weights_named("adm-imagenet-64").model_copy(update={"url": url, "sha256": sha256})
-    monkeypatch.setattr(module, "all_weights", lambda: (entry,))
-    monkeypatch.setattr("mmrs_bench.commands.weights.all_weights", lambda: (entry,))
-    return entry
+Use = Callable[..., Weights]
 
 
-def test_a_checkpoint_is_fetched_once_and_its_hash_is_printed(
-    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entry = use(monkeypatch, f"{server}/a.pt")
+@pytest.fixture
+def use(server: str, monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Replaces the list of checkpoints by one that the server delivers."""
+
+    def replace(path: str = "/a.pt", sha256: str | None = SHA256) -> Weights:
+        entry = weights_named(NAME).model_copy(update={"url": f"{server}{path}", "sha256": sha256})
+        monkeypatch.setattr(module, "all_weights", lambda: (entry,))
+        monkeypatch.setattr("mmrs_bench.commands.weights.all_weights", lambda: (entry,))
+        return entry
+
+    return replace
+
+
+def test_a_checkpoint_is_fetched_once_and_its_hash_is_printed(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = use()
     assert main(["weights", "list"]) == 0
-    assert "adm-imagenet-64  absent" in capsys.readouterr().out
+    assert f"{NAME}  absent" in capsys.readouterr().out
     for _ in range(2):
-        assert main(["weights", "fetch", "adm-imagenet-64"]) == 0
+        assert main(["weights", "fetch", NAME]) == 0
         shown = capsys.readouterr()
         assert shown.out == f"{entry.path}\n"
         assert f"SHA-256 {SHA256}, as expected" in shown.err
     assert entry.path.read_bytes() == CONTENT
     assert Handler.asked == ["/a.pt"]
     assert main(["weights", "list"]) == 0
-    assert "adm-imagenet-64  complete" in capsys.readouterr().out
+    assert f"{NAME}  complete" in capsys.readouterr().out
 
 
-def test_a_hash_that_the_publisher_does_not_state_is_printed(
-    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    use(monkeypatch, f"{server}/a.pt", sha256=None)
-    assert main(["weights", "fetch", "adm-imagenet-64"]) == 0
+def test_a_hash_that_the_publisher_does_not_state_is_printed(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    use(sha256=None)
+    assert main(["weights", "fetch", NAME]) == 0
     assert f"SHA-256 {SHA256}; its publisher states none" in capsys.readouterr().err
 
 
-def test_wrong_bytes_are_kept_aside_and_never_used(
-    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entry = use(monkeypatch, f"{server}/a.pt", sha256="0" * 64)
-    assert main(["weights", "fetch", "adm-imagenet-64"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()[1:]
-    assert f"has SHA-256 {SHA256}" in line
+def test_wrong_bytes_are_kept_aside_and_never_used(use: Use, refused: Callable[..., str]) -> None:
+    entry = use(sha256="0" * 64)
+    assert f"has SHA-256 {SHA256}" in refused("weights", "fetch", NAME, progress=1)
     assert entry.local_file() is None
 
 
-def test_a_damaged_file_is_moved_away_and_fetched_again(
-    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entry = use(monkeypatch, f"{server}/a.pt")
+def test_a_damaged_file_is_moved_away_and_fetched_again(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = use()
     entry.path.parent.mkdir(parents=True)
     entry.path.write_bytes(b"cut off")
-    assert main(["weights", "fetch", "adm-imagenet-64"]) == 0
+    assert main(["weights", "fetch", NAME]) == 0
     assert "moved the wrong file to" in capsys.readouterr().err
     assert entry.path.read_bytes() == CONTENT
 
 
-def test_an_address_that_fails_gives_one_line_with_the_destination(
-    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entry = use(monkeypatch, f"{server}/missing.pt")
-    assert main(["weights", "fetch", "adm-imagenet-64"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()[1:]
+def test_an_address_that_fails_gives_one_line_with_the_destination(use: Use, refused: Callable[..., str]) -> None:
+    entry = use("/missing.pt")
+    line = refused("weights", "fetch", NAME, progress=1)
     assert "404" in line
     assert f"put the file at {entry.path}" in line
     assert not entry.path.exists()
@@ -112,12 +109,8 @@ def test_a_mirror_of_hugging_face_is_used(server: str, monkeypatch: pytest.Monke
     assert entry.path.read_bytes() == CONTENT
 
 
-def test_a_cache_that_cannot_be_written_gives_one_line(
-    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entry = use(monkeypatch, f"{server}/a.pt")
+def test_a_cache_that_cannot_be_written_gives_one_line(use: Use, refused: Callable[..., str]) -> None:
+    entry = use()
     entry.path.parent.parent.mkdir(parents=True)
     entry.path.parent.write_text("a file")
-    assert main(["weights", "fetch", "adm-imagenet-64"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "MMRS_BENCH_CACHE" in line
+    assert "MMRS_BENCH_CACHE" in refused("weights", "fetch", NAME)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.git_checkout import git, make_checkout
+from helpers.new_process import in_new_process
 
 from mmrs_bench.evaluation.results import provenance as module
 from mmrs_bench.evaluation.results.provenance import (
@@ -71,8 +71,7 @@ def test_versions_are_read_without_imports() -> None:
         "import sys; from mmrs_bench.evaluation.results.provenance import provenance; "
         "p = provenance(); print('torch' in p.packages, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "False"]
+    assert in_new_process(code) == "True False"
 
 
 def test_provenance_is_determined_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +88,7 @@ def test_peak_memory_is_in_mib_and_does_not_fall() -> None:
         "before = peak(); block = np.ones(200 * 2**20, np.uint8); after = peak(); del block; "
         "print(before, after, peak())"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    before, after, later = map(float, done.stdout.split())
+    before, after, later = map(float, in_new_process(code).split())
     assert 10 < before < 500
     assert 150 < after - before < 250
     assert later >= after - 1  # the kernel's count is not exact

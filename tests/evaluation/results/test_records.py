@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.new_process import in_new_process
 from helpers.synthetic_records import make_protocol, make_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -320,5 +319,4 @@ def test_results_are_read_without_heavy_imports() -> None:
         "from mmrs_bench.evaluation.report import comparison, curves, leaderboard, maps\n"
         "print([m for m in ('torch', 'scipy', 'matplotlib', 'sklearn', 'lightning', 'rich') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert done.stdout.strip() == "[]"
+    assert in_new_process(code) == "[]"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.new_process import in_new_process
 from helpers.simulation import digest, landscape_and_state, small
 from scipy import ndimage
 
@@ -26,6 +24,7 @@ TWINS = [name for name in shipped_names() if name.startswith("sim-")]
 FRESH_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from helpers.new_process import in_new_process
 from helpers.simulation import digest, small
 from mmrs_bench.scenes.simulator.simulated import simulate
 print(digest(simulate(small())))
@@ -54,10 +53,8 @@ def test_the_shipped_scene_matches_its_manifest() -> None:
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_bytes_are_equal_in_a_new_process_with_any_number_of_threads(threads: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    command = [sys.executable, "-c", FRESH_PROCESS, str(TESTS)]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert run.stdout.strip() == digest(simulate(small()))
+    found = in_new_process(FRESH_PROCESS, str(TESTS), OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
+    assert found == digest(simulate(small()))
 
 
 def test_another_seed_gives_another_scene() -> None:
