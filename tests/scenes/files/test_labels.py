@@ -12,6 +12,7 @@ from helpers.small_release import (
     WIDTH,
     manifest_fields,
     official_fields,
+    scene_of_arrays,
     small_arrays,
     small_manifest,
 )
@@ -19,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrs_bench.errors import DataError, ManifestError
-from mmrs_bench.scenes.files.readers import read_scene
 from mmrs_bench.scenes.scene import Scene
 
 GT = small_arrays()["gt"].astype(np.int64)
@@ -35,13 +35,6 @@ def truth(**changes: Any) -> dict[str, Any]:
 def classes(*values: Any) -> list[dict[str, Any]]:
     """The classes with these values in the files."""
     return [fields | {"values": list(of)} for fields, of in zip(manifest_fields()["classes"], values, strict=True)]
-
-
-def scene(tmp_path: Path, arrays: dict[str, np.ndarray], **changes: Any) -> Scene:
-    folder = tmp_path / "scene"
-    folder.mkdir(exist_ok=True)
-    np.savez(folder / "scene.npz", **(small_arrays() | arrays))
-    return read_scene(small_manifest(tmp_path, **changes), folder)
 
 
 def values(*of: float, dtype: str = "f4") -> dict[str, np.ndarray]:
@@ -110,14 +103,14 @@ READ: dict[str, tuple[dict[str, np.ndarray], dict[str, Any]]] = {
 @pytest.mark.parametrize("case", READ)
 def test_the_manifest_maps_values_of_files_to_classes(tmp_path: Path, case: str) -> None:
     arrays, changes = READ[case]
-    np.testing.assert_array_equal(scene(tmp_path, arrays, **changes).ground_truth, GT)
+    np.testing.assert_array_equal(scene_of_arrays(tmp_path, arrays, **changes).ground_truth, GT)
 
 
 @given(st.permutations(range(-3, 300, 37)), st.sampled_from(["i2", "f4", "f8", "i8"]))
 @settings(max_examples=20, deadline=None, database=None, derandomize=True)
 def test_any_numbers_may_mean_classes(tmp_path_factory: pytest.TempPathFactory, numbers: list[int], dtype: str) -> None:
     unlabelled, *of_classes = numbers[:4]
-    read = scene(
+    read = scene_of_arrays(
         tmp_path_factory.mktemp("any"),
         values(*numbers[:4], dtype=dtype),
         classes=classes(*([value] for value in of_classes)),
@@ -176,8 +169,7 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
 def test_unknown_values_are_counted_and_fitting_lines_suggested(tmp_path: Path, case: str) -> None:
     arrays, changes, message = REFUSED[case]
     with pytest.raises(DataError, match=message) as error:
-        scene(tmp_path, arrays, **changes)
-    assert "\n" not in str(error.value)
+        scene_of_arrays(tmp_path, arrays, **changes)
     assert "scene.npz[gt]" in str(error.value)
 
 
@@ -200,9 +192,8 @@ def test_unknown_values_are_counted_and_fitting_lines_suggested(tmp_path: Path, 
 def test_contradicting_values_are_refused_in_the_manifest(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ManifestError, match=message) as error:
+    with pytest.raises(ManifestError, match=message):
         small_manifest(tmp_path, **changes)
-    assert "\n" not in str(error.value)
 
 
 def test_a_default_keeps_the_fingerprint_and_a_value_changes_it(tmp_path: Path) -> None:
@@ -261,7 +252,7 @@ def check_official(read: Scene) -> None:
 @pytest.mark.parametrize("case", MASKS)
 def test_masks_have_their_own_values_outside(tmp_path: Path, case: str) -> None:
     (arrays, changes), make, split = MASKS[case]
-    check_official(scene(tmp_path, arrays | masks(make), official_split=official_fields(**split), **changes))
+    check_official(scene_of_arrays(tmp_path, arrays | masks(make), official_split=official_fields(**split), **changes))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +268,7 @@ def test_masks_have_their_own_values_outside(tmp_path: Path, case: str) -> None:
 def test_masks_of_encoded_labels_have_their_encoding_or_one_channel(tmp_path: Path, encoding: str, make: Any) -> None:
     split = official_fields(**{name: STACK[0] | {"key": name} for name in ("train", "test")})
     arrays = READ[encoding][0] | masks(make)
-    check_official(scene(tmp_path, arrays, official_split=split, **READ[encoding][1]))
+    check_official(scene_of_arrays(tmp_path, arrays, official_split=split, **READ[encoding][1]))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +282,7 @@ def test_masks_of_encoded_labels_have_their_encoding_or_one_channel(tmp_path: Pa
 )
 def test_a_mask_that_fits_in_no_way_is_refused(tmp_path: Path, make: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        scene(tmp_path, masks(make), official_split=official_fields())
+        scene_of_arrays(tmp_path, masks(make), official_split=official_fields())
 
 
 def rows_of(part: np.ndarray, columns: list[str], base: int, order: str) -> np.ndarray:
@@ -316,7 +307,7 @@ FORMS: list[tuple[list[str], str]] = [
 
 
 def listed_scene(tmp_path: Path, arrays: dict[str, np.ndarray], **form: Any) -> Scene:
-    return scene(
+    return scene_of_arrays(
         tmp_path, arrays, official_split=official_fields(kind="index", train=LISTS["tr"], test=LISTS["te"], **form)
     )
 
@@ -344,7 +335,6 @@ def test_an_error_names_the_form_that_fits(tmp_path: Path, columns: list[str], o
     with pytest.raises(DataError) as error:
         listed_scene(tmp_path, arrays, **declared)
     assert f"{text}, index_base: {base}" in str(error.value).partition("so set ")[2]
-    assert "\n" not in str(error.value)
 
 
 def test_a_column_of_classes_is_compared_with_the_ground_truth(tmp_path: Path) -> None:
@@ -358,4 +348,4 @@ def test_a_column_of_classes_is_compared_with_the_ground_truth(tmp_path: Path) -
         rows[:, 0] = np.array([0, 1, 3, 7])[rows[:, 0]]
     arrays, changes = READ["1, 3, 7"]
     split = official_fields(kind="index", train=LISTS["tr"], test=LISTS["te"], columns=["class", "x", "y"])
-    check_official(scene(tmp_path, lists | arrays, official_split=split, **changes))
+    check_official(scene_of_arrays(tmp_path, lists | arrays, official_split=split, **changes))

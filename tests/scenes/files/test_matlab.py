@@ -64,7 +64,6 @@ def test_a_wrong_key_is_explained(tmp_path: Path, write: Writer, key: str, messa
     with pytest.raises(DataError, match=message) as error:
         read_array(path, key, SIZE)
     assert str(error.value).startswith(f"{path}[{key}]: ")
-    assert "\n" not in str(error.value)
 
 
 RASTER = np.arange(54.0).reshape(SIZE)
@@ -191,9 +190,8 @@ def test_values_of_other_files_are_never_read(tmp_path: Path) -> None:
         file["group/inside"] = h5py.SoftLink("x")
         file["inside"] = h5py.SoftLink("/group/x")
     for key in ("external", "folder.x", "soft", "storage", "virtual", "list[0]"):
-        with pytest.raises(DataError, match="another file, which is not followed") as error:
+        with pytest.raises(DataError, match="another file, which is not followed"):
             read_array(tmp_path / "a.mat", key, SIZE)
-        assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="leads to itself"):
         read_array(tmp_path / "a.mat", "loop", SIZE)
     for key in ("inside", "group.inside"):
