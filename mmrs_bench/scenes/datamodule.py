@@ -17,7 +17,15 @@ from mmrs_bench.config import Selection as SelectionRule
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.reading import validated
 from mmrs_bench.scenes.catalogue import load_scene
-from mmrs_bench.scenes.loader import AddInputs, Batch, BatchSampler, PixelDataset, PixelLoader, ignore_loader_warnings
+from mmrs_bench.scenes.loader import (
+    AddInputs,
+    Batch,
+    BatchSampler,
+    PixelDataset,
+    PixelLoader,
+    Unlabelled,
+    ignore_loader_warnings,
+)
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.prepare import Prepared, prepare, reduced
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
@@ -45,6 +53,8 @@ class SceneDataModule(L.LightningDataModule):
         train_on: Pixels of the training loader: the labelled ``support``, or the ``unlabelled`` pixels without targets,
             for pretraining.
         windows_per_epoch: Largest number of training windows in an epoch, drawn again for every epoch; None takes all.
+        unlabelled_per_batch: Unlabelled pixels, drawn at random for every step, that each training batch of the support
+            also contains, for semi-supervised methods: ``unlabelled`` with ``pixel`` and ``windows``.
         predict_on: Pixels of the prediction loader: the ``query``, or the whole ``scene``, row by row.
         num_workers: Worker processes of a loader; 0 is the fastest.
         device: Device of the windows outside a trainer.
@@ -77,6 +87,7 @@ class SceneDataModule(L.LightningDataModule):
         augment: bool = True,
         train_on: Literal["support", "unlabelled"] = "support",
         windows_per_epoch: int | None = None,
+        unlabelled_per_batch: int = 0,
         predict_on: Literal["query", "scene"] = "query",
         num_workers: int = 0,
         device: torch.device | str = "cpu",
@@ -86,6 +97,11 @@ class SceneDataModule(L.LightningDataModule):
         for name, size in sizes.items():
             if size is not None and size < 1:
                 raise ConfigError(f"{name} is {size}; use at least 1.")
+        if unlabelled_per_batch < 0 or (unlabelled_per_batch and train_on == "unlabelled"):
+            raise ConfigError(
+                f"unlabelled_per_batch is {unlabelled_per_batch} and train_on is {train_on}; use at least 0, and 0 for "
+                "training on unlabelled pixels"
+            )
         protocol = {
             "shots": shots,
             "draw": draw,
@@ -108,6 +124,7 @@ class SceneDataModule(L.LightningDataModule):
         self.augment = augment
         self.train_on = train_on
         self.windows_per_epoch = windows_per_epoch
+        self.unlabelled_per_batch = unlabelled_per_batch
         self.predict_on = predict_on
         self.num_workers = num_workers
         self.device = torch.device(device)
@@ -226,8 +243,16 @@ class SceneDataModule(L.LightningDataModule):
         """The training pixels, reshuffled every epoch: support pixels with targets, or unlabelled pixels."""
         if self.train_on == "unlabelled":
             return self.unlabelled_dataloader()
-        address = ("support", self.config.draw, self.seed)
-        return self.shuffled_dataloader(address, self.support, self.support_targets, per_epoch=self.windows_per_epoch)
+        address, unlabelled = (self.config.draw, self.seed), None
+        if self.unlabelled_per_batch:
+            unlabelled = Unlabelled(self.unlabelled, self.unlabelled_per_batch, ("unlabelled windows", *address))
+        return self.shuffled_dataloader(
+            ("support", *address),
+            self.support,
+            self.support_targets,
+            per_epoch=self.windows_per_epoch,
+            unlabelled=unlabelled,
+        )
 
     def unlabelled_dataloader(self) -> PixelLoader:
         """Unlabelled pixels, reshuffled every epoch in an order that is the same for all draws of a seed."""
@@ -240,12 +265,16 @@ class SceneDataModule(L.LightningDataModule):
         Raises:
             ConfigError: If ``trainer.validate`` asks for validation pixels and there are none.
         """
+        self.check_validation()
+        return self.pixel_dataloader(self.validation, self.validation_targets)
+
+    def check_validation(self) -> None:
+        """Raise ConfigError if ``trainer.validate`` runs and there are no validation pixels."""
         if self.trainer is not None and self.trainer.state.fn == "validate" and not len(self.validation):
             raise ConfigError(
                 f"selection {self.config.selection} has no validation pixels; use trainer.test for the query pixels, "
                 "or set selection to paper-val, whose results have no rank"
             )
-        return self.pixel_dataloader(self.validation, self.validation_targets)
 
     def test_dataloader(self) -> PixelLoader:
         """Query pixels in ascending order, with targets, only for scoring."""
@@ -280,6 +309,7 @@ class SceneDataModule(L.LightningDataModule):
         batch_size: int | None = None,
         augment: bool | None = None,
         per_epoch: int | None = None,
+        unlabelled: Unlabelled | None = None,
         add_inputs: AddInputs | None = None,
     ) -> PixelLoader:
         """Pixels for training, reshuffled every epoch.
@@ -291,6 +321,7 @@ class SceneDataModule(L.LightningDataModule):
             batch_size: Largest batch; None takes that of the data module.
             augment: Whether windows get a random symmetry; None takes the setting of the data module.
             per_epoch: See `BatchSampler`.
+            unlabelled: Unlabelled pixels for every batch, in its entry ``unlabelled``; None for none.
             add_inputs: Adds the inputs to a batch; by default `add_windows`.
         """
         return self._loader(
@@ -301,13 +332,26 @@ class SceneDataModule(L.LightningDataModule):
             shuffle=("batches", *address),
             augment=self.augment if augment is None else augment,
             per_epoch=per_epoch,
+            unlabelled=unlabelled,
         )
 
     def _loader(
-        self, pixels: IntArray, targets: IntArray | None, add_inputs: AddInputs | None, **batches: Any
+        self,
+        pixels: IntArray,
+        targets: IntArray | None,
+        add_inputs: AddInputs | None,
+        unlabelled: Unlabelled | None = None,
+        **batches: Any,
     ) -> PixelLoader:
-        dataset = PixelDataset(pixels, targets, add_inputs=add_inputs or self.add_windows, device=self._batch_device())
-        return PixelLoader(dataset, sampler=BatchSampler(len(dataset), **batches), num_workers=self.num_workers)
+        dataset = PixelDataset(
+            pixels,
+            targets,
+            unlabelled=None if unlabelled is None else unlabelled.pixels,
+            add_inputs=add_inputs or self.add_windows,
+            device=self._batch_device(),
+        )
+        sampler = BatchSampler(len(dataset), unlabelled=unlabelled, **batches)
+        return PixelLoader(dataset, sampler=sampler, num_workers=self.num_workers)
 
     def _batch_device(self) -> torch.device:
         """The running trainer's device, or ``device``; worker processes gather on the CPU."""
@@ -342,10 +386,13 @@ class SceneDataModule(L.LightningDataModule):
     def add_windows(self, batch: Batch) -> dict[str, Any]:
         """A copy of a batch with ``pixel`` (b,) and with ``windows`` on the same device.
 
-        If the batch has a ``symmetry`` (b,) in 0..7, it is applied to the windows and then removed.
+        If the batch has a ``symmetry`` (b,) in 0..7, it is applied to the windows and then removed. A batch in
+        ``unlabelled`` gets windows too.
         """
         pixels = batch["pixel"]
         kept = {name: values for name, values in batch.items() if name != "symmetry"}
+        if "unlabelled" in batch:
+            kept["unlabelled"] = self.add_windows(batch["unlabelled"])
         return {**kept, "windows": self.gatherer(pixels.device).gather(pixels, batch.get("symmetry"))}
 
     def gatherer(self, device: torch.device) -> WindowGatherer:

@@ -10,20 +10,39 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mmrs_bench.randomness import torch_generator
+from mmrs_bench.randomness import SampleRandom, torch_generator
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.windows import SYMMETRIES
 
-Batch = dict[str, torch.Tensor]
-#: Adds inputs, such as windows, to a batch with ``pixel`` and, for training, ``symmetry``; may remove ``symmetry``.
+Batch = dict[str, Any]
+#: Adds inputs, such as windows, to a batch with ``pixel`` and, for training, ``symmetry``; may remove ``symmetry``. If
+#: there is ``unlabelled``, it is a batch of unlabelled pixels that gets inputs too.
 AddInputs = Callable[[Batch], dict[str, Any]]
 
 
+class Unlabelled(NamedTuple):
+    """Unlabelled pixels, some of which each training batch also contains; drawn at random, with repetition.
+
+    Attributes:
+        pixels: Flat indices (n,), at least one.
+        per_batch: Pixels in each batch of one process.
+        address: Address of the random choice (see `mmrs_bench.randomness`), to which epoch and batch are appended.
+    """
+
+    pixels: IntArray
+    per_batch: int
+    address: tuple[str | int, ...]
+
+
 class Selection(NamedTuple):
-    """Positions (b,) of a batch in a dataset, and the symmetries (b,) of its windows; None for no symmetries."""
+    """Positions (b,) of a batch in a dataset, and the symmetries (b,) of its windows; None for no symmetries.
+
+    ``unlabelled`` is the same for the unlabelled pixels of the batch; None for none.
+    """
 
     positions: torch.Tensor
     symmetry: torch.Tensor | None = None
+    unlabelled: Selection | None = None
 
 
 class PixelDataset(Dataset[dict[str, Any]]):
@@ -32,6 +51,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
     Args:
         pixels: Flat indices (n,).
         targets: Targets (n,) in 0..K-1, or None.
+        unlabelled: Further pixels (m,) for the entry ``unlabelled`` of batches.
         add_inputs: Adds the inputs to a batch on its device.
         device: Device of the batches.
     """
@@ -41,11 +61,13 @@ class PixelDataset(Dataset[dict[str, Any]]):
         pixels: IntArray,
         targets: IntArray | None = None,
         *,
+        unlabelled: IntArray | None = None,
         add_inputs: AddInputs = dict,
         device: torch.device | str = "cpu",
     ) -> None:
         self.pixels = torch.from_numpy(np.array(pixels, dtype=np.int64))
         self.targets = None if targets is None else torch.from_numpy(np.array(targets, dtype=np.int64))
+        self.unlabelled = torch.from_numpy(np.array([] if unlabelled is None else unlabelled, dtype=np.int64))
         self.add_inputs = add_inputs
         self.device = torch.device(device)
 
@@ -56,12 +78,16 @@ class PixelDataset(Dataset[dict[str, Any]]):
         if not isinstance(key, Selection):
             batch = self[Selection(torch.tensor([key]))]
             return {name: _first(value) for name, value in batch.items()}
-        fields = {"pixel": self.pixels[key.positions]}
+        batch = self._batch(self.pixels, key)
         if self.targets is not None:
-            fields["target"] = self.targets[key.positions]
-        if key.symmetry is not None:
-            fields["symmetry"] = key.symmetry
-        return self.add_inputs({name: values.to(self.device) for name, values in fields.items()})
+            batch["target"] = self.targets[key.positions].to(self.device)
+        if key.unlabelled is not None:
+            batch["unlabelled"] = self._batch(self.unlabelled, key.unlabelled)
+        return self.add_inputs(batch)
+
+    def _batch(self, pixels: torch.Tensor, key: Selection) -> Batch:
+        fields = {"pixel": pixels[key.positions], "symmetry": key.symmetry}
+        return {name: values.to(self.device) for name, values in fields.items() if values is not None}
 
 
 def _first(value: Any) -> Any:
@@ -83,6 +109,7 @@ class BatchSampler(DistributedSampler[Any]):
             the order.
         augment: Whether shuffled batches also contain symmetries in 0..7 for the windows.
         per_epoch: Largest number of pixels in an epoch, drawn again for every epoch; None takes all.
+        unlabelled: Unlabelled pixels for every batch, with symmetries if ``augment``; None for none.
     """
 
     def __init__(
@@ -93,6 +120,7 @@ class BatchSampler(DistributedSampler[Any]):
         shuffle: tuple[str | int, ...] | None = None,
         augment: bool = False,
         per_epoch: int | None = None,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         super().__init__(range(count), num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type]
         self.pixels = count
@@ -100,38 +128,50 @@ class BatchSampler(DistributedSampler[Any]):
         self.address = shuffle
         self.augment = augment
         self.count = min(count, per_epoch or count)
+        self.unlabelled = unlabelled
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; without it, passes count from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.count // (self.batch_size * _processes()[1]))
+        return -(-self.count // (self.batch_size * process_rank()[1]))
 
     def __iter__(self) -> Iterator[Selection]:
-        order, symmetry = torch.arange(self.pixels), None
+        epoch, order, symmetry = self.epoch, torch.arange(self.pixels), None
         if self.address is not None:
-            generator = torch_generator(*self.address, self.epoch)
+            generator = torch_generator(*self.address, epoch)
             order = torch.randperm(self.pixels, generator=generator)[: self.count]
             if self.augment:
                 symmetry = torch.randint(SYMMETRIES, (len(order),), generator=generator)
         self.epoch += 1
         if len(self):
-            for places in torch.arange(len(order)).tensor_split(len(self)):
+            for number, places in enumerate(torch.arange(len(order)).tensor_split(len(self))):
                 own = self._own_part(places)
                 if len(own):
-                    yield Selection(order[own], None if symmetry is None else symmetry[own])
+                    turned = None if symmetry is None else symmetry[own]
+                    yield Selection(order[own], turned, self._unlabelled_part(epoch, number))
 
     def _own_part(self, places: torch.Tensor) -> torch.Tensor:
         """The part of a batch that belongs to this process."""
-        rank, processes = _processes()
+        rank, processes = process_rank()
         if self.address is None:
             return places.tensor_split(processes)[rank]
         size = -(-len(places) // processes)
         return places[torch.arange(rank * size, (rank + 1) * size) % len(places)]
 
+    def _unlabelled_part(self, epoch: int, number: int) -> Selection | None:
+        """The unlabelled pixels of this process in a batch."""
+        if self.unlabelled is None:
+            return None
+        pixels, count, address = self.unlabelled
+        rank, processes = process_rank()
+        random = SampleRandom(*address, epoch, number, part=rank, parts=processes)
+        positions = random.integers(len(pixels), count)
+        return Selection(positions, random.integers(SYMMETRIES, count) if self.augment else None)
 
-def _processes() -> tuple[int, int]:
+
+def process_rank() -> tuple[int, int]:
     """Rank of this process, and the number of processes that train together."""
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
@@ -162,6 +202,7 @@ def ignore_loader_warnings() -> None:
     They are about missing validation data, a single training batch, and loaders without worker processes.
     """
     warnings.filterwarnings("ignore", message="You passed in a `val_dataloader` but have no `validation_step`")
+    warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
     warnings.filterwarnings("ignore", message=f"Total length of `{PixelLoader.__name__}` across ranks is zero")
     warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
     warnings.filterwarnings("ignore", message=r"The number of training batches \(\d+\) is smaller than the logging")

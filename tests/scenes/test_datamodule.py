@@ -333,12 +333,13 @@ def test_training_and_prediction_can_use_other_pixels(scene: Scene) -> None:
 def test_training_batches_can_hold_unlabelled_windows(scene: Scene, workers: int) -> None:
     """The choice depends on seed, draw, epoch and batch."""
 
+    protocol = {"window": 5, "shots": 10, "split": "block-v1", "unlabelled": "train-blocks"}
+
     def epochs(**change: int) -> list[list[dict]]:
-        data = make(scene, shots=10, split="block-v1", unlabelled="train-blocks", unlabelled_per_batch=4, **change)
-        loader = data.train_dataloader()
+        loader = SceneDataModule(scene, **protocol, **change, batch_size=16, unlabelled_per_batch=4).train_dataloader()
         return [list(loader) for _ in range(2)]
 
-    data = make(scene, split="block-v1", unlabelled="train-blocks")
+    data = SceneDataModule(scene, **protocol)
     found = epochs(num_workers=workers)
     assert all(set(batch["unlabelled"]) == {"pixel", "windows"} for epoch in found for batch in epoch)
     chosen = [batch["unlabelled"]["pixel"] for epoch in found for batch in epoch]
@@ -352,10 +353,12 @@ def test_training_batches_can_hold_unlabelled_windows(scene: Scene, workers: int
     assert len({tuple(pixels.tolist()) for pixels in [*chosen, *others[1:]]}) == len(chosen) + 2
 
 
-@pytest.mark.parametrize("options", [{"unlabelled_per_batch": -1}, {"unlabelled_per_batch": 4, "train_on": "unlabelled"}])
+@pytest.mark.parametrize(
+    "options", [{"unlabelled_per_batch": -1}, {"unlabelled_per_batch": 4, "train_on": "unlabelled"}]
+)
 def test_unlabelled_windows_need_a_training_on_the_support(options: dict, scene: Scene) -> None:
-    with pytest.raises(ConfigError, match="unlabelled_per_batch is .* and train_on is"):
-        make(scene, **options)
+    with pytest.raises(ConfigError, match=r"unlabelled_per_batch is .* and train_on is"):
+        SceneDataModule(scene, **options)
 
 
 def test_validation_without_validation_pixels_is_an_error(scene: Scene) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrs_bench.scenes import loader as loaders
-from mmrs_bench.scenes.loader import BatchSampler, PixelDataset, PixelLoader
+from mmrs_bench.scenes.loader import BatchSampler, PixelDataset, PixelLoader, Unlabelled
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (16, [16]), (17, [9, 8]), (40, [14, 13, 13])])
@@ -41,7 +41,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, processes: int, **options: Any) -> li
     """The batches of each process."""
     found = []
     for rank in range(processes):
-        monkeypatch.setattr(loaders, "_processes", lambda rank=rank: (rank, processes))
+        monkeypatch.setattr(loaders, "process_rank", lambda rank=rank: (rank, processes))
         sampler = BatchSampler(**options)
         found.append([selection.positions.tolist() for selection in sampler])
         assert len(found[-1]) <= len(sampler)
@@ -68,3 +68,14 @@ def test_processes_train_on_equal_parts_of_the_batches_of_one(count: int, size: 
         joined = [*chain(*pieces)]
         assert joined[: len(batch)] == batch
         assert set(joined) == set(batch)
+
+
+def test_processes_share_the_unlabelled_pixels_of_the_batches_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(rank: int, processes: int) -> list[list[int]]:
+        monkeypatch.setattr(loaders, "process_rank", lambda: (rank, processes))
+        unlabelled = Unlabelled(np.arange(50), 6 // processes, ("u",))
+        sampler = BatchSampler(20, batch_size=8 // processes, shuffle=("x",), unlabelled=unlabelled)
+        return [batch.unlabelled.positions.tolist() for batch in sampler]
+
+    first, second, whole = chosen(0, 2), chosen(1, 2), chosen(0, 1)
+    assert [one + other for one, other in zip(first, second, strict=True)] == whole
