@@ -9,8 +9,9 @@ import sys
 import unicodedata
 
 #: Unicode categories that are shown as escapes: control characters, invisible format characters (such as those that
-#: reverse the direction of writing), halves of surrogate pairs, separators of lines and paragraphs.
-_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: reverse the direction of writing), halves of surrogate pairs, unassigned and private characters, separators of lines
+#: and paragraphs.
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 
 #: A spreadsheet runs a cell that begins with one of these as a formula; the last four are their full-width forms.
 _FORMULA = tuple("=+-@\t\r＝＋－＠")

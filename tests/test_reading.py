@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from helpers.mutations import check_message, mutated_bytes
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
@@ -212,59 +213,23 @@ def test_deep_nesting_through_aliases_is_an_error(file: Path) -> None:
     assert f"nested deeper than {MAX_DEPTH} levels" in fault(read_yaml, file)
 
 
-FRAGMENTS = [
-    b"!!int ",
-    b"!!bool ",
-    b"!!float ",
-    b"!!map ",
-    b"&b ",
-    b"*name",
-    b"*base",
-    b"<<: ",
-    b"? ",
-    b"- ",
-    b"[",
-    b"}",
-]
-FRAGMENTS += [b'"', b"\\ud800", b"1e999", b".nan", b"0x" + b"f" * 5000, b"9" * 5000, b"2020-99-01", b"%YAML 3\n---\n"]
-FRAGMENTS += [b"\n", b"\t", b"\0", b"\xff", b"\xed\xa0\x80", b"NaN", b"{" * 200, b"[" * 2000]
+#: What YAML and JSON treat in a special way, beside what all parsers do.
+FRAGMENTS = (b"? ", b"*name", b"0x" + b"f" * 5000, b"9" * 5000, b"2020-99-01", b"%YAML 3\n---\n", b"[" * 2000)
 
 
-@st.composite
-def mutated(draw: st.DrawFn, valid: bytes) -> bytes:
-    """A valid file with parts that are replaced, removed or inserted."""
-    text = valid
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(text)))
-        end = draw(st.integers(start, min(len(text), start + 6)))
-        text = text[:start] + draw(st.sampled_from(FRAGMENTS) | st.binary(max_size=4)) + text[end:]
-    return text
-
-
-def check_mutated(reader: Reader, path: Path, content: bytes) -> None:
-    """The file is read and validated, or the error is a `ManifestError` on one line."""
-    path.write_bytes(content)
+@pytest.mark.parametrize(("reader", "valid"), [(read_yaml, VALID_YAML), (read_json, json.dumps(VALID).encode())])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_content_is_valid_or_the_given_error(
+    reader: Reader, valid: bytes, file: Path, data: st.DataObject
+) -> None:
+    file.write_bytes(data.draw(mutated_bytes(valid, *FRAGMENTS)))
     try:
-        found = read(reader, path)
+        found = read(reader, file)
         assert json.loads(canonical_json(found)) == found
-        validated(Model, found, where=path, error=ManifestError)
+        validated(Model, found, where=file, error=ManifestError)
     except ManifestError as error:
-        message = str(error)
-    else:
-        message = ""
-    assert not message or message.isprintable()
-
-
-@settings(max_examples=150, deadline=None)
-@given(mutated(VALID_YAML))
-def test_mutated_yaml_is_valid_or_the_given_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    check_mutated(read_yaml, tmp_path_factory.getbasetemp() / "mutated", content)
-
-
-@settings(max_examples=150, deadline=None)
-@given(mutated(json.dumps(VALID).encode()))
-def test_mutated_json_is_valid_or_the_given_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    check_mutated(read_json, tmp_path_factory.getbasetemp() / "mutated", content)
+        check_message(error, file.name)
 
 
 @pytest.mark.parametrize(

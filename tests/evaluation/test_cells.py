@@ -121,10 +121,11 @@ def test_the_largest_possible_window_and_shots_are_accepted(suite: Suite) -> Non
     assert build_cells(replace(suite, window=15, shots=(19,)))
 
 
-def test_official_class_counts_limit_the_shots(tmp_path: Path, suite: Suite) -> None:
+def official_manifest(folder: Path) -> str:
+    """A real scene with 9, 5 and 9 official train pixels."""
     member = {"file": "a.npy"}
-    official = write_manifest(
-        tmp_path,
+    return write_manifest(
+        folder,
         "official",
         generator=None,
         sources=[{"file": "a.npy"}],
@@ -132,24 +133,17 @@ def test_official_class_counts_limit_the_shots(tmp_path: Path, suite: Suite) -> 
         modalities=[{"name": "hsi", "sensor": "s", "bands": 4, "parts": [member]}],
         official_split={"train": member, "test": member, "train_counts": [9, 5, 9]},
     )
-    suite = replace(suite, datasets=(official,), splits=("official-v1",))
+
+
+def test_official_class_counts_limit_the_shots(tmp_path: Path, suite: Suite) -> None:
+    suite = replace(suite, datasets=(official_manifest(tmp_path),), splits=("official-v1",))
     assert build_cells(replace(suite, shots=(5,)))
     with pytest.raises(SplitError, match=r"class 2 \(c2\) .* has only 5 .* give --shots 5 or fewer"):
         build_cells(replace(suite, shots=(6,)))
 
 
 def test_the_suggested_shots_run(tmp_path: Path, suite: Suite) -> None:
-    member = {"file": "a.npy"}
-    official = write_manifest(
-        tmp_path,
-        "official",
-        generator=None,
-        sources=[{"file": "a.npy"}],
-        ground_truth={"parts": [member]},
-        modalities=[{"name": "hsi", "sensor": "s", "bands": 4, "parts": [member]}],
-        official_split={"train": member, "test": member, "train_counts": [9, 5, 9]},
-    )
-    both = replace(suite, datasets=(official,), splits=("random-v1", "official-v1"))
+    both = replace(suite, datasets=(official_manifest(tmp_path),), splits=("random-v1", "official-v1"))
     with pytest.raises(SplitError, match="give --shots 5 or fewer"):
         build_cells(replace(both, shots=(30,)))
     assert build_cells(replace(both, shots=(5,)))

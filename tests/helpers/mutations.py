@@ -61,13 +61,13 @@ ODD: list[Any] = [
 
 
 @st.composite
-def mutated_bytes(draw: st.DrawFn, valid: bytes) -> bytes:
-    """A file with parts that are replaced, removed, inserted or cut off."""
-    content = valid
+def mutated_bytes(draw: st.DrawFn, valid: bytes, *fragments: bytes) -> bytes:
+    """A file with parts that are replaced, removed, inserted or cut off; ``fragments`` are further parts."""
+    content, parts = valid, st.sampled_from([*FRAGMENTS, *fragments]) | st.binary(max_size=8)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))
         end = draw(st.integers(start, min(len(content), start + draw(st.sampled_from((0, 1, 4, 60, 1 << 20))))))
-        content = content[:start] + draw(st.sampled_from(FRAGMENTS) | st.binary(max_size=8)) + content[end:]
+        content = content[:start] + draw(parts) + content[end:]
     return content
 
 

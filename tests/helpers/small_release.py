@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 
 from mmrs_bench.scenes.catalogue import read_manifest
@@ -152,15 +151,6 @@ def scene_of_arrays(folder: Path, arrays: dict[str, np.ndarray], **changes: Any)
 def files_below(folder: Path) -> set[str]:
     """Paths of all files below a folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def write_geotiff(path: Path, image: np.ndarray) -> None:
-    """Write (height, width, bands) as GeoTIFF."""
-    rasterio = pytest.importorskip("rasterio", reason="GeoTIFF is the optional extra geo")
-    profile = {"driver": "GTiff", "height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
-    transform = rasterio.Affine(2.5, 0, 0, 0, -2.5, 0)
-    with rasterio.open(path, "w", dtype=image.dtype, transform=transform, crs="EPSG:32615", **profile) as file:
-        file.write(np.moveaxis(image, 2, 0))
 
 
 def roi_text(labels: np.ndarray, *, inline: bool) -> str:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.fake_cells import fake_record, log_lines, make_cells
@@ -32,8 +31,9 @@ def start(results: Path, *, compute: str = "slow", cells: int = CELLS) -> subpro
     )
 
 
-def finish(process: subprocess.Popen[str]) -> list[str]:
+def finish(process: subprocess.Popen[str], status: int = 0) -> list[str]:
     _, text = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == status
     return text.splitlines()
 
 
@@ -61,10 +61,6 @@ def all_locks_free(results: Path) -> bool:
     return True
 
 
-def bodies(results: Path) -> dict[str, dict[str, Any]]:
-    return {record.key: record.body() for record in load_records(results)}
-
-
 def test_ten_kills_lose_no_record_and_repeat_no_cell(tmp_path: Path) -> None:
     """``kill -9`` of all processes or only of the parent, at ten random moments of a run; then the run is resumed."""
     rng = random.Random(0)
@@ -85,18 +81,16 @@ def test_ten_kills_lose_no_record_and_repeat_no_cell(tmp_path: Path) -> None:
             assert seen.setdefault(path, now) == now, f"{path} was written again"
 
     assert len(seen) < CELLS, "the kills were too late to interrupt the run"
-    last = start(tmp_path)
-    assert finish(last)[-1].startswith(f"[{CELLS}/{CELLS}]")
-    assert last.returncode == 0
+    assert finish(start(tmp_path))[-1].startswith(f"[{CELLS}/{CELLS}]")
     assert {path: identity(path) for path in seen} == seen
-    assert bodies(tmp_path) == {cell.key: fake_record(cell).body() for cell in make_cells(CELLS)}
+    bodies = {record.key: record.body() for record in load_records(tmp_path)}
+    assert bodies == {cell.key: fake_record(cell).body() for cell in make_cells(CELLS)}
     assert {line.split()[0] for line in log_lines(tmp_path)} == {"once"}
 
 
 def test_two_runs_on_one_folder_share_the_work(tmp_path: Path) -> None:
     first, second = start(tmp_path), start(tmp_path)
     lines = finish(first), finish(second)
-    assert (first.returncode, second.returncode) == (0, 0)
     assert [line.split()[0] for line in log_lines(tmp_path)] == ["once"] * CELLS
     assert len({line.split()[2] for line in log_lines(tmp_path)}) > 2, "only one of the runs computed cells"
     assert all(shown[-1].startswith(f"[{CELLS}/{CELLS}]") for shown in lines)
@@ -109,7 +103,6 @@ def test_one_of_two_runs_is_killed_and_the_other_finishes_all_cells(tmp_path: Pa
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate(timeout=TIMEOUT_SECONDS)
     finish(second)
-    assert second.returncode == 0
     assert {line.split()[0] for line in log_lines(tmp_path)} == {"once"}
     assert len(load_records(tmp_path)) == CELLS
 
@@ -119,8 +112,7 @@ def test_an_interrupt_ends_the_workers_and_prints_how_to_continue(tmp_path: Path
     process = start(tmp_path)
     wait_until(lambda: len(record_files(tmp_path)) >= 3)
     (os.killpg if to_group else os.kill)(process.pid, signal.SIGINT)
-    lines = finish(process)
-    assert process.returncode == 130
+    lines = finish(process, status=130)
     assert "Traceback" not in "\n".join(lines)
     done = len(record_files(tmp_path))
     assert lines[-1] == f"stopped: {done} of {CELLS} cells are done; run the same command again to continue"
@@ -135,11 +127,8 @@ def test_an_interrupt_while_workers_import_modules_prints_no_traceback(tmp_path:
         pytest.skip("this system does not list the children of a process")
     wait_until(lambda: len(children.read_text().split()) >= 2)  # the resource tracker and a worker
     os.killpg(process.pid, signal.SIGINT)
-    lines = finish(process)
-    assert (process.returncode, lines) == (
-        130,
-        [f"stopped: 0 of {CELLS} cells are done; run the same command again to continue"],
-    )
+    expected = f"stopped: 0 of {CELLS} cells are done; run the same command again to continue"
+    assert finish(process, status=130) == [expected]
 
 
 def test_a_worker_that_reports_nothing_ends_with_its_parent(tmp_path: Path) -> None:
@@ -159,7 +148,5 @@ def test_a_partly_written_file_is_no_record_and_a_run_completes_over_it(tmp_path
     path.parent.mkdir(parents=True)
     (path.parent / f".{path.name}.x1.tmp").write_text('{"schema": 1')
     assert load_records(tmp_path) == []
-    process = start(tmp_path, cells=1)
-    finish(process)
-    assert process.returncode == 0
+    finish(start(tmp_path, cells=1))
     assert [record.key for record in load_records(tmp_path)] == [cell.key]

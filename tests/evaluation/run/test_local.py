@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from helpers.fake_cells import log_lines, make_cells, make_job, run_fakes, run_job
 
-from mmrs_bench.errors import BenchError, ConfigError
+from mmrs_bench.errors import BenchError
 from mmrs_bench.evaluation.results.records import load_failures, load_records
-from mmrs_bench.evaluation.run.local import LocalPool
 from mmrs_bench.evaluation.run.pool import usable_cores, worker_environment
 
 
@@ -78,8 +77,3 @@ def test_workers_that_fail_before_their_first_cell_are_not_replaced_for_ever(
 def test_usable_cores_are_those_of_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
     assert usable_cores() == 3
-
-
-def test_the_local_executor_refuses_options(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the local executor has none"):
-        LocalPool(make_job(tmp_path, make_cells(1)), 1, {"partition": "gpu"})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.matlab_files import write_matlab5, write_matlab73
-from helpers.small_release import write_geotiff
+from helpers.rasters import write_tif
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ def test_a_file_of_another_kind_is_an_error(tmp_path: Path, name: str, content: 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_truncated_file_is_an_error(tmp_path: Path, name: str, share: float) -> None:
     path = tmp_path / name
-    WRITERS.get(name, write_geotiff)(path, np.random.default_rng(0).normal(size=(30, 20, 10)).astype(np.float32))
+    WRITERS.get(name, write_tif)(path, np.random.default_rng(0).normal(size=(30, 20, 10)).astype(np.float32))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(DataError, match="cannot be read"):
         read_array(path, "x", SIZE)

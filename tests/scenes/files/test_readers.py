@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.matlab_files import WRITERS, Writer
+from helpers.rasters import write_tif
 from helpers.small_release import (
     BANDS,
     HEIGHT,
@@ -23,7 +24,6 @@ from helpers.small_release import (
     sha256,
     small_arrays,
     small_manifest,
-    write_geotiff,
     zip_bytes,
 )
 
@@ -219,8 +219,8 @@ def test_original_houston_release(tmp_path: Path, inline: bool) -> None:
     """GeoTIFF rasters, train regions inside the archive folder, test regions beside it."""
     arrays = small_arrays()
     (tmp_path / "2013_DFTC").mkdir()
-    write_geotiff(tmp_path / "2013_DFTC/CASI.tif", arrays["hsi"])
-    write_geotiff(tmp_path / "2013_DFTC/LiDAR.tif", arrays["lidar"])
+    for file, name in (("CASI", "hsi"), ("LiDAR", "lidar")):
+        write_tif(tmp_path / f"2013_DFTC/{file}.tif", arrays[name].transpose(2, 0, 1))
     (tmp_path / "2013_DFTC/TR.txt").write_text(roi_text(arrays["train"], inline=inline))
     (tmp_path / "VA.txt").write_text(roi_text(arrays["test"], inline=inline))
     train, test = {"file": "2013_DFTC/TR.txt", "axes": "hw"}, {"file": "VA.txt", "axes": "hw"}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from helpers.small_release import npz_bytes, plain_source, sha256, small_arrays, small_manifest
 
-from mmrs_bench.cli import main
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.files.fetch import fetch, scene_folder
 from mmrs_bench.scenes.files.verify import SceneStatus, status, verify
@@ -38,14 +37,6 @@ def test_absent_present_and_wrong_files_are_distinguished(tmp_path: Path) -> Non
     assert [(row.file, row.found, row.ok) for row in verify(manifest)] == [("scene.npz", "absent", False)]
 
 
-def test_contents_are_read(tmp_path: Path) -> None:
-    arrays = small_arrays()
-    arrays["gt"][0, 0] = 1
-    rows = verify(placed(tmp_path, npz_bytes(**arrays)))
-    assert [row.ok for row in rows] == [True, False]
-    assert "Grass has 13 pixels, expected 12" in rows[1].found
-
-
 def test_a_simulated_scene_needs_no_files() -> None:
     manifest = load_manifest("sim-trento")
     lines: list[str] = []
@@ -72,14 +63,13 @@ def test_each_fault_has_its_own_remedy(tmp_path: Path) -> None:
     assert remedies(in_place)[0].startswith("replace the file, or correct the hash in ")
 
 
-def test_fetching_is_no_remedy_for_wrong_contents_with_the_right_hash(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_contents_are_read_and_fetching_is_no_remedy_for_wrong_ones_with_the_right_hash(
+    tmp_path: Path, printed: Callable[..., str]
 ) -> None:
     arrays = small_arrays()
     arrays["gt"][0, 0] = 1
     manifest = placed(tmp_path, npz_bytes(**arrays))
-    assert main(["data", "verify", str(manifest.path)]) == 1
-    output = capsys.readouterr().out
+    output = printed("data", "verify", manifest.path, status=1)
     assert "Grass has 13 pixels, expected 12" in output
     assert "1 of 2 checks failed in" in output
     assert "data fetch" not in output
