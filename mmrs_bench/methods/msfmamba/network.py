@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mmrs_bench.models.batch_norm import BatchNorm2d, BatchNorm3d
 from mmrs_bench.models.mamba import BIDIRECTIONAL, FusionBlock, MambaBlock, MultiScaleScan, WindowScan
 
 #: Channels of the 3-D convolutions.
@@ -35,7 +36,7 @@ class SpectralStem(nn.Module):
         depth, maps = channels, 1
         for layer in range(layers):
             span = min(max(1, SPECTRAL_KERNEL - 2 * layer), depth)
-            volumes += [nn.Conv3d(maps, VOLUME_MAPS, (span, 3, 3), bias=False), nn.BatchNorm3d(VOLUME_MAPS), nn.ReLU()]
+            volumes += [nn.Conv3d(maps, VOLUME_MAPS, (span, 3, 3), bias=False), BatchNorm3d(VOLUME_MAPS), nn.ReLU()]
             depth, maps = depth - span + 1, VOLUME_MAPS
         self.volumes = nn.Sequential(*volumes)
         self.mix = nn.Conv2d(maps * depth, width, 1)
@@ -50,7 +51,7 @@ class PlainStem(nn.Sequential):
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
         inputs = [channels, *[width] * (layers - 1)]
-        parts = [[nn.Conv2d(count, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU()] for count in inputs]
+        parts = [[nn.Conv2d(count, width, 3, bias=False), BatchNorm2d(width), nn.ReLU()] for count in inputs]
         super().__init__(*(module for part in parts for module in part))
 
 

@@ -1,0 +1,172 @@
+"""What every LightningModule does in the hands of someone who knows Lightning and nothing else of this suite."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.method_helpers import fitted, small_data
+from helpers.module_cases import CASES, Losses, ModuleCase, trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from mmrs_bench.errors import DataError
+from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
+from mmrs_bench.methods.catalogue import method_card
+from mmrs_bench.methods.toolkit.stage import StageModule
+
+TESTS = Path(__file__).parents[1]
+
+every_module = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+classifiers = pytest.mark.parametrize("case", [c for c in CASES if c.classifies], ids=lambda case: case.name)
+
+
+def outputs(own: Any, module: StageModule, data: Any) -> list[torch.Tensor]:
+    """Predictions, or, for modules that predict nothing, the loss of a batch."""
+    if type(module).predict_step is not StageModule.predict_step:
+        return [torch.as_tensor(part) for part in own.predict(module, datamodule=data)]
+    module.eval()
+    module.log = module.log_dict = lambda *args, **options: None  # type: ignore[method-assign,assignment]
+    with torch.no_grad():
+        return [module.training_step(next(iter(data.train_dataloader())), 0)]
+
+
+@every_module
+def test_it_trains_and_is_restored_from_its_checkpoint_alone(case: ModuleCase, tmp_path: Path) -> None:
+    data, losses = case.data(), Losses()
+    module, own = case.build(data), trainer(tmp_path, callbacks=[losses])
+    own.fit(module, datamodule=data)
+    assert len(losses.values) == 2 * len(data.train_dataloader())
+    assert all(map(math.isfinite, losses.values))
+    own.save_checkpoint(tmp_path / "module.ckpt")
+    torch.load(tmp_path / "module.ckpt", weights_only=True)
+    restored = case.module.load_from_checkpoint(tmp_path / "module.ckpt")
+    assert dict(restored.hparams) == dict(module.hparams)
+    for one, other in zip(outputs(own, module, data), outputs(own, restored, data), strict=True):
+        assert torch.equal(one, other)
+
+
+@every_module
+def test_a_checkpoint_of_another_module_is_refused(case: ModuleCase, tmp_path: Path) -> None:
+    data = case.data()
+    own = trainer(tmp_path, 0)
+    own.strategy.connect(case.build(data))
+    own.save_checkpoint(tmp_path / "module.ckpt")
+    other = next(other for other in CASES if other.module is not case.module)
+    with pytest.raises(DataError, match=f"module.ckpt: contains .*{case.module.__name__}, expected") as caught:
+        other.module.load_from_checkpoint(tmp_path / "module.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+@every_module
+def test_it_trains_in_bfloat16(case: ModuleCase, tmp_path: Path) -> None:
+    data, losses = case.data(), Losses()
+    trainer(tmp_path, 1, precision="bf16-mixed", callbacks=[losses]).fit(case.build(data), datamodule=data)
+    assert all(map(math.isfinite, losses.values))
+
+
+@every_module
+def test_a_plain_loop_over_the_loader_sees_the_batches_of_a_trainer(case: ModuleCase, tmp_path: Path) -> None:
+    data, losses = case.data(), Losses()
+    own = trainer(tmp_path, 1, callbacks=[losses], limit_train_batches=1)
+    own.fit(case.build(data, **case.exact), train_dataloaders=data.train_dataloader())
+    module = case.build(data, **case.exact).train()
+    module.log = module.log_dict = lambda *args, **options: None
+    loss = module.training_step(next(iter(data.train_dataloader())), 0)
+    assert loss.item() == pytest.approx(losses.values[0])
+
+
+@classifiers
+def test_early_stopping_follows_a_logged_score_under_paper_val(case: ModuleCase, tmp_path: Path) -> None:
+    data = case.data(selection="paper-val")
+    stop = EarlyStopping("val/OA", mode="max", patience=0, stopping_threshold=0.0)
+    own = trainer(tmp_path, 5, callbacks=[stop])
+    own.fit(case.build(data), datamodule=data)
+    assert own.current_epoch == 1, "the threshold is reached after the first epoch"
+    (logged,) = own.validate(case.build(data), datamodule=data, verbose=False)
+    assert set(logged) >= {"val/OA", "val/AA", "val/kappa"}
+
+
+@classifiers
+def test_test_scores_are_those_of_the_predictions(case: ModuleCase, tmp_path: Path) -> None:
+    data = case.data()
+    module, own = case.build(data), trainer(tmp_path)
+    own.fit(module, datamodule=data)
+    predicted = torch.cat(own.predict(module, datamodule=data)).numpy()
+    expected = scores(confusion_matrix(data.query_targets, predicted, data.num_classes))
+    (logged,) = own.test(module, datamodule=data, verbose=False)
+    for name, value in {"test/OA": expected.oa, "test/AA": expected.aa, "test/kappa": expected.kappa}.items():
+        assert logged[name] == pytest.approx(value, abs=1e-12)
+
+
+@every_module
+def test_the_defaults_are_those_of_the_card(case: ModuleCase) -> None:
+    config = method_card(case.card).config
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(case.module).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    shared = {name: case.renamed.get(name, name) for name in defaults}
+    found = {name: defaults[name] for name, setting in shared.items() if setting in config}
+    assert found, "no hyperparameter is a setting of the card"
+    plain = {name: [*value] if isinstance(value, tuple) else value for name, value in found.items()}
+    assert plain == {name: config[shared[name]] for name in found}
+    assert set(case.renamed) <= set(defaults)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Losses and predictions of both processes, by module."""
+    folder = tmp_path_factory.mktemp("two")
+    script = TESTS / "helpers" / "train_on_two_processes.py"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    environment["MMRS_BENCH_CACHE"] = str(folder / "cache")
+    finished = subprocess.run(
+        [sys.executable, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+@every_module
+def test_two_processes_learn_like_one(case: ModuleCase, two_processes: Any, tmp_path: Path) -> None:
+    """At the same global batch, the losses of all steps are equal up to the order of additions."""
+    data, losses = case.data(batch_size=10), Losses()
+    trainer(tmp_path, callbacks=[losses]).fit(case.build(data, **case.exact), datamodule=data)
+    for process in two_processes:
+        np.testing.assert_allclose(process[case.name]["losses"], losses.values, rtol=2e-4)
+
+
+@classifiers
+def test_two_processes_predict_every_pixel_once(case: ModuleCase, two_processes: Any, tmp_path: Path) -> None:
+    data = case.data(batch_size=10)
+    module, own = case.build(data, **case.exact), trainer(tmp_path)
+    own.fit(module, datamodule=data)
+    parts = [process[case.name]["targets"] for process in two_processes]
+    assert sum(map(len, parts)) == len(data.query)
+    joined = np.concatenate(parts)
+    single = torch.cat(own.predict(module, datamodule=data)).numpy()
+    assert (joined == single).mean() > 0.95, "weights differ by rounding only"
+    expected = scores(confusion_matrix(data.query_targets, joined, data.num_classes))
+    for process in two_processes:
+        assert process[case.name]["test"][0]["test/OA"] == pytest.approx(expected.oa, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cnn", "msfmamba"])
+def test_the_trainers_test_logs_the_scores_of_the_benchmark(name: str, tmp_path: Path) -> None:
+    data = small_data(2, window=7)
+    method = fitted(name, tmp_path, data)
+    expected = scores(confusion_matrix(data.query_targets, method.predict(data, data.query), data.num_classes))
+    inputs = method.inputs(data)
+    (logged,) = trainer(tmp_path).test(method.module, datamodule=inputs, verbose=False)
+    for name, value in {"test/OA": expected.oa, "test/AA": expected.aa, "test/kappa": expected.kappa}.items():
+        assert logged[name] == pytest.approx(value, abs=1e-9)
