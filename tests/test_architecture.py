@@ -22,20 +22,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "root": ("root",),
     "__init__": ("root", "api"),  # at the first access to a name
     "api": ("root", "scenes", "evaluation"),
-    "cli": (
-        "root",
-        "evaluation.cells",
-        "evaluation.run.executors",
-    ),  # commands are imported by name when they are called
+    "cli": ("root", "evaluation.cells", "evaluation.run.executors"),  # a command is imported when it is called
     "__main__": ("root", "cli"),
-    "commands": (
-        "root",
-        "scenes",
-        "methods",
-        "evaluation",
-        "api",
-        "models.weights",
-    ),  # checkpoints are listed and fetched like data
+    # Checkpoints are listed and fetched like data.
+    "commands": ("root", "scenes", "methods", "evaluation", "api", "models.weights"),
     "evaluation": ("root", "scenes", *METHODS),
     "evaluation.results": ("root", "scenes", "evaluation.cells"),
     "evaluation.run": ("root", "scenes", *METHODS, "evaluation.cells", "evaluation.results"),

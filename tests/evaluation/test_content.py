@@ -14,7 +14,7 @@ from helpers.small_release import manifest_fields, sha256, small_arrays, write_m
 from mmrs_bench.cli import main
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import DataError
-from mmrs_bench.evaluation.cells import Suite, build_cells
+from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.runner import fit_cell
 from mmrs_bench.methods.catalogue import read_method_card
@@ -39,9 +39,9 @@ def other_labels() -> np.ndarray:
     return np.where(gt == 2, 3, np.where(gt == 3, 2, gt)).astype(gt.dtype)
 
 
-def keys(manifest: Path) -> list[str]:
-    suite = Suite(datasets=(str(manifest),), draws=1, window=3, budget="smoke", methods=("nearest-prototype",))
-    return [cell.key for cell in build_cells(suite)]
+def cell_of(manifest: Path, method: str = "nearest-prototype") -> Cell:
+    (cell,) = build_cells(Suite(datasets=(str(manifest),), draws=1, window=3, budget="smoke", methods=(method,)))
+    return cell
 
 
 def test_a_corrected_file_makes_new_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,15 +62,15 @@ def test_a_corrected_file_makes_new_cells(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("change", ["image", "labels", "same size and time"])
 def test_the_fingerprint_covers_the_content_of_files_without_a_hash(tmp_path: Path, change: str) -> None:
     manifest = write_scene(tmp_path)
-    before, state = keys(manifest), (tmp_path / "scene.npz").stat()
-    assert keys(manifest) == before
+    before, state = cell_of(manifest).key, (tmp_path / "scene.npz").stat()
+    assert cell_of(manifest).key == before
     write_scene(tmp_path, **({"hsi": small_arrays()["hsi"] * 2} if change == "image" else {"gt": other_labels()}))
     if change == "same size and time":
         assert (tmp_path / "scene.npz").stat().st_size == state.st_size
         os.utime(tmp_path / "scene.npz", ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert keys(manifest) != before
+    assert cell_of(manifest).key != before
     write_scene(tmp_path)
-    assert keys(manifest) == before
+    assert cell_of(manifest).key == before
 
 
 def test_a_hash_in_the_manifest_keeps_the_fingerprint_of_the_manifest(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_absent_files_do_not_prevent_a_plan(tmp_path: Path) -> None:
     manifest = write_scene(tmp_path)
     (tmp_path / "scene.npz").unlink()
     assert read_manifest(manifest).fingerprint == scene_fingerprint(read_manifest(manifest))
-    assert len(keys(manifest)) == 1
+    assert cell_of(manifest).key
     with pytest.raises(DataError, match=r"scene\.npz could not be fetched"):
         build_cells(Suite(datasets=(str(manifest),), draws=1, window=3), fetch=lambda _line: None)
 
@@ -105,9 +105,7 @@ def test_both_files_of_an_envi_raster_count(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_during_a_run_is_refused(tmp_path: Path) -> None:
     manifest = write_scene(tmp_path)
-    (cell,) = build_cells(
-        Suite(datasets=(str(manifest),), draws=1, window=3, budget="smoke", methods=("nearest-prototype",))
-    )
+    cell = cell_of(manifest)
     write_scene(tmp_path, gt=other_labels())
     with pytest.raises(DataError, match=r"small\.yaml: the manifest or its files changed during the run"):
         fit_cell(cell, ExecutionConfig(), tmp_path / "results", lambda stage, done: None)
@@ -280,7 +278,7 @@ def test_a_shipped_card_finds_its_files_from_every_folder(tmp_path: Path, monkey
 
 def test_a_setting_file_that_changes_during_a_run_is_refused(tmp_path: Path) -> None:
     card, manifest = write_card(tmp_path / "cards"), write_scene(tmp_path)
-    (cell,) = build_cells(Suite(datasets=(str(manifest),), draws=1, window=3, methods=(str(card),)))
+    cell = cell_of(manifest, str(card))
     (tmp_path / "cards/vectors/v.npy").write_text("other")
     with pytest.raises(DataError, match="files of text changed during the run; run the command again"):
         fit_cell(cell, ExecutionConfig(), tmp_path / "results", lambda stage, done: None)

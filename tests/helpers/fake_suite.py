@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.tiny import tiny_manifest
 
 from mmrs_bench.methods import catalogue
 from mmrs_bench.scenes.manifest import Manifest
@@ -54,24 +55,11 @@ def fake_scene(scene: Scene, manifest_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def write_manifest(folder: Path, scene_id: str = "tiny", **changes: Any) -> str:
     """Write the manifest of a simulated scene with 3 classes; return its path."""
-    colors = ("#112233", "#445566", "#778899")
-    fields = {
-        "schema": 1,
-        "id": scene_id,
-        "revision": "r1",
-        "title": "Tiny",
-        "height": 15,
-        "width": 30,
-        "modalities": [{"name": "hsi", "sensor": "s", "bands": 4}, {"name": "lidar", "sensor": "s", "bands": 1}],
-        "classes": [
-            {"id": k, "name": f"c{k}", "color": color, "count": count}
-            for k, (color, count) in enumerate(zip(colors, CLASS_COUNTS, strict=True), 1)
-        ],
-        "generator": {"layout": "tiny"},
-        "terms": "none",
-        "citation": "none",
-        **changes,
-    }
+    bands = {"hsi": 4, "lidar": 1}
+    fields = tiny_manifest(15, 30, 3, bands, scene_id).model_dump(mode="json", by_alias=True, exclude_none=True)
+    for entry, count in zip(fields["classes"], CLASS_COUNTS, strict=True):
+        entry |= {"name": f"c{entry['id']}", "count": count}
+    fields = {name: value for name, value in {**fields, **changes}.items() if value is not None}
     path = folder / f"{scene_id}.yaml"
     path.write_text(yaml.safe_dump(fields))
     return str(path)

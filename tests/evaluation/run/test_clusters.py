@@ -35,33 +35,23 @@ def test_a_missing_cluster_package_is_named_with_its_extra(
         make_pool(name, make_job(tmp_path, make_cells(1)), 1, {})
 
 
+OPTIONS: dict[str, object] = {
+    'slurm_setup=["module load cuda", "export A=1"]': ["module load cuda", "export A=1"],
+    "slurm_additional_parameters={account: x, exclusive: true}": {"account": "x", "exclusive": True},
+    "mem_gb=1.5": 1.5,
+    "timeout_min=60": 60,
+    "slurm_time=1:30:00": "1:30:00",
+    "slurm_constraint=on": "on",
+    "slurm_account=007": "007",
+    "slurm_comment='12'": "12",
+    "ignore_reinit_error=true": True,
+    "address=10.0.0.1:6379": "10.0.0.1:6379",
+    "slurm_qos=": "",
+}
+
+
 def test_executor_options_are_texts_numbers_lists_and_mappings() -> None:
-    texts = [
-        'slurm_setup=["module load cuda", "export A=1"]',
-        "slurm_additional_parameters={account: x, exclusive: true}",
-        "mem_gb=1.5",
-        "timeout_min=60",
-        "slurm_time=1:30:00",
-        "slurm_constraint=on",
-        "slurm_account=007",
-        "slurm_comment='12'",
-        "ignore_reinit_error=true",
-        "address=10.0.0.1:6379",
-        "slurm_qos=",
-    ]
-    assert parse_options(texts) == {
-        "slurm_setup": ["module load cuda", "export A=1"],
-        "slurm_additional_parameters": {"account": "x", "exclusive": True},
-        "mem_gb": 1.5,
-        "timeout_min": 60,
-        "slurm_time": "1:30:00",
-        "slurm_constraint": "on",
-        "slurm_account": "007",
-        "slurm_comment": "12",
-        "ignore_reinit_error": True,
-        "address": "10.0.0.1:6379",
-        "slurm_qos": "",
-    }
+    assert parse_options(list(OPTIONS)) == {text.partition("=")[0]: value for text, value in OPTIONS.items()}
 
 
 @pytest.mark.parametrize(

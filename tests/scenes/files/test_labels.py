@@ -294,6 +294,12 @@ def rows_of(part: np.ndarray, columns: list[str], base: int, order: str) -> np.n
     return np.random.default_rng(3).permutation(rows)
 
 
+def lists_of(columns: list[str], base: int = 0, order: str = "c", *, swapped: bool = False) -> dict[str, np.ndarray]:
+    """The lists of both parts, by key."""
+    parts = (TEST, TRAIN) if swapped else (TRAIN, TEST)
+    return {name: rows_of(part, columns, base, order) for name, part in zip(("tr", "te"), parts, strict=True)}
+
+
 FORMS: list[tuple[list[str], str]] = [
     (["row", "column"], "c"),
     (["column", "row"], "c"),
@@ -315,35 +321,34 @@ def listed_scene(tmp_path: Path, arrays: dict[str, np.ndarray], **form: Any) -> 
 @pytest.mark.parametrize("base", [0, 1])
 @pytest.mark.parametrize(("columns", "order"), FORMS)
 def test_lists_of_pixels_are_read_in_every_form(tmp_path: Path, columns: list[str], order: str, base: int) -> None:
-    arrays = {"tr": rows_of(TRAIN, columns, base, order), "te": rows_of(TEST, columns, base, order)}
+    arrays = lists_of(columns, base, order)
     check_official(listed_scene(tmp_path, arrays, columns=columns, order=order, index_base=base))
 
 
 @pytest.mark.parametrize("reshape", [lambda rows: rows[:, 0], lambda rows: rows.T.astype(np.float64)])
 def test_a_linear_index_may_be_a_vector(tmp_path: Path, reshape: Any) -> None:
-    arrays = {name: reshape(rows_of(part, ["linear"], 1, "c")) for name, part in (("tr", TRAIN), ("te", TEST))}
+    arrays = {name: reshape(rows) for name, rows in lists_of(["linear"], 1).items()}
     check_official(listed_scene(tmp_path, arrays, columns=["linear"], index_base=1))
 
 
 @pytest.mark.parametrize("base", [0, 1])
 @pytest.mark.parametrize(("columns", "order"), FORMS[2:])
 def test_an_error_names_the_form_that_fits(tmp_path: Path, columns: list[str], order: str, base: int) -> None:
-    arrays = {"tr": rows_of(TEST, columns, base, order), "te": rows_of(TRAIN, columns, base, order)}
     counts = {"train_counts": official_fields()["test_counts"], "test_counts": official_fields()["train_counts"]}
     declared = {"columns": ["row", "column"], "index_base": base, **counts}
     text = f"columns: [{', '.join(columns)}]" + (f", order: {order}" if "linear" in columns else "")
     with pytest.raises(DataError) as error:
-        listed_scene(tmp_path, arrays, **declared)
+        listed_scene(tmp_path, lists_of(columns, base, order, swapped=True), **declared)
     assert f"{text}, index_base: {base}" in str(error.value).partition("so set ")[2]
 
 
 def test_a_column_of_classes_is_compared_with_the_ground_truth(tmp_path: Path) -> None:
     form = {"columns": ["row", "column", "class"]}
-    lists = {"tr": rows_of(TRAIN, form["columns"], 0, "c"), "te": rows_of(TEST, form["columns"], 0, "c")}
+    lists = lists_of(form["columns"])
     lists["tr"][:2, 2] = 3
     with pytest.raises(DataError, match="of 6 positions have another class than in the ground truth; no other form"):
         listed_scene(tmp_path, lists, **form)
-    lists = {name: rows_of(part, ["class", "x", "y"], 0, "c") for name, part in (("tr", TRAIN), ("te", TEST))}
+    lists = lists_of(["class", "x", "y"])
     for rows in lists.values():
         rows[:, 0] = np.array([0, 1, 3, 7])[rows[:, 0]]
     arrays, changes = READ["1, 3, 7"]
