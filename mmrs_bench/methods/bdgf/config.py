@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from mmrs_bench.methods.bdgf.guided_branches import BranchName, head_count
+from mmrs_bench.methods.bdgf.guided_branches import BranchName, check_branches, head_count
 from mmrs_bench.methods.bdgf.modality_masking import MaskRule
 from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig
 from mmrs_bench.models.diffusion import TIMESTEPS
@@ -62,8 +62,8 @@ class BdgfConfig(DenoisingConfig):
 
     components: int | None = Field(ge=1)
     timesteps: tuple[Annotated[int, Field(ge=0, lt=TIMESTEPS)], ...] = Field(min_length=1)
-    branches: tuple[BranchName, ...] = Field(min_length=1)
-    width: int = Field(ge=4, multiple_of=4)
+    branches: tuple[BranchName, ...]
+    width: int
     reach: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
     dropout: float = Field(ge=0, lt=1)
     entropy_weight: float = Field(ge=0)
@@ -80,8 +80,7 @@ class BdgfConfig(DenoisingConfig):
     @field_validator("branches")
     @classmethod
     def _check_branches(cls, branches: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(branches)) < len(branches):
-            raise ValueError("a branch is named twice; name each once")
+        check_branches(branches)
         return branches
 
     @field_validator("width")

@@ -5,23 +5,24 @@ Letters: b batch, d channels of a level, w window side, n pixels; in `InMemoryFe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser
+from mmrs_bench.methods.bdgf.multimodal_ddpm import NOISE_SEED, MultimodalDenoiser
 from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.loader import Batch
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.scenes.windows import WindowGatherer
 
 #: Increment when the features of the same weights change, so that old cache entries are ignored.
 FEATURES_VERSION = 1
-#: Seed of the noise of all features, so that predictions are not random.
-NOISE_SEED = 0
 #: Windows per call of the denoiser.
 EXTRACTION_BATCH = 64
 
@@ -69,7 +70,7 @@ class DiffusionFeatures:
         parts = []
         for batch, count in fixed_size_batches(torch.from_numpy(pixels), EXTRACTION_BATCH):
             windows = self._gatherer.gather(batch.to(self._device))
-            levels = self._denoiser.decoder_features(windows, timesteps=self._timesteps, seed=NOISE_SEED)
+            levels = self._denoiser.decoder_features(windows, timesteps=self._timesteps)
             parts.append([level[:count] for level in levels])
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         return dict(zip(self.shapes, levels, strict=True))
@@ -96,6 +97,18 @@ class InMemoryFeatures:
         # The gatherer applies a symmetry by the order of its offsets; the same order within a window.
         rows, columns = gatherer.offsets // gatherer.canvas_width, gatherer.offsets % gatherer.canvas_width
         self._places = rows * gatherer.window + columns  # (8, n)
+
+    def add_to(self, served: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        """A served batch with ``features`` of its pixels, and of those in its entry ``unlabelled``.
+
+        Args:
+            served: The batch with windows.
+            batch: The same batch with ``pixel`` (b,) and ``symmetry`` (b,), see `mmrs_bench.scenes.loader.AddInputs`.
+        """
+        added = {**served, "features": self.read(batch["pixel"], batch.get("symmetry"))}
+        if "unlabelled" in batch:
+            added["unlabelled"] = self.add_to(served["unlabelled"], batch["unlabelled"])
+        return added
 
     def read(self, pixels: Tensor, symmetry: Tensor | None = None) -> list[Tensor]:
         """Features (b, d, w, w) by level, float32, on the device of ``pixels``.

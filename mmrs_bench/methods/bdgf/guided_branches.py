@@ -38,10 +38,19 @@ COMMON_WIDTH = 64
 
 def head_count(width: int) -> int:
     """Heads of a transformer branch: one per `HEAD_WIDTH` channels, at least one; raises ValueError if uneven."""
+    if width < 4 or width % 4:
+        raise ValueError(f"width {width} is not a positive multiple of 4; use one")
     heads = max(1, width // HEAD_WIDTH)
     if width % heads:
         raise ValueError(f"width {width} is not a multiple of its {heads} heads; use a multiple of {HEAD_WIDTH}")
     return heads
+
+
+def check_branches(branches: Sequence[str]) -> None:
+    """Raise ValueError unless ``branches`` are some of `BRANCHES`, each once."""
+    if not branches or set(branches) - set(BRANCHES) or len(set(branches)) < len(branches):
+        named = ", ".join(branches) or "none"
+        raise ValueError(f"branches are {named}; use at least one of {', '.join(BRANCHES)}, each once")
 
 
 class ConvLevel(nn.Sequential):
@@ -255,7 +264,11 @@ class GuidedBranch(nn.Module):
 
 
 class GuidedEnsemble(nn.Module):
-    """Some of the `BRANCHES`, each once; other arguments as of `GuidedBranch`."""
+    """Some of the `BRANCHES`, each once; other arguments as of `GuidedBranch`.
+
+    Raises:
+        ValueError: If branches or width are invalid.
+    """
 
     def __init__(
         self,
@@ -267,6 +280,8 @@ class GuidedEnsemble(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        check_branches(branches)
+        head_count(options["width"])  # also without a transformer, as the settings require
         options["common"] = COMMON_WIDTH if len(branches) > 1 else None
         inputs = (channels, feature_channels, num_classes)
         self.branches = nn.ModuleDict({kind: GuidedBranch(kind, *inputs, **options) for kind in branches})

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from mmrs_bench.randomness import SampleRandom
 
 MaskRule = Literal["none", "fixed", "adaptive", "gradient"]
 
 
 def random_masks(
-    batch: int, side: int, ratios: Mapping[str, float], *, patch: int, whole: float, generator: torch.Generator
+    batch: int, side: int, ratios: Mapping[str, float], *, patch: int, whole: float, random: SampleRandom
 ) -> dict[str, Tensor]:
     """Random masks of square patches, drawn independently for each window and modality.
 
@@ -37,16 +39,16 @@ def random_masks(
         ratios: r by modality, each in [0, 1]; masks are drawn in this order.
         patch: Side of a patch in pixels, at most ``side``.
         whole: Probability that a window is not masked, in all modalities.
-        generator: Source of the random numbers, on the device of the masks.
+        random: Source of the random numbers, on the device of the masks.
 
     Returns:
         True where masked (b, 1, w, w), by modality.
     """
     per_side = -(-side // patch)
-    masked = torch.rand(batch, 1, generator=generator, device=generator.device) >= whole
+    masked = random.uniform(batch, 1) >= whole
     masks = {}
     for name, ratio in ratios.items():
-        draws = torch.rand(batch, per_side**2, generator=generator, device=generator.device)
+        draws = random.uniform(batch, per_side**2)
         rank = draws.argsort(dim=1).argsort(dim=1)
         chosen = (masked & (rank < round(ratio * per_side**2))).reshape(batch, 1, per_side, per_side)
         pixels = chosen.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
@@ -99,7 +101,7 @@ class MaskRatios(nn.Module):
         warmup, every: Steps before the ratios can change, and between two updates.
 
     Raises:
-        ValueError: If there is one modality only, or not 0 <= least <= most <= 1.
+        ValueError: If the rule is unknown, there is one modality only, or a setting is out of range.
     """
 
     step: Tensor
@@ -120,6 +122,8 @@ class MaskRatios(nn.Module):
         every: int,
     ) -> None:
         super().__init__()
+        if rule not in get_args(MaskRule):
+            raise ValueError(f"mask_rule {rule} is unknown; use one of {', '.join(get_args(MaskRule))}")
         if rule != "none" and len(channels) < 2:
             raise ValueError(
                 f"mask_rule {rule} has nothing to balance: {', '.join(channels)} is the only modality; add a second "
@@ -127,6 +131,11 @@ class MaskRatios(nn.Module):
             )
         if not 0 <= least <= most <= 1:
             raise ValueError(f"mask_least {least} and mask_most {most} must satisfy 0 <= mask_least <= mask_most <= 1")
+        if not (temperature > 0 and 0 <= decay < 1 and min(warmup, every) >= 1):
+            raise ValueError(
+                f"mask_temperature {temperature} must be positive, mask_decay {decay} at least 0 and below 1, "
+                f"mask_warmup {warmup} and mask_every {every} at least 1"
+            )
         self.modalities = tuple(channels)
         self.rule = rule
         self._least, self._most, self._temperature = least, most, temperature

@@ -1,206 +1,207 @@
-"""The LightningModules of BDGF's two stages.
+"""The LightningModule of BDGF's stage 2.
 
-Letters: b batch, c channels, d channels of a level's features, w window side, m modality, k classes.
+Letters: b batch, c channels, d channels of a level's features, w window side, k classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
-import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrs_bench.errors import ConfigError, TrainingError
-from mmrs_bench.methods.bdgf.config import BdgfConfig, DenoisingConfig
-from mmrs_bench.methods.bdgf.guided_branches import GuidedEnsemble, ensemble_probabilities
-from mmrs_bench.methods.bdgf.modality_masking import MaskRatios, MaskTokens, random_masks
-from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser, modality_losses, white_loss
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.methods.bdgf.guided_branches import (
+    BRANCHES,
+    BranchName,
+    BranchOutput,
+    GuidedEnsemble,
+    ensemble_probabilities,
+)
+from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser
 from mmrs_bench.methods.bdgf.mutual_learning import mutual_loss
-from mmrs_bench.methods.toolkit.classification import WindowClassifier
-from mmrs_bench.methods.toolkit.training import check_finite
+from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
+from mmrs_bench.methods.toolkit.classification import ClassificationModule
 from mmrs_bench.models.diffusion import TIMESTEPS
-from mmrs_bench.randomness import torch_generator
 
-STAGE_1, STAGE_2 = "pretraining", "mutual learning"
+STAGE_2 = "mutual learning"
 #: Windows that the branches classify at once; bounds the memory of their features.
 PREDICTION_BATCH = 64
 
 
-class MaskedDenoiser(nn.Module):
-    """The network of stage 1, with the state of its mask ratios and its learning curves.
+class GuidedLearner(ClassificationModule):
+    """Stage 2: branches learn the support together, guided by features of the frozen denoiser, and predict together.
 
-    Args:
-        channels: Channels by modality.
-        side: Window side in pixels.
-        config: Settings.
-
-    Attributes:
-        denoiser: The U-Net, which stage 2 uses.
-        loss_curve, ratio_curve: Mean loss at visible positions, and mask ratio, by epoch and modality
-            (pretrain_epochs, m); 0 for epochs to come.
-
-    Raises:
-        ConfigError: If the window is too small for the levels or patches, the mask ratios are invalid or would mask
-            everything, or masks have to balance a single modality.
-    """
-
-    loss_curve: Tensor
-    ratio_curve: Tensor
-
-    def __init__(self, channels: dict[str, int], side: int, config: DenoisingConfig) -> None:
-        super().__init__()
-        if config.mask_patch > side:
-            raise ConfigError(f"mask_patch {config.mask_patch} does not fit a window of {side} pixels; use 1 to {side}")
-        names = ("least", "most", "temperature", "decay", "warmup", "every")
-        options = {name: getattr(config, f"mask_{name}") for name in names}
-        sizes = config.model_dump(include={"base", "multipliers", "blocks"})
-        try:
-            self.ratios = MaskRatios(channels, config.mask_rule, **options)
-            self.denoiser = MultimodalDenoiser(channels, side, **sizes)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        largest, squares = self.ratios.largest(), (-(-side // config.mask_patch)) ** 2
-        if round(largest * squares) == squares:
-            raise ConfigError(
-                f"a mask ratio of {largest:g} masks all {squares} squares of a window, which leaves nothing to learn "
-                "from; lower mask_least and mask_most, or use a smaller mask_patch"
-            )
-        self.tokens = MaskTokens(channels)
-        for name in ("loss_curve", "ratio_curve"):
-            self.register_buffer(name, torch.zeros(config.pretrain_epochs, len(channels)))
-
-
-class MultimodalPretrainer(L.LightningModule):
-    """Stage 1: predicts the noise in the windows of all modalities, parts of which are masked.
-
-    L = sum over modalities of w_m times the squared error of their noise, summed over visible positions and divided by
-    the number of all positions. All modalities of a window have the same timestep, but their own noise and masks. The
-    weights w_m sum to 1; they are proportional to the modalities' channels, or equal. With the former and without
-    masks, L is DDPM's loss of the stacked image.
-
-    Timesteps, noise and masks depend on ``seed``, epoch and step only, so that a resumed training is identical.
-
-    Reference: BDGF, abstract; DDPM (Ho et al. 2020), equation 14; MaskDiT (Zheng et al., TMLR 2024), whose denoising
-        loss is computed at visible positions too.
-    Deviation: our reading of the abstract. Images have unit variance, like the noise, where diffusion models of
-        photographs use the range -1 to 1.
-    """
-
-    def __init__(self, network: MaskedDenoiser, config: DenoisingConfig, *, seed: int) -> None:
-        super().__init__()
-        self.network = network
-        self._config = config
-        self._seed = seed
-        channels = network.ratios.channels
-        weights = channels if config.loss_weights == "channels" else torch.ones_like(channels)
-        self._weights = weights / weights.sum()
-        self._relative_losses: dict[str, Tensor] = {}
-        self._curves: list[Tensor] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss (scalar) of a batch with ``windows``; losses and mask ratios are logged by modality."""
-        config, network, device = self._config, self.network, batch["pixel"].device
-        generator = torch_generator(STAGE_1, self._seed, self.current_epoch, batch_idx, device=device.type)
-        b, side = len(batch["pixel"]), network.denoiser.side
-        timesteps = torch.randint(TIMESTEPS, (b,), generator=generator, device=device)
-        noised, noise = network.denoiser.add_noise(batch["windows"], timesteps, generator)
-        ratios = network.ratios()
-        masks = random_masks(b, side, ratios, patch=config.mask_patch, whole=config.mask_whole, generator=generator)
-        predicted = network.denoiser(network.tokens(noised, masks), timesteps)
-        losses = modality_losses(predicted, noise, masks)
-        parts = {f"loss_{name}": loss for name, loss in losses.items()}
-        check_finite(STAGE_1, parts, self.global_step)
-        shares = {f"mask_ratio_{name}": ratio for name, ratio in ratios.items()}
-        self.log_dict({**parts, **shares}, on_step=False, on_epoch=True, batch_size=b)
-        self._relative_losses = {name: loss.detach() / white_loss(timesteps) for name, loss in losses.items()}
-        stacked = torch.stack(list(losses.values()))  # (m,)
-        self._curves.append(torch.stack([stacked.detach().cpu(), torch.tensor(list(ratios.values()))]))
-        visible = torch.stack([(~mask).float().mean() for mask in masks.values()])  # (m,)
-        return (self._weights.to(stacked) * visible * stacked).sum()
-
-    def on_after_backward(self) -> None:
-        """Update the mask ratios."""
-        network = self.network
-        gradient = self._config.mask_rule == "gradient"
-        try:
-            network.ratios.observe(network.denoiser.input_gradients() if gradient else self._relative_losses)
-        except ValueError as error:
-            raise TrainingError(f"{STAGE_1}: at step {self.global_step}, {error}; use another mask_rule") from error
-
-    def on_train_epoch_end(self) -> None:
-        """Add the means of the epoch to the curves, before a checkpoint is written."""
-        losses, ratios = torch.stack(self._curves).mean(dim=0)
-        self.network.loss_curve[self.current_epoch] = losses
-        self.network.ratio_curve[self.current_epoch] = ratios
-        self._curves.clear()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with a constant rate."""
-        return torch.optim.Adam(self.network.parameters(), lr=self._config.pretrain_rate, fused=True)
-
-
-#: Windows (b, c, w, w) by modality, and their diffusion features (b, d, w, w) by level.
-WindowsWithFeatures = tuple[dict[str, Tensor], list[Tensor]]
-
-
-class GuidedLearner(WindowClassifier):
-    """Stage 2: the branches learn the support together, and predict together.
-
-    Args:
-        network: The branches.
-        config: Settings.
-        read: From pixels (b,) to their features by level (b, d, w, w); None if batches have ``features``.
-        unlabelled: From epoch and step to unlabelled windows; None if there are none.
+    A training batch may hold ``unlabelled``, a batch of unlabelled windows (``SceneDataModule(...,
+    unlabelled_per_batch=8)``), which count in the mutual terms only. Batches may also hold ``features`` (b, d, w, w) by
+    level; otherwise they are extracted from the windows. Logs the parts of the loss.
 
     Deviation: the abstract names no optimiser; AdamW with a falling rate is ours.
+
+    Args:
+        channels: Channels by modality, in the order of the pretraining.
+        num_classes: Number of classes k.
+        window: Window side in pixels.
+        base, multipliers, blocks: Sizes of the denoiser, see
+            `mmrs_bench.methods.bdgf.multimodal_ddpm.MultimodalDenoiser`.
+        timesteps: Timesteps over which features are averaged.
+        branches: Branches of the ensemble; a single one is trained by cross-entropy only.
+        width, dropout, reach: See `mmrs_bench.methods.bdgf.guided_branches.GuidedBranch`.
+        entropy_weight, similarity_weight, divergence_weight: See `mmrs_bench.methods.bdgf.mutual_learning.mutual_loss`.
+        learning_rate: Initial rate of AdamW; falls to 0 along a half cosine over the trainer's epochs.
+        weight_decay: Weight decay of AdamW.
+        pretrained: Checkpoint of a `MultimodalPretrainer`; a checkpoint of this module contains its denoiser.
+
+    Raises:
+        ConfigError: If a setting is invalid, or the pretrained denoiser has other sizes.
+        DataError: If ``pretrained`` is no checkpoint of a `MultimodalPretrainer`.
     """
 
     def __init__(
         self,
-        network: GuidedEnsemble,
-        config: BdgfConfig,
-        read: Callable[[Tensor], list[Tensor]] | None = None,
-        unlabelled: Callable[[int, int], WindowsWithFeatures] | None = None,
+        channels: dict[str, int],
+        num_classes: int,
+        window: int = 11,
+        *,
+        base: int = 64,
+        multipliers: Sequence[int] = (1, 2, 4),
+        blocks: int = 2,
+        timesteps: Sequence[int] = (50, 150, 250),
+        branches: Sequence[BranchName] = BRANCHES,
+        width: int = 64,
+        reach: tuple[float, float] = (0.5, 2.0),
+        dropout: float = 0.3,
+        entropy_weight: float = 0.1,
+        similarity_weight: float = 0.1,
+        divergence_weight: float = 1.0,
+        learning_rate: float = 0.001,
+        weight_decay: float = 0.05,
+        pretrained: str | None = None,
     ) -> None:
-        super().__init__(network, config)
-        self._read = read
-        self._unlabelled = unlabelled
+        super().__init__(channels, num_classes, window)
+        self.save_hyperparameters(ignore=["pretrained"])
+        if not timesteps or not all(0 <= timestep < TIMESTEPS for timestep in timesteps):
+            raise ConfigError(f"timesteps are {list(timesteps)}; use at least one in 0..{TIMESTEPS - 1}")
+        self.timesteps = tuple(timesteps)
+        self.weights = {
+            "entropy_weight": entropy_weight,
+            "similarity_weight": similarity_weight,
+            "divergence_weight": divergence_weight,
+        }
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        levels = [base * multiplier for multiplier in reversed(multipliers)]
+        try:
+            # The ensemble first: its initial values do not depend on the denoiser.
+            self.ensemble = GuidedEnsemble(
+                channels, levels, num_classes, branches=branches, width=width, dropout=dropout, reach=reach
+            )
+            denoiser = MultimodalDenoiser(channels, window, base=base, multipliers=multipliers, blocks=blocks)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self.denoiser = denoiser.requires_grad_(False).eval()
+        self._has_denoiser = False
+        if pretrained is not None:
+            self.use_denoiser(MultimodalPretrainer.load_from_checkpoint(pretrained, map_location="cpu").denoiser)
+
+    def use_denoiser(self, denoiser: MultimodalDenoiser) -> None:
+        """Copy the weights of a pretrained denoiser.
+
+        Raises:
+            ConfigError: If it has other sizes.
+        """
+        own, given = self.denoiser.sizes, denoiser.sizes
+        different = [name for name in own if own[name] != given[name]]
+        if different:
+            theirs, ours = (", ".join(f"{name} {sizes[name]}" for name in different) for sizes in (given, own))
+            raise ConfigError(
+                f"the pretrained denoiser has {theirs}, but {type(self).__name__} was built with {ours}; build it with "
+                "those of the pretraining"
+            )
+        self.denoiser.load_state_dict(denoiser.state_dict())
+        self._has_denoiser = True
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """See ``torch.nn.Module``; the denoiser is part of the state."""
+        found = super().load_state_dict(state_dict, *args, **options)
+        self._has_denoiser = True
+        return found
+
+    def train(self, mode: bool = True) -> Self:
+        """See ``torch.nn.Module``; the denoiser stays in evaluation mode."""
+        super().train(mode)
+        self.denoiser.eval()
+        return self
+
+    def forward(self, windows: Mapping[str, Tensor], features: Sequence[Tensor] | None = None) -> Tensor:
+        """Mean of the branches' softmaxes (b, k); arguments as of `outputs`."""
+        return ensemble_probabilities(self.outputs(windows, features).values())
+
+    def outputs(
+        self, windows: Mapping[str, Tensor], features: Sequence[Tensor] | None = None
+    ) -> dict[str, BranchOutput]:
+        """Outputs of the branches by name.
+
+        Args:
+            windows: (b, c, w, w) by modality.
+            features: (b, d, w, w) by level, of any floating-point type; None extracts them.
+
+        Raises:
+            ConfigError: If features are needed, and there is no pretrained denoiser.
+        """
+        like = next(iter(windows.values()))
+        levels = self.features(windows) if features is None else features
+        outputs: dict[str, BranchOutput] = self.ensemble(windows, [level.to(like) for level in levels])
+        return outputs
+
+    def features(self, windows: Mapping[str, Tensor]) -> list[Tensor]:
+        """Features (b, d, w, w) by level of the frozen denoiser, in float32 unless its weights are not.
+
+        The runner stores the same features in half precision. In training it rotates and flips those of the original
+        window, where this method extracts features of the rotated and flipped one.
+
+        Raises:
+            ConfigError: If there is no pretrained denoiser.
+        """
+        if not self._has_denoiser:
+            raise ConfigError(
+                f"{type(self).__name__} has no pretrained denoiser; build it with pretrained=PATH, a checkpoint of a "
+                "MultimodalPretrainer, or load a checkpoint of its own"
+            )
+        with torch.autocast(next(iter(windows.values())).device.type, enabled=False):
+            return self.denoiser.decoder_features(windows, timesteps=self.timesteps)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss (scalar) of a batch with ``windows``, their ``features`` and ``target`` (b,); logs its parts."""
-        config, target = self.config, batch["target"]
-        windows, features = batch["windows"], batch["features"]
-        if self._unlabelled is not None:
-            more, levels = self._unlabelled(self.current_epoch, batch_idx)
-            windows = {name: torch.cat([window, more[name].to(window)]) for name, window in windows.items()}
-            features = [torch.cat([one, other.to(one)]) for one, other in zip(features, levels, strict=True)]
-        outputs = list(self.network(windows, features).values())
-        weights = config.model_dump(include={"entropy_weight", "similarity_weight", "divergence_weight"})
-        loss = mutual_loss(outputs, target, **weights)
-        names = loss._fields if len(outputs) > 1 else ("total", "cross_entropy")
-        parts = {name: getattr(loss, name) for name in names}
-        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=len(target))
+        """The loss (scalar) of a batch with ``windows``, ``target`` (b,) and, possibly, ``unlabelled`` windows."""
+        windows, target, features = self.windows_of(batch), self.targets_of(batch), batch.get("features")
+        mutual = len(self.ensemble.branches) > 1
+        if mutual and "unlabelled" in batch:
+            more = self.windows_of(batch["unlabelled"])
+            windows = {name: torch.cat([window, more[name]]) for name, window in windows.items()}
+            if features is not None:
+                features = [torch.cat(pair) for pair in zip(features, batch["unlabelled"]["features"], strict=True)]
+        loss = mutual_loss(list(self.outputs(windows, features).values()), target, **self.weights)
+        parts = {name: getattr(loss, name) for name in (loss._fields if mutual else ("total", "cross_entropy"))}
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
         return loss.total
 
-    def logits(self, batch: dict[str, Any]) -> Tensor:
-        """Mean of the branches' softmaxes (b, k) for a batch with ``windows``, and ``features`` or ``pixel``."""
-        features = batch["features"] if self._read is None else self._read(batch["pixel"])
-        return ensemble_probabilities(self.network(batch["windows"], features).values())
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
+        """Mean of the branches' softmaxes (b, k) for a batch with ``windows``."""
+        return self(self.windows_of(batch), batch.get("features"))  # type: ignore[no-any-return]
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Targets (b,) of a batch with ``pixel`` (b,) and ``windows``."""
+        """Predicted targets (b,) of a batch with ``windows``."""
+        windows, features = self.windows_of(batch), batch.get("features")
         targets = []
-        for part in torch.split(torch.arange(len(batch["pixel"])), PREDICTION_BATCH):
-            windows = {name: window[part] for name, window in batch["windows"].items()}
-            targets.append(self.logits({"pixel": batch["pixel"][part], "windows": windows}).argmax(dim=1))
+        for part in torch.split(torch.arange(len(next(iter(windows.values())))), PREDICTION_BATCH):
+            levels = None if features is None else [level[part] for level in features]
+            chosen = {name: window[part] for name, window in windows.items()}
+            targets.append(self(chosen, levels).argmax(dim=1))
         return torch.cat(targets)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a cosine schedule over the epochs."""
-        config = self.config
+        """AdamW of the branches with a cosine schedule over the epochs."""
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.ensemble.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
         return self.with_cosine_schedule(optimizer)

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmrs_bench.models.diffusion import linear_schedule
+from mmrs_bench.randomness import SampleRandom
 
 #: Largest number of groups of a group normalisation, as in DDPM.
 MOST_GROUPS = 32
+#: Seed of the noise of all features, so that predictions are not random.
+NOISE_SEED = 0
 
 
 class MultimodalDenoiser(nn.Module):
@@ -44,8 +47,11 @@ class MultimodalDenoiser(nn.Module):
         multipliers: Channels of each level, in units of ``base``.
         blocks: Residual blocks per level (the decoder has one more).
 
+    Attributes:
+        sizes: The arguments, for comparison; denoisers of equal sizes have the same parameters.
+
     Raises:
-        ValueError: If the window is too small for the levels.
+        ValueError: If a size is below 1, or the window is too small for the levels.
     """
 
     columns: Tensor
@@ -54,6 +60,14 @@ class MultimodalDenoiser(nn.Module):
         self, channels: Mapping[str, int], side: int, *, base: int, multipliers: Sequence[int], blocks: int
     ) -> None:
         super().__init__()
+        if min(base, blocks, *multipliers, len(multipliers)) < 1:
+            raise ValueError(
+                f"base {base}, blocks {blocks} and multipliers {tuple(multipliers)} must be at least 1; use the "
+                "defaults, or larger sizes"
+            )
+        named = " ".join(f"{name} {count}" for name, count in channels.items())
+        sizes = {"channels": named, "window": side, "base": base, "multipliers": tuple(multipliers), "blocks": blocks}
+        self.sizes: dict[str, Any] = sizes
         self.channels = dict(channels)
         self.side = side
         self.feature_channels = tuple(base * multiplier for multiplier in reversed(multipliers))
@@ -87,27 +101,30 @@ class MultimodalDenoiser(nn.Module):
         return dict(zip(self.channels, torch.split(predicted, list(self.channels.values()), dim=1), strict=True))
 
     def add_noise(
-        self, clean: Mapping[str, Tensor], timesteps: Tensor, generator: torch.Generator
+        self, clean: Mapping[str, Tensor], timesteps: Tensor, random: SampleRandom
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Noised windows sqrt(abar_t) x + sqrt(1 - abar_t) e and the noise e, standard normal, both by modality.
 
         Args:
             clean: Clean windows (b, c, w, w) by modality.
             timesteps: A timestep per window (b,), the same for all its modalities.
-            generator: Source of the noise, on the device of ``clean``; noise is drawn in the order of ``channels``.
+            random: Source of the noise, on the device of ``clean``; noise is drawn in the order of ``channels``.
         """
         noise, noised = {}, {}
         for name in self.channels:
             x = clean[name]
-            noise[name] = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            noise[name] = random.normal(*x.shape).to(x)
             noised[name] = self._schedule.add_noise(x, noise[name], timesteps)  # type: ignore[attr-defined]
         return noised, noise
 
     @torch.no_grad()
-    def decoder_features(self, windows: Mapping[str, Tensor], *, timesteps: Sequence[int], seed: int) -> list[Tensor]:
+    def decoder_features(
+        self, windows: Mapping[str, Tensor], *, timesteps: Sequence[int], seed: int = NOISE_SEED
+    ) -> list[Tensor]:
         """Activations of each decoder level on noised windows, averaged over timesteps; without gradient.
 
-        The same noise, from ``seed``, is added to all windows, so that their features do not depend on the batch.
+        The same noise, from ``seed``, is added to all windows, so that their features do not depend on the batch or on
+        the place in the scene.
 
         Returns:
             F_l (b, d_l, w, w) from the coarsest level (l = 1) to the finest, d_l as in ``feature_channels``.

@@ -7,34 +7,43 @@ from pathlib import Path
 from mmrs_bench.errors import DataError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.config import DenoisingConfig
-from mmrs_bench.methods.bdgf.module import MaskedDenoiser, MultimodalPretrainer
+from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
 from mmrs_bench.methods.toolkit.curves import write_curves
-from mmrs_bench.methods.toolkit.pretraining import pretrain_on_windows
+from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig, pretrain_on_windows
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 #: Increment when the pretraining changes, so that old cache entries are ignored.
-PRETRAINING_VERSION = 3
+PRETRAINING_VERSION = 4
 #: Names of the curve's files, without suffix.
 CURVE = "mask_ratios"
 
 
-def pretrained_denoiser(config: DenoisingConfig, data: SceneDataModule, context: RunContext) -> MaskedDenoiser:
-    """The pretrained network for a scene as it receives it: read from the cache, or trained and stored there.
+def pretrained_denoiser(config: DenoisingConfig, data: SceneDataModule, context: RunContext) -> MultimodalPretrainer:
+    """The pretrained module for a scene as it receives it: read from the cache, or trained and stored there.
 
     Raises:
-        ConfigError: See `MaskedDenoiser`; before any training.
+        ConfigError: See `MultimodalPretrainer`; before any training.
         BenchError: See `mmrs_bench.methods.toolkit.pretraining.pretrain_on_windows`.
     """
+    own = DenoisingConfig.model_fields.keys() - PretrainingConfig.model_fields.keys()
+    settings = {name: getattr(config, name) for name in own}
+
+    def build(seed: int) -> MultimodalPretrainer:
+        module = MultimodalPretrainer(
+            data.channels, data.config.window, **settings, learning_rate=config.pretrain_rate, seed=seed
+        )
+        module.curves.reserve(config.pretrain_epochs)  # the cache compares shapes with those of the trained module
+        return module
+
     return pretrain_on_windows(
-        lambda: MaskedDenoiser(data.channels, data.config.window, config),
-        lambda network, seed: MultimodalPretrainer(network, config, seed=seed),
+        build,
         data,
         context,
         config=config,
         settings=tuple(DenoisingConfig.model_fields),
         method="bdgf",
         version=PRETRAINING_VERSION,
-        finish=lambda network, shared: write_curve(network, shared.work_dir / "logs"),
+        finish=lambda module, shared: write_curve(module, shared.work_dir / "logs"),
     )
 
 
@@ -52,9 +61,9 @@ def check_modalities(data: SceneDataModule) -> None:
             )
 
 
-def write_curve(network: MaskedDenoiser, folder: Path) -> None:
+def write_curve(module: MultimodalPretrainer, folder: Path) -> None:
     """Write losses and mask ratios by epoch and modality: ``mask_ratios.csv`` and a figure ``mask_ratios.png``."""
-    modalities, losses, ratios = network.ratios.modalities, network.loss_curve, network.ratio_curve
+    modalities, losses, ratios = list(module.channels), module.curves["loss"], module.curves["ratio"]
     rows = (
         (epoch, name, float(losses[epoch, place]), float(ratios[epoch, place]))
         for epoch in range(len(losses))
