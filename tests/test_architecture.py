@@ -38,7 +38,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "scenes": ("root",),
 }
 #: Files of a method's folder that see scenes; all others hold networks and see tensors only.
-SEES_SCENES = {"method", "module", "config", "features", "pictures", "pretraining", "adaptation", "clip_image"}
+SEES_SCENES = {
+    "method",
+    "module",
+    "config",
+    "features",
+    "pictures",
+    "pretraining",
+    "adaptation",
+    "clip_image",
+    "datamodule",
+}
 #: Not commands themselves.
 SHARED_BY_COMMANDS = {"commands.options", "commands.output"}
 MOST_FILES = 14

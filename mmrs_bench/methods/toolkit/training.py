@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -73,6 +73,7 @@ def fit(
     stage: str,
     epochs: int,
     maximise: str | None = None,
+    validate: bool = False,
     resumable: bool = False,
 ) -> None:
     """Train a module in place; it ends on the CPU in evaluation mode.
@@ -85,6 +86,7 @@ def fit(
         epochs: Passes over the training loader.
         maximise: A logged validation metric. The parameters of the first epoch with its largest value are kept; None
             keeps those of the last epoch.
+        validate: Validate before the first and after every epoch although no metric is maximised.
         resumable: Write about `CHECKPOINTS` checkpoints to the cell's folder, and resume from the last one. An
             interrupted training ends with the same parameters as an uninterrupted one. A checkpoint that cannot be
             read is set aside, and the training starts again.
@@ -118,7 +120,8 @@ def fit(
             logger=_loggers(context.work_dir, stage),
             enable_checkpointing=resumable,
             log_every_n_steps=1,
-            limit_val_batches=0 if maximise is None else 1.0,
+            limit_val_batches=0 if maximise is None and not validate else 1.0,
+            num_sanity_val_steps=-1 if validate else 0,
         )
         # Our own checkpoint holds only tensors and plain values, so it loads without unpickling code.
         options = {"ckpt_path": resume_from, "weights_only": True} if resume_from else {}
@@ -128,13 +131,16 @@ def fit(
     context.progress(stage, 1.0)
 
 
-def predict(module: L.LightningModule, loader: PixelLoader, context: RunContext) -> IntArray:
+def predict(
+    module: L.LightningModule, loader: PixelLoader, context: RunContext, *, callbacks: Sequence[Callback] = ()
+) -> IntArray:
     """Classify pixels.
 
     Args:
         module: Its ``predict_step`` returns the targets (b,) of a batch.
         loader: Batches of n pixels.
         context: Device, precision, threads and progress.
+        callbacks: Further callbacks of the trainer.
 
     Returns:
         Targets (n,) int64.
@@ -143,8 +149,8 @@ def predict(module: L.LightningModule, loader: PixelLoader, context: RunContext)
     collector = _TargetCollector(count)
     if count > 0:
         with _isolated(context):
-            callbacks = [_Monitor(context, "prediction"), collector]
-            trainer = _trainer(context, logger=False, enable_checkpointing=False, callbacks=callbacks)
+            used = [_Monitor(context, "prediction"), collector, *callbacks]
+            trainer = _trainer(context, logger=False, enable_checkpointing=False, callbacks=used)
             _interruptible(lambda: trainer.predict(module, loader, return_predictions=False))
         module.cpu()
         module.trainer = None
@@ -176,7 +182,6 @@ def _trainer(context: RunContext, **options: Any) -> L.Trainer:
         devices=1,
         precision=context.execution.precision,
         deterministic=True,
-        num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=context.work_dir,

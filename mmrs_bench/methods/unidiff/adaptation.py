@@ -8,54 +8,41 @@ Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from torch import Tensor
+import torch
 
-from mmrs_bench.io import file_sha256
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
+from mmrs_bench.methods.toolkit.curves import write_curves
 from mmrs_bench.methods.toolkit.pretraining import pretraining_address
 from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
-from mmrs_bench.methods.toolkit.sealed import tensors_sha256
-from mmrs_bench.methods.unidiff.adm import AdmConfig, build_adm, zero_last_layers
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
-from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, pretrained_weights
+from mmrs_bench.methods.unidiff.adm_checkpoint import Backbone, imagenet_backbone
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
-from mmrs_bench.methods.unidiff.module import SOURCE, STAGE, DenoiserWithCurves, DenoisingModule, write_curve
-from mmrs_bench.methods.unidiff.pictures import ANCHOR, ScenePictures, hashed_pictures, scene_pictures
-from mmrs_bench.randomness import derive_seed
+from mmrs_bench.methods.unidiff.datamodule import drift_tiles, training_tiles
+from mmrs_bench.methods.unidiff.module import SOURCE, STAGE, DenoisingModule
+from mmrs_bench.methods.unidiff.pictures import ANCHOR, ScenePictures, hashed_pictures, scene_pictures, training_names
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.loader import LoaderView, PixelLoader
 
 #: Increment when the trainings change their weights, so that old cache entries are ignored.
-ADAPTATION_VERSION = 1
-#: Hashes of files, computed once in a process.
-_sha256 = cache(file_sha256)
+ADAPTATION_VERSION = 2
+#: Name of the files of `write_curve`.
+CURVE = "drift"
 #: Settings of the training of ``tiny``.
 SOURCE_SETTINGS = ("tile", "stride", "zoom", "epoch_steps", "source_epochs", "source_batch", "source_rate")
 
 
-class Backbone(NamedTuple):
-    """A network before the adaptation."""
-
-    network: AdmConfig
-    weights: Mapping[str, Tensor]  # on the CPU; they must not be changed in place
-    name: str  # contains a hash of the weights or of their file
-
-
 def adapted_denoiser(
     config: AdaptationConfig, data: SceneDataModule, context: RunContext
-) -> tuple[DenoiserWithCurves, Backbone]:
+) -> tuple[DenoisingModule, Backbone]:
     """Stage A for a scene: read from the cache, or trained and stored there. The draw has no effect.
 
     Returns:
-        The denoiser with its curves, in evaluation mode on the CPU, and its backbone. All curves are zero without
-        adaptation, and the drift without pseudo-RGB.
+        The module in evaluation mode on the CPU, and its backbone. All curves are zero without adaptation, and the
+        drift without pseudo-RGB.
 
     Raises:
         ConfigError: See `scene_pictures`.
@@ -65,20 +52,34 @@ def adapted_denoiser(
         BenchError: If the cache cannot be written.
     """
     if config.backbone == "imagenet":
-        imagenet_backbone(config)  # report a missing checkpoint before the scene is read
+        imagenet_backbone(config.network())  # report a missing checkpoint before the scene is read
     pictures = scene_pictures(config, data)
     backbone = scene_backbone(config, pictures, data, context)
-    names = tuple(name for name in pictures.images if config.anchored or name != ANCHOR)
+    adapts = config.adaptation != "none"
+    names = training_names(pictures.images, anchored=config.anchored) if adapts else [*pictures.images]
 
-    def build() -> DenoiserWithCurves:
-        return DenoiserWithCurves(denoiser_on(backbone, config, seed=context.seed), names, config.adapt_epochs)
+    def build() -> DenoisingModule:
+        module = _module(
+            names,
+            config,
+            context,
+            adaptation=config.adaptation,
+            lora_variant=config.lora_variant,
+            lora_rank=config.lora_rank,
+            anchor_weight=config.anchor_weight,
+            epochs=config.adapt_epochs,
+            learning_rate=config.adapt_rate,
+        )
+        if config.backbone == "tiny":
+            module.use_backbone(backbone)
+        return module
 
-    if config.adaptation == "none":
-        return build(), backbone
+    if not adapts:
+        return build().eval(), backbone
 
-    def train(network: DenoiserWithCurves, context: RunContext) -> None:
-        _train(network, pictures, config, STAGE, context)
-        write_curve(network, context.work_dir / "logs")
+    def train(module: DenoisingModule, context: RunContext) -> None:
+        _train(module, pictures, config, context, batch_size=config.adapt_batch, epochs=config.adapt_epochs)
+        write_curve(module, context.work_dir / "logs")
 
     address = pretraining_address(
         "unidiff",
@@ -101,14 +102,8 @@ def denoiser_on(backbone: Backbone, config: AdaptationConfig, *, seed: int) -> A
         backbone=backbone.name,
         lora_variant=config.lora_variant,
         lora_rank=config.lora_rank,
-        seed=derive_seed("lora", seed),
+        seed=seed,
     )
-
-
-def imagenet_backbone(config: AdaptationConfig) -> Backbone:
-    """OpenAI's checkpoint; see `pretrained_weights`."""
-    network = config.network()
-    return Backbone(network, pretrained_weights(network), f"adm-imagenet-64 {_sha256(checkpoint_file())}")
 
 
 def scene_backbone(
@@ -122,15 +117,22 @@ def scene_backbone(
         DataError, TrainingError, BenchError: See `adapted_denoiser`.
     """
     if config.backbone == "imagenet":
-        return imagenet_backbone(config)
+        return imagenet_backbone(config.network())
     pseudo_rgb = hashed_pictures({ANCHOR: pictures.images[ANCHOR]}, pictures.grid)
-    size = config.network()
 
-    def build() -> DenoiserWithCurves:
-        unet = build_adm(size)
-        zero_last_layers(unet)
-        denoiser = AdaptedDenoiser(size, unet.state_dict(), "full", backbone="")
-        return DenoiserWithCurves(denoiser, (ANCHOR,), config.source_epochs)
+    def build() -> DenoisingModule:
+        return _module(
+            [ANCHOR],
+            config,
+            context,
+            adaptation="full",
+            epochs=config.source_epochs,
+            learning_rate=config.source_rate,
+            stage=SOURCE,
+        )
+
+    def train(module: DenoisingModule, context: RunContext) -> None:
+        _train(module, pseudo_rgb, config, context, batch_size=config.source_batch, epochs=config.source_epochs)
 
     address = pretraining_address(
         "adm-tiny",
@@ -138,24 +140,66 @@ def scene_backbone(
         data,
         {name: getattr(config, name) for name in SOURCE_SETTINGS},
         pictures=pseudo_rgb.sha256,
-        network=asdict(size),
+        network=asdict(config.network()),
     )
-    trained = load_or_pretrain(
-        address, build, lambda network, context: _train(network, pseudo_rgb, config, SOURCE, context), context
-    )
-    weights = trained.denoiser.network.state_dict()
-    return Backbone(size, weights, f"adm-tiny {tensors_sha256(weights)}")
+    return load_or_pretrain(address, build, train, context).as_backbone()
+
+
+def _module(
+    names: list[str], config: AdaptationConfig, context: RunContext, *, epochs: int, **settings: Any
+) -> DenoisingModule:
+    fixed: dict[str, Any] = {
+        "backbone": config.backbone,
+        "sizes": asdict(config.network()),
+        "zoom": config.zoom,
+        "seed": context.seed,
+    }
+    module = DenoisingModule(names, **fixed, **settings)
+    module.curves.reserve(epochs + 1)  # the cache compares shapes with those of the trained module
+    return module
 
 
 def _train(
-    network: DenoiserWithCurves, pictures: ScenePictures, config: AdaptationConfig, stage: str, context: RunContext
+    module: DenoisingModule,
+    pictures: ScenePictures,
+    config: AdaptationConfig,
+    context: RunContext,
+    *,
+    batch_size: int,
+    epochs: int,
 ) -> None:
-    steps = PixelLoader(np.arange(config.epoch_steps), batch_size=1)
+    train = training_tiles(
+        pictures,
+        module.pictures,
+        batch_size=batch_size,
+        epoch_steps=config.epoch_steps,
+        stage=module.stage,
+        seed=context.seed,
+    )
+    measured = module.stage == STAGE and ANCHOR in pictures.images
     training.fit(
-        DenoisingModule(network, pictures, config, stage=stage, seed=context.seed),
-        LoaderView(lambda batch, augment: batch, steps, None, None),  # the training step draws its own tiles
+        module,
+        training.Loaders(train, drift_tiles(pictures) if measured else None),
         context,
-        stage=stage,
-        epochs=getattr(config, f"{stage}_epochs"),
+        stage=module.stage,
+        epochs=epochs,
+        validate=measured,
         resumable=True,
     )
+
+
+def write_curve(module: DenoisingModule, folder: Path) -> None:
+    """Write drift and losses over epochs to ``drift.csv`` and ``drift.png`` in a folder. Missing values stay empty.
+
+    Raises:
+        BenchError: If a file cannot be written.
+    """
+    values = torch.cat([module.curves["drift"], module.curves["loss"]], dim=1)
+    rows = ((epoch, *(value or "" for value in row)) for epoch, row in enumerate(values.tolist()))
+    names = (CURVE, *(f"loss_{name}" for name in module.pictures))
+    drift, *losses = values.where(values > 0, torch.nan).T
+    panels = {
+        "hybrid loss": dict(zip(module.pictures, losses, strict=True)),
+        "denoising loss, pseudo-RGB": {CURVE: drift},
+    }
+    write_curves(folder / CURVE, ("epoch", *names), rows, panels)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel  # by the path under which mypy sees a torch module
 from torch import Tensor
+
+from mmrs_bench.errors import ConfigError, unknown_name
 
 IMAGE_CHANNELS = 3
 #: Groups of every group normalisation.
@@ -82,6 +85,28 @@ ADM_TINY = AdmConfig(
     classes=8,
     dropout=0.1,
 )
+
+
+def adm_config(backbone: str, sizes: Mapping[str, Any] | None = None) -> AdmConfig:
+    """The sizes of a backbone.
+
+    Args:
+        backbone: ``imagenet`` or ``tiny``.
+        sizes: Fields of `AdmConfig` that replace all sizes of the backbone; None keeps them.
+
+    Raises:
+        ConfigError: If the backbone or a field is unknown, or a field is missing.
+    """
+    known = {"imagenet": ADM_64, "tiny": ADM_TINY}
+    if backbone not in known:
+        raise unknown_name("backbone", backbone, known)
+    if sizes is None:
+        return known[backbone]
+    try:
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list | tuple) else v for n, v in sizes.items()}
+        return AdmConfig(**fields)
+    except TypeError as error:
+        raise ConfigError(f"sizes of the backbone: {error}; use the fields of AdmConfig") from error
 
 
 def build_adm(config: AdmConfig) -> UNet2DModel:

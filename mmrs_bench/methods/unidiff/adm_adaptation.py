@@ -24,6 +24,7 @@ from mmrs_bench.errors import DataError
 from mmrs_bench.io import canonical_json
 from mmrs_bench.methods.unidiff.adm import AdmConfig, adm_with_weights
 from mmrs_bench.methods.unidiff.hybrid_diffusion import cosine_schedule
+from mmrs_bench.randomness import derive_seed
 
 EMBEDDING = "class_embedding"
 #: Scale of the low-rank adapters: LORA_ALPHA / rank, with rsLoRA LORA_ALPHA / sqrt(rank). The default of peft.
@@ -58,7 +59,7 @@ class AdaptedDenoiser(nn.Module):
         config: Sizes of the network.
         weights: See `mmrs_bench.methods.unidiff.adm.adm_with_weights`.
         adaptation: ``film``, ``lora``, ``full`` or ``none``.
-        backbone: Identifies the weights; saved adapters load onto the same backbone only.
+        backbone: Name of the weights; saved adapters load onto the same backbone only.
         lora_variant, lora_rank: Of ``lora``: "lora", "rslora" or "dora". ADM_TINY needs rank 5 for 5 %.
         seed: Of the initial low-rank adapters.
 
@@ -80,7 +81,7 @@ class AdaptedDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.adaptation = adaptation
-        self._backbone = backbone
+        self.backbone = backbone
         self._lora = {"variant": lora_variant, "rank": lora_rank, "alpha": LORA_ALPHA, "parts": list(LORA_LAYERS)}
         self._schedule = cosine_schedule()
         trainable = {name for name in weights if adaptation == "full" or (adaptation == "film" and _is_film(name))}
@@ -167,7 +168,7 @@ class AdaptedDenoiser(nn.Module):
         network = {name: value for name, value in asdict(self.config).items() if name != "dropout"}
         adaptation = {"mode": self.adaptation, **(self._lora if self.adaptation == "lora" else {})}
         return {
-            "backbone": self._backbone,
+            "backbone": self.backbone,
             "network": canonical_json(network),
             "adaptation": canonical_json(adaptation),
         }
@@ -243,7 +244,7 @@ def _with_lora(unet: nn.Module, variant: str, rank: int, seed: int) -> Any:
         use_dora=variant == "dora",
     )
     with torch.random.fork_rng(devices=[]):  # peft uses torch's default generator
-        torch.manual_seed(seed)
+        torch.manual_seed(derive_seed("lora", seed))
         return peft.get_peft_model(unet, config)
 
 

@@ -53,6 +53,18 @@ _ATTENTION = {
 }
 
 
+#: Hashes of files, computed once in a process.
+_sha256 = cache(file_sha256)
+
+
+class Backbone(NamedTuple):
+    """A network before its adaptation."""
+
+    network: AdmConfig
+    weights: Mapping[str, Tensor]  # on the CPU; they must not be changed in place
+    name: str  # contains a hash of the weights or of their file
+
+
 class _Origin(NamedTuple):
     """The original of one of our tensors."""
 
@@ -65,6 +77,13 @@ class _Origin(NamedTuple):
 def checkpoint_file() -> Path:
     """Path of the checkpoint of `ADM_64`: ``<cache>/weights/64x64_diffusion.pt``."""
     return weights_named(ADM_64_WEIGHTS).path
+
+
+def imagenet_backbone(network: AdmConfig, file: Path | None = None) -> Backbone:
+    """OpenAI's checkpoint, or one of this format; see `pretrained_weights`."""
+    return Backbone(
+        network, pretrained_weights(network, file), f"{ADM_64_WEIGHTS} {_sha256(file or checkpoint_file())}"
+    )
 
 
 def pretrained_weights(config: AdmConfig = ADM_64, file: Path | None = None) -> Mapping[str, Tensor]:

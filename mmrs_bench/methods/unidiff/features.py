@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import astuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extra
 from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.loader import Batch, PixelLoader
 from mmrs_bench.scenes.pictures.tiles import Places
 from mmrs_bench.scenes.scene import IntArray
 
@@ -93,8 +97,12 @@ class TileFeatures:
                 parts[name].append(found[:count])
         return {name: torch.cat(found) for name, found in parts.items()}
 
-    def by_tile(self, places: Places) -> Iterator[tuple[IntArray, Tensor]]:
+    def by_tile(self, places: Places, store: FeatureStore | None = None) -> Iterator[tuple[IntArray, Tensor]]:
         """Vectors tile by tile; memory holds those of one tile.
+
+        Args:
+            places: The pairs.
+            store: The features, if `store` was called for all tiles before.
 
         Yields:
             Indices of the pairs in the tile, and the vectors of all places in the tile (s * s, p * d) float32, on
@@ -102,7 +110,7 @@ class TileFeatures:
         """
         order = np.argsort(places.tile, kind="stable")
         tiles, first = np.unique(places.tile[order], return_index=True)
-        store = self.store(tiles)
+        store = store or self.store(tiles)
         size = (self.grid.tile, self.grid.tile)
         for tile, pairs in zip(tiles.tolist(), np.split(order, first[1:]), strict=False):  # no pairs are one empty part
             levels = store.read(np.array([tile]))
@@ -112,9 +120,82 @@ class TileFeatures:
             ]
             yield pairs, torch.cat(maps, dim=1)[0].flatten(1).T
 
-    def vectors(self, places: Places) -> Tensor:
-        """The vectors of pairs (pairs, p * d) float32, on the CPU."""
-        found = torch.empty(len(places.tile), sum(shape[0] for shape in self.shapes.values()))
-        for pairs, vectors in self.by_tile(places):
+    @property
+    def size(self) -> int:
+        """Length of a vector, p * d."""
+        return sum(shape[0] for shape in self.shapes.values())
+
+    def vectors(self, places: Places, store: FeatureStore | None = None) -> Tensor:
+        """The vectors of pairs (pairs, p * d) float32, on the CPU; arguments as of `by_tile`."""
+        found = torch.empty(len(places.tile), self.size)
+        for pairs, vectors in self.by_tile(places, store):
             found[pairs] = vectors[places.place[pairs]].cpu()
         return found
+
+
+class PixelPairs:
+    """Loaders of features for `mmrs_bench.methods.unidiff.head_module.HeadModule`, whose batches they describe.
+
+    Args:
+        data: Pixels and spectra.
+        features: The features of the scene.
+        spectra: Whether batches have the normalised spectra of the HSI.
+    """
+
+    def __init__(self, data: SceneDataModule, features: TileFeatures, *, spectra: bool) -> None:
+        self.features = features
+        self._data, self._spectra = data, spectra
+
+    @cached_property
+    def _labelled(self) -> tuple[IntArray, IntArray, IntArray, dict[str, Tensor]]:
+        """Position, pixel and target of each pair of support and validation pixels, and the inputs."""
+        pixels = np.concatenate([self._data.support, self._data.validation])
+        places = self.features.grid.tiles_of(pixels)
+        targets = np.concatenate([self._data.support_targets, self._data.validation_targets])[places.pixel]
+        inputs = self.inputs(pixels[places.pixel], self.features.vectors(places))
+        return places.pixel, pixels[places.pixel], targets, inputs
+
+    def training(self, address: tuple[str | int, ...], batch_size: int) -> PixelLoader:
+        """Pairs of the support pixels in a random order with this address."""
+        positions, _, targets, _ = self._labelled
+        chosen = np.flatnonzero(positions < len(self._data.support))
+        return self._data.shuffled_dataloader(
+            address, chosen, targets[chosen], batch_size=batch_size, augment=False, add_inputs=self._add_labelled
+        )
+
+    def validation(self) -> PixelLoader:
+        """Pairs of the validation pixels, as the released code scores them."""
+        positions, _, targets, _ = self._labelled
+        chosen = np.flatnonzero(positions >= len(self._data.support))
+        return self._data.pixel_dataloader(chosen, targets[chosen], add_inputs=self._add_labelled)
+
+    def pixels(self, pixels: IntArray, targets: IntArray | None = None) -> PixelLoader:
+        """Pixels in the given order, each with all its pairs; missing features are computed now."""
+        grid = self.features.grid
+        store = self.features.store(np.unique(grid.tiles_of(pixels).tile))
+
+        def add_pairs(batch: Batch) -> dict[str, Any]:
+            device, own = batch["pixel"].device, batch["pixel"].cpu().numpy()
+            places = grid.tiles_of(own)
+            pairs = {
+                **self.inputs(own[places.pixel], self.features.vectors(places, store)),
+                "owner": torch.from_numpy(places.pixel),
+                "tile": torch.from_numpy(places.tile),
+                "place": torch.from_numpy(places.place),
+                "side": torch.tensor([grid.tile]),
+            }
+            return {**batch, **{name: values.to(device) for name, values in pairs.items()}}
+
+        return self._data.pixel_dataloader(pixels, targets, add_inputs=add_pairs)
+
+    def inputs(self, pixels: IntArray, vectors: Tensor) -> dict[str, Tensor]:
+        """The inputs of the head for pairs with these pixels (n,) and vectors (n, d)."""
+        if not self._spectra:
+            return {"vectors": vectors}
+        return {"vectors": vectors, "spectra": torch.from_numpy(self._data.features(pixels, ("hsi",)))}
+
+    def _add_labelled(self, batch: Batch) -> dict[str, Any]:
+        _, pixels, _, inputs = self._labelled
+        pairs, device = batch["pixel"].cpu(), batch["pixel"].device
+        added = {"pixel": torch.from_numpy(pixels), **inputs}
+        return {**batch, **{name: values[pairs].to(device) for name, values in added.items()}}

@@ -24,11 +24,15 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from mmrs_bench.models.diffusion import TIMESTEPS
+from mmrs_bench.randomness import SampleRandom
 
 #: Half the distance between two of 256 grey levels in [-1, 1].
 HALF_LEVEL = 1 / 255
 #: lambda in L_simple + lambda L_vlb.
 BOUND_WEIGHT = 0.001
+#: Noise levels of `denoising_losses`, and tiles of a forward pass.
+DRIFT_TIMESTEPS = (125, 375, 625, 875)
+DRIFT_BATCH = 16
 
 
 def cosine_schedule() -> DDPMScheduler:
@@ -136,6 +140,35 @@ class HybridDiffusion(nn.Module):
             bound = bound.index_copy(0, first, -likelihood.flatten(1).mean(1))
         bound = bound / math.log(2)
         return HybridTerms(simple, bound, simple + BOUND_WEIGHT * TIMESTEPS * bound)
+
+
+@torch.no_grad()
+def denoising_losses(denoiser: nn.Module, tiles: Tensor, rows: Tensor, random: SampleRandom) -> Tensor:
+    """L_simple of tiles at `DRIFT_TIMESTEPS`, without dropout.
+
+    The noise depends on ``random`` only, so that denoisers are compared on the same inputs.
+
+    Args:
+        denoiser: Maps noised tiles, timesteps and rows to noise and variance; on the device of the tiles.
+        tiles: (n, 3, s, s) float32 in [-1, 1].
+        rows: Rows of the class embedding (n,).
+        random: Of the noise, on the CPU.
+
+    Returns:
+        (4 n,) float32.
+    """
+    schedule, was_training, losses = cosine_schedule(), denoiser.training, []
+    denoiser.eval()
+    for timestep in DRIFT_TIMESTEPS:
+        noises = random.normal(*tiles.shape).to(tiles.device)
+        for start in range(0, len(tiles), DRIFT_BATCH):
+            part = slice(start, start + DRIFT_BATCH)
+            clean, noise, steps = tiles[part], noises[part], torch.full_like(rows[part], timestep)
+            noised: Tensor = schedule.add_noise(clean, noise, steps)  # type: ignore[attr-defined]
+            output = denoiser(noised, steps, rows[part]).float()
+            losses.append((output[:, : clean.shape[1]] - noise).square().flatten(1).mean(1))
+    denoiser.train(was_training)
+    return torch.cat(losses)
 
 
 def grey_level_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

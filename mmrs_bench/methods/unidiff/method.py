@@ -3,38 +3,36 @@
 Stage A (`mmrs_bench.methods.unidiff.adaptation`) adapts the model to a scene without labels. Stage B freezes it,
 extracts activations of one decoder block (`mmrs_bench.methods.unidiff.features`), and trains a small head on those of
 the support pixels.
-
-Letters: n pairs of a pixel and a tile that contains it, d features of a pair, c bands of the HSI.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.base import ParameterCounts
 from mmrs_bench.methods.toolkit.network_method import REFIT_ADVICE, Blueprint, NetworkMethod
 from mmrs_bench.methods.toolkit.sealed import read_tensors, tensors_sha256, write_tensors
-from mmrs_bench.methods.unidiff.adaptation import Backbone, adapted_denoiser, denoiser_on, imagenet_backbone
+from mmrs_bench.methods.toolkit.training import Loaders
+from mmrs_bench.methods.unidiff.adaptation import adapted_denoiser, denoiser_on
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
+from mmrs_bench.methods.unidiff.adm_checkpoint import Backbone, imagenet_backbone
 from mmrs_bench.methods.unidiff.config import UniDiffConfig
-from mmrs_bench.methods.unidiff.features import TileFeatures
-from mmrs_bench.methods.unidiff.module import HeadModule
+from mmrs_bench.methods.unidiff.features import PixelPairs, TileFeatures
+from mmrs_bench.methods.unidiff.head_module import HeadModule, spread
 from mmrs_bench.methods.unidiff.pictures import scene_pictures
-from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP, SpectralFilm
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.loader import Batch, LoaderView, PixelLoader
 from mmrs_bench.scenes.scene import IntArray
 
 ADAPTERS_FILE = "adapters.safetensors"
 #: Written for the backbone ``tiny`` only; the other one is a public checkpoint.
 BACKBONE_FILE = "backbone.safetensors"
+#: Names of the tensors whose last size is that of the features.
+_FIRST_LAYERS = ("network.spatial.0.weight", "network.layers.0.weight")
 
 
 class UniDiff(NetworkMethod):
@@ -50,6 +48,7 @@ class UniDiff(NetworkMethod):
     """
 
     Config = UniDiffConfig
+    Module = HeadModule
     name = "unidiff"
     title = "UniDiff"
     stage = "head"
@@ -57,7 +56,7 @@ class UniDiff(NetworkMethod):
 
     denoiser: AdaptedDenoiser
     _backbone: Backbone
-    _features: TileFeatures
+    _pairs: PixelPairs
 
     def pretrain(self, data: SceneDataModule) -> None:
         """See `Method.pretrain`: stage A, or its result from the cache.
@@ -66,7 +65,7 @@ class UniDiff(NetworkMethod):
             ConfigError: If the head needs an HSI that the method does not receive.
             BenchError: See `mmrs_bench.methods.unidiff.adaptation.adapted_denoiser`.
         """
-        if self.config.head == "spectral-film" and "hsi" not in data.modalities:
+        if self._film and "hsi" not in data.modalities:
             raise ConfigError(
                 f"head spectral-film needs spectra, but the modalities are {', '.join(data.modalities)}; add hsi, or "
                 "use head mlp"
@@ -76,75 +75,48 @@ class UniDiff(NetworkMethod):
 
     def create(self, data: SceneDataModule) -> None:
         """See `NetworkMethod.create`; the size of the head depends on the features."""
-        self._features = self.features(data)
+        self._pairs = self.pairs(data)
         super().create(data)
 
-    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> HeadModule:
         """See `NetworkMethod.build`."""
-        film = self.config.head == "spectral-film"
         if weights is None:
-            inputs = sum(shape[0] for shape in self._features.shapes.values())
+            features = self._pairs.features.size
         else:
-            first = weights.get("spatial.0.weight" if film else "layers.0.weight")
-            inputs = 1 if first is None else first.shape[-1]  # without this tensor, loading fails for any size
-        classes = len(blueprint.class_names)
-        if film:
-            return SpectralFilm(inputs, dict(blueprint.channels)["hsi"], classes)
-        return PixelMLP(inputs, self.config.hidden, classes)
+            first = next((weights[name] for name in _FIRST_LAYERS if name in weights), None)
+            features = 1 if first is None else first.shape[-1]  # without this tensor, loading fails for any size
+        bands = dict(blueprint.channels).get("hsi") if self._film else None
+        return HeadModule(features, bands=bands, **self.hyperparameters(blueprint))
 
-    def module(self) -> HeadModule:
-        """See `NetworkMethod.module`."""
-        return HeadModule(self.network, self.config)
-
-    def loaders(self, data: SceneDataModule) -> LoaderView:
+    def loaders(self, data: SceneDataModule) -> Loaders:
         """Shuffled pairs of the support for training, and the pairs of the validation pixels."""
-        pixels = np.concatenate([data.support, data.validation])
-        places = self._features.grid.tiles_of(pixels)
-        inputs = [self._features.vectors(places)]
-        if self.config.head == "spectral-film":
-            inputs.append(_spectra(data, pixels[places.pixel]))
-        targets = np.concatenate([data.support_targets, data.validation_targets])[places.pixel]
-        support = places.pixel < len(data.support)
-        train, validate = np.flatnonzero(support), np.flatnonzero(~support)
-
-        def with_inputs(batch: Batch, *, augment: bool = False) -> dict[str, Any]:
-            pairs = batch["pixel"]  # indices of pairs, not of pixels
-            return {**batch, "inputs": [values[pairs.cpu()].to(pairs.device) for values in inputs]}
-
         address = (self.shuffle, self.context.draw, self.context.seed)
-        size = self.config.batch_size
-        return LoaderView(
-            with_inputs,
-            data.shuffled_dataloader(address, train, targets[train], batch_size=size, augment=False),
-            PixelLoader(validate, targets[validate], batch_size=data.inference_batch),
-            None,
-        )
+        return Loaders(self._pairs.training(address, self.config.batch_size), self._pairs.validation())
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """See `Method.predict`; computes missing features first. Memory holds the vectors of one tile.
+        """See `Method.predict`; computes missing features first.
+
+        The same numbers as ``trainer.predict`` with the loader of `PixelPairs.pixels`, but each tile is read only once,
+        and memory holds the vectors of one tile.
 
         Raises:
             ConfigError: If the head was fitted to other modalities or bands, or see `scene_pictures`.
             BenchError: If features cannot be computed or stored.
         """
         self.blueprint.check_inputs(self.describe(data), self.title)
-        features = self.features(data)
-        head = self.network.to(features.device).eval()
+        pairs = self.pairs(data)
+        features = pairs.features
+        head = self.module.to(features.device).eval()
         places = features.grid.tiles_of(pixels)
         sums = torch.zeros(len(pixels), len(self.blueprint.class_names), dtype=torch.float64)
         done = 0
-        for pairs, vectors in features.by_tile(places):
-            pixel, place = places.pixel[pairs], places.place[pairs]
-            # Classify all places of the tile, because a matrix product of another size may round differently.
-            inputs = [vectors]
-            if self.config.head == "spectral-film":
-                spectra = torch.zeros(len(vectors), data.channels["hsi"])
-                spectra[place] = _spectra(data, pixels[pixel])
-                inputs.append(spectra.to(features.device))
-            with torch.no_grad():
-                probabilities = head(*inputs).softmax(dim=1).cpu().double()
-            sums[pixel] += probabilities[place]
-            done += len(pairs)
+        for chosen, vectors in features.by_tile(places):
+            pixel, place = places.pixel[chosen], torch.from_numpy(places.place[chosen])
+            inputs = pairs.inputs(pixels[pixel], vectors)
+            if "spectra" in inputs:
+                inputs["spectra"] = spread(inputs["spectra"].to(features.device), place, features.grid.tile)
+            sums[pixel] += head.tile_probabilities(*inputs.values())[place]
+            done += len(chosen)
             self.context.progress("prediction", done / len(places.pixel))
         head.cpu()
         targets: IntArray = sums.argmax(dim=1).numpy()  # the largest sum is the largest mean
@@ -172,14 +144,25 @@ class UniDiff(NetworkMethod):
         """
         super().load(folder)
         tiny = self.config.backbone == "tiny"
-        self._backbone = self._saved_backbone(folder) if tiny else imagenet_backbone(self.config)
+        self._backbone = self._saved_backbone(folder) if tiny else imagenet_backbone(self.config.network())
         self.denoiser = denoiser_on(self._backbone, self.config, seed=0)
         self.denoiser.load_adapted(*read_tensors(folder / ADAPTERS_FILE, advice=REFIT_ADVICE))
 
-    def features(self, data: SceneDataModule) -> TileFeatures:
-        """The features of a scene."""
-        pictures, config = scene_pictures(self.config, data), self.config
-        return TileFeatures(self.denoiser, pictures, timestep=config.timestep, block=config.block, context=self.context)
+    def pairs(self, data: SceneDataModule) -> PixelPairs:
+        """The features of a scene, and the loaders of its pixels."""
+        config = self.config
+        features = TileFeatures(
+            self.denoiser,
+            scene_pictures(config, data),
+            timestep=config.timestep,
+            block=config.block,
+            context=self.context,
+        )
+        return PixelPairs(data, features, spectra=self._film)
+
+    @property
+    def _film(self) -> bool:
+        return bool(self.config.head == "spectral-film")
 
     def _saved_backbone(self, folder: Path) -> Backbone:
         weights, metadata = read_tensors(folder / BACKBONE_FILE, advice=REFIT_ADVICE)
@@ -188,8 +171,3 @@ class UniDiff(NetworkMethod):
         if not name.endswith(tensors_sha256(weights)):
             raise DataError(f"{folder / BACKBONE_FILE}: the values differ from those that were written; {REFIT_ADVICE}")
         return Backbone(self.config.network(), weights, name)
-
-
-def _spectra(data: SceneDataModule, pixels: IntArray) -> Tensor:
-    """Normalised spectra (n, c) of pixels (n,)."""
-    return torch.from_numpy(data.features(pixels, ("hsi",)))

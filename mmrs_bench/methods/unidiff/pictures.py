@@ -8,17 +8,21 @@ Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released c
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
+from mmrs_bench.randomness import SampleRandom
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.pictures.sensor_images import GREY, sensor_images
 from mmrs_bench.scenes.pictures.tiles import TileGrid
+from mmrs_bench.scenes.scene import Scene
 
 #: The picture with which stage A is anchored.
 ANCHOR = "rgb"
@@ -52,45 +56,100 @@ def picture_row(name: str) -> int:
     return ROWS[kind] + int(name[len(kind) :] or 0)
 
 
-def scene_pictures(config: AdaptationConfig, data: SceneDataModule) -> ScenePictures:
-    """The pictures of a scene that ``config`` selects.
+def picture_rows(names: Sequence[str], classes: int) -> list[int]:
+    """The rows of pictures in a class embedding of so many rows.
 
     Raises:
-        ConfigError: If the protocol excludes pixels or bands that pictures show, a selected picture does not exist,
-            the pseudo-RGB is missing but necessary, no picture is left to adapt to, two pictures have the same row of
-            the class embedding, a row does not exist, or tiles do not fit the scene. See also `sensor_images`.
+        ConfigError: If there is no such picture, two pictures have the same row, or a row does not exist.
+    """
+    rows = [picture_row(name) for name in names]
+    if len(set(rows)) < len(rows) or max(rows, default=0) >= classes:
+        raise ConfigError(
+            f"pictures {', '.join(names)} have rows {rows} of the class embedding, expected different ones below "
+            f"{classes}; select fewer pictures"
+        )
+    return rows
+
+
+def select_pictures(
+    scene: Scene,
+    modalities: Collection[str] | None = None,
+    pictures: Collection[str] = (),
+    *,
+    tile: int = 64,
+    stride: int = 32,
+) -> ScenePictures:
+    """The pictures of a scene.
+
+    Args:
+        scene: The scene, not normalised.
+        modalities: Modalities that become pictures; None takes all.
+        pictures: Names of pictures (``lidar1``) or their kinds (``lidar``); empty takes all.
+        tile: Side of a tile in pixels.
+        stride: Distance of neighbouring tiles in pixels.
+
+    Raises:
+        ConfigError: If a modality or picture is unknown, or tiles do not fit the scene. See also `sensor_images`.
         DataError: See `sensor_images`.
     """
-    protocol, scene = data.config, data.scene.manifest.id
+    available = sensor_images(scene, modalities)
+    for wanted in pictures:
+        if not any(wanted in (name, _kind(name)) for name in available):
+            raise unknown_name(f"picture of scene {scene.manifest.id}", wanted, {*available, *map(_kind, available)})
+    images = {
+        name: torch.from_numpy(image)
+        for name, image in available.items()
+        if not pictures or name in pictures or _kind(name) in pictures
+    }
+    return hashed_pictures(images, TileGrid(scene.height, scene.width, tile, stride))
+
+
+def training_names(names: Iterable[str], *, anchored: bool) -> list[str]:
+    """The pictures that stage A trains on: all, or all but the pseudo-RGB.
+
+    Raises:
+        ConfigError: If none is left, or anchoring lacks the pseudo-RGB.
+    """
+    found = list(names)
+    if anchored and ANCHOR not in found:
+        raise ConfigError(
+            f"the pictures are {', '.join(found)}, but anchoring needs the pseudo-RGB; add rgb to pictures and hsi to "
+            "the modalities, or set anchored to false"
+        )
+    trained = [name for name in found if anchored or name != ANCHOR]
+    if not trained:
+        raise ConfigError("without anchoring, stage A needs a picture other than rgb; add one")
+    return trained
+
+
+def check_protocol(protocol: DataConfig) -> None:
+    """Raise ConfigError if the protocol excludes pixels or bands that pictures show."""
     if protocol.pca is not None or {protocol.normalisation_scope, protocol.unlabelled} != {"scene"}:
         raise ConfigError(
             f"pca {protocol.pca}, normalisation_scope {protocol.normalisation_scope}, unlabelled {protocol.unlabelled}:"
             " pictures show raw bands of the whole scene; set pca to none and both others to scene"
         )
-    available = sensor_images(data.scene, data.modalities)
-    for wanted in config.pictures:
-        if not any(wanted in (name, _kind(name)) for name in available):
-            raise unknown_name(f"picture of scene {scene}", wanted, {*available, *map(_kind, available)})
-    images = {
-        name: torch.from_numpy(image)
-        for name, image in available.items()
-        if not config.pictures or name in config.pictures or _kind(name) in config.pictures
-    }
-    names, adapts = ", ".join(images), config.adaptation != "none"
-    if ANCHOR not in images and (config.backbone == "tiny" or (config.anchored and adapts)):
+
+
+def scene_pictures(config: AdaptationConfig, data: SceneDataModule) -> ScenePictures:
+    """The pictures of a scene that ``config`` selects.
+
+    Raises:
+        ConfigError: If the pseudo-RGB is missing but necessary; see also `check_protocol`, `select_pictures`,
+            `picture_rows` and `training_names`.
+        DataError: See `sensor_images`.
+    """
+    check_protocol(data.config)
+    found = select_pictures(data.scene, data.modalities, config.pictures, tile=config.tile, stride=config.stride)
+    if config.backbone == "tiny" and ANCHOR not in found.images:
         raise ConfigError(
-            f"scene {scene}: the pictures are {names}, but anchoring and the backbone tiny need the pseudo-RGB; add "
-            "rgb to pictures and hsi to the modalities, or set anchored to false with backbone imagenet"
+            f"the pictures are {', '.join(found.images)}, but the backbone tiny is trained on the pseudo-RGB; add rgb "
+            "to pictures and hsi to the modalities, or use the backbone imagenet"
         )
-    if adapts and not config.anchored and set(images) == {ANCHOR}:
-        raise ConfigError(f"scene {scene}: without anchoring, stage A needs a picture other than rgb; add one")
-    rows, classes = [picture_row(name) for name in images], config.network().classes
-    if len(set(rows)) < len(rows) or max(rows) >= classes:
-        raise ConfigError(
-            f"scene {scene}: pictures {names} have rows {rows} of the class embedding, expected different ones below "
-            f"{classes}; select fewer pictures"
-        )
-    return hashed_pictures(images, TileGrid(data.scene.height, data.scene.width, config.tile, config.stride))
+    if config.adaptation != "none":
+        training_names(found.images, anchored=config.anchored)
+    picture_rows([*found.images], config.network().classes)
+    return found
 
 
 def hashed_pictures(images: dict[str, Tensor], grid: TileGrid) -> ScenePictures:
@@ -102,20 +161,18 @@ def hashed_pictures(images: dict[str, Tensor], grid: TileGrid) -> ScenePictures:
     return ScenePictures(images, grid, digest.hexdigest())
 
 
-def drift_tiles(pictures: ScenePictures, name: str = ANCHOR) -> Tensor:
-    """Tiles (n, 3, s, s) of a picture for measuring drift: at most `DRIFT_TILES`, spread evenly over the scene."""
-    count = len(pictures.grid)
-    numbers = torch.linspace(0, count - 1, min(count, DRIFT_TILES)).round().long()
-    return pictures.grid.cut(pictures.images[name], numbers)
+def drift_numbers(grid: TileGrid) -> Tensor:
+    """Numbers (n,) of the tiles that measure drift: at most `DRIFT_TILES`, spread evenly over the scene."""
+    return torch.linspace(0, len(grid) - 1, min(len(grid), DRIFT_TILES)).round().long()
 
 
-def augmented(tiles: Tensor, zoom: float, generator: torch.Generator) -> Tensor:
+def augmented(tiles: Tensor, zoom: float, random: SampleRandom) -> Tensor:
     """Tiles that are randomly enlarged, cropped to their size and flipped from left to right, each independently.
 
     Args:
         tiles: (n, c, s, s) on any device.
         zoom: Largest enlargement. Enlargements are uniform from 1 to this, positions of the crop are uniform.
-        generator: On the CPU; draws enlargements, then corners, then flips.
+        random: On the CPU; draws enlargements, then corners, then flips.
 
     Returns:
         (n, c, s, s).
@@ -124,9 +181,9 @@ def augmented(tiles: Tensor, zoom: float, generator: torch.Generator) -> Tensor:
     Deviation: enlargements and corners are not rounded to whole pixels.
     """
     n, side = len(tiles), tiles.shape[-1]
-    share = 1 / (1 + (zoom - 1) * torch.rand(n, 1, generator=generator))  # side of the crop / side of the tile
-    corner = (1 - share) * torch.rand(n, 2, generator=generator)  # row and column / side of the tile
-    mirrored = 1 - 2 * torch.randint(2, (n, 1), generator=generator)
+    share = 1 / (1 + (zoom - 1) * random.uniform(n, 1))  # side of the crop / side of the tile
+    corner = (1 - share) * random.uniform(n, 2)  # row and column / side of the tile
+    mirrored = 1 - 2 * random.integers(2, n, 1)
     # Pixel centres in (-1, 1), as in grid_sample; torch's affine_grid would round them under bf16-mixed.
     centres = (2 * torch.arange(side) + 1) / side - 1
     rows = 2 * corner[:, :1] + share - 1 + share * centres  # (n, s)

@@ -1,0 +1,142 @@
+"""The LightningModule of UniDiff's stage B and of GeoDiffNet-F: a pixel head on features of a frozen denoiser.
+
+Letters: b pixels, n pairs of a pixel and a tile that contains it, d features of a pair, c bands of the HSI, k classes,
+s side of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.methods.toolkit.classification import ClassificationModule
+from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP, SpectralFilm
+
+
+class HeadModule(ClassificationModule):
+    """Trains a pixel head by cross-entropy over pairs of pixel and tile.
+
+    Training batches have ``vectors`` (n, d), with head ``spectral-film`` also ``spectra`` (n, c), and ``target`` (n,).
+    Batches of pixels have ``pixel`` and ``target`` (b,), and for all pairs of these pixels ``vectors``, ``spectra``,
+    ``owner`` (n,), the position of the pixel in the batch, ``tile`` (n,) and ``place`` (n,) in the tile. The class of
+    a pixel has the largest mean softmax over its tiles. Both are batches of
+    `mmrs_bench.methods.unidiff.datamodule.TileFeatureDataModule`.
+
+    Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261), released code; GeoDiffNet-F (arXiv 2512.03430).
+
+    Args:
+        features: d.
+        num_classes: k.
+        head: ``mlp`` (UniDiff, `PixelMLP`), or ``spectral-film`` (GeoDiffNet-F, `SpectralFilm`).
+        hidden: Sizes of the hidden layers of ``mlp``.
+        bands: c, only for ``spectral-film``.
+        learning_rate, weight_decay: Of Adam; the rate is constant.
+
+    Raises:
+        ConfigError: If a size is not positive, or the head is unknown or lacks its bands.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        *,
+        head: Literal["mlp", "spectral-film"] = "mlp",
+        hidden: Sequence[int] = (128,),
+        bands: int | None = None,
+        learning_rate: float = 0.001,
+        weight_decay: float = 0.0005,
+    ) -> None:
+        film = head == "spectral-film"
+        if head not in ("mlp", "spectral-film") or (film and bands is None):
+            raise ConfigError(
+                f"head {head} with bands {bands}; use mlp, or spectral-film with bands=number of HSI bands"
+            )
+        if min(features, num_classes, *hidden, 1 if bands is None else bands) < 1:
+            raise ConfigError(
+                f"features {features}, num_classes {num_classes}, hidden {[*hidden]}, bands {bands}; use at least 1"
+            )
+        super().__init__({"vectors": features, **({"spectra": bands} if film and bands else {})}, num_classes)
+        self.save_hyperparameters()
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        if film and bands:
+            self.network = SpectralFilm(features, bands, num_classes)
+        else:
+            self.network = PixelMLP(features, tuple(hidden), num_classes)
+
+    def forward(self, vectors: Tensor, spectra: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Logits (n, k) of vectors (n, d) and, for ``spectral-film``, spectra (n, c)."""
+        logits: Tensor = self.network(vectors) if spectra is None else self.network(vectors, spectra)
+        return logits
+
+    def inputs_of(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        """The inputs of the head in a batch.
+
+        Raises:
+            ConfigError: If there are none, or they differ from those that the module was built for.
+        """
+        found = {name: batch[name].shape[-1] for name in self.channels if name in batch}
+        if found != self.channels:
+            raise ConfigError(
+                f"HeadModule was built for {self.channels}, but a batch has {found or ', '.join(batch)}; use the "
+                "loaders of a TileFeatureDataModule, and build the module with features=data.feature_size (and bands)"
+            )
+        return [batch[name] for name in self.channels]
+
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
+        """Logits (n, k) of all pairs of a batch."""
+        return self(*self.inputs_of(batch))  # type: ignore[no-any-return]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Cross-entropy over the pairs of a training batch.
+
+        Raises:
+            ConfigError: If there is only one pair, because batch normalisation needs two.
+        """
+        if len(self.targets_of(batch)) < 2:
+            raise ConfigError("a training batch has 1 pair, but batch normalisation needs 2; use a larger batch_size")
+        return super().training_step(batch, batch_idx)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Targets (b,) of a batch of pixels; of a batch without ``owner``, the target of each pair."""
+        inputs = self.inputs_of(batch)
+        if "owner" not in batch:
+            return self(*inputs).argmax(dim=1)  # type: ignore[no-any-return]
+        missing = [name for name in ("pixel", "tile", "place", "side") if name not in batch]
+        if missing:
+            raise ConfigError(
+                f"a batch of pixels has no {', '.join(missing)}; use the loaders of TileFeatureDataModule"
+            )
+        tiles, places, owners = (batch[name].cpu() for name in ("tile", "place", "owner"))
+        sums = torch.zeros(len(batch["pixel"]), self.num_classes, dtype=torch.float64)
+        for tile in tiles.unique():
+            pairs = (tiles == tile).nonzero()[:, 0]
+            grids = [spread(values[pairs.to(values.device)], places[pairs], int(batch["side"])) for values in inputs]
+            sums[owners[pairs]] += self.tile_probabilities(*grids)[places[pairs]]
+        return sums.argmax(dim=1).to(self.device)  # the largest sum is the largest mean
+
+    @torch.no_grad()
+    def tile_probabilities(self, *inputs: Tensor) -> Tensor:
+        """Softmax (s * s, k) float64 on the CPU, of the inputs (s * s, ...) of all places of a tile.
+
+        A matrix product of another size may round differently, so pixels are always classified within whole tiles.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self(*inputs).softmax(dim=1).cpu().double()  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam at a constant rate."""
+        return torch.optim.Adam(
+            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+
+
+def spread(values: Tensor, places: Tensor, side: int) -> Tensor:
+    """Values (n, d) at places (n,) of a tile of this side; (side * side, d), with zeros at the other places."""
+    found = values.new_zeros(side * side, values.shape[1])
+    found[places.to(values.device)] = values
+    return found
