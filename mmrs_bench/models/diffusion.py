@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
+
+from mmrs_bench.randomness import SampleRandom
 
 TIMESTEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
@@ -29,16 +30,16 @@ def linear_schedule(prediction_type: Literal["sample", "epsilon"] = "sample") ->
     )
 
 
-def add_noise(schedule: DDPMScheduler, clean: Tensor, timesteps: Tensor, generator: torch.Generator) -> Tensor:
+def add_noise(schedule: DDPMScheduler, clean: Tensor, timesteps: Tensor, random: SampleRandom) -> Tensor:
     """Noised pixels (b, v, c): sqrt(abar_t) x + sqrt(1 - abar_t) e, e standard normal.
 
     Args:
         schedule: Provides abar.
         clean: Clean pixels (b, v, c).
         timesteps: A timestep per window (b,), 0 the least noise.
-        generator: Source of the noise, on the device of ``clean``.
+        random: Source of the noise, on the device of ``clean``.
     """
-    noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
+    noise = random.normal(*clean.shape).to(clean.dtype)
     return schedule.add_noise(clean, noise, timesteps)  # type: ignore[attr-defined,no-any-return]
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mmrs_bench.randomness import SampleRandom
 
 #: ``none``; ``joint``: all modalities of a window are cropped or none; ``independent``: each by its own coin.
 Crop = Literal["none", "joint", "independent"]
@@ -21,13 +22,13 @@ CROP_BORDER = 1
 SMALLEST_CROPPED = 3
 
 
-def random_crops(windows: Mapping[str, Tensor], crop: Crop, generator: torch.Generator) -> Mapping[str, Tensor]:
+def random_crops(windows: Mapping[str, Tensor], crop: Crop, random: SampleRandom) -> Mapping[str, Tensor]:
     """Windows (b, c, w, w) by modality with the centres of about half of them enlarged."""
     if crop == "none":
         return windows
     batch, modalities = len(next(iter(windows.values()))), len(windows)
     draws = 1 if crop == "joint" else modalities
-    coins = [torch.rand(batch, generator=generator, device=generator.device) < 0.5 for _ in range(draws)]
+    coins = [random.uniform(batch) < 0.5 for _ in range(draws)]
     return {name: enlarge_centers(window, coins[i % draws]) for i, (name, window) in enumerate(windows.items())}
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mmrs_bench.methods.base import MethodConfig
 from mmrs_bench.methods.clip.augmentation import Crop
-from mmrs_bench.methods.clip.masked_vit import Readout
+from mmrs_bench.methods.clip.masked_vit import Readout, heads_fault
 from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig
 
 
@@ -29,7 +29,7 @@ class ClipConfig(MethodConfig):
         epochs, batch_size: Passes over the support set, and windows of a step.
         learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
         encoder_rate: Learning rate of tokenizers and encoder as a share of ``learning_rate``.
-        schedule: See `mmrs_bench.methods.clip.module.lr_schedule`.
+        schedule: See `mmrs_bench.methods.clip.schedules.lr_schedule`.
     """
 
     components: int | None = Field(ge=1)
@@ -58,9 +58,8 @@ class ClipConfig(MethodConfig):
     @field_validator("heads")
     @classmethod
     def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("width", heads)
-        if width % heads:
-            raise ValueError(f"{heads} heads do not divide the width {width}; use a divisor of it")
+        if fault := heads_fault(info.data.get("width", heads), heads):
+            raise ValueError(fault)
         return heads
 
 

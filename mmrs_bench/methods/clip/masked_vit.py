@@ -15,7 +15,9 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
 from torch import Tensor, nn
 
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.models.attention import LAYER_NORM_EPS, Block
+from mmrs_bench.randomness import SampleRandom
 
 SINUSOID_WIDTH = 256
 MAX_PERIOD = 10_000
@@ -39,12 +41,16 @@ def sincos_positions(side: int, width: int) -> Tensor:
     return positions.float()
 
 
-class PixelNorm(nn.BatchNorm1d):
-    """Batch normalisation of (b, n, d) over batch and tokens, as BatchNorm2d in a convolutional stem."""
+class PixelNorm(nn.Module):
+    """Batch normalisation of (..., d) over all dimensions but the last, as BatchNorm2d in a convolutional stem."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)  # a part and no base class, so that SyncBatchNorm can replace it
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, d) -> (b, n, d)."""
-        return super().forward(x.flatten(0, -2)).reshape(x.shape)
+        """(..., d) -> (..., d)."""
+        return self.norm(x.flatten(0, -2)).reshape(x.shape)  # type: ignore[no-any-return]
 
 
 class Tokenizer(nn.Module):
@@ -165,19 +171,24 @@ class VisibleTokens(NamedTuple):
     write: Tensor
 
 
-def random_visible(batch: int, tokens: int, visible: int, generator: torch.Generator) -> VisibleTokens:
+def random_visible(batch: int, tokens: int, visible: int, random: SampleRandom) -> VisibleTokens:
     """A uniformly random subset of ``visible`` indices for each window of a batch."""
-    indices = torch.rand(batch, tokens, generator=generator, device=generator.device).argsort(dim=1)[:, :visible]
+    indices = random.uniform(batch, tokens).argsort(dim=1)[:, :visible]
     return VisibleTokens(indices, indices)
 
 
-def misplaced_visible(batch: int, tokens: int, visible: int, generator: torch.Generator) -> VisibleTokens:
+def misplaced_visible(batch: int, tokens: int, visible: int, random: SampleRandom) -> VisibleTokens:
     """As `random_visible`, but tokens are read by the inverse of the permutation by which they are written.
 
     Only to reproduce the released code, in which tokens of the second modality are placed at wrong positions.
     """
-    shuffle = torch.rand(batch, tokens, generator=generator, device=generator.device).argsort(dim=1)
+    shuffle = random.uniform(batch, tokens).argsort(dim=1)
     return VisibleTokens(shuffle.argsort(dim=1)[:, :visible], shuffle[:, :visible])
+
+
+def heads_fault(width: int, heads: int) -> str:
+    """Why a transformer of this width cannot have so many heads; empty if it can."""
+    return f"{heads} heads do not divide the width {width}; use a divisor of it" if width % heads else ""
 
 
 class TokenEncoder(nn.Module):
@@ -186,8 +197,11 @@ class TokenEncoder(nn.Module):
     Args:
         channels: Channels by modality.
         side: Window side in pixels.
-        width, heads, depth, mlp_ratio: Transformer sizes.
+        width, heads, depth, mlp_ratio: Transformer sizes; the width is a multiple of 4 and of the heads.
         learn_positions: See `Tokenizer`.
+
+    Raises:
+        ConfigError: If there is no transformer of these sizes.
     """
 
     def __init__(
@@ -202,10 +216,37 @@ class TokenEncoder(nn.Module):
         learn_positions: bool = False,
     ) -> None:
         super().__init__()
+        if min(width, heads, depth) < 1 or width % 4 or mlp_ratio <= 0:
+            raise ConfigError(
+                f"width {width}, heads {heads}, depth {depth}, mlp_ratio {mlp_ratio}: the width has to be a multiple "
+                "of 4, and all of them positive"
+            )
+        if fault := heads_fault(width, heads):
+            raise ConfigError(fault)
         self.tokenizers: Any = nn.ModuleDict(
             {name: Tokenizer(c, side, width, learn_positions=learn_positions) for name, c in channels.items()}
         )
         self.encoder = SharedEncoder(width, heads, depth, mlp_ratio)
+
+    def embed_pixels(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pixels (..., c) -> embeddings (..., d) by modality."""
+        return {name: tokenizer.embed_pixels(pixels[name]) for name, tokenizer in self.tokenizers.items()}
+
+    def read(self, embedded: Mapping[str, Tensor], timesteps: Tensor, readout: Readout) -> Tensor:
+        """Encoded tokens of whole windows, modality after modality: (b, m d), or (b, 3 m d) of all ``tokens``.
+
+        Args:
+            embedded: Embedded pixels (b, n, d) by modality.
+            timesteps: Diffusion timesteps (b,).
+            readout: Which tokens.
+        """
+        sequences = [tokenizer.sequence(embedded[name], timesteps) for name, tokenizer in self.tokenizers.items()]
+        tokens = self.encoder(torch.cat(sequences), class_only=readout == "class")  # (m b, 1 + n or 1, d)
+        read = tokens[:, :1]
+        if readout == "tokens":
+            pixels = tokens[:, 1:]
+            read = torch.stack([tokens[:, 0], pixels[:, pixels.shape[1] // 2], pixels.mean(dim=1)], dim=1)
+        return torch.cat(read.flatten(1).chunk(len(sequences)), dim=1)
 
 
 class MaskedDiffusionTransformer(TokenEncoder):
@@ -273,19 +314,9 @@ class ImageEncoder(TokenEncoder):
             nn.init.trunc_normal_(self.head.weight, std=HEAD_STD)
             nn.init.zeros_(self.head.bias)
 
-    def embed_pixels(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pixels (..., c) -> embeddings (..., d) by modality."""
-        return {name: tokenizer.embed_pixels(pixels[name]) for name, tokenizer in self.tokenizers.items()}
-
     def forward(self, embedded: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
         """Embedded pixels of whole windows (b, n, d) by modality and timesteps (b,) -> image embeddings (b, d)."""
-        sequences = [tokenizer.sequence(embedded[name], timesteps) for name, tokenizer in self.tokenizers.items()]
-        tokens = self.encoder(torch.cat(sequences), class_only=self.readout == "class")  # (m b, 1 + n or 1, d)
-        read = tokens[:, :1]
-        if self.readout == "tokens":
-            pixels = tokens[:, 1:]
-            read = torch.stack([tokens[:, 0], pixels[:, pixels.shape[1] // 2], pixels.mean(dim=1)], dim=1)
-        return self.head(torch.cat(read.flatten(1).chunk(len(sequences)), dim=1))  # type: ignore[no-any-return]
+        return self.head(self.read(embedded, timesteps, self.readout))  # type: ignore[no-any-return]
 
 
 def window_pixels(windows: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,100 +11,49 @@ Deviation: the released code differs from the paper in places; see the variants 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrs_bench.methods.clip.alignment import ClipNetwork, FrozenTexts, ScratchTexts
 from mmrs_bench.methods.clip.config import ENCODER_SIZES, PRETRAINING_SETTINGS, ClipConfig, DiffClipConfig
-from mmrs_bench.methods.clip.masked_vit import ImageEncoder, MaskedDiffusionTransformer
-from mmrs_bench.methods.clip.module import (
-    LanguageAlignedClassifier,
-    MaskedDiffusionPretrainer,
-    SceneClassifier,
-    visible_count,
-)
-from mmrs_bench.methods.clip.prompts import class_prompts, tokenize
-from mmrs_bench.methods.clip.text import SCRATCH, ScratchTextTower, frozen_class_embeddings
+from mmrs_bench.methods.clip.module import VECTORS, LanguageAlignedClassifier, SceneEmbedding
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
+from mmrs_bench.methods.clip.text import class_vectors
+from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod
 from mmrs_bench.methods.toolkit.pretraining import pretrain_on_windows
-from mmrs_bench.models.diffusion import TIMESTEPS
-from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.scene import IntArray
 
 #: Increment when the pretraining changes, so that old caches are ignored.
-PRETRAINING_VERSION = 2
-
-
-def class_vectors(config: ClipConfig, class_names: Sequence[str]) -> Tensor | None:
-    """Vectors (k, d) of a frozen text tower; None for ``scratch``, whose prompts are only checked.
-
-    Raises:
-        ConfigError: If the text tower is unknown, or a class has no text or one that is too long.
-        DataError: If a file of the text tower is missing or damaged.
-    """
-    prompts = _prompts(config, class_names)
-    if config.text == SCRATCH:
-        tokenize([text for group in prompts for text in group])
-        return None
-    return frozen_class_embeddings(config.text, class_names, prompts)
-
-
-def clip_network(
-    config: ClipConfig,
-    channels: Mapping[str, int],
-    side: int,
-    class_names: Sequence[str],
-    weights: Mapping[str, Tensor] | None = None,
-) -> ClipNetwork:
-    """An untrained network for windows of ``side`` pixels; raises the errors of `class_vectors`.
-
-    The vectors of a frozen text tower are computed, or taken from the ``weights`` of a saved network.
-    """
-    vectors = class_vectors(config, class_names) if weights is None else weights.get("texts.embeddings")
-    if vectors is None:
-        tower = ScratchTextTower(config.width, config.heads, config.text_layers)
-        texts: nn.Module = ScratchTexts(tower, _prompts(config, class_names))
-    else:
-        texts = FrozenTexts(vectors, config.width)
-    options = config.model_dump(include={*ENCODER_SIZES, "learn_positions", "readout"})
-    return ClipNetwork(ImageEncoder(channels, side, **options), texts, config.temperature)
-
-
-def _prompts(config: ClipConfig, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    return class_prompts(class_names, config.template, config.descriptions)
+PRETRAINING_VERSION = 3
 
 
 class Clip(NetworkMethod):
     """The window encoder of DiffCLIP, trained from scratch against the texts of the classes."""
 
     Config: ClassVar[type[ClipConfig]] = ClipConfig
+    Module = LanguageAlignedClassifier
     name = "clip"
     title = "CLIP"
     stage = "language alignment"
     shuffle = "alignment"
 
-    network: ClipNetwork
+    module: LanguageAlignedClassifier
 
-    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> ClipNetwork:
-        """See `NetworkMethod.build`."""
-        return clip_network(self.config, dict(blueprint.channels), blueprint.side, blueprint.class_names, weights)
+    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> LanguageAlignedClassifier:
+        """See `NetworkMethod.build`; a saved module has the vectors of a frozen text tower."""
+        vectors = None if weights is None else weights.get(VECTORS)
+        return LanguageAlignedClassifier(**self.hyperparameters(blueprint), text_vectors=vectors)
 
-    def module(self) -> LanguageAlignedClassifier:
-        """See `NetworkMethod.module`."""
-        return LanguageAlignedClassifier(self.network, self.config, seed=self.context.seed, draw=self.context.draw)
-
-    def predictor(self, data: SceneDataModule) -> SceneClassifier:
-        """See `NetworkMethod.predictor`."""
-        timesteps = torch.zeros(data.scene.labels.size, dtype=torch.int64)
-        if self.config.timestep == "random":
-            # One timestep per pixel of the scene, so that predictions do not depend on the other requested pixels.
-            generator = torch_generator("predict", self.context.draw, self.context.seed)
-            timesteps = torch.randint(TIMESTEPS, timesteps.shape, generator=generator)
-        return SceneClassifier(self.network, data, timesteps)
+    def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
+        """See `NetworkMethod.predict`; embeds each pixel of the scene once."""
+        data = self.inputs(data)
+        self.blueprint.check_inputs(self.describe(data), self.title)
+        loader = data.pixel_dataloader(pixels, add_inputs=dict)
+        return training.predict(self.module, loader, self.context, callbacks=[SceneEmbedding(data)])
 
 
 class DiffClip(Clip):
@@ -113,7 +62,7 @@ class DiffClip(Clip):
     Config = DiffClipConfig
     title = "DiffCLIP"
 
-    pretrained: MaskedDiffusionTransformer
+    pretrained: MaskedDiffusionPretrainer
 
     def pretrain(self, data: SceneDataModule) -> None:
         """See `Method.pretrain`; cells with the same images, pixels, settings and seed share one pretraining.
@@ -122,13 +71,28 @@ class DiffClip(Clip):
             ConfigError: If the mask leaves no pixel or every pixel visible.
             BenchError: See `class_vectors` and `pretrain_on_windows`.
         """
-        config, side = self.config, data.config.window
-        class_vectors(config, data.class_names)  # faulty texts end the cell before the long stage 1, not after it
-        visible_count(side, config.mask_ratio)
-        data, sizes = self.inputs(data), config.model_dump(include={*ENCODER_SIZES, "decoder_depth"})
+        config, window = self.config, data.config.window
+        # Faulty texts end the cell before the long stage 1, not after it.
+        class_vectors(config.text, data.class_names, config.template, config.descriptions)
+        visible_count(window, config.mask_ratio)
+        data = self.inputs(data)
+        shared = ("decoder_depth", "mask_ratio", "masked_weight", "misplaced_tokens")
+        options = config.model_dump(include={*ENCODER_SIZES, *shared})
+
+        def build(seed: int) -> MaskedDiffusionPretrainer:
+            return MaskedDiffusionPretrainer(
+                data.channels,
+                window,
+                **options,
+                learning_rate=config.pretrain_rate,
+                weight_decay=config.pretrain_decay,
+                schedule=config.pretrain_schedule,
+                crop=config.pretrain_crop,
+                seed=seed,
+            )
+
         self.pretrained = pretrain_on_windows(
-            lambda: MaskedDiffusionTransformer(data.channels, side, **sizes),
-            lambda network, seed: MaskedDiffusionPretrainer(network, config, side=side, seed=seed),
+            build,
             data,
             self.context,
             config=config,
@@ -141,6 +105,4 @@ class DiffClip(Clip):
     def create(self, data: SceneDataModule) -> None:
         """See `NetworkMethod.create`; tokenizers and encoder get the weights of stage 1."""
         super().create(data)
-        image, weights = self.network.image, self.pretrained.state_dict()
-        shared = {name: tensor for name, tensor in weights.items() if not name.startswith("decoders.")}
-        image.load_state_dict({**image.state_dict(), **shared})
+        self.module.take_encoder(self.pretrained)

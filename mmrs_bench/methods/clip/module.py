@@ -1,211 +1,324 @@
-"""LightningModules of CLIP and DiffCLIP: stage 1, stage 2, and the classification of a scene.
+"""Stage 2 of DiffCLIP, which is also the method CLIP: windows are classified by the texts of the classes.
 
-Letters: b batch, c channels, w window side, n pixels of a window, v visible pixels.
+Letters: b batch, c channels, w window side, n pixels of a window, k classes, d width, e width of a frozen tower.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.methods.clip.alignment import ClipNetwork, class_aware_loss, cosine_similarity, diagonal_loss
-from mmrs_bench.methods.clip.augmentation import random_crops
-from mmrs_bench.methods.clip.config import ClipConfig, DiffClipConfig
-from mmrs_bench.methods.clip.masked_vit import (
-    MaskedDiffusionTransformer,
-    VisibleTokens,
-    misplaced_visible,
-    random_visible,
-    window_pixels,
+from mmrs_bench.methods.clip.alignment import (
+    ClipNetwork,
+    FrozenTexts,
+    ScratchTexts,
+    class_aware_loss,
+    cosine_similarity,
+    diagonal_loss,
 )
-from mmrs_bench.methods.toolkit.classification import WindowClassifier, epochs_of
-from mmrs_bench.methods.toolkit.pretraining import STAGE as PRETRAINING
-from mmrs_bench.methods.toolkit.training import check_finite
-from mmrs_bench.models.diffusion import TIMESTEPS, add_noise, linear_schedule, split_error
+from mmrs_bench.methods.clip.augmentation import Crop, random_crops
+from mmrs_bench.methods.clip.masked_vit import ImageEncoder, Readout, window_pixels
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
+from mmrs_bench.methods.clip.prompts import class_prompts
+from mmrs_bench.methods.clip.schedules import Schedule, check_choice, lr_schedule
+from mmrs_bench.methods.clip.text import ScratchTextTower, class_vectors
+from mmrs_bench.methods.toolkit.checkpoints import read_checkpoint
+from mmrs_bench.methods.toolkit.classification import ClassificationModule
+from mmrs_bench.models.diffusion import TIMESTEPS
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.windows import WindowGatherer
 
-#: Windows that a CPU encodes at once, so that their tokens fit its cache.
-CPU_CHUNK = 32
-#: Added before rounding down, because 1 - 0.8 is less than 0.2 in floating point.
-ROUNDING = 1e-9
+#: Name of the vectors of a frozen text tower in the module's ``state_dict``.
+VECTORS = "network.texts.embeddings"
+
+#: ``class``: images against classes; ``diagonal``: pairs of a batch against each other, as released.
+CONTRASTS = {"class": class_aware_loss, "diagonal": diagonal_loss}
+
+#: Hyperparameters in which stage 1 and stage 2 agree.
+ENCODER_SIZES = ("width", "heads", "depth", "mlp_ratio")
 
 
-def visible_count(side: int, mask_ratio: float) -> int:
-    """Number of visible pixels of a window: side^2 (1 - mask_ratio), rounded down.
+class LanguageAlignedClassifier(ClassificationModule):
+    """Trains image embeddings of windows against the texts of the classes.
+
+    Checkpoints contain the vectors of a frozen text tower, so loading one does not need the tower's files. In
+    distributed training the contrast is over the batches of all processes together.
+
+    Args:
+        channels: Channels by modality.
+        num_classes: Number of classes k.
+        window: Window side in pixels.
+        class_names: Names of the classes in target order; required.
+        text: Text tower, see `mmrs_bench.methods.clip.text`.
+        text_layers: Layers of the tower ``scratch``.
+        template, descriptions: See `mmrs_bench.methods.clip.prompts.class_prompts`.
+        width, heads, depth, mlp_ratio, learn_positions, readout: See `mmrs_bench.methods.clip.masked_vit.ImageEncoder`.
+        temperature: Initial temperature of the contrast; it is learned.
+        contrast: See `CONTRASTS`.
+        crop: Random crops of training windows, see `mmrs_bench.methods.clip.augmentation.Crop`.
+        timestep: Timestep of clean windows: ``zero``, or ``random`` in training, test and prediction, as released.
+        learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
+        encoder_rate: Learning rate of tokenizers and encoder as a share of ``learning_rate``.
+        schedule: See `mmrs_bench.methods.clip.schedules.Schedule`.
+        pretrained: Checkpoint of a `MaskedDiffusionPretrainer`, whose tokenizers and encoder are copied. It is not
+            saved as a hyperparameter.
+        seed, draw: Seed and index of the support sample, for crops and timesteps.
+        text_vectors: Vectors (k, e) of the classes, used instead of ``text``; loading a checkpoint passes its own.
 
     Raises:
-        ConfigError: If no pixel or every pixel is visible.
-    """
-    pixels = side * side
-    count = math.floor(pixels * (1 - mask_ratio) + ROUNDING)
-    if not 0 < count < pixels:
-        raise ConfigError(
-            f"mask_ratio {mask_ratio} leaves {count} of the {pixels} pixels of a window of {side} visible; stage 1 "
-            "needs visible and masked ones, so use a larger window or another ratio"
-        )
-    return count
-
-
-def lr_schedule(optimizer: torch.optim.Optimizer, name: str, epochs: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A learning-rate schedule, stepped once per epoch.
-
-    ``cosine``: half a cosine to 0. ``multistep``: a tenth after 100 of 150 epochs, a hundredth after 131, as released.
-    ``restarts``: a cosine that restarts after 5, 15, 35, ... epochs, as released.
-    """
-    if name == "multistep":
-        milestones = [round(epochs * 100 / 150), round(epochs * 131 / 150)]
-        return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
-    if name == "restarts":
-        return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=5, T_mult=2)
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-
-
-class MaskedDiffusionPretrainer(L.LightningModule):
-    """Stage 1: predicts the clean windows of all modalities from a part of their pixels, which are noised.
-
-    L = sum over modalities of [mean error of visible pixels + masked_weight * mean error of masked pixels]. All
-    modalities of a window have the same timestep; each has its own noise and mask.
-
-    Args:
-        network: The network.
-        config: Settings.
-        side: Window side in pixels.
-        seed: Seed of crops, timesteps, masks and noise.
+        ConfigError: If a setting is impossible, class names are missing, or a class has no text of its own.
+        DataError: If a file of the text tower or ``pretrained`` is missing or damaged.
     """
 
-    def __init__(self, network: MaskedDiffusionTransformer, config: DiffClipConfig, *, side: int, seed: int) -> None:
-        super().__init__()
-        self.network = network
-        self._config = config
-        self._seed = seed
-        self._visible = visible_count(side, config.mask_ratio)
-        self._schedule = linear_schedule()
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss (scalar) of a batch with ``pixel`` (b,) and ``windows``; its parts are logged by modality."""
-        config, device = self._config, batch["pixel"].device
-        generator = torch_generator(PRETRAINING, self._seed, self.current_epoch, batch_idx, device=device.type)
-        clean = window_pixels(random_crops(batch["windows"], config.pretrain_crop, generator))  # (b, n, c)
-        b, n, _ = next(iter(clean.values())).shape
-        timesteps = torch.randint(TIMESTEPS, (b,), generator=generator, device=device)
-        visible: dict[str, VisibleTokens] = {}
-        for name in clean:
-            mask = misplaced_visible if config.misplaced_tokens and visible else random_visible
-            visible[name] = mask(b, n, self._visible, generator)
-        noised = {}
-        for name, pixels in clean.items():
-            indices = visible[name].read[..., None].expand(-1, -1, pixels.shape[2])
-            noised[name] = add_noise(self._schedule, pixels.gather(1, indices), timesteps, generator)  # (b, v, c)
-        predicted = self.network(noised, timesteps, visible)
-        losses = {}
-        for name, pixels in clean.items():
-            seen, masked = split_error(pixels, predicted[name], visible[name].write)
-            parts = {f"visible_{name}": seen, f"masked_{name}": masked}
-            self.log_dict(parts, on_step=False, on_epoch=True, batch_size=b)
-            losses[f"the loss of modality {name}"] = seen + config.masked_weight * masked
-        check_finite(PRETRAINING, losses, self.global_step)
-        return torch.stack([*losses.values()]).sum()
-
-    def configure_optimizers(self) -> Any:
-        """Adam with the schedule of the settings."""
-        config = self._config
-        optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=config.pretrain_rate, weight_decay=config.pretrain_decay, fused=True
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": lr_schedule(optimizer, config.pretrain_schedule, epochs_of(self)),
-        }
-
-
-class LanguageAlignedClassifier(WindowClassifier):
-    """Stage 2: trains image embeddings of windows against class texts.
-
-    Args:
-        network: The network; tokenizers and encoder may be pretrained.
-        config: Settings.
-        seed, draw: Seed and index of the support sample, for crops and timesteps.
-    """
+    cpu_chunk = 32  # so that the tokens of the windows fit the cache of a CPU
 
     network: ClipNetwork
 
-    def __init__(self, network: ClipNetwork, config: ClipConfig, *, seed: int, draw: int) -> None:
-        super().__init__(network, config)
-        self._seed = seed
-        self._draw = draw
+    def __init__(
+        self,
+        channels: dict[str, int],
+        num_classes: int,
+        window: int = 11,
+        *,
+        class_names: Sequence[str] | None = None,
+        text: str = "scratch",
+        text_layers: int = 3,
+        template: str = "a multimodal fusion patch of a {class}.",
+        descriptions: Mapping[str, Sequence[str]] = {},
+        width: int = 128,
+        heads: int = 8,
+        depth: int = 4,
+        mlp_ratio: float = 2.0,
+        learn_positions: bool = False,
+        readout: Readout = "tokens",
+        temperature: float = 0.07,
+        contrast: Literal["class", "diagonal"] = "class",
+        crop: Crop = "joint",
+        timestep: Literal["zero", "random"] = "zero",
+        learning_rate: float = 0.001,
+        encoder_rate: float = 1.0,
+        weight_decay: float = 0.00001,
+        schedule: Literal["cosine", "multistep"] = "cosine",
+        pretrained: str | None = None,
+        seed: int = 0,
+        draw: int = 0,
+        text_vectors: Tensor | None = None,
+    ) -> None:
+        class_names = _checked_names(class_names, num_classes)
+        descriptions = {name: list(texts) for name, texts in descriptions.items()}
+        super().__init__(channels, num_classes, window)
+        self.save_hyperparameters(ignore=["pretrained", "text_vectors"])
+        check_choice("contrast", contrast, CONTRASTS)
+        check_choice("crop", crop, get_args(Crop))
+        check_choice("timestep", timestep, ("zero", "random"))
+        check_choice("readout", readout, get_args(Readout))
+        check_choice("schedule", schedule, get_args(Schedule))
+        if temperature <= 0:
+            raise ConfigError(f"temperature is {temperature}; use a positive number")
+        self.contrast, self.crop, self.timestep = contrast, crop, timestep
+        self.learning_rate, self.encoder_rate = learning_rate, encoder_rate
+        self.weight_decay, self.schedule = weight_decay, schedule
+        self.seed, self.draw = seed, draw
+        vectors = class_vectors(text, class_names, template, descriptions) if text_vectors is None else text_vectors
+        texts: ScratchTexts | FrozenTexts
+        if vectors is None:
+            tower = ScratchTextTower(width, heads, text_layers)
+            texts = ScratchTexts(tower, class_prompts(class_names, template, descriptions))
+        else:
+            texts = FrozenTexts(_checked_vectors(vectors, num_classes), width)
+        image = ImageEncoder(
+            channels,
+            window,
+            width=width,
+            heads=heads,
+            depth=depth,
+            mlp_ratio=mlp_ratio,
+            learn_positions=learn_positions,
+            readout=readout,
+        )
+        self.network = ClipNetwork(image, texts, temperature)
+        self.scene: WindowGatherer | None = None
+        self._timesteps = torch.empty(0, dtype=torch.int64)
+        if pretrained is not None:
+            with torch.random.fork_rng(devices=[]):
+                self.take_encoder(MaskedDiffusionPretrainer.load_from_checkpoint(pretrained))
 
-    def logits(self, batch: dict[str, Any]) -> Tensor:
-        """Scaled cosines (b, k) of clean windows at timestep 0."""
-        pixels = window_pixels(batch["windows"])
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """See `StageModule.load_from_checkpoint`; the vectors of a frozen text tower come from the checkpoint too."""
+        vectors = read_checkpoint(Path(checkpoint_path)).get("state_dict", {}).get(VECTORS)
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"text_vectors": vectors, **options})
+
+    def take_encoder(self, stage_1: MaskedDiffusionPretrainer) -> None:
+        """Copy tokenizers and encoder of stage 1.
+
+        Raises:
+            ConfigError: If they have other channels or sizes.
+        """
+        names = ("channels", *ENCODER_SIZES)
+        different = [name for name in names if stage_1.hparams[name] != self.hparams[name]]
+        if different:
+            raise ConfigError(
+                f"stage 1 was trained with other {', '.join(different)} ("
+                + "; ".join(f"{stage_1.hparams[name]} instead of {self.hparams[name]}" for name in different)
+                + "); build both stages with the same"
+            )
+        image, weights = self.network.image, stage_1.network.state_dict()
+        shared = {name: tensor for name, tensor in weights.items() if not name.startswith("decoders.")}
+        image.load_state_dict({**image.state_dict(), **shared})
+
+    def forward(self, windows: Mapping[str, Tensor]) -> Tensor:
+        """Scaled cosines (b, k) of clean windows (b, c, w, w) by modality, at timestep 0."""
+        pixels = window_pixels(windows)
         first = next(iter(pixels.values()))
         timesteps = torch.zeros(len(first), dtype=torch.int64, device=first.device)
         return self.network(pixels, timesteps)  # type: ignore[no-any-return]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Contrastive loss (scalar) of a batch with ``windows`` and ``target`` (b,)."""
-        config, target = self.config, batch["target"]
-        address = ("alignment", self._draw, self._seed, self.current_epoch, batch_idx)
-        generator = torch_generator(*address, device=target.device.type)
-        windows = random_crops(batch["windows"], config.crop, generator)
+        target = self.targets_of(batch)
+        random = self.random("alignment", self.draw, self.seed, self.current_epoch, batch_idx, device=target.device)
+        windows = random_crops(self.windows_of(batch), self.crop, random)
         timesteps = torch.zeros_like(target)
-        if config.timestep == "random":
-            timesteps = torch.randint(TIMESTEPS, target.shape, generator=generator, device=target.device)
-        contrast = class_aware_loss if config.contrast == "class" else diagonal_loss
-        loss = contrast(self.network(window_pixels(windows), timesteps), target)
+        if self.timestep == "random":
+            timesteps = random.integers(TIMESTEPS, len(target))
+        logits = self.network(window_pixels(windows), timesteps)
+        loss = CONTRASTS[self.contrast](self._gathered(logits), self._gathered(target))
         self.log("loss", loss, batch_size=len(target))
         return loss
 
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Values (b, ...) of the batches of all processes, in the order of one batch."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return values
+        gathered: Any = self.all_gather(values, sync_grads=values.requires_grad)
+        return gathered.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Update and log the scores of validation pixels, at timestep 0 whatever ``timestep`` is."""
+        target = self.targets_of(batch)
+        self.validation_scores.update(self._classify(batch, torch.zeros_like(target)), target)
+        self.log_dict(self.validation_scores, on_step=False, on_epoch=True)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Predicted targets (b,) of a batch with ``windows``.
+
+        A batch needs ``pixel`` (b,) too if ``timestep`` is ``random``, and only that with a `SceneEmbedding`.
+        """
+        if self.timestep == "random" or self.scene is not None:
+            if "pixel" not in batch:
+                raise ConfigError(
+                    f"{type(self).__name__}: predictions with timestep random or with SceneEmbedding need batches with "
+                    "pixel (b,); use the loaders of a SceneDataModule"
+                )
+            return self._classify(batch, self._timesteps_of(batch["pixel"]))
+        first = next(iter(self.windows_of(batch).values()))
+        return self._classify(batch, torch.zeros(len(first), dtype=torch.int64, device=first.device))
+
+    def _timesteps_of(self, pixels: Tensor) -> Tensor:
+        """Timesteps (b,) of predictions for pixels (b,); those of a pixel do not depend on the other pixels."""
+        if self.timestep == "zero":
+            return torch.zeros_like(pixels)
+        needed = int(pixels.max()) + 1
+        if needed > len(self._timesteps):  # a stream of numbers, one per pixel of a scene
+            generator = torch_generator("predict", self.draw, self.seed)
+            self._timesteps = torch.randint(TIMESTEPS, (2 * needed,), generator=generator)
+        return self._timesteps[pixels.cpu()].to(pixels.device)
+
+    def _classify(self, batch: Mapping[str, Any], timesteps: Tensor) -> Tensor:
+        """Targets (b,) at timesteps (b,); embeds the texts once."""
+        texts, image = self.network.texts(), self.network.image
+        chunk = self.cpu_chunk if timesteps.device.type == "cpu" else max(len(timesteps), 1)
+        windows = self.windows_of(batch) if self.scene is None else {}
+        targets = []
+        for start in range(0, len(timesteps), chunk):
+            part = slice(start, start + chunk)
+            if self.scene is None:
+                embedded = image.embed_pixels(window_pixels({name: window[part] for name, window in windows.items()}))
+            else:
+                embedded = window_pixels(self.scene.gather(batch["pixel"][part]))
+            targets.append(cosine_similarity(image(embedded, timesteps[part]), texts).argmax(dim=1))
+        return torch.cat(targets)
+
     def configure_optimizers(self) -> Any:
-        """Adam with the schedule of the settings, and its own learning rate for tokenizers and encoder."""
-        config, network = self.config, self.network
+        """Adam with the schedule, and its own learning rate for tokenizers and encoder."""
+        network = self.network
         encoder = [*network.image.tokenizers.parameters(), *network.image.encoder.parameters()]
         rest = [*network.image.head.parameters(), *network.texts.parameters(), network.log_scale]
         optimizer = torch.optim.Adam(
             [
-                {"params": encoder, "lr": config.encoder_rate * config.learning_rate},
-                {"params": rest, "lr": config.learning_rate},
+                {"params": encoder, "lr": self.encoder_rate * self.learning_rate},
+                {"params": rest, "lr": self.learning_rate},
             ],
-            weight_decay=config.weight_decay,
+            weight_decay=self.weight_decay,
             fused=True,
         )
-        return {"optimizer": optimizer, "lr_scheduler": lr_schedule(optimizer, config.schedule, epochs_of(self))}
+        return {"optimizer": optimizer, "lr_scheduler": lr_schedule(optimizer, self.schedule, self.epochs)}
 
 
-class SceneClassifier(L.LightningModule):
-    """Classifies the pixels of one scene with a trained network; embeds each pixel and each text of it only once.
+class SceneEmbedding(Callback):
+    """Makes the prediction of a `LanguageAlignedClassifier` for many pixels of a scene fast.
+
+    Each pixel of the scene is embedded once, not once for every window that contains it. Batches need no windows. The
+    results are those of windows up to rounding.
 
     Args:
-        network: The trained network.
-        data: The scene.
-        timesteps: Timestep of the window of each pixel (h * w,).
+        data: The scene as the module receives it.
     """
 
-    def __init__(self, network: ClipNetwork, data: SceneDataModule, timesteps: Tensor) -> None:
-        super().__init__()
-        self.network = network
+    def __init__(self, data: SceneDataModule) -> None:
         self._data = data
-        self._timesteps = timesteps
 
-    def on_predict_start(self) -> None:
-        """Embed all pixels and all texts."""
-        with self.trainer.precision_plugin.forward_context():
-            self._gatherer = self._data.gatherer(self.device).mapped(self.network.image.embed_pixels)
-            self._texts = self.network.texts()
-        self._timesteps = self._timesteps.to(self.device)
+    def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Embed all pixels.
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Targets (b,) of a batch with ``pixel`` (b,)."""
-        pixels = batch["pixel"]
-        chunk = CPU_CHUNK if pixels.device.type == "cpu" else len(pixels)
-        return torch.cat([self._classify(part) for part in pixels.split(chunk)])
+        Raises:
+            ConfigError: If the module is another one, or was built for other channels or windows.
+        """
+        if not isinstance(pl_module, LanguageAlignedClassifier):
+            raise ConfigError(
+                f"SceneEmbedding is for LanguageAlignedClassifier, not for {type(pl_module).__name__}; remove it"
+            )
+        plugin, embed_pixels = trainer.precision_plugin, pl_module.network.image.embed_pixels
+        gatherer = self._data.gatherer(pl_module.device)
+        pl_module.windows_of({"windows": gatherer.gather(gatherer.offsets.new_zeros(1))})
+        with plugin.forward_context():
+            pl_module.scene = gatherer.mapped(lambda pixels: embed_pixels(plugin.convert_input(pixels)))
 
-    def _classify(self, pixels: Tensor) -> Tensor:
-        embedded = window_pixels(self._gatherer.gather(pixels))
-        images = self.network.image(embedded, self._timesteps[pixels])
-        return cosine_similarity(images, self._texts).argmax(dim=1)
+    def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Forget the scene."""
+        pl_module.scene = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Forget the scene."""
+        pl_module.scene = None
+
+
+def _checked_names(class_names: Sequence[str] | None, num_classes: int) -> list[str]:
+    """The class names; raises ConfigError unless there are ``num_classes``."""
+    if class_names is None or len(class_names) != num_classes:
+        found = "no class_names" if class_names is None else f"{len(class_names)} class_names"
+        raise ConfigError(
+            f"LanguageAlignedClassifier needs the names of its {num_classes} classes in target order, but got {found}; "
+            "build it with class_names=data.class_names"
+        )
+    return list(class_names)
+
+
+def _checked_vectors(vectors: Tensor, num_classes: int) -> Tensor:
+    """The class vectors in float32; raises ConfigError unless they are finite and one per class."""
+    vectors = vectors.float()
+    if vectors.ndim != 2 or len(vectors) != num_classes or not vectors.isfinite().all():
+        raise ConfigError(
+            f"text_vectors have shape {tuple(vectors.shape)}, expected finite vectors ({num_classes}, width) in the "
+            "order of the classes"
+        )
+    return vectors

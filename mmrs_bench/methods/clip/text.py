@@ -9,7 +9,7 @@ Letters: k classes, p prompts of all classes together, n tokens, d width of a to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from mmrs_bench.errors import ConfigError, DataError, unknown_name
 from mmrs_bench.io import content_hash
 from mmrs_bench.methods.clip.clip_checkpoint import find_checkpoint, load_open_clip
 from mmrs_bench.methods.clip.precomputed_text import precomputed_class_embeddings
-from mmrs_bench.methods.clip.prompts import CONTEXT_LENGTH, VOCABULARY, tokenize
+from mmrs_bench.methods.clip.prompts import CONTEXT_LENGTH, VOCABULARY, class_prompts, tokenize
 from mmrs_bench.methods.toolkit.sealed import read_sealed, write_sealed
 from mmrs_bench.paths import cache_root
 
@@ -84,6 +84,27 @@ def ensemble(embeddings: Tensor, counts: Sequence[int]) -> Tensor:
     """
     groups = torch.split(F.normalize(embeddings, dim=-1), list(counts))
     return F.normalize(torch.stack([group.mean(dim=0) for group in groups]), dim=-1)
+
+
+def class_vectors(
+    text: str, class_names: Sequence[str], template: str, descriptions: Mapping[str, Sequence[str]]
+) -> Tensor | None:
+    """Unit vectors (k, d) of classes by a frozen tower; None for ``scratch``, whose prompts are only checked.
+
+    Args:
+        text: Name of the tower.
+        class_names: k names, in target order.
+        template: Text of every class, see `mmrs_bench.methods.clip.prompts.class_prompts`.
+        descriptions: More texts by class name.
+
+    Raises:
+        BenchError: See `class_prompts` and `frozen_class_embeddings`.
+    """
+    prompts = class_prompts(class_names, template, descriptions)
+    if text == SCRATCH:
+        tokenize(list(chain.from_iterable(prompts)))
+        return None
+    return frozen_class_embeddings(text, class_names, prompts)
 
 
 def frozen_class_embeddings(tower: str, class_names: Sequence[str], prompts: Sequence[Sequence[str]]) -> Tensor:

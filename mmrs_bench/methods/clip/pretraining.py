@@ -1,0 +1,171 @@
+"""Stage 1 of DiffCLIP: masked diffusion without labels.
+
+Letters: b batch, c channels, w window side, n pixels of a window, v visible pixels, m modalities, d width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.methods.clip.augmentation import Crop, random_crops
+from mmrs_bench.methods.clip.masked_vit import (
+    MaskedDiffusionTransformer,
+    VisibleTokens,
+    misplaced_visible,
+    random_visible,
+    window_pixels,
+)
+from mmrs_bench.methods.clip.schedules import Schedule, check_choice, lr_schedule
+from mmrs_bench.methods.toolkit.pretraining import STAGE
+from mmrs_bench.methods.toolkit.stage import StageModule
+from mmrs_bench.methods.toolkit.training import check_finite
+from mmrs_bench.models.diffusion import TIMESTEPS, add_noise, linear_schedule, split_error
+from mmrs_bench.randomness import SampleRandom
+
+#: Added before rounding down, because 1 - 0.8 is less than 0.2 in floating point.
+ROUNDING = 1e-9
+
+
+def visible_count(side: int, mask_ratio: float) -> int:
+    """Number of visible pixels of a window: side^2 (1 - mask_ratio), rounded down.
+
+    Raises:
+        ConfigError: If no pixel or every pixel is visible.
+    """
+    pixels = side * side
+    count = math.floor(pixels * (1 - mask_ratio) + ROUNDING)
+    if not 0 < count < pixels:
+        raise ConfigError(
+            f"mask_ratio {mask_ratio} leaves {count} of the {pixels} pixels of a window of {side} visible; stage 1 "
+            "needs visible and masked ones, so use a larger window or another ratio"
+        )
+    return count
+
+
+class MaskedDiffusionPretrainer(StageModule):
+    """Predicts the clean windows of all modalities from a part of their pixels, which are noised.
+
+    L = sum over modalities of [mean error of visible pixels + masked_weight * mean error of masked pixels]. All
+    modalities of a window have the same timestep; each has its own noise and mask. Logs ``visible_<modality>`` and
+    ``masked_<modality>`` while training, and ``val/loss`` on validation windows. Calling the module computes
+    `features`. `mmrs_bench.methods.clip.module.LanguageAlignedClassifier` continues from a checkpoint.
+
+    Args:
+        channels: Channels by modality.
+        window: Window side in pixels.
+        width, heads, depth, mlp_ratio: Sizes, see `mmrs_bench.methods.clip.masked_vit.TokenEncoder`.
+        decoder_depth: Blocks of each modality's decoder.
+        mask_ratio: Share of the pixels of a window that are hidden from the encoder.
+        masked_weight: Weight of the error of masked pixels; visible pixels have weight 1.
+        misplaced_tokens: Whether to use `misplaced_visible` masks for all modalities but the first, as released.
+        learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
+        schedule: See `mmrs_bench.methods.clip.schedules.Schedule`.
+        crop: Random crops of windows, see `mmrs_bench.methods.clip.augmentation.Crop`.
+        seed: Seed of crops, timesteps, masks and noise.
+
+    Raises:
+        ConfigError: If a setting is impossible, or the mask leaves no pixel or every pixel visible.
+    """
+
+    def __init__(
+        self,
+        channels: dict[str, int],
+        window: int = 11,
+        *,
+        width: int = 128,
+        heads: int = 8,
+        depth: int = 4,
+        mlp_ratio: float = 2.0,
+        decoder_depth: int = 3,
+        mask_ratio: float = 0.7,
+        masked_weight: float = 0.1,
+        misplaced_tokens: bool = False,
+        learning_rate: float = 0.001,
+        weight_decay: float = 0.0001,
+        schedule: Literal["cosine", "restarts"] = "cosine",
+        crop: Crop = "joint",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(channels, window)
+        self.save_hyperparameters()
+        check_choice("schedule", schedule, get_args(Schedule))
+        check_choice("crop", crop, get_args(Crop))
+        self.visible = visible_count(window, mask_ratio)
+        self.masked_weight, self.misplaced_tokens = masked_weight, misplaced_tokens
+        self.learning_rate, self.weight_decay, self.schedule = learning_rate, weight_decay, schedule
+        self.crop, self.seed = crop, seed
+        self.network = MaskedDiffusionTransformer(
+            channels,
+            window,
+            width=width,
+            heads=heads,
+            depth=depth,
+            mlp_ratio=mlp_ratio,
+            decoder_depth=decoder_depth,
+        )
+        self._noise_schedule = linear_schedule()
+
+    def forward(self, windows: Mapping[str, Tensor]) -> Tensor:
+        """`features` of windows."""
+        return self.features(windows)
+
+    def features(self, windows: Mapping[str, Tensor]) -> Tensor:
+        """Features (b, 3 m d) of clean windows (b, c, w, w) by modality, at timestep 0.
+
+        For each modality: its class token, the token of the centre pixel, and the mean of all pixels' tokens.
+        """
+        embedded = self.network.embed_pixels(window_pixels(windows))
+        first = next(iter(embedded.values()))
+        timesteps = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+        return self.network.read(embedded, timesteps, "tokens")
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss (scalar) of a batch with ``windows``; its parts are logged by modality."""
+        windows = self.windows_of(batch)
+        device = next(iter(windows.values())).device
+        random = self.random(STAGE, self.seed, self.current_epoch, batch_idx, device=device)
+        parts = self._errors(random_crops(windows, self.crop, random), random)
+        losses = {}
+        for name, (seen, masked) in parts.items():
+            logged = {f"visible_{name}": seen, f"masked_{name}": masked}
+            self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(windows[name]))
+            losses[f"the loss of modality {name}"] = seen + self.masked_weight * masked
+        check_finite(STAGE, losses, self.global_step)
+        return torch.stack([*losses.values()]).sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Log the loss of windows without crops; timesteps, masks and noise are the same in every epoch."""
+        windows = self.windows_of(batch)
+        first = next(iter(windows.values()))
+        parts = self._errors(windows, self.random("validation", self.seed, batch_idx, device=first.device))
+        loss = torch.stack([seen + self.masked_weight * masked for seen, masked in parts.values()]).sum()
+        self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(first), sync_dist=True)
+
+    def _errors(self, windows: Mapping[str, Tensor], random: SampleRandom) -> dict[str, tuple[Tensor, Tensor]]:
+        """By modality, the errors of visible and of masked pixels of windows that are masked and noised at random."""
+        clean = window_pixels(windows)  # (b, n, c)
+        b, n, _ = next(iter(clean.values())).shape
+        timesteps = random.integers(TIMESTEPS, b)
+        visible: dict[str, VisibleTokens] = {}
+        for name in clean:
+            mask = misplaced_visible if self.misplaced_tokens and visible else random_visible
+            visible[name] = mask(b, n, self.visible, random)
+        noised = {}
+        for name, pixels in clean.items():
+            indices = visible[name].read[..., None].expand(-1, -1, pixels.shape[2])
+            noised[name] = add_noise(self._noise_schedule, pixels.gather(1, indices), timesteps, random)  # (b, v, c)
+        predicted = self.network(noised, timesteps, visible)
+        return {name: split_error(pixels, predicted[name], visible[name].write) for name, pixels in clean.items()}
+
+    def configure_optimizers(self) -> Any:
+        """Adam with the schedule."""
+        optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        return {"optimizer": optimizer, "lr_scheduler": lr_schedule(optimizer, self.schedule, self.epochs)}
