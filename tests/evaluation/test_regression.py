@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import stdev
 
@@ -242,16 +243,14 @@ def test_regress_uses_no_cache_of_other_code(stopped: bool, tmp_path: Path, monk
 
 
 def test_regress_compares_chosen_methods_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Callable[..., str], refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["regress", "--methods", "majority", "--workers", "1"]) == 0
-    out = capsys.readouterr().out
+    out = printed("regress", "--methods", "majority", "--workers", "1")
     assert "no loss: all 3 metrics are within their tolerance" in out
     assert "rf" not in out.split()
     for name, hint in (("majorty", "did you mean majority?"), ("unidiff", "unknown method with baselines 'unidiff'")):
-        assert main(["regress", "--methods", name]) == 2
-        assert hint in capsys.readouterr().err
+        assert hint in refused("regress", "--methods", name)
 
 
 def test_new_baselines_are_refused_outside_a_checkout() -> None:

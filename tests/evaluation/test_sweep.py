@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from helpers.fake_suite import fake_cards, fake_scene
+from helpers.fake_suite import UnsavedMethod, fake_cards, fake_scene
 from helpers.tiny import striped_map, tiny_scene
 from pydantic import Field
 
@@ -23,16 +23,8 @@ from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.report.tables import Estimate
 from mmrs_bench.evaluation.results.records import load_records, record_path
 from mmrs_bench.evaluation.results.schema import Record
-from mmrs_bench.evaluation.sweep import (
-    NOTE,
-    run_sweep,
-    sweep_cells,
-    sweep_figure,
-    sweep_path,
-    sweep_table,
-    write_rows,
-)
-from mmrs_bench.methods.base import Method, MethodConfig
+from mmrs_bench.evaluation.sweep import NOTE, run_sweep, sweep_cells, sweep_figure, sweep_path, sweep_table, write_rows
+from mmrs_bench.methods.base import MethodConfig
 from mmrs_bench.scenes.scene import IntArray
 
 TRUTH = striped_map(48, 60)
@@ -43,7 +35,7 @@ class NoisyConfig(MethodConfig):
     block: int = 0
 
 
-class Noisy(Method):
+class Noisy(UnsavedMethod):
     """Misclassifies a number of pixels that depends on timestep, block and draw (see `wrong`); logs each fit."""
 
     Config = NoisyConfig
@@ -61,12 +53,6 @@ class Noisy(Method):
         count = wrong(self.context.draw, self.config.block, self.config.timestep)
         targets[:count] = (targets[:count] + 1) % data.num_classes
         return targets
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
-
-    def load(self, folder: Path) -> None:
-        raise NotImplementedError
 
 
 class Plain(Noisy):

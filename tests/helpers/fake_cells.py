@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from helpers.synthetic_records import make_record
+
 from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.results.metrics import scores
 from mmrs_bench.evaluation.results.provenance import measured
 from mmrs_bench.evaluation.results.records import record_path
-from mmrs_bench.evaluation.results.schema import Leakage, Provenance, Record
-from mmrs_bench.evaluation.results.signature import signature
+from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import Job, stale_outcomes
 from mmrs_bench.evaluation.run.pool import worker_environment
@@ -51,30 +51,8 @@ def make_cells(count: int, *, scenes: int = 1, method: str = "fake") -> list[Cel
 def fake_record(cell: Cell, execution: ExecutionConfig = EXECUTION, seconds: float = 0.0) -> Record:
     """A record whose numbers depend only on the cell's key."""
     a, b, c, d = hashlib.sha256(cell.key.encode()).digest()[:4]
-    confusion = ((a + 1, b), (c, d + 1))
-    return Record(
-        schema=1,
-        key=cell.key,
-        protocol=cell.protocol,
-        execution=execution,
-        simulated=True,
-        scene_title="Fake scene",
-        modalities={"hsi": 3},
-        external_data="none",
-        class_names=("one", "two"),
-        split_sha256="0" * 64,
-        n_support=2 * cell.protocol.data.shots,
-        labels_used=2 * cell.protocol.data.shots,
-        n_query=a + b + c + d + 2,
-        confusion=confusion,
-        scores=scores(confusion),
-        leakage=Leakage(shared_window=0.0, centre_inside=0.0, same_component=0.0),
-        parameters_total=0,
-        parameters_trainable=0,
-        signature=signature(cell.protocol),
-        provenance=Provenance(commit=None, dirty=None, python="3", packages={}),
-        measured=measured({"fit": seconds}),
-    )
+    record = make_record(protocol=cell.protocol, confusion=((a + 1, b), (c, d + 1)), simulated=True)
+    return record.model_copy(update={"execution": execution, "measured": measured({"fit": seconds})})
 
 
 def make_job(

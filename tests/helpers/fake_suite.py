@@ -13,11 +13,21 @@ import yaml
 from helpers.tiny import tiny_manifest
 
 from mmrs_bench.methods import catalogue
+from mmrs_bench.methods.base import Method
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.scene import Scene
 
 #: Labelled pixels by class in the manifests of `write_manifest`.
 CLASS_COUNTS = (60, 20, 90)
+
+
+class UnsavedMethod(Method):
+    """A method whose fitted state is never saved."""
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    load = save
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def make_record(
     method: str = "rf",
     hits: Sequence[int] = (180, 160, 150),
     *,
+    protocol: ProtocolConfig | None = None,
     confusion: npt.ArrayLike | None = None,
     labels_used: int | None = None,
     unranked: str = "",
@@ -69,7 +70,7 @@ def make_record(
 
     Other arguments are those of `make_protocol`.
     """
-    protocol = make_protocol(method, **protocol_changes)
+    protocol = protocol or make_protocol(method, **protocol_changes)
     matrix = np.diag(hits) + np.roll(np.diag(PIXELS - np.array(hits)), 1, axis=1)
     matrix = matrix if confusion is None else np.asarray(confusion)
     n_support = protocol.data.shots * len(matrix)

@@ -38,19 +38,13 @@ def test_an_unknown_name_suggests_the_nearest_one() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        (b"a: [1, 2", "is not valid YAML"),
-        (b"- 1\n- 2\n", r"the whole content: Input should be a valid dictionary .*found \[1, 2\]"),
-        (b"schema: 1\nid: a\nid: b\n", r"key 'id' is given twice; keep one.*line 3"),
-        (b"\xff\xfe\x00", "cannot be read"),
-    ],
+    [("a: [1, 2", "is not valid YAML"), ("- 1\n- 2\n", r"the whole content: .* valid dictionary .*found \[1, 2\]")],
 )
-def test_a_file_that_is_not_a_manifest_is_an_error(tmp_path: Path, text: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "scene.yaml"
-    path.write_bytes(text)
-    with pytest.raises(ManifestError, match=message) as error:
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=rf"^{path}: .*{message}"):
         read_manifest(path)
-    assert str(error.value).startswith(f"{path}: ")
 
 
 def test_the_manifest_in_the_documentation_is_valid(tmp_path: Path) -> None:

@@ -61,9 +61,7 @@ def test_expected_queries_are_limited_by_the_budget(suite: Suite, tmp_path: Path
     (cell,) = build_cells(replace(suite, draws=1))
     assert expected_queries(cell) == sum(CLASS_COUNTS) - 6
     large = write_manifest(
-        tmp_path,
-        "large",
-        classes=[{"id": k, "name": f"c{k}", "color": f"#00000{k}", "count": 9000} for k in (1, 2, 3)],
+        tmp_path, "large", classes=[{"id": k, "name": f"c{k}", "color": f"#00000{k}", "count": 9000} for k in (1, 2, 3)]
     )
     counts = [
         expected_queries(cell)

@@ -78,10 +78,15 @@ def test_weights_in_the_hugging_face_cache_are_found(tmp_path: Path, monkeypatch
     assert asked == [("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")]
 
 
+def card_with(text: str, folder: Path) -> Path:
+    card = folder / "mine.yaml"
+    card.write_text(yaml.safe_dump({"extends": "clip", "name": "mine", "config": {"text": text}}))
+    return card
+
+
 @pytest.mark.parametrize("tower", ["open_clip:ViT-B-32-quickgelu/mine.pt", "precomputed:vectors.yaml"])
 def test_files_that_settings_name_are_looked_for_beside_the_card(tower: str, tmp_path: Path) -> None:
-    card = tmp_path / "mine.yaml"
-    card.write_text(yaml.safe_dump({"extends": "clip", "name": "mine", "config": {"text": tower}}))
+    card = card_with(tower, tmp_path)
     (line,) = faults(cells_of(str(card)), tmp_path)
     path = tmp_path / tower.replace("/", ":").split(":")[-1]
     assert f"there is no file {path} (setting text of mine)" in line
@@ -98,9 +103,7 @@ def test_files_that_settings_name_are_looked_for_beside_the_card(tower: str, tmp
     ],
 )
 def test_towers_that_are_not_in_the_list_of_weights_are_looked_for(tower: str, advice: str, tmp_path: Path) -> None:
-    card = tmp_path / "mine.yaml"
-    card.write_text(yaml.safe_dump({"extends": "clip", "name": "mine", "config": {"text": f"open_clip:{tower}"}}))
-    (line,) = faults(cells_of(str(card), draws=2), tmp_path)
+    (line,) = faults(cells_of(str(card_with(f"open_clip:{tower}", tmp_path)), draws=2), tmp_path)
     assert line.startswith("mine: ")
     assert advice in line
 

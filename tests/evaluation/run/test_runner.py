@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.fake_suite import fake_cards, fake_scene
+from helpers.fake_suite import UnsavedMethod, fake_cards, fake_scene
 from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.config import ExecutionConfig
@@ -20,7 +20,7 @@ from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.results.records import save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.runner import run_cell
-from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.base import MethodConfig, ParameterCounts
 from mmrs_bench.scenes.scene import IntArray
 
 TRUTH = striped_map(48, 60)
@@ -30,7 +30,7 @@ class SpyConfig(MethodConfig):
     answer: str = "class 0"
 
 
-class Spy(Method):
+class Spy(UnsavedMethod):
     """Makes the prediction that its settings name, and logs its calls."""
 
     Config = SpyConfig
@@ -57,12 +57,6 @@ class Spy(Method):
 
     def parameter_counts(self) -> ParameterCounts:
         return ParameterCounts(total=7, trainable=3)
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
-
-    def load(self, folder: Path) -> None:
-        raise NotImplementedError
 
 
 @pytest.fixture
@@ -143,8 +137,7 @@ def test_unranked_results_have_a_reason(loads: list[str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("variant", "error"),
-    [("too-few", DataError), ("class-9", TrainingError), ("probabilities", TrainingError)],
+    ("variant", "error"), [("too-few", DataError), ("class-9", TrainingError), ("probabilities", TrainingError)]
 )
 def test_invalid_predictions_are_refused(
     variant: str, error: type[BenchError], loads: list[str], tmp_path: Path

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -71,6 +71,12 @@ def place(manifest: Manifest, content: bytes = GOOD) -> Path:
     return path
 
 
+def progress_of(fetching: Callable[..., Path], manifest: Manifest) -> list[str]:
+    lines: list[str] = []
+    fetching(manifest, progress=lines.append)
+    return lines
+
+
 def archived(tmp_path: Path, server: LocalServer, **other: bytes) -> Manifest:
     """The small scene in an archive, which the server delivers."""
     content = zip_bytes({"Release/scene.npz": GOOD, **other})
@@ -79,11 +85,9 @@ def archived(tmp_path: Path, server: LocalServer, **other: bytes) -> Manifest:
 
 
 def test_plain_file_is_fetched_once(server: LocalServer, tmp_path: Path, served: Manifest) -> None:
-    lines: list[str] = []
-    folder = fetch(served, progress=lines.append)
-    assert folder == tmp_path / "data-root" / "small-r1"
+    folder = tmp_path / "data-root" / "small-r1"
+    assert any("fetching scene.npz" in line for line in progress_of(fetch, served))
     assert files_below(folder) == {"scene.npz"}
-    assert any("fetching scene.npz" in line for line in lines)
     assert ensure_files(served) == fetch(served) == folder
     assert server.requests == ["/scene.npz"]
 
@@ -287,8 +291,7 @@ def test_a_killed_fetch_is_resumed(tmp_path: Path, server: LocalServer) -> None:
 def test_changed_file_is_quarantined_and_fetched_again(served: Manifest) -> None:
     file = ensure_files(served) / "scene.npz"
     file.write_bytes(WRONG)
-    lines: list[str] = []
-    ensure_files(served, progress=lines.append)
+    lines = progress_of(ensure_files, served)
     assert file.read_bytes() == GOOD
     assert files_below(file.parent) == {"scene.npz", f"scene.npz.bad-{sha256(WRONG)[:8]}"}
     assert any("is wrong, expected" in line for line in lines)
@@ -312,9 +315,7 @@ def test_an_unwritable_cache_is_only_reported(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file" / "cache"))
-    lines: list[str] = []
-    ensure_files(served, progress=lines.append)
-    assert any("hashes are not remembered" in line for line in lines)
+    assert any("hashes are not remembered" in line for line in progress_of(ensure_files, served))
     assert ensure_files(served).is_dir()
 
 
@@ -372,9 +373,8 @@ def with_optional_masks(tmp_path: Path, *urls: str) -> Manifest:
 def test_optional_file_may_stay_absent(tmp_path: Path) -> None:
     manifest = with_optional_masks(tmp_path)
     folder = place(manifest).parent
-    lines: list[str] = []
-    fetch(manifest, progress=lines.append)
-    assert any(line.startswith("optional: small-r1: masks.npz could not be fetched") for line in lines)
+    expected = "optional: small-r1: masks.npz could not be fetched"
+    assert any(line.startswith(expected) for line in progress_of(fetch, manifest))
     assert load_scene(manifest).official is None
     assert all(part in missing_official(manifest) for part in ("masks.npz is missing", sha256(MASKS), str(folder)))
     assert status(manifest) == SceneStatus("present", missing=("masks.npz",))

@@ -73,10 +73,7 @@ READ: dict[str, tuple[dict[str, np.ndarray], dict[str, Any]]] = {
     "NaN": (values(np.nan, 1, 2, 3), {"ground_truth": truth(unlabelled=float("nan"))}),
     "NaN in the list": (values(np.nan, 1, 2, 3), {"ground_truth": truth(ignore=[float("nan")])}),
     "NaN as a text": (values(np.nan, 1, 2, 3), {"ground_truth": truth(ignore=["nan"])}),
-    "NaN, 0, 255, -1": (
-        ignoring(GT, np.nan, 255, -1),
-        {"ground_truth": truth(ignore=[float("nan"), 0, 255, -1])},
-    ),
+    "NaN, 0, 255, -1": (ignoring(GT, np.nan, 255, -1), {"ground_truth": truth(ignore=[float("nan"), 0, 255, -1])}),
     "fractions": (values(0, 0.5, 1.5, 2.5), {"classes": classes([0.5], [1.5], [2.5])}),
     "one-hot": ({"gt": one_hot(GT, 3)}, {"ground_truth": truth(encoding="one-hot", parts=STACK)}),
     "one-hot of 255": ({"gt": one_hot(GT, 3) * 255}, {"ground_truth": truth(encoding="one-hot", parts=STACK)}),

@@ -144,26 +144,18 @@ def test_noise_options_change_the_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "changes", "message"),
     [
-        ({"nois": 2.0}, "nois is not a known field; known fields: noise, dominant"),
-        ({"noise": 0.0}, r"generator.options: noise: .*greater than 0 \(found 0.0\)"),
-        ({"dominant": "sar"}, "the scene has no modality 'sar'; use one of hsi, lidar"),
+        ({"nois": 2.0}, {}, "nois is not a known field; known fields: noise, dominant"),
+        ({"noise": 0.0}, {}, r"generator.options: noise: .*greater than 0 \(found 0.0\)"),
+        ({"dominant": "sar"}, {}, "the scene has no modality 'sar'; use one of hsi, lidar"),
+        ({}, {"generator": Generator(layout="moon")}, "unknown layout"),
+        ({}, {"generator": None}, "real scene without a generator"),
+        ({}, {"modalities": (THREE_RASTERS,)}, "lidar with 1 or 2 channels, but the manifest has 3"),
     ],
 )
-def test_wrong_options_are_an_error(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_and_unsupported_manifests_are_an_error(
+    options: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        simulate(small(**options))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"generator": Generator(layout="moon")}, "unknown layout"),
-        ({"generator": None}, "real scene without a generator"),
-        ({"modalities": (THREE_RASTERS,)}, "lidar with 1 or 2 channels, but the manifest has 3"),
-    ],
-)
-def test_unsupported_manifests_are_an_error(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        simulate(small().model_copy(update=changes))
+        simulate(small(**options).model_copy(update=changes))
