@@ -29,7 +29,8 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _shipped_paths() -> dict[str, Path]:
-    return {path.stem: path for path in shipped_files(MANIFEST_DIR) if path.stem != "weights"}
+    paths = {path.stem: path for path in shipped_files(MANIFEST_DIR) if path.stem != "weights"}
+    return dict(sorted(paths.items()))
 
 
 def _manifest_paths() -> dict[str, Path]:
