@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.small_release import LocalServer, local_server
 
 import mmrs_bench  # noqa: F401 - before lightning, see mmrs_bench/_torchvision_guard.py
 from mmrs_bench.cli import main
@@ -28,6 +29,13 @@ def _own_folders(tmp_path: Path) -> Iterator[None]:
         patch.setenv("MMRS_BENCH_DATA", str(tmp_path / "data-root"))
         patch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "cache-root"))
         yield
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    """A web server of this machine."""
+    with local_server() as running:
+        yield running
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 
 import pytest
+from helpers.small_release import LocalServer, sha256
 
 from mmrs_bench.cli import main
 from mmrs_bench.models import weights as module
@@ -15,41 +13,19 @@ from mmrs_bench.models.weights import Weights, weights_named
 
 NAME = "adm-imagenet-64"
 CONTENT = b"weights" * 100_000
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Handler(BaseHTTPRequestHandler):
-    asked: list[str] = []  # noqa: RUF012 - shared by all requests on purpose
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        self.send_response(404 if "missing" in self.path else 200)
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write(CONTENT)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    Handler.asked.clear()
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+SHA256 = sha256(CONTENT)
 
 
 Use = Callable[..., Weights]
 
 
 @pytest.fixture
-def use(server: str, monkeypatch: pytest.MonkeyPatch) -> Use:
+def use(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> Use:
     """Replaces the list of checkpoints by one that the server delivers."""
+    server.serve("/a.pt", CONTENT)
 
     def replace(path: str = "/a.pt", sha256: str | None = SHA256) -> Weights:
-        entry = weights_named(NAME).model_copy(update={"url": f"{server}{path}", "sha256": sha256})
+        entry = weights_named(NAME).model_copy(update={"url": server.url(path), "sha256": sha256})
         monkeypatch.setattr(module, "all_weights", lambda: (entry,))
         monkeypatch.setattr("mmrs_bench.commands.weights.all_weights", lambda: (entry,))
         return entry
@@ -57,7 +33,9 @@ def use(server: str, monkeypatch: pytest.MonkeyPatch) -> Use:
     return replace
 
 
-def test_a_checkpoint_is_fetched_once_and_its_hash_is_printed(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_is_fetched_once_and_its_hash_is_printed(
+    use: Use, server: LocalServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     entry = use()
     assert main(["weights", "list"]) == 0
     assert f"{NAME}  absent" in capsys.readouterr().out
@@ -67,7 +45,7 @@ def test_a_checkpoint_is_fetched_once_and_its_hash_is_printed(use: Use, capsys: 
         assert shown.out == f"{entry.path}\n"
         assert f"SHA-256 {SHA256}, as expected" in shown.err
     assert entry.path.read_bytes() == CONTENT
-    assert Handler.asked == ["/a.pt"]
+    assert server.requests == ["/a.pt"]
     assert main(["weights", "list"]) == 0
     assert f"{NAME}  complete" in capsys.readouterr().out
 
@@ -101,11 +79,11 @@ def test_an_address_that_fails_gives_one_line_with_the_destination(use: Use, ref
     assert not entry.path.exists()
 
 
-def test_a_mirror_of_hugging_face_is_used(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", f"{server}/")
+def test_a_mirror_of_hugging_face_is_used(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = weights_named("clip-vit-b-16")
+    server.serve(entry.url.removeprefix("https://huggingface.co"), CONTENT)
+    monkeypatch.setenv("HF_ENDPOINT", server.url("/"))
     assert main(["weights", "fetch", "clip-vit-b-16"]) == 0
-    assert Handler.asked == [entry.url.removeprefix("https://huggingface.co")]
     assert entry.path.read_bytes() == CONTENT
 
 

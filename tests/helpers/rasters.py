@@ -31,6 +31,11 @@ def write_tif(path: Path, bands: np.ndarray, *, scale: tuple[float, float] | Non
     return path
 
 
+def bands(dtype: str = "f4") -> np.ndarray:
+    """Numbers (2, 6, 9) of a type."""
+    return np.arange(108).reshape(2, 6, 9).astype(dtype)
+
+
 ENVI_TYPES = {"u1": 1, "i2": 2, "i4": 3, "f4": 4, "f8": 5, "c8": 6, "u2": 12, "u4": 13, "i8": 14, "u8": 15}
 _ORDERS = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}
 

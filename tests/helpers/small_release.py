@@ -16,8 +16,9 @@ import numpy as np
 import yaml
 
 from mmrs_bench.scenes.catalogue import read_manifest
+from mmrs_bench.scenes.files.archive import extract_members
 from mmrs_bench.scenes.files.readers import read_scene
-from mmrs_bench.scenes.manifest import Manifest
+from mmrs_bench.scenes.manifest import Manifest, SourceMember
 from mmrs_bench.scenes.scene import Scene
 
 HEIGHT, WIDTH, BANDS = 6, 9, 4
@@ -139,6 +140,13 @@ def archive_manifest(folder: Path, file: str, *urls: str, archive_sha256: str, *
         ground_truth={"parts": [ref | {"key": "gt", "axes": "hw"}]},
         sources=[{"file": file, "urls": list(urls), "sha256": archive_sha256, "members": members}],
     )
+
+
+def extract(folder: Path, content: bytes, *members: SourceMember, name: str = "a.zip") -> Path:
+    """Extract members of an archive that is put into a folder; returns the folder of the extracted files."""
+    (folder / name).write_bytes(content)
+    extract_members(folder / name, members, folder / "out")
+    return folder / "out"
 
 
 def scene_of_arrays(folder: Path, arrays: dict[str, np.ndarray], **changes: Any) -> Scene:

@@ -11,11 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.small_release import files_below, sha256
+from helpers.small_release import extract, files_below, sha256
 
 from mmrs_bench.errors import DataError, FetchError
 from mmrs_bench.scenes.files import archive as module
-from mmrs_bench.scenes.files.archive import extract_members
 from mmrs_bench.scenes.manifest import SourceMember
 
 CONTENT = b"the wanted bytes " * 100
@@ -50,16 +49,9 @@ def changed(content: bytes, *places: int) -> bytes:
     return bytes(damaged)
 
 
-def extract(folder: Path, content: bytes, *members: SourceMember) -> Path:
-    """Extract members of an archive in a folder; returns the folder of the extracted files."""
-    (folder / "a.zip").write_bytes(content)
-    extract_members(folder / "a.zip", members or [WANTED], folder / "out")
-    return folder / "out"
-
-
 def test_only_named_members_are_written(tmp_path: Path) -> None:
     content = zip_of(ENTRY, ("data/unnamed.bin", b"x"), special(stat.S_IFLNK, "docs/link"))
-    out = extract(tmp_path, content)
+    out = extract(tmp_path, content, WANTED)
     assert files_below(out) == {"data/wanted.bin"}
     assert (out / "data/wanted.bin").read_bytes() == CONTENT
 
@@ -85,7 +77,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
 def test_faulty_and_unsafe_archives_are_refused_as_a_whole(tmp_path: Path, case: str) -> None:
     content, message = FAULTS[case]
     with pytest.raises(DataError, match=message):
-        extract(tmp_path, content)
+        extract(tmp_path, content, WANTED)
     assert files_below(tmp_path) == {"a.zip"}
     assert not Path("/evil.bin").exists()
 
@@ -105,7 +97,7 @@ def test_an_implausible_compression_ratio_is_refused(tmp_path: Path, monkeypatch
 def test_a_member_above_the_size_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_MEMBER_BYTES", 1000)
     with pytest.raises(DataError, match="expected at most 1,000 bytes"):
-        extract(tmp_path, WHOLE)
+        extract(tmp_path, WHOLE, WANTED)
 
 
 def test_no_more_than_the_declared_size_is_written(tmp_path: Path) -> None:
@@ -121,7 +113,7 @@ def test_no_more_than_the_declared_size_is_written(tmp_path: Path) -> None:
 
 def test_a_member_with_a_wrong_hash_is_quarantined(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=sha256(b"other")):
-        extract(tmp_path, zip_of((WANTED.path, b"other")))
+        extract(tmp_path, zip_of((WANTED.path, b"other")), WANTED)
     assert files_below(tmp_path / "out") == {f"data/wanted.bin.bad-{sha256(b'other')[:8]}"}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from helpers.small_release import (
     archive_manifest,
+    extract,
     files_below,
     local_server,
     npz_bytes,
@@ -61,10 +62,10 @@ def wanted(name: str = WANTED.path, content: bytes = CONTENT) -> tuple[tarfile.T
 )
 def test_tar_archives_are_extracted(tmp_path: Path, name: str, mode: str) -> None:
     link = entry("docs/link", type=tarfile.SYMTYPE, linkname="/etc/passwd")
-    (tmp_path / name).write_bytes(tar_bytes((link, b""), wanted(), (entry("other"), b""), mode=mode))
-    extract_members(tmp_path / name, [WANTED], tmp_path / "out")
-    assert files_below(tmp_path / "out") == {WANTED.path}
-    assert (tmp_path / "out" / WANTED.path).read_bytes() == CONTENT
+    content = tar_bytes((link, b""), wanted(), (entry("other"), b""), mode=mode)
+    out = extract(tmp_path, content, WANTED, name=name)
+    assert files_below(out) == {WANTED.path}
+    assert (out / WANTED.path).read_bytes() == CONTENT
 
 
 TAR_FAULTS: dict[str, tuple[bytes, str]] = {
@@ -87,9 +88,8 @@ TAR_FAULTS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("case", TAR_FAULTS)
 def test_faulty_and_unsafe_tar_archives_are_refused(tmp_path: Path, case: str) -> None:
     content, message = TAR_FAULTS[case]
-    (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        extract_members(tmp_path / "a.tar.gz", [WANTED], tmp_path / "out")
+        extract(tmp_path, content, WANTED, name="a.tar.gz")
     assert files_below(tmp_path) == {"a.tar.gz"}
 
 
@@ -141,22 +141,18 @@ def raw_name(stored: bytes) -> bytes:
     ],
 )
 def test_names_with_backslashes_and_in_legacy_encodings_are_found(tmp_path: Path, path: str, stored: bytes) -> None:
-    (tmp_path / "a.zip").write_bytes(raw_name(stored))
-    extract_members(tmp_path / "a.zip", [SourceMember(path=path)], tmp_path / "out")
-    assert (tmp_path / "out" / path).read_bytes() == CONTENT
+    assert (extract(tmp_path, raw_name(stored), SourceMember(path=path)) / path).read_bytes() == CONTENT
 
 
 def test_a_legacy_name_outside_is_still_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(raw_name("..\\Stra\u00dfe".encode("latin-1")))
     with pytest.raises(DataError, match="points outside"):
-        extract_members(tmp_path / "a.zip", [WANTED], tmp_path / "out")
+        extract(tmp_path, raw_name("..\\Stra\u00dfe".encode("latin-1")), WANTED)
 
 
 def test_legacy_names_in_tar_archives_are_found(tmp_path: Path) -> None:
     content = tar_bytes(wanted("Stra\u00dfe\\gt.mat"), encoding="latin-1", format=tarfile.USTAR_FORMAT)
-    (tmp_path / "a.tgz").write_bytes(content)
-    extract_members(tmp_path / "a.tgz", [SourceMember(path="Stra\u00dfe/gt.mat")], tmp_path / "out")
-    assert (tmp_path / "out/Stra\u00dfe/gt.mat").read_bytes() == CONTENT
+    out = extract(tmp_path, content, SourceMember(path="Stra\u00dfe/gt.mat"), name="a.tgz")
+    assert (out / "Stra\u00dfe/gt.mat").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("offered", ["download", "folder", "from"])

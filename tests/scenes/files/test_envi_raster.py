@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.rasters import write_envi
+from helpers.rasters import bands, write_envi
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.scenes.files.formats import companion, read_array
@@ -15,10 +15,6 @@ from mmrs_bench.scenes.files.formats import companion, read_array
 SIZE = (6, 9)
 MAP_INFO = "map info = {UTM, 1, 1, 600000, 5100000, 2, 2, 32, North, WGS-84}\n"
 pytest.importorskip("rasterio", reason="ENVI rasters are part of the optional extra geo")
-
-
-def bands(dtype: str = "i2") -> np.ndarray:
-    return np.arange(108).reshape(2, *SIZE).astype(dtype)
 
 
 @pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
@@ -46,17 +42,17 @@ def test_every_layout_gives_the_same_array(tmp_path: Path, interleave: str, big_
     ],
 )
 def test_either_file_may_be_named(tmp_path: Path, data: str, header: str) -> None:
-    write_envi(tmp_path / data, tmp_path / header, bands())
+    write_envi(tmp_path / data, tmp_path / header, bands("i2"))
     assert companion(tmp_path / data) == tmp_path / header
-    np.testing.assert_array_equal(read_array(tmp_path / data, None, SIZE).array, bands())
+    np.testing.assert_array_equal(read_array(tmp_path / data, None, SIZE).array, bands("i2"))
     if data != "town.2013":
         assert companion(tmp_path / header) == tmp_path / data
-        np.testing.assert_array_equal(read_array(tmp_path / header, None, SIZE).array, bands())
+        np.testing.assert_array_equal(read_array(tmp_path / header, None, SIZE).array, bands("i2"))
 
 
 def test_values_are_scaled_after_missing_ones_were_found(tmp_path: Path) -> None:
     more = "data ignore value = 5\nreflectance scale factor = 10000\n" + MAP_INFO
-    raster = read_array(write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands(), more=more), None, SIZE)
+    raster = read_array(write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands("i2"), more=more), None, SIZE)
     np.testing.assert_array_equal(raster.array, (bands("f8") / 10000).astype("f4"))
     assert np.argwhere(raster.nodata).tolist() == [[0, 0, 5]]
     assert raster.grid.transform == (2, 0, 600000, 0, -2, 5100000)
@@ -70,7 +66,7 @@ def test_values_are_scaled_after_missing_ones_were_found(tmp_path: Path) -> None
 
 def test_pixel_numbers_are_no_georeference(tmp_path: Path) -> None:
     more = "map info = {Arbitrary, 1, 1, 0, 0, 1, 1, 0, units=Pixels}\n"
-    assert read_array(write_envi(tmp_path / "a", tmp_path / "a.hdr", bands(), more=more), None, SIZE).grid is None
+    assert read_array(write_envi(tmp_path / "a", tmp_path / "a.hdr", bands("i2"), more=more), None, SIZE).grid is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +87,7 @@ def test_pixel_numbers_are_no_georeference(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_header_is_explained(tmp_path: Path, old: str, new: str, message: str) -> None:
-    path = write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands())
+    path = write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands("i2"))
     header = tmp_path / "a.hdr"
     header.write_bytes(header.read_bytes().replace(old.encode(), new.encode(), 1))
     with pytest.raises(DataError, match=message) as error:
@@ -100,7 +96,7 @@ def test_a_wrong_header_is_explained(tmp_path: Path, old: str, new: str, message
 
 
 def test_a_missing_or_ambiguous_partner_is_named(tmp_path: Path) -> None:
-    write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands())
+    write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands("i2"))
     (tmp_path / "a.dat").write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.dat and a\.img may be the data file of this ENVI header"):
         read_array(tmp_path / "a.hdr", None, SIZE)
@@ -110,7 +106,7 @@ def test_a_missing_or_ambiguous_partner_is_named(tmp_path: Path) -> None:
 
 
 def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands())
+    path = write_envi(tmp_path / "a.img", tmp_path / "a.hdr", bands("i2"))
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ConfigError, match=r"ENVI cannot be read: .*rasterio is not installed; .*\bgeo\b"):
         read_array(path, None, SIZE)

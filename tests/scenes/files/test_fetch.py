@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -42,12 +42,6 @@ from mmrs_bench.scenes.manifest import Manifest
 GOOD = npz_bytes(**{name: array for name, array in small_arrays().items() if name not in ("train", "test")})
 MASKS = npz_bytes(**{name: array for name, array in small_arrays().items() if name in ("train", "test")})
 WRONG = b"<html>please sign in</html>"
-
-
-@pytest.fixture
-def server() -> Iterator[LocalServer]:
-    with local_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.rasters import NORTH_UP, UTM_32, write_tif
+from helpers.rasters import NORTH_UP, UTM_32, bands, write_tif
 
 from mmrs_bench.errors import DataError
 from mmrs_bench.scenes.files.decoders.raster import Raster
@@ -16,10 +16,6 @@ from mmrs_bench.scenes.files.formats import read_array
 SIZE = (6, 9)
 LOWEST = float(np.finfo(np.float32).min)
 rasterio = pytest.importorskip("rasterio", reason="GeoTIFF is the optional extra geo")
-
-
-def bands(dtype: str = "f4") -> np.ndarray:
-    return np.arange(108).reshape(2, *SIZE).astype(dtype)
 
 
 def read(path: Path) -> Raster:
