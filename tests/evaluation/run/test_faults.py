@@ -16,6 +16,11 @@ LOCKS = [f"locks/{CELLS[2].key}.lock"]
 CLAIMS = [f"locks/{CELLS[2].key}.claim"]
 
 
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXECUTORS, "in-process", "evaluation.run.test_executors:InProcessPool")
+
+
 def run_with_fault(folder: Path, name: str, way: str, executor: str) -> str:
     """Run the cells with a fault at the second one; return the error, "" if all cells have a record."""
     (folder / "fault").write_text(f"{name} {way}")
@@ -33,10 +38,7 @@ def kept_records(folder: Path) -> int:
 
 @pytest.mark.parametrize("way", ["file", "folder", "fifo", "removed"])
 @pytest.mark.parametrize("name", [".", "locks", "records", "failures", "work"])
-def test_a_replaced_folder_ends_the_run_in_one_line(
-    tmp_path: Path, name: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(EXECUTORS, "in-process", "evaluation.run.test_executors:InProcessPool")
+def test_a_replaced_folder_ends_the_run_in_one_line(tmp_path: Path, name: str, way: str) -> None:
     text = run_with_fault(tmp_path, name, way, "in-process")
     assert kept_records(tmp_path) == 1
     needed = name in (".", "locks") or (name in ("records", "failures") and way in ("file", "fifo"))
@@ -47,10 +49,7 @@ def test_a_replaced_folder_ends_the_run_in_one_line(
 
 @pytest.mark.parametrize("way", ["folder", "fifo", "symlink"])
 @pytest.mark.parametrize("name", LOCKS + CLAIMS)
-def test_a_replaced_lock_or_claim_ends_the_run_in_one_line(
-    tmp_path: Path, name: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(EXECUTORS, "in-process", "evaluation.run.test_executors:InProcessPool")
+def test_a_replaced_lock_or_claim_ends_the_run_in_one_line(tmp_path: Path, name: str, way: str) -> None:
     text = run_with_fault(tmp_path, name, way, "in-process")
     assert str(tmp_path / "results" / name) in text
     assert kept_records(tmp_path) == 1

@@ -7,16 +7,15 @@ import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.small_release import (
+    LocalServer,
     archive_manifest,
     extract,
     files_below,
-    local_server,
     npz_bytes,
     sha256,
     small_arrays,
@@ -30,7 +29,7 @@ from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.files import archive as module
 from mmrs_bench.scenes.files.archive import extract_members
 from mmrs_bench.scenes.files.fetch import fetch, scene_folder
-from mmrs_bench.scenes.manifest import SourceMember
+from mmrs_bench.scenes.manifest import Manifest, SourceMember
 
 GOOD = npz_bytes(**small_arrays())
 CONTENT = b"the wanted bytes " * 100
@@ -51,6 +50,12 @@ def tar_bytes(*entries: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz", **opt
         for made, content in entries:
             archive.addfile(made, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def archived(tmp_path: Path, server: LocalServer, content: bytes, file: str = "a.zip") -> Manifest:
+    """The small scene in an archive that has changed since its hash was stated."""
+    url = server.serve(f"/{file}", content)
+    return archive_manifest(tmp_path, file, url, archive_sha256="0" * 64, sha256=sha256(GOOD))
 
 
 def wanted(name: str = WANTED.path, content: bytes = CONTENT) -> tuple[tarfile.TarInfo, bytes]:
@@ -156,49 +161,42 @@ def test_legacy_names_in_tar_archives_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offered", ["download", "folder", "from"])
-def test_another_archive_with_the_right_members_is_accepted_with_a_note(tmp_path: Path, offered: str) -> None:
+def test_another_archive_with_the_right_members_is_accepted_with_a_note(
+    tmp_path: Path, server: LocalServer, offered: str
+) -> None:
     content, lines = zip_bytes({"Release/scene.npz": GOOD, "extra": b"1"}), []
-    with local_server() as server:
-        url = server.serve("/a.zip", content if offered == "download" else b"")
-        manifest = archive_manifest(tmp_path, "a.zip", url, archive_sha256="0" * 64, sha256=sha256(GOOD))
-        mine = tmp_path / "mine" if offered == "from" else None
-        if offered != "download":
-            folder = mine or scene_folder(manifest)
-            folder.mkdir(parents=True)
-            (folder / "a.zip").write_bytes(content)
-        fetch(manifest, source_dir=mine, progress=lines.append)
+    manifest = archived(tmp_path, server, content if offered == "download" else b"")
+    mine = tmp_path / "mine" if offered == "from" else None
+    if offered != "download":
+        folder = mine or scene_folder(manifest)
+        folder.mkdir(parents=True)
+        (folder / "a.zip").write_bytes(content)
+    fetch(manifest, source_dir=mine, progress=lines.append)
     (note,) = [line for line in lines if line.startswith("note: ")]
     assert all(part in note for part in (sha256(content), "0" * 64, "its members have their own hashes"))
     assert load_scene(manifest).num_classes == 3
 
 
-@pytest.mark.parametrize("make", [lambda: zip_bytes({"Release/scene.npz": b"other"}), lambda: b"<html>"])
-def test_another_archive_with_wrong_members_is_refused(tmp_path: Path, make: Callable[[], bytes]) -> None:
-    with local_server() as server:
-        url = server.serve("/a.zip", make())
-        manifest = archive_manifest(tmp_path, "a.zip", url, archive_sha256="0" * 64, sha256=sha256(GOOD))
-        with pytest.raises(FetchError, match=f"could not be fetched .*kept as .*a.zip.bad-{sha256(make())[:8]}"):
-            fetch(manifest)
+@pytest.mark.parametrize("content", [zip_bytes({"Release/scene.npz": b"other"}), b"<html>"])
+def test_another_archive_with_wrong_members_is_refused(tmp_path: Path, server: LocalServer, content: bytes) -> None:
+    manifest = archived(tmp_path, server, content)
+    with pytest.raises(FetchError, match=f"could not be fetched .*kept as .*a.zip.bad-{sha256(content)[:8]}"):
+        fetch(manifest)
     assert not (scene_folder(manifest) / "Release/scene.npz").exists()
 
 
-def test_without_hashes_of_members_the_archive_must_have_its_own(tmp_path: Path) -> None:
-    with local_server() as server:
-        url = server.serve("/a.zip", zip_bytes({"Release/scene.npz": GOOD}))
-        with pytest.raises(FetchError, match=f"expected {'0' * 64}"):
-            fetch(archive_manifest(tmp_path, "a.zip", url, archive_sha256="0" * 64))
+def test_without_hashes_of_members_the_archive_must_have_its_own(tmp_path: Path, server: LocalServer) -> None:
+    url = server.serve("/a.zip", zip_bytes({"Release/scene.npz": GOOD}))
+    with pytest.raises(FetchError, match=f"expected {'0' * 64}"):
+        fetch(archive_manifest(tmp_path, "a.zip", url, archive_sha256="0" * 64))
 
 
 @pytest.mark.parametrize("file", ["a.7z", "a.rar"])
-def test_other_archives_are_unpacked_by_hand(tmp_path: Path, file: str) -> None:
-    with local_server() as server:
-        url = server.serve(f"/{file}", b"7z")
-        manifest = archive_manifest(tmp_path, file, url, archive_sha256="0" * 64, sha256=sha256(GOOD))
-        with pytest.raises(
-            FetchError, match=rf"unpack {file} from .*--from DIR, where DIR contains Release/scene\.npz"
-        ):
-            fetch(manifest)
-        assert server.requests == []
+def test_other_archives_are_unpacked_by_hand(tmp_path: Path, server: LocalServer, file: str) -> None:
+    manifest = archived(tmp_path, server, b"7z", file)
+    with pytest.raises(FetchError, match=rf"unpack {file} from .*--from DIR, where DIR contains Release/scene\.npz"):
+        fetch(manifest)
+    assert server.requests == []
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/scene.npz").write_bytes(GOOD)
     fetch(manifest, source_dir=tmp_path / "mine")
