@@ -77,7 +77,6 @@ WRONG_INPUT = [
     ("run --workers 0", "workers 0: "),
     ("run --executor-options a=b", "the local executor has none"),
     ("run --config nowhere.yaml", "nowhere.yaml"),
-    ("run --selection paper-val --methods majority", "does not support the selection rule"),
     ("plan --draws none", "--draws: Expected a int"),
     ("map --shots 2 5 --methods majority", "these options describe 2"),
     ("map --methods majority --draw -1", "draws are numbered from 0"),

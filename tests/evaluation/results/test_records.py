@@ -128,10 +128,6 @@ def test_a_record_without_checksum_and_a_record_with_other_measurements_are_read
     assert "sha256" not in load_record(path).body()
 
 
-def make_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
 def make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as opened:
         before = os.getcwd()
@@ -150,7 +146,7 @@ def link_to_another_record(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (make_fifo, "is not a regular file"),
+        (os.mkfifo, "is not a regular file"),
         (make_socket, "is not a regular file"),
         (Path.mkdir, "is not a regular file"),
         (link_to_another_record, "is a symbolic link"),

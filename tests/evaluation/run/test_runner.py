@@ -90,11 +90,8 @@ def cells(tmp_path: Path, **options: Any) -> list[Cell]:
 def run(
     tmp_path: Path, cell: Cell, execution: ExecutionConfig | None = None, stages: list[Any] | None = None
 ) -> Record:
-    def progress(stage: str, done: float) -> None:
-        if stages is not None:
-            stages.append((stage, done))
-
-    return run_cell(cell, execution or ExecutionConfig(), tmp_path / "results", progress)
+    reported = [] if stages is None else stages
+    return run_cell(cell, execution or ExecutionConfig(), tmp_path / "results", lambda *stage: reported.append(stage))
 
 
 def test_the_record_of_a_cell(loads: list[str], tmp_path: Path) -> None:
