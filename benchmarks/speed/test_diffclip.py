@@ -24,10 +24,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from mmrs_bench.methods.catalogue import method_card, resolve_config
-from mmrs_bench.methods.clip.config import ClipConfig, DiffClipConfig
-from mmrs_bench.methods.clip.masked_vit import SINUSOID_WIDTH, MaskedDiffusionTransformer, Readout
-from mmrs_bench.methods.clip.method import clip_network
-from mmrs_bench.methods.clip.module import MaskedDiffusionPretrainer, SceneClassifier, visible_count
+from mmrs_bench.methods.clip.config import DiffClipConfig
+from mmrs_bench.methods.clip.masked_vit import SINUSOID_WIDTH, Readout
+from mmrs_bench.methods.clip.module import LanguageAlignedClassifier, SceneEmbedding
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
 from mmrs_bench.scenes.windows import WindowGatherer, build_canvas
 
 HEIGHT, WIDTH, SIDE, BATCH, SAMPLE = 166, 600, 11, 128, 2_048
@@ -111,16 +111,7 @@ def test_step(benchmark: BenchmarkFixture, gatherer: WindowGatherer, precision: 
     """Masks, noise, forward, backward and Adam."""
     benchmark.group = f"pretraining step, {precision}"
     torch.manual_seed(0)
-    network = MaskedDiffusionTransformer(
-        CHANNELS,
-        SIDE,
-        width=D,
-        heads=CONFIG.heads,
-        depth=CONFIG.depth,
-        decoder_depth=CONFIG.decoder_depth,
-        mlp_ratio=CONFIG.mlp_ratio,
-    )
-    pretrainer = MaskedDiffusionPretrainer(network, CONFIG, side=SIDE, seed=0)
+    pretrainer = MaskedDiffusionPretrainer(CHANNELS, SIDE)
     pretrainer.log_dict = lambda *values, **options: None  # type: ignore[method-assign]
     pretrainer.trainer = cast(Any, SimpleNamespace(max_epochs=CONFIG.pretrain_epochs, current_epoch=0, global_step=0))
     optimizer = cast(torch.optim.Optimizer, pretrainer.configure_optimizers()["optimizer"])
@@ -156,12 +147,10 @@ def test_pixels(
 ) -> None:
     benchmark.group = f"{SAMPLE} pixels by readout {readout}, {precision}"
     torch.manual_seed(0)
-    settings = {**resolve_config(method_card("clip"), "default", "paper"), "readout": readout}
-    network = clip_network(ClipConfig(**settings), CHANNELS, SIDE, CLASSES)
-    data: Any = SimpleNamespace(gatherer=lambda device: gatherer)
-    classifier = SceneClassifier(network, data, torch.zeros(HEIGHT * WIDTH, dtype=torch.int64)).eval()
-    plugin = SimpleNamespace(forward_context=lambda: autocast(precision))
-    classifier.trainer = cast(Any, SimpleNamespace(precision_plugin=plugin))
+    classifier = LanguageAlignedClassifier(CHANNELS, len(CLASSES), SIDE, class_names=CLASSES, readout=readout).eval()
+    plugin = SimpleNamespace(forward_context=lambda: autocast(precision), convert_input=lambda pixels: pixels)
+    trainer: Any = SimpleNamespace(precision_plugin=plugin)
+    callback = SceneEmbedding(cast(Any, SimpleNamespace(gatherer=lambda device: gatherer)))
     pixels = random_pixels(SAMPLE)
 
     def classify() -> Tensor:
@@ -169,7 +158,7 @@ def test_pixels(
             return torch.cat([classifier.predict_step({"pixel": part}, 0) for part in pixels.split(BATCH)])
 
     with torch.inference_mode():
-        embedding = shortest(classifier.on_predict_start)
+        embedding = shortest(lambda: callback.on_predict_start(trainer, classifier))
         expected = classify()
         assert torch.equal(benchmark.pedantic(classify, rounds=3), expected)
     if benchmark.enabled:

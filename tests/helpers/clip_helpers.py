@@ -13,26 +13,40 @@ import numpy as np
 import torch
 import yaml
 from helpers.method_helpers import make
+from helpers.network_helpers import silent
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmrs_bench.methods.base import Method
-from mmrs_bench.methods.catalogue import method_card, resolve_config
-from mmrs_bench.methods.clip.config import DiffClipConfig
+from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 
 STAGE_2 = {"components": None, "width": 8, "heads": 2, "depth": 1, "text_layers": 1, "epochs": 2}
 STAGE_1 = {"decoder_depth": 1, "pretrain_epochs": 2, "pretrain_windows": 48, "pretrain_batch": 24}
 SMALL: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": {**STAGE_2, **STAGE_1}}
 #: Enough to separate classes with very different texts, such as those of `text_file`.
 LEARNING = {"width": 16, "epochs": 40, "learning_rate": 0.005}
-CLASS_NAMES = tuple(f"class {k}" for k in range(1, 5))
+SIZES = {"width": 8, "heads": 2, "depth": 2}
 
 
-def small_config(**changes: Any) -> DiffClipConfig:
-    """The settings of the card ``diffclip`` with small networks, and ``changes``."""
-    settings = resolve_config(method_card("diffclip"), "default", "paper")
-    sizes = {"width": 8, "heads": 2, "depth": 2, "decoder_depth": 1, "text_layers": 1}
-    return DiffClipConfig(**{**settings, **sizes, **changes})
+def pretrainer(channels: Mapping[str, int], side: int, **options: Any) -> MaskedDiffusionPretrainer:
+    """A small module of stage 1 that logs nothing."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        module = MaskedDiffusionPretrainer(dict(channels), side, **{**SIZES, "decoder_depth": 1, **options})
+    silent(module)
+    return module
+
+
+def classifier(channels: Mapping[str, int], side: int, names: Sequence[str], **options: Any) -> Any:
+    """A small module of stage 2 that logs nothing, with a head large enough for a difference to show in any readout."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        settings = {**SIZES, "text_layers": 1, "class_names": names, **options}
+        module = LanguageAlignedClassifier(dict(channels), len(names), side, **settings)
+        torch.nn.init.normal_(module.network.image.head.weight)
+    silent(module)
+    return module
 
 
 def small_method(name: str, folder: Path, **options: Any) -> Method:

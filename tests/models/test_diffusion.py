@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrs_bench.models.diffusion import add_noise, linear_schedule, split_error
+from mmrs_bench.randomness import SampleRandom, torch_generator
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -24,8 +25,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def test_noised_pixels_follow_the_equation() -> None:
     clean, timesteps = normal(4, 3, 2), torch.tensor([0, 1, 500, 999])
-    found = add_noise(linear_schedule(), clean, timesteps, generator(7))
-    noise = torch.randn(clean.shape, generator=generator(7))
+    found = add_noise(linear_schedule(), clean, timesteps, SampleRandom("noise"))
+    noise = torch.randn(clean.shape, generator=torch_generator("noise"))
     for b, t in enumerate(timesteps.tolist()):
         kept = 1.0
         for step in range(t + 1):

@@ -191,17 +191,25 @@ def heads_fault(width: int, heads: int) -> str:
     return f"{heads} heads do not divide the width {width}; use a divisor of it" if width % heads else ""
 
 
+def check_sizes(*, width: int, heads: int, mlp_ratio: float, **depths: int) -> None:
+    """Raise ConfigError unless the width is a multiple of 4 and of the heads, and all sizes are positive."""
+    for name, size in {"width": width, "heads": heads, "mlp_ratio": mlp_ratio, **depths}.items():
+        if not size > 0:
+            raise ConfigError(f"{name} is {size}; use a positive number")
+    if width % 4:
+        raise ConfigError(f"width is {width}; use a multiple of 4")
+    if fault := heads_fault(width, heads):
+        raise ConfigError(fault)
+
+
 class TokenEncoder(nn.Module):
     """Tokenizers of all modalities and the encoder that they share.
 
     Args:
         channels: Channels by modality.
         side: Window side in pixels.
-        width, heads, depth, mlp_ratio: Transformer sizes; the width is a multiple of 4 and of the heads.
+        width, heads, depth, mlp_ratio: Transformer sizes, see `check_sizes`.
         learn_positions: See `Tokenizer`.
-
-    Raises:
-        ConfigError: If there is no transformer of these sizes.
     """
 
     def __init__(
@@ -216,13 +224,6 @@ class TokenEncoder(nn.Module):
         learn_positions: bool = False,
     ) -> None:
         super().__init__()
-        if min(width, heads, depth) < 1 or width % 4 or mlp_ratio <= 0:
-            raise ConfigError(
-                f"width {width}, heads {heads}, depth {depth}, mlp_ratio {mlp_ratio}: the width has to be a multiple "
-                "of 4, and all of them positive"
-            )
-        if fault := heads_fault(width, heads):
-            raise ConfigError(fault)
         self.tokenizers: Any = nn.ModuleDict(
             {name: Tokenizer(c, side, width, learn_positions=learn_positions) for name, c in channels.items()}
         )

@@ -24,7 +24,7 @@ from mmrs_bench.methods.clip.alignment import (
     diagonal_loss,
 )
 from mmrs_bench.methods.clip.augmentation import Crop, random_crops
-from mmrs_bench.methods.clip.masked_vit import ImageEncoder, Readout, window_pixels
+from mmrs_bench.methods.clip.masked_vit import ImageEncoder, Readout, check_sizes, window_pixels
 from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.schedules import Schedule, check_choice, lr_schedule
@@ -121,6 +121,7 @@ class LanguageAlignedClassifier(ClassificationModule):
         check_choice("timestep", timestep, ("zero", "random"))
         check_choice("readout", readout, get_args(Readout))
         check_choice("schedule", schedule, get_args(Schedule))
+        check_sizes(width=width, heads=heads, mlp_ratio=mlp_ratio, depth=depth, text_layers=text_layers)
         if temperature <= 0:
             raise ConfigError(f"temperature is {temperature}; use a positive number")
         self.contrast, self.crop, self.timestep = contrast, crop, timestep

@@ -17,6 +17,7 @@ from mmrs_bench.methods.clip.augmentation import Crop, random_crops
 from mmrs_bench.methods.clip.masked_vit import (
     MaskedDiffusionTransformer,
     VisibleTokens,
+    check_sizes,
     misplaced_visible,
     random_visible,
     window_pixels,
@@ -96,6 +97,7 @@ class MaskedDiffusionPretrainer(StageModule):
         self.save_hyperparameters()
         check_choice("schedule", schedule, get_args(Schedule))
         check_choice("crop", crop, get_args(Crop))
+        check_sizes(width=width, heads=heads, mlp_ratio=mlp_ratio, depth=depth, decoder_depth=decoder_depth)
         self.visible = visible_count(window, mask_ratio)
         self.masked_weight, self.misplaced_tokens = masked_weight, misplaced_tokens
         self.learning_rate, self.weight_decay, self.schedule = learning_rate, weight_decay, schedule

@@ -6,6 +6,7 @@ import torch
 from helpers.network_helpers import random_windows
 
 from mmrs_bench.methods.clip.augmentation import enlarge_centers, random_crops
+from mmrs_bench.randomness import SampleRandom
 
 
 def test_an_enlarged_centre_is_bilinear() -> None:
@@ -41,7 +42,7 @@ def test_about_half_of_the_windows_are_cropped_with_one_coin_or_one_per_modality
     window = random_windows({"hsi": 2}, 200, 5)["hsi"]
     both, changed = {"hsi": window, "lidar": window.clone()}, {}
     for crop in ("none", "joint", "independent"):
-        windows = random_crops(both, crop, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+        windows = random_crops(both, crop, SampleRandom("crops"))  # type: ignore[arg-type]
         changed[crop] = [(windows[name] != window).flatten(1).any(dim=1) for name in both]
     assert not torch.stack(changed["none"]).any()
     assert torch.equal(*changed["joint"])

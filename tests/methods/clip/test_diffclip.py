@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,8 @@ from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.clip.config import ClipConfig, DiffClipConfig
 from mmrs_bench.methods.clip.method import DiffClip
-from mmrs_bench.methods.clip.module import MaskedDiffusionPretrainer
+from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.pretraining import STAGE
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -53,9 +55,9 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A list of the later trainings; each is replaced by random steps, which take no time."""
     seen: list[dict[str, Any]] = []
 
-    def fit(module: Any, data: Any, context: RunContext, **options: Any) -> None:
-        batches = [batch for _ in range(2) for batch in data.train_dataloader()]
-        seen.append({**options, "batches": batches, "module": module, "start": weights(module.network)})
+    def fit(module: Any, loaders: Any, context: RunContext, **options: Any) -> None:
+        batches = [batch for _ in range(2) for batch in loaders.train]
+        seen.append({**options, "batches": batches, "start": weights(module.network)})
         generator = torch.Generator().manual_seed(len(seen))
         with torch.no_grad():
             for values in module.network.state_dict().values():
@@ -104,7 +106,7 @@ def test_stage_1_is_trained_on_windows_of_its_source_without_labels(
     (stage,) = stages
     sizes = [25] * 4 if (source, scope) == ("unlabelled", "scene") else [20]
     assert [len(batch["pixel"]) for batch in stage["batches"]] == 2 * sizes
-    assert all(set(batch) == {"pixel", "symmetry"} for batch in stage["batches"])
+    assert all(set(batch) == {"pixel", "windows"} for batch in stage["batches"])
     if sizes == [20]:
         np.testing.assert_array_equal(np.sort(stage["batches"][0]["pixel"]), np.sort(data.support))
     assert (stage["stage"], stage["epochs"], stage["resumable"]) == (STAGE, 7, True)
@@ -124,9 +126,10 @@ def test_stage_2_starts_with_the_weights_of_stage_1_and_otherwise_like_clip(
     (entry,) = (tmp_path / "cache-root" / "pretraining").glob("*.safetensors")
     stored, start, plain = load_file(entry), stages[1]["start"], stages[2]["start"]
     assert start.keys() == plain.keys()
-    taken = {f"image.{name}" for name in stored if not name.startswith("decoders.")}
+    stored = {name.replace("network.", "image."): values for name, values in stored.items()}
+    taken = {name for name in stored if not name.startswith("image.decoders.")}
     for name, values in start.items():
-        source = stored[name.removeprefix("image.")] if name in taken else plain[name]
+        source = stored[name] if name in taken else plain[name]
         torch.testing.assert_close(values, source, rtol=0, atol=0)
     assert any("running_mean" in name for name in taken)
     assert start.keys() - taken >= {"image.head.weight", "log_scale"}
@@ -141,11 +144,17 @@ def test_a_fitted_network_needs_neither_pretraining_nor_text_file(tmp_path: Path
     expected = method.predict(data, data.query)
     assert len(np.unique(expected)) == 4
     method.save(tmp_path / "saved")
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(method.module)
+    trainer.save_checkpoint(tmp_path / "module.ckpt", weights_only=True)
     for file in [*(tmp_path / "text").iterdir(), *(tmp_path / "cache-root").rglob("*.safetensors")]:
         file.unlink()
     loaded = diffclip(tmp_path, **settings)
     loaded.load(tmp_path / "saved")
     np.testing.assert_array_equal(loaded.predict(small_data(window=SIDE), data.query), expected)
+    assert same(
+        weights(LanguageAlignedClassifier.load_from_checkpoint(tmp_path / "module.ckpt")), weights(method.module)
+    )
     with pytest.raises(DataError, match="settings"):
         diffclip(tmp_path, **{**settings, "template": "one {class}"}).load(tmp_path / "saved")  # without a tensor
 

@@ -20,6 +20,7 @@ from mmrs_bench.methods.clip.masked_vit import (
     random_visible,
     sincos_positions,
 )
+from mmrs_bench.randomness import SampleRandom, torch_generator
 
 CHANNELS = {"hsi": 5, "sar": 4, "dsm": 1}
 SIDE, WIDTH, HEADS = 3, 16, 2
@@ -29,12 +30,8 @@ SIZES: dict[str, Any] = {"width": WIDTH, "heads": HEADS, "depth": 2, "mlp_ratio"
 FULL: dict[str, Any] = {"width": 128, "heads": 8, "depth": 4, "mlp_ratio": 2.0}
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def transformer() -> MaskedDiffusionTransformer:
@@ -44,7 +41,7 @@ def transformer() -> MaskedDiffusionTransformer:
 
 def inputs(batch: int = 4, visible: int = 4) -> tuple[dict[str, Tensor], Tensor, dict[str, VisibleTokens]]:
     noised = {name: normal(batch, visible, c, seed=c) for name, c in CHANNELS.items()}
-    tokens = {name: random_visible(batch, TOKENS, visible, generator(c)) for name, c in CHANNELS.items()}
+    tokens = {name: random_visible(batch, TOKENS, visible, SampleRandom(c)) for name, c in CHANNELS.items()}
     return noised, torch.arange(batch) * 100, tokens
 
 
@@ -60,7 +57,7 @@ def test_positions_are_sines_and_cosines_of_column_and_row() -> None:
 
 
 def test_visible_pixels_are_distinct_and_every_pixel_is_visible_equally_often() -> None:
-    visible = random_visible(4000, 10, 3, generator())
+    visible = random_visible(4000, 10, 3, SampleRandom("masks"))
     assert visible.read is visible.write
     times = nn.functional.one_hot(visible.read, 10).sum(dim=1)
     assert times.max() == 1
@@ -68,8 +65,8 @@ def test_visible_pixels_are_distinct_and_every_pixel_is_visible_equally_often() 
 
 
 def test_misplaced_tokens_are_read_by_the_inverse_permutation() -> None:
-    visible = misplaced_visible(1, 9, 3, generator(1))
-    noise = torch.rand(1, 9, generator=generator(1))[0].tolist()
+    visible = misplaced_visible(1, 9, 3, SampleRandom("masks"))
+    noise = torch.rand(1, 9, generator=torch_generator("masks"))[0].tolist()
     shuffle = sorted(range(9), key=lambda place: noise[place])
     restore = [shuffle.index(place) for place in range(9)]
     assert visible.write[0].tolist() == shuffle[:3]
@@ -77,15 +74,20 @@ def test_misplaced_tokens_are_read_by_the_inverse_permutation() -> None:
     assert visible.read[0].tolist() != shuffle[:3]
 
 
-def test_the_batch_norm_of_a_stem_equals_that_of_a_convolution() -> None:
+@pytest.mark.parametrize("synchronised", [False, True])
+def test_the_batch_norm_of_a_stem_equals_that_of_a_convolution(synchronised: bool) -> None:
+    """Also after the conversion for ``sync_batchnorm=True``."""
     torch.manual_seed(0)
     pixels = normal(3, TOKENS, 5)
     tokenizer = Tokenizer(5, SIDE, WIDTH)
+    if synchronised:
+        nn.SyncBatchNorm.convert_sync_batchnorm(tokenizer)
+        assert isinstance(tokenizer.stem[1].norm, nn.SyncBatchNorm)
     first, norm = tokenizer.stem[0], nn.BatchNorm2d(WIDTH)
     image = pixels.transpose(1, 2).reshape(3, 5, SIDE, SIDE)
     convolved = norm(nn.functional.conv2d(image, first.weight[:, :, None, None], first.bias))
     torch.testing.assert_close(tokenizer.stem[:2](pixels), convolved.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(tokenizer.stem[1].running_var, norm.running_var)
+    torch.testing.assert_close(tokenizer.stem[1].norm.running_var, norm.running_var)
 
 
 def test_only_the_class_token_depends_on_the_timestep() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.clip_helpers import CLASS_NAMES, LEARNING, pixels_of, small_config, small_method, text_file
+from helpers.clip_helpers import LEARNING, classifier, pixels_of, small_method, text_file
 from helpers.method_helpers import small_data
 from helpers.network_helpers import same, weights
 from helpers.tiny import striped_map, tiny_scene
@@ -22,7 +23,8 @@ from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.clip import module as clip_module
-from mmrs_bench.methods.clip.method import Clip, clip_network
+from mmrs_bench.methods.clip.method import Clip
+from mmrs_bench.methods.clip.module import LanguageAlignedClassifier, SceneEmbedding
 from mmrs_bench.methods.clip.prompts import tokenize
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
 from mmrs_bench.methods.toolkit import training
@@ -51,8 +53,8 @@ def test_the_encoder_does_not_change_at_rate_0_and_the_rest_does(tmp_path: Path)
     data = small_data(window=SIDE)
     untrained, method = clip(tmp_path / "untrained", encoder_rate=0.0), fitted(tmp_path, data, encoder_rate=0.0)
     untrained.create(data)
-    before, after = weights(untrained.network), weights(method.network)
-    trained = {name for name, _ in method.network.named_parameters()}
+    before, after = weights(untrained.module.network), weights(method.module.network)
+    trained = {name for name, _ in method.module.network.named_parameters()}
     moved = {name for name in trained if not torch.equal(before[name], after[name])}
     assert moved == {name for name in trained if not name.startswith(("image.tokenizers.", "image.encoder."))}
 
@@ -62,24 +64,27 @@ def test_training_uses_the_support_set_only_with_batches_and_symmetries_of_the_s
     symmetries: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[dict[str, Tensor]] = []
-    monkeypatch.setattr(training, "fit", lambda _, data, *__, **options: served.extend(data.train_dataloader()))
+    monkeypatch.setattr(training, "fit", lambda _, loaders, *__, **options: served.extend(loaders.train))
     data = small_data(5, window=SIDE)
     fitted(tmp_path, data, batch_size=7, symmetries=symmetries)
+    plain = 0
     assert [len(batch["pixel"]) for batch in served] == [7, 7, 6]
     np.testing.assert_array_equal(np.sort(torch.cat([batch["pixel"] for batch in served])), np.sort(data.support))
     for batch in served:
         np.testing.assert_array_equal(batch["target"], data.scene.labels[batch["pixel"]] - 1)
-        assert ("symmetry" in batch) == symmetries
+        whole = data.add_windows({"pixel": batch["pixel"]})["windows"]
+        plain += int((batch["windows"]["hsi"] == whole["hsi"]).flatten(1).all(dim=1).sum())
+    assert (plain == 20) != symmetries
 
 
 def test_weights_depend_on_draw_and_seed_only(tmp_path: Path) -> None:
     first, again, *others = (
-        weights(fitted(tmp_path / str(i), small_data(window=SIDE), **options).network)
+        weights(fitted(tmp_path / str(i), small_data(window=SIDE), **options).module)
         for i, options in enumerate(({}, {}, {"seed": 1}, {"draw": 1}))
     )
     assert same(first, again)
     for other in others:
-        assert not torch.equal(first["image.head.weight"], other["image.head.weight"])
+        assert not torch.equal(first["network.image.head.weight"], other["network.image.head.weight"])
 
 
 # Inference of whole scenes
@@ -110,6 +115,16 @@ def padded_windows(data: SceneDataModule) -> dict[str, Tensor]:
     return result
 
 
+def trainer(**options: Any) -> L.Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return L.Trainer(accelerator="cpu", **{**quiet, **options})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("timestep", ["zero", "random"])
 @pytest.mark.parametrize("readout", ["class", "tokens"])
 def test_a_scene_is_classified_like_its_windows_one_by_one(
@@ -122,20 +137,26 @@ def test_a_scene_is_classified_like_its_windows_one_by_one(
         method.predict(scene_data, ALL_PIXELS)
     predicted = method.predict(scene_data, ALL_PIXELS)
 
-    windows, network, count = padded_windows(scene_data), method.network.eval(), len(ALL_PIXELS)
+    windows, module, count = padded_windows(scene_data), method.module.eval(), len(ALL_PIXELS)
     t = torch.zeros(count, dtype=torch.int64)
     if timestep == "random":
         t = torch.randint(1000, (count,), generator=torch_generator("predict", 0, 0))
     images: list[Tensor] = []
-    network.image.register_forward_hook(lambda _, inputs, image: images.append(image))
+    module.network.image.register_forward_hook(lambda _, inputs, image: images.append(image))
     with torch.inference_mode():
-        logits = torch.cat([network(pixels_of(windows, i), t[i : i + 1]) for i in range(count)])
+        logits = torch.cat([module.network(pixels_of(windows, i), t[i : i + 1]) for i in range(count)])
     torch.testing.assert_close(torch.cat(seen), torch.cat(images), atol=1e-4, rtol=1e-4)
     best, second = logits.topk(2).values.T
     clear = (best - second) > 1e-3
     assert clear.float().mean() > 0.95
-    np.testing.assert_array_equal(predicted[clear], logits.argmax(dim=1)[clear])
     assert len(np.unique(predicted)) == 4, "the prediction is too uniform to show a difference"
+    plain = trainer().predict(module, scene_data.scene_dataloader())
+    embedded = trainer(callbacks=[SceneEmbedding(scene_data)]).predict(module, scene_data.scene_dataloader())
+    for found in (predicted, torch.cat(cast(Any, plain)), torch.cat(cast(Any, embedded))):
+        np.testing.assert_array_equal(found[clear], logits.argmax(dim=1)[clear])
+    other = SceneDataModule(scene_data.scene, scene_data.config, window=3)
+    with pytest.raises(ConfigError, match=r"built for .* windows of 5, but a batch has .* of 3;"):
+        trainer(callbacks=[SceneEmbedding(other)]).predict(module, other.scene_dataloader())
 
 
 @pytest.mark.parametrize("timestep", ["zero", "random"])
@@ -151,25 +172,22 @@ def test_predictions_are_repeatable_and_do_not_depend_on_the_other_pixels(
     other_batches = SceneDataModule(scene_data.scene, scene_data.config, inference_batch=7)
     np.testing.assert_array_equal(method.predict(other_batches, ALL_PIXELS), whole)
     if timestep == "random":
-        method.config = method.config.model_copy(update={"timestep": "zero"})
+        method.module.timestep = "zero"
         assert (method.predict(scene_data, ALL_PIXELS) != whole).any(), "the timestep has no effect here"
 
 
-def test_each_pixel_and_each_prompt_is_embedded_once(scene_data: SceneDataModule, tmp_path: Path) -> None:
+def test_each_pixel_is_embedded_once(scene_data: SceneDataModule, tmp_path: Path) -> None:
     method = learned(tmp_path, scene_data, readout="class")
-    image, texts = method.network.image, method.network.texts
+    image = method.module.network.image
     pixels: list[int] = []
     lengths: list[int] = []
-    reads: list[int] = []
     first, last = image.tokenizers["hsi"].stem[0], image.encoder.blocks[-1].mlp
     first.register_forward_hook(lambda _, inputs, out: pixels.append(math.prod(inputs[0].shape[:-1])))
     last.register_forward_hook(lambda _, inputs, out: lengths.append(inputs[0].shape[1]))
-    texts.register_forward_hook(lambda *_: reads.append(1))
     method.predict(scene_data, ALL_PIXELS)
     padded = (HEIGHT + SIDE - 1) * (WIDTH + SIDE - 1)
     assert padded <= sum(pixels) < padded + 10
     assert set(lengths) == {1}, "the last block computes more than the class token"
-    assert len(reads) == 1
 
 
 def test_bfloat16_predicts_nearly_the_same(scene_data: SceneDataModule, tmp_path: Path) -> None:
@@ -184,12 +202,11 @@ def test_bfloat16_predicts_nearly_the_same(scene_data: SceneDataModule, tmp_path
 
 def test_the_released_size_is_the_documented_one() -> None:
     """0.78 million parameters in the image encoder of Houston2013, 6,945,536 in the text tower."""
-    sizes = {"width": 128, "heads": 8, "depth": 4, "text_layers": 3}
-    released = small_config(**sizes, learn_positions=True, readout="class")
-    network = clip_network(released, {"hsi": 144, "lidar": 1}, 11, CLASS_NAMES)
+    options: dict[str, Any] = {"class_names": ("Road", "Water"), "learn_positions": True, "readout": "class"}
+    network = LanguageAlignedClassifier({"hsi": 144, "lidar": 1}, 2, **options).network
     assert sum(values.numel() for values in network.texts.parameters()) == 6_945_536
     assert sum(values.numel() for values in network.image.parameters()) == pytest.approx(0.78e6, rel=0.01)
-    assert float(network.log_scale.detach()) == pytest.approx(-math.log(released.temperature))
+    assert float(network.log_scale.detach()) == pytest.approx(-math.log(0.07))
 
 
 # Texts
@@ -205,12 +222,12 @@ def test_class_vectors_of_a_frozen_tower_are_used_with_the_template(
     text = text_file(tmp_path / "text") if tower == "precomputed" else checkpoint
     method = fitted(tmp_path, data, text=text, template="one {class}")
     expected = frozen_class_embeddings(text, data.class_names, [[f"one {name}"] for name in data.class_names])
-    torch.testing.assert_close(method.network.texts.embeddings, expected, rtol=0, atol=0)
+    torch.testing.assert_close(method.module.network.texts.embeddings, expected, rtol=0, atol=0)
 
 
 def test_descriptions_are_ensembled_with_the_template() -> None:
-    settings = small_config(descriptions={"Water": ["a lake", "the {class} of a river"]}, template="seen: {class}")
-    texts = clip_network(settings, {"hsi": 5}, SIDE, ("Road", "Water", "Apple trees")).texts
+    options = {"descriptions": {"Water": ["a lake", "the {class} of a river"]}, "template": "seen: {class}"}
+    texts = classifier({"hsi": 5}, SIDE, ("Road", "Water", "Apple trees"), **options).network.texts
     with torch.no_grad():
         found = texts()
         prompts = [["seen: Road"], ["seen: Water", "a lake", "the Water of a river"], ["seen: Apple trees"]]

@@ -1,30 +1,28 @@
-"""Training steps, optimisers and schedules of both stages against slow loops."""
+"""Both stages as modules: training steps against slow loops, optimisers, schedules, refused settings, checkpoints."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import lightning as L
 import pytest
 import torch
-from helpers.clip_helpers import optimizer_of, pixels_of, slow_crops, small_config, text_file
-from helpers.network_helpers import random_windows, silent, without_gradient
+from helpers.clip_helpers import classifier as small_classifier
+from helpers.clip_helpers import optimizer_of, pixels_of, slow_crops, text_file
+from helpers.clip_helpers import pretrainer as small_pretrainer
+from helpers.network_helpers import random_windows, same, weights, without_gradient
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, TrainingError
 from mmrs_bench.methods.clip.alignment import class_aware_loss, diagonal_loss
-from mmrs_bench.methods.clip.config import DiffClipConfig
-from mmrs_bench.methods.clip.masked_vit import MaskedDiffusionTransformer, VisibleTokens
-from mmrs_bench.methods.clip.method import clip_network
-from mmrs_bench.methods.clip.module import (
-    LanguageAlignedClassifier,
-    MaskedDiffusionPretrainer,
-    lr_schedule,
-    visible_count,
-)
-from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC
+from mmrs_bench.methods.clip.masked_vit import VisibleTokens
+from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
+from mmrs_bench.methods.clip.schedules import Schedule, lr_schedule
 from mmrs_bench.randomness import torch_generator
 
 CHANNELS = {"hsi": 5, "lidar": 1, "sar": 2}
@@ -34,49 +32,47 @@ TARGET = torch.tensor([2, 0, 2, 3, 3, 2])
 NAMES = ("Road", "Water", "Apple trees", "Bare soil")
 
 
-def pretrainer(config: DiffClipConfig, channels: Mapping[str, int], *, seed: int = SEED) -> MaskedDiffusionPretrainer:
-    sizes = {name: getattr(config, name) for name in ("width", "heads", "depth", "decoder_depth", "mlp_ratio")}
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        network = MaskedDiffusionTransformer(channels, SIDE, **sizes)
-    module = MaskedDiffusionPretrainer(network, config, side=SIDE, seed=seed)
-    silent(module)
-    return module
+def pretrainer(channels: Mapping[str, int] = CHANNELS, **options: Any) -> MaskedDiffusionPretrainer:
+    return small_pretrainer(channels, SIDE, **{"seed": SEED, **options})
 
 
-def classifier(config: DiffClipConfig, *, seed: int = SEED, draw: int = DRAW) -> LanguageAlignedClassifier:
-    """A module whose head is large enough for a difference to show in any readout."""
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        network = clip_network(config, CHANNELS, SIDE, NAMES)
-        torch.nn.init.normal_(network.image.head.weight)
-    module = LanguageAlignedClassifier(network, config, seed=seed, draw=draw)
-    silent(module)
-    return module
+def classifier(channels: Mapping[str, int] = CHANNELS, **options: Any) -> LanguageAlignedClassifier:
+    module = small_classifier(channels, SIDE, NAMES, **{"seed": SEED, "draw": DRAW, **options})
+    return cast(LanguageAlignedClassifier, module)
 
 
-def batch_of(channels: Mapping[str, int]) -> dict[str, Any]:
+def batch_of(channels: Mapping[str, int] = CHANNELS) -> dict[str, Any]:
     return {"pixel": torch.arange(BATCH), "windows": random_windows(channels, BATCH, SIDE), "target": TARGET}
+
+
+def tower_of(text: str, folder: Path) -> str:
+    return text_file(folder, dict(zip(NAMES, "abcd", strict=True))) if text == "precomputed" else text
+
+
+def saved(module: L.LightningModule, folder: Path) -> str:
+    """A checkpoint of an untrained module."""
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "stage.ckpt", weights_only=True)
+    return str(folder / "stage.ckpt")
 
 
 # Stage 1
 
 
-def slow_pretraining_loss(
-    module: MaskedDiffusionPretrainer, config: DiffClipConfig, windows: Mapping[str, Tensor], *at: int
-) -> float:
+def slow_pretraining_loss(module: MaskedDiffusionPretrainer, windows: Mapping[str, Tensor], *at: int) -> float:
     """Window after window, modality after modality, pixel after pixel, in the order in which numbers are drawn."""
-    generator = torch_generator("pretraining", *at)
-    cropped = slow_crops(windows, config.pretrain_crop, generator)
+    settings, generator = module.hparams, torch_generator("pretraining", *at)
+    cropped = slow_crops(windows, settings["crop"], generator)
     timesteps = torch.randint(1000, (BATCH,), generator=generator).tolist()
-    n, v = SIDE * SIDE, math.floor(SIDE * SIDE * (1 - config.mask_ratio))
+    n, v = SIDE * SIDE, math.floor(SIDE * SIDE * (1 - settings["mask_ratio"]))
     read: dict[str, list[list[int]]] = {}
     write: dict[str, list[list[int]]] = {}
     for place, name in enumerate(windows):
         shuffles = torch.rand(BATCH, n, generator=generator).argsort(dim=1).tolist()
         write[name] = [shuffle[:v] for shuffle in shuffles]
         read[name] = write[name]
-        if config.misplaced_tokens and place > 0:
+        if settings["misplaced_tokens"] and place > 0:
             read[name] = [[shuffle.index(token) for token in range(v)] for shuffle in shuffles]
     noise = {name: torch.randn(BATCH, v, x.shape[1], generator=generator) for name, x in windows.items()}
     visible: dict[str, list[float]] = {name: [] for name in windows}
@@ -97,39 +93,38 @@ def slow_pretraining_loss(
                 error = float((predicted[name][0, token] - pixels[name][token]).square().mean())
                 (visible if token in write[name][i] else masked)[name].append(error)
     return sum(
-        sum(visible[name]) / len(visible[name]) + config.masked_weight * sum(masked[name]) / len(masked[name])
+        sum(visible[name]) / len(visible[name]) + settings["masked_weight"] * sum(masked[name]) / len(masked[name])
         for name in windows
     )
 
 
 @pytest.mark.parametrize("channels", MODALITIES, ids=len)
 @pytest.mark.parametrize(
-    "changes",
+    "options",
     [
-        {"pretrain_crop": "none"},
-        {"pretrain_crop": "joint", "mask_ratio": 0.5},
-        {"pretrain_crop": "independent", "masked_weight": 0.6},
+        {"crop": "none"},
+        {"crop": "joint", "mask_ratio": 0.5},
+        {"crop": "independent", "masked_weight": 0.6},
         {"misplaced_tokens": True, "masked_weight": 0.6},
     ],
     ids=["plain", "joint", "independent", "misplaced"],
 )
 def test_the_pretraining_loss_equals_that_of_a_loop(
-    changes: dict[str, Any], channels: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], channels: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(**changes)
-    module = pretrainer(config, channels)
+    module = pretrainer(channels, **options)
     module.eval()  # in training mode, a single window has other batch statistics than a batch
     monkeypatch.setattr(MaskedDiffusionPretrainer, "current_epoch", 2)
     batch = batch_of(channels)
     with torch.no_grad():
-        expected = slow_pretraining_loss(module, config, batch["windows"], SEED, 2, 9)
+        expected = slow_pretraining_loss(module, batch["windows"], SEED, 2, 9)
         assert float(module.training_step(batch, 9)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("channels", MODALITIES, ids=len)
 @pytest.mark.parametrize("misplaced", [False, True])
 def test_pretraining_trains_every_parameter(misplaced: bool, channels: dict[str, int]) -> None:
-    module = pretrainer(small_config(misplaced_tokens=misplaced), channels)
+    module = pretrainer(channels, misplaced_tokens=misplaced)
     module.training_step(batch_of(channels), 0).backward()
     assert without_gradient(module) == []
     assert all(values.requires_grad for values in module.parameters())
@@ -141,7 +136,7 @@ def test_a_loss_that_is_not_finite_names_modality_and_step(
     name: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MaskedDiffusionPretrainer, "global_step", 17)
-    module, batch = pretrainer(small_config(), MODALITIES[2]), batch_of(MODALITIES[2])
+    module, batch = pretrainer(MODALITIES[2]), batch_of(MODALITIES[2])
     batch["windows"][name][2, 0, 1, 3] = value
     with pytest.raises(TrainingError, match=rf"^pretraining: the loss of modality {name} is (nan|inf) at step 17;"):
         module.training_step(batch, 0)
@@ -149,12 +144,7 @@ def test_a_loss_that_is_not_finite_names_modality_and_step(
 
 @pytest.mark.parametrize(
     ("side", "ratio", "count"),
-    [
-        (11, 0.7, 36),
-        (5, 0.95, 1),
-        (5, 0.8, 5),  # 1 - 0.8 is less than 0.2 in floating point
-        (5, 0.96, 1),
-    ],
+    [(11, 0.7, 36), (5, 0.95, 1), (5, 0.8, 5), (5, 0.96, 1)],  # 1 - 0.8 is less than 0.2 in floating point
 )
 def test_the_visible_count_is_rounded_down_unless_it_is_whole(side: int, ratio: float, count: int) -> None:
     assert visible_count(side, ratio) == count
@@ -163,13 +153,19 @@ def test_the_visible_count_is_rounded_down_unless_it_is_whole(side: int, ratio: 
 @pytest.mark.parametrize(("side", "ratio", "left"), [(1, 0.7, 0), (3, 0.95, 0), (5, 1e-17, 25)])
 def test_masks_that_leave_no_pixel_or_every_pixel_visible_are_refused(side: int, ratio: float, left: int) -> None:
     with pytest.raises(ConfigError, match=rf"mask_ratio {ratio} leaves {left} of the {side**2} pixels of a window"):
-        visible_count(side, ratio)
+        MaskedDiffusionPretrainer(CHANNELS, side, mask_ratio=ratio)
 
 
-def test_the_pretraining_optimiser_is_adam_with_the_rate_and_decay_of_the_settings() -> None:
-    optimizer = optimizer_of(pretrainer(small_config(pretrain_rate=0.02, pretrain_decay=0.3), MODALITIES[0]))
-    assert isinstance(optimizer, torch.optim.Adam)
-    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.02, 0.3)
+def test_features_are_the_tokens_of_clean_windows_at_timestep_0() -> None:
+    module = pretrainer().eval()
+    windows, sequences = random_windows(CHANNELS, BATCH, SIDE), list[Tensor]()
+    for name, tokenizer in module.network.tokenizers.items():
+        pixels = torch.cat([pixels_of(windows, i)[name] for i in range(BATCH)])
+        sequences.append(tokenizer.sequence(tokenizer.embed_pixels(pixels), torch.zeros(BATCH, dtype=torch.long)))
+    parts = []
+    for tokens in (module.network.encoder(sequence) for sequence in sequences):
+        parts += [tokens[:, 0], tokens[:, 1 + SIDE**2 // 2], tokens[:, 1:].mean(dim=1)]
+    torch.testing.assert_close(module(windows), torch.cat(parts, dim=1), atol=1e-5, rtol=1e-4)
 
 
 # Stage 2
@@ -182,10 +178,10 @@ def test_the_contrastive_loss_equals_that_of_a_loop(
     contrast: str, crop: str, timestep: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random numbers depend on draw, seed, epoch and batch: first the coins of the crops, then the timesteps."""
-    module = classifier(small_config(contrast=contrast, crop=crop, timestep=timestep, temperature=0.4))
+    module = classifier(contrast=contrast, crop=crop, timestep=timestep, temperature=0.4)
     module.eval()  # in training mode, a single window has other batch statistics than a batch
     monkeypatch.setattr(LanguageAlignedClassifier, "current_epoch", 2)
-    batch = batch_of(CHANNELS)
+    batch = batch_of()
     generator = torch_generator("alignment", DRAW, SEED, 2, 9)
     windows = slow_crops(batch["windows"], crop, generator)
     t = torch.randint(1000, (BATCH,), generator=generator) if timestep == "random" else torch.zeros(BATCH).long()
@@ -200,20 +196,43 @@ def test_the_contrastive_loss_equals_that_of_a_loop(
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("stage", [MaskedDiffusionPretrainer, LanguageAlignedClassifier])
-def test_steps_depend_on_seed_draw_epoch_and_batch_only(stage: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, batch = small_config(timestep="random", crop="joint"), batch_of(CHANNELS)
+@pytest.mark.parametrize("contrast", ["class", "diagonal"])
+def test_the_contrast_of_several_processes_is_that_of_one_batch(contrast: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two processes has one half of the batch, and receives the values of the other."""
+    module, batch, half = classifier(contrast=contrast, crop="joint").eval(), batch_of(), BATCH // 2
+    whole = module.training_step(batch, 0)
+    sent: list[list[Tensor]] = []
+    for rank in (0, 1, 0, 1):  # first each half alone, then with the other's values
+        part = slice(rank * half, (rank + 1) * half)
+        mine: list[Tensor] = []
+        sent.append(mine)
+        others = iter(sent[1 - rank] if len(sent) > 2 else [])
+
+        def gather(
+            values: Tensor, sync_grads: bool, rank: int = rank, mine: Any = mine, others: Any = others
+        ) -> Tensor:
+            assert sync_grads == values.requires_grad
+            mine.append(values.detach())
+            return torch.stack([values, next(others, values)][:: 1 if rank == 0 else -1])
+
+        module.trainer = cast(Any, SimpleNamespace(world_size=2, global_rank=rank, current_epoch=0))
+        monkeypatch.setattr(module, "all_gather", gather)
+        windows = {name: window[part] for name, window in batch["windows"].items()}
+        loss = module.training_step({"windows": windows, "target": TARGET[part]}, 0)
+    torch.testing.assert_close(loss, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [pretrainer, classifier])
+def test_steps_depend_on_seed_draw_epoch_and_batch_only(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"timestep": "random"} if build is classifier else {}
 
     def loss(*, epoch: int = 0, index: int = 0, **address: int) -> float:
-        monkeypatch.setattr(stage, "current_epoch", epoch)
-        pretraining = stage is MaskedDiffusionPretrainer
-        module: Any = pretrainer(config, CHANNELS, **address) if pretraining else classifier(config, **address)
+        module = build(**options, **address)
+        monkeypatch.setattr(type(module), "current_epoch", epoch)
         torch.rand(3)
-        return float(module.eval().training_step(batch, index).detach())
+        return float(module.eval().training_step(batch_of(), index).detach())
 
-    others = [loss(seed=1), loss(epoch=1), loss(index=1)]
-    if stage is LanguageAlignedClassifier:
-        others.append(loss(draw=1))
+    others = [loss(seed=1), loss(epoch=1), loss(index=1), *([loss(draw=1)] if build is classifier else [])]
     assert loss() == loss()
     assert len({loss(), *others}) == 1 + len(others)
 
@@ -222,11 +241,8 @@ def test_steps_depend_on_seed_draw_epoch_and_batch_only(stage: type, monkeypatch
 @pytest.mark.parametrize("readout", ["class", "tokens"])
 @pytest.mark.parametrize("contrast", ["class", "diagonal"])
 def test_alignment_trains_every_parameter(contrast: str, readout: str, text: str, tmp_path: Path) -> None:
-    tower = text_file(tmp_path, dict(zip(NAMES, "abcd", strict=True))) if text == "precomputed" else text
-    config = small_config(contrast=contrast, readout=readout, text=tower, learn_positions=True)
-    module = LanguageAlignedClassifier(clip_network(config, CHANNELS, SIDE, NAMES), config, seed=0, draw=0)
-    silent(module)
-    module.training_step(batch_of(CHANNELS), 0).backward()
+    module = classifier(contrast=contrast, readout=readout, text=tower_of(text, tmp_path), learn_positions=True)
+    module.training_step(batch_of(), 0).backward()
     names = dict(module.named_parameters())
     assert without_gradient(module) == []
     assert sum(name.endswith(".positions") for name in names) == len(CHANNELS)
@@ -235,24 +251,22 @@ def test_alignment_trains_every_parameter(contrast: str, readout: str, text: str
     assert "network.texts.embeddings" not in names, "the vectors of a frozen tower are trained"
 
 
-def test_validation_logs_the_accuracy_of_clean_windows() -> None:
-    module = classifier(small_config(timestep="random", crop="joint"))
-    module.eval()
-    logged: dict[str, float] = {}
-    module.log = lambda name, value, **options: logged.update({name: float(value)})  # type: ignore[method-assign,assignment]
+def test_validation_scores_clean_windows_also_with_random_timesteps() -> None:
+    module = classifier(timestep="random", crop="joint").eval()
     windows = random_windows(CHANNELS, BATCH, SIDE)
     with torch.no_grad():
         zero = torch.zeros(1, dtype=torch.long)
         best = [int(module.network(pixels_of(windows, i), zero)[0].argmax()) for i in range(BATCH)]
         target = torch.tensor([*best[:4], (best[4] + 1) % 4, (best[5] + 2) % 4])
         module.validation_step({"windows": windows, "target": target}, 0)
-    assert logged == {VALIDATION_METRIC: pytest.approx(4 / 6)}
+    assert float(module.validation_scores.compute()["val/OA"]) == pytest.approx(4 / 6)
+    with pytest.raises(ConfigError, match=r"timestep random .* need batches with pixel"):
+        module.predict_step({"windows": windows}, 0)
 
 
 @pytest.mark.parametrize("text", ["scratch", "precomputed"])
 def test_tokenizers_and_encoder_have_their_own_learning_rate(text: str, tmp_path: Path) -> None:
-    tower = text_file(tmp_path, dict(zip(NAMES, "abcd", strict=True))) if text == "precomputed" else text
-    module = classifier(small_config(text=tower, learning_rate=0.02, encoder_rate=0.1, weight_decay=0.3))
+    module = classifier(text=tower_of(text, tmp_path), learning_rate=0.02, encoder_rate=0.1, weight_decay=0.3)
     optimizer = optimizer_of(module)
     slow, rest = optimizer.param_groups
     named = {id(values): name for name, values in module.network.named_parameters()}
@@ -265,10 +279,55 @@ def test_tokenizers_and_encoder_have_their_own_learning_rate(text: str, tmp_path
     assert isinstance(optimizer, torch.optim.Adam)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": None}, "needs the names of its 4 classes in target order, but got no class_names"),
+        ({"class_names": ["Road"]}, "4 classes in target order, but got 1 class_names"),
+        ({"text": "scrach"}, "unknown text tower 'scrach'"),
+        ({"descriptions": {"Rode": ["grey"]}}, "'Rode'.*did you mean Road"),
+        ({"contrast": "klass"}, "unknown contrast 'klass'"),
+        ({"crop": True}, "unknown crop 'True'"),
+        ({"readout": "all"}, "unknown readout 'all'"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"timestep": 0}, "unknown timestep '0'"),
+        ({"temperature": 0.0}, r"temperature is 0\.0"),
+        ({"heads": 3}, "3 heads do not divide the width 8"),
+        ({"depth": 0}, "depth is 0; use a positive number"),
+        ({"width": 6}, "width is 6; use a multiple of 4"),
+        ({"text_vectors": torch.ones(3, 2)}, r"text_vectors have shape \(3, 2\), expected finite vectors \(4, width\)"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        classifier(**options)
+    assert "\n" not in str(caught.value)
+
+
+# Checkpoints
+
+
+def test_stage_2_continues_from_a_checkpoint_of_stage_1(tmp_path: Path) -> None:
+    stage_1 = pretrainer()
+    torch.nn.init.normal_(stage_1.network.encoder.norm.weight)
+    checkpoint = saved(stage_1, tmp_path)
+    plain, module = classifier(learn_positions=True), classifier(learn_positions=True, pretrained=checkpoint)
+    given, start, before = weights(stage_1.network), weights(module.network.image), weights(plain.network.image)
+    taken = {name for name in given if not name.startswith("decoders.")}
+    assert same({name: start[name] for name in taken}, {name: given[name] for name in taken})
+    rest = start.keys() - taken
+    assert same({name: start[name] for name in rest}, {name: before[name] for name in rest})
+    (tmp_path / "stage.ckpt").rename(tmp_path / "moved.ckpt")
+    again = LanguageAlignedClassifier.load_from_checkpoint(saved(module, tmp_path))
+    assert same(weights(again), weights(module)), "a checkpoint of stage 2 needs that of stage 1"
+    with pytest.raises(ConfigError, match=r"other depth \(2 instead of 1\); build both stages with the same"):
+        classifier(depth=1, pretrained=str(tmp_path / "moved.ckpt"))
+
+
 # Schedules
 
 
-def rates(name: str, epochs: int) -> list[float]:
+def rates(name: Schedule, epochs: int) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule, seen = lr_schedule(optimizer, name, epochs), list[float]()
     for _ in range(epochs):
