@@ -62,10 +62,10 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
+def wait_until(condition: Callable[[], bool], what: str = "the condition", seconds: float = 60) -> None:
     """Wait for a condition; a `RuntimeError` reports that it did not come true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise RuntimeError(f"{what}: not within {seconds} s")
-        time.sleep(0.1)
+            raise RuntimeError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.005)

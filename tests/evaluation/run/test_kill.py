@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clusters.processes import wait_until
 from helpers.fake_cells import fake_record, log_lines, make_cells
 
 from mmrs_bench.evaluation.results.records import load_records, record_path
@@ -35,13 +35,6 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> list[str]:
     _, text = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == status
     return text.splitlines()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + TIMEOUT_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "timeout"
-        time.sleep(0.005)
 
 
 def record_files(results: Path) -> list[Path]:

@@ -48,12 +48,10 @@ class Spy(UnsavedMethod):
     def predict(self, data: Any, pixels: IntArray) -> IntArray:
         self.events.append(f"predict {pixels.size}")
         return {
-            "log": lambda: np.zeros(pixels.size, dtype=np.int64),
-            "class 0": lambda: np.zeros(pixels.size, dtype=np.int64),
-            "too few": lambda: np.zeros(pixels.size - 1, dtype=np.int64),
-            "class 9": lambda: np.full(pixels.size, 9, dtype=np.int64),
-            "probabilities": lambda: np.full(pixels.size, 0.5),
-        }[self.config.answer]()
+            "too few": np.zeros(pixels.size - 1, dtype=np.int64),
+            "class 9": np.full(pixels.size, 9, dtype=np.int64),
+            "probabilities": np.full(pixels.size, 0.5),
+        }.get(self.config.answer, np.zeros(pixels.size, dtype=np.int64))
 
     def parameter_counts(self) -> ParameterCounts:
         return ParameterCounts(total=7, trainable=3)
