@@ -5,6 +5,7 @@ Letters: b batch, c channels, d channels of a level's features, w window side, k
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -132,6 +133,10 @@ class GuidedLearner(ClassificationModule):
         super().train(mode)
         self.denoiser.eval()
         return self
+
+    def on_fit_start(self) -> None:
+        """Silence Lightning's warning about modules in evaluation mode: the denoiser has to be."""
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
     def forward(self, windows: Mapping[str, Tensor], features: Sequence[Tensor] | None = None) -> Tensor:
         """Mean of the branches' softmaxes (b, k); arguments as of `outputs`."""
