@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from mmrs_bench.errors import ConfigError
@@ -23,6 +26,7 @@ from mmrs_bench.version import __version__
 SplitName = Literal["random-v1", "block-v1", "official-v1"]
 PixelScope = Literal["scene", "train-blocks", "support"]
 Selection = Literal["last", "support-cv", "paper-val"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BudgetName = Literal["smoke", "quick", "paper"]
 
 #: Largest number of scored query pixels by budget; None scores all.
@@ -107,13 +111,103 @@ class ProtocolConfig(_Frozen):
         return content_hash(self.model_dump(mode="json"))[:KEY_DIGITS]
 
 
+#: Options of a run by the trainer flags that they set.
+_ELSEWHERE = {
+    "accelerator": "--device",
+    "default_root_dir": "--results",
+    "devices": "--devices",
+    "logger": "--logger",
+    "precision": "--precision",
+}
+#: Callbacks of Lightning that change the training, or write checkpoints of their own.
+_CHANGING_CALLBACKS = {
+    "BackboneFinetuning",
+    "BatchSizeFinder",
+    "EMAWeightAveraging",
+    "EarlyStopping",
+    "GradientAccumulationScheduler",
+    "LearningRateFinder",
+    "ModelCheckpoint",
+    "ModelPruning",
+    "OnExceptionCheckpoint",
+    "StochasticWeightAveraging",
+    "Timer",
+    "WeightAveraging",
+}
+
+
+class TrainerFlags(_Frozen):
+    """Flags of Lightning's trainer that change no result; the names and values are Lightning's.
+
+    ``callbacks`` are class paths, or mappings with ``class_path`` and ``init_args``. Profilers write to the subfolder
+    ``profile`` of the cell's folder.
+    """
+
+    log_every_n_steps: int = Field(default=1, ge=1)
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    enable_progress_bar: bool = False
+    enable_model_summary: bool = False
+    detect_anomaly: bool = False
+    callbacks: tuple[str | dict[str, Any], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _change_no_result(cls, flags: Any) -> Any:
+        for name in sorted(flags.keys() - cls.model_fields.keys()) if isinstance(flags, Mapping) else ():
+            advice = "can change results; set it in the method's card, or in a variant of it"
+            if name in _ELSEWHERE:
+                advice = f"is set by the run; use {_ELSEWHERE[name]}"
+            raise ValueError(f"trainer.{name} {advice} (flags that are free: {', '.join(cls.model_fields)})")
+        return flags
+
+    @field_validator("callbacks", mode="before")
+    @classmethod
+    def _several(cls, callbacks: Any) -> Any:
+        return (callbacks,) if isinstance(callbacks, str | Mapping) else callbacks
+
+    @field_validator("callbacks")
+    @classmethod
+    def _classes(cls, callbacks: tuple[str | dict[str, Any], ...]) -> tuple[str | dict[str, Any], ...]:
+        for callback in callbacks:
+            path = callback.get("class_path") if isinstance(callback, dict) else callback
+            known = not isinstance(callback, dict) or callback.keys() <= {"class_path", "init_args"}
+            if not (known and isinstance(path, str) and "." in path):
+                raise ValueError(
+                    f"callback {callback!r}: write package.module.Class, or a mapping with class_path and init_args"
+                )
+            if path.rpartition(".")[2] in _CHANGING_CALLBACKS:
+                raise ValueError(
+                    f"callback {path} can change results or writes checkpoints; set lengths and the selection rule in "
+                    "the method's card"
+                )
+        return callbacks
+
+
 class ExecutionConfig(_Frozen):
-    """Settings that determine how a cell is computed; recorded, not hashed. ``precision`` is Lightning's setting."""
+    """Settings that determine how a cell is computed; recorded, not hashed. ``precision`` is Lightning's setting.
+
+    ``logger``, ``trainer`` and ``devices`` (processes of each long training, one per GPU or CPU core) are recorded only
+    if they differ from the defaults.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     inference_batch: int = Field(default=2048, ge=1)
     threads: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1)
+    logger: tuple[LoggerName, ...] = ("csv", "tensorboard")
+    trainer: TrainerFlags = TrainerFlags()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        for name in ("devices", "logger", "trainer"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
+        if "trainer" in fields:
+            given = self.trainer.model_dump(mode="json", exclude_defaults=True)
+            fields["trainer"] = {name: value for name, value in fields["trainer"].items() if name in given}
+        return fields
 
     @classmethod
     def of(cls, **settings: Any) -> ExecutionConfig:
@@ -124,7 +218,7 @@ class ExecutionConfig(_Frozen):
         """These settings with ``auto`` replaced by the available device.
 
         Raises:
-            ConfigError: If ``cuda`` is not available.
+            ConfigError: If ``cuda`` is not available, or there are fewer GPUs or CPU cores than ``devices``.
         """
         import torch
 
@@ -135,7 +229,16 @@ class ExecutionConfig(_Frozen):
                 cause = "is built without CUDA; use --device cpu, or install a CUDA build of torch if there is a GPU"
             raise ConfigError(f"--device cuda: torch {torch.__version__} {cause}")
         device = ("cuda" if available else "cpu") if self.device == "auto" else self.device
+        present = torch.cuda.device_count() if device == "cuda" else usable_cores()
+        if self.devices > present:
+            kind = "GPUs" if device == "cuda" else "CPU cores that this process may use"
+            raise ConfigError(f"--devices {self.devices}: there are only {present} {kind}; use at most {present}")
         return self.model_copy(update={"device": device})
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; fewer than the machine has if its affinity is restricted."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class VariantSpec(_Frozen):

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and hashes of values and files."""
+"""Atomic writes of files, hashes of values and files, and processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import errno
 import hashlib
 import io
 import json
+import multiprocessing
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -128,3 +131,19 @@ def file_sha256(path: Path) -> str:
         while block := file.read(CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def end_with_parent() -> None:
+    """End this process, which multiprocessing spawned, when its parent ends, even if that is killed.
+
+    So the process need not be daemonic, and may start processes of its own.
+    """
+    multiprocessing.current_process().daemon = False
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ def make_suite(options: dict[str, Any]) -> Suite:
     return Suite.of(options)
 
 
-def make_execution(device: str, precision: str) -> ExecutionConfig:
+def make_execution(device: str, precision: str, **options: Any) -> ExecutionConfig:
     """Create the execution settings from options."""
-    return ExecutionConfig.of(device=device, precision=precision)
+    return ExecutionConfig.of(device=device, precision=precision, **options)
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
@@ -65,8 +65,9 @@ def compute(
     device: str,
     precision: str,
     executor_options: Iterable[str],
+    training: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> int:
-    """Call `check_and_run` with the execution options of the command line."""
-    execution, settings = make_execution(device, precision), parse_options(executor_options)
+    """Call `check_and_run` with the execution options of the command line; ``training`` are those of long trainings."""
+    execution, settings = make_execution(device, precision, **(training or {})), parse_options(executor_options)
     return check_and_run(cells, results, execution, executor_options=settings, **options)

@@ -195,6 +195,12 @@ class PixelLoader(DataLoader[dict[str, Any]]):
         fixed = {"batch_size": None, "generator": torch.Generator()}
         super().__init__(dataset, sampler=sampler, **{**options, **fixed})
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "generator": None}  # another process cannot receive its state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, generator=torch.Generator())
+
 
 def ignore_loader_warnings() -> None:
     """Silence warnings of Lightning that do not apply to few-shot protocols and `PixelLoader`.

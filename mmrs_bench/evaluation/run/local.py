@@ -14,7 +14,8 @@ from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.run.claims import exit_cause, oom_kills, remove_quietly
 from mmrs_bench.evaluation.run.jobs import Job, Worker, work
 from mmrs_bench.evaluation.run.pool import Replacements, Stage, worker_environment
-from mmrs_bench.evaluation.run.processes import Child, end_with_parent, redirect_output, start_child
+from mmrs_bench.evaluation.run.processes import Child, redirect_output, start_child
+from mmrs_bench.io import end_with_parent
 
 POLL_SECONDS = 0.2
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import ModuleType
@@ -50,18 +50,6 @@ def start_child(target: Callable[..., None], variables: Mapping[str, str], *argu
         process.start()
         other.close()
     return Child(process, own)
-
-
-def end_with_parent() -> None:
-    """End this process when its parent ends, even if that is killed."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101 - true in every spawned process
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def redirect_output(path: Path) -> None:

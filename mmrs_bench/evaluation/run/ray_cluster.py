@@ -27,7 +27,8 @@ from mmrs_bench.evaluation.run.clusters import (
 )
 from mmrs_bench.evaluation.run.jobs import Job, Worker
 from mmrs_bench.evaluation.run.pool import Replacements, Stage
-from mmrs_bench.evaluation.run.processes import Child, end_with_parent, redirect_output, start_child
+from mmrs_bench.evaluation.run.processes import Child, redirect_output, start_child
+from mmrs_bench.io import end_with_parent
 from mmrs_bench.plugins import import_optional
 
 POLL_SECONDS = 1.0

@@ -1,8 +1,7 @@
 """Training and prediction with Lightning, as all methods do it.
 
-Runs are deterministic, log to the cell's folder (CSV and TensorBoard), report progress, and stop at a loss that is
-not finite. Afterwards the random state, threads, deterministic mode, log level and signal handlers of the process are
-as before.
+Runs are deterministic, log to the cell's folder, report progress, and stop at a loss that is not finite. Afterwards the
+random state, threads, deterministic mode, log level and signal handlers of the process are as before.
 """
 
 from __future__ import annotations
@@ -13,22 +12,20 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.io import disk_errors
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.toolkit.checkpoints import AtomicCheckpoints, usable_checkpoint
+from mmrs_bench.methods.toolkit.checkpoints import usable_checkpoint
+from mmrs_bench.methods.toolkit.trainers import finish_logs, for_children, make_trainer, own_processes
 from mmrs_bench.randomness import derive_seed
-from mmrs_bench.scenes.loader import PixelLoader
+from mmrs_bench.scenes.loader import BatchSampler, PixelLoader
 from mmrs_bench.scenes.scene import IntArray
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
@@ -89,14 +86,16 @@ def fit(
         validate: Validate before the first and after every epoch although no metric is maximised.
         resumable: Write about `CHECKPOINTS` checkpoints to the cell's folder, and resume from the last one. An
             interrupted training ends with the same parameters as an uninterrupted one. A checkpoint that cannot be
-            read is set aside, and the training starts again.
+            read is set aside, and the training starts again. Such a training runs on as many processes as the
+            context says (``devices``); they report no progress.
 
     Raises:
         BenchError: If checkpoints or logs cannot be written.
         TrainingError: If a loss is NaN or infinite.
         KeyboardInterrupt: If the user presses Ctrl-C.
     """
-    callbacks: list[Callback] = [_Monitor(context, stage)]
+    devices = context.execution.devices if resumable else 1
+    callbacks: list[Callback] = [_Monitor(context if devices == 1 else for_children(context), stage)]
     resume_from = None
     if maximise is not None:
         callbacks.append(_BestEpoch(maximise))
@@ -112,20 +111,23 @@ def fit(
             )
         )
         resume_from = usable_checkpoint(folder / "last.ckpt")
-    with _isolated(context), disk_errors(context.work_dir), _quiet_log_threads():
-        trainer = _trainer(
+    with _isolated(context), disk_errors(context.work_dir), _quiet_log_threads(), _divided(loaders.train, devices):
+        trainer = make_trainer(
             context,
+            stage,
+            callbacks,
+            devices=devices,
+            logs=True,
             max_epochs=epochs,
-            callbacks=callbacks,
-            logger=_loggers(context.work_dir, stage),
             enable_checkpointing=resumable,
-            log_every_n_steps=1,
             limit_val_batches=0 if maximise is None and not validate else 1.0,
             num_sanity_val_steps=-1 if validate else 0,
         )
         # Our own checkpoint holds only tensors and plain values, so it loads without unpickling code.
         options = {"ckpt_path": resume_from, "weights_only": True} if resume_from else {}
-        _interruptible(lambda: trainer.fit(module, *loaders, **cast(Any, options)))
+        with own_processes():
+            _interruptible(lambda: trainer.fit(module, *loaders, **cast(Any, options)))
+        finish_logs(trainer)
     module.cpu().eval()
     module.trainer = None  # which holds loaders and logs
     context.progress(stage, 1.0)
@@ -150,7 +152,7 @@ def predict(
     if count > 0:
         with _isolated(context):
             used = [_Monitor(context, "prediction"), collector, *callbacks]
-            trainer = _trainer(context, logger=False, enable_checkpointing=False, callbacks=used)
+            trainer = make_trainer(context, "prediction", used, enable_checkpointing=False)
             _interruptible(lambda: trainer.predict(module, loader, return_predictions=False))
         module.cpu()
         module.trainer = None
@@ -176,28 +178,16 @@ def check_finite(stage: str, losses: Mapping[str, torch.Tensor], step: int) -> N
             )
 
 
-def _trainer(context: RunContext, **options: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator={"cuda": "gpu", "cpu": "cpu"}[context.execution.resolved().device],
-        devices=1,
-        precision=context.execution.precision,
-        deterministic=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=context.work_dir,
-        # A cell is one process. In a Slurm job, Lightning would otherwise set up several from Slurm's variables.
-        plugins=[LightningEnvironment(), AtomicCheckpoints()],
-        **options,
-    )
-
-
-def _loggers(work_dir: Path, stage: str) -> list[Logger]:
-    """CSV and TensorBoard loggers in a new folder: ``logs/<stage>``, ``logs/<stage>-2`` and so on."""
-    version, attempt = stage, 1
-    while (work_dir / "logs" / version).exists():
-        attempt += 1
-        version = f"{stage}-{attempt}"
-    return [CSVLogger(work_dir, "logs", version), TensorBoardLogger(work_dir, "logs", version)]
+@contextmanager
+def _divided(loader: PixelLoader, devices: int) -> Iterator[None]:
+    """Divide the batches over processes, so that each step sees as many samples as in one process (rounded up)."""
+    sampler = cast(BatchSampler, loader.sampler)
+    whole = sampler.batch_size
+    sampler.batch_size = -(-whole // devices)
+    try:
+        yield
+    finally:
+        sampler.batch_size = whole
 
 
 def _interruptible(run: Callable[[], Any]) -> Any:
@@ -263,8 +253,8 @@ class _Monitor(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # One seed per epoch, so that a resumed training draws the same numbers as an uninterrupted one.
-        context = self._context
-        torch.manual_seed(derive_seed("train", self._stage, trainer.current_epoch, context.draw, context.seed))
+        context, rank = self._context, (trainer.global_rank,) if trainer.global_rank else ()
+        torch.manual_seed(derive_seed("train", self._stage, trainer.current_epoch, context.draw, context.seed, *rank))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
         check_finite(self._stage, {"loss": loss}, trainer.global_step)
