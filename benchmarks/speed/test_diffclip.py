@@ -113,7 +113,8 @@ def test_step(benchmark: BenchmarkFixture, gatherer: WindowGatherer, precision: 
     torch.manual_seed(0)
     pretrainer = MaskedDiffusionPretrainer(CHANNELS, SIDE)
     pretrainer.log_dict = lambda *values, **options: None  # type: ignore[method-assign]
-    pretrainer.trainer = cast(Any, SimpleNamespace(max_epochs=CONFIG.pretrain_epochs, current_epoch=0, global_step=0))
+    trainer = {"max_epochs": 1, "current_epoch": 0, "global_step": 0, "world_size": 1, "global_rank": 0}
+    pretrainer.trainer = cast(Any, SimpleNamespace(**trainer))
     optimizer = cast(torch.optim.Optimizer, pretrainer.configure_optimizers()["optimizer"])
     pixel = random_pixels(BATCH)
     batch = {"pixel": pixel, "windows": gatherer.gather(pixel)}

@@ -60,6 +60,20 @@ def optimizer_of(module: L.LightningModule, epochs: int = 10) -> torch.optim.Opt
     return cast(Any, module.configure_optimizers())["optimizer"]  # type: ignore[no-any-return]
 
 
+def quiet_trainer(**options: Any) -> L.Trainer:
+    """A trainer without logs, files and progress."""
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return L.Trainer(accelerator="cpu", **dict.fromkeys(off, False), **options)  # type: ignore[arg-type]
+
+
+def saved(module: L.LightningModule, folder: Path) -> Path:
+    """A checkpoint of a module."""
+    trainer = quiet_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "module.ckpt", weights_only=True)
+    return folder / "module.ckpt"
+
+
 def text_file(folder: Path, classes: Mapping[str, str | Sequence[str]] | None = None) -> str:
     """A ``precomputed:`` tower of six random vectors, by default for the classes of `method_helpers.small_data`."""
     folder.mkdir(parents=True, exist_ok=True)

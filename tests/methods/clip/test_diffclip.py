@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.clip_helpers import LEARNING, small_method, text_file
+from helpers.clip_helpers import LEARNING, saved, small_method, text_file
 from helpers.method_helpers import small_data
 from helpers.network_helpers import same, weights
 from helpers.tiny import striped_map, tiny_scene
@@ -144,17 +143,13 @@ def test_a_fitted_network_needs_neither_pretraining_nor_text_file(tmp_path: Path
     expected = method.predict(data, data.query)
     assert len(np.unique(expected)) == 4
     method.save(tmp_path / "saved")
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.connect(method.module)
-    trainer.save_checkpoint(tmp_path / "module.ckpt", weights_only=True)
+    checkpoint = saved(method.module, tmp_path)
     for file in [*(tmp_path / "text").iterdir(), *(tmp_path / "cache-root").rglob("*.safetensors")]:
         file.unlink()
     loaded = diffclip(tmp_path, **settings)
     loaded.load(tmp_path / "saved")
     np.testing.assert_array_equal(loaded.predict(small_data(window=SIDE), data.query), expected)
-    assert same(
-        weights(LanguageAlignedClassifier.load_from_checkpoint(tmp_path / "module.ckpt")), weights(method.module)
-    )
+    assert same(weights(LanguageAlignedClassifier.load_from_checkpoint(checkpoint)), weights(method.module))
     with pytest.raises(DataError, match="settings"):
         diffclip(tmp_path, **{**settings, "template": "one {class}"}).load(tmp_path / "saved")  # without a tensor
 

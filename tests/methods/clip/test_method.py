@@ -6,13 +6,12 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.clip_helpers import LEARNING, classifier, pixels_of, small_method, text_file
+from helpers.clip_helpers import LEARNING, classifier, pixels_of, quiet_trainer, small_method, text_file
 from helpers.method_helpers import small_data
-from helpers.network_helpers import same, weights
+from helpers.network_helpers import weights
 from helpers.tiny import striped_map, tiny_scene
 from helpers.tiny_clip import register_tiny_models, tiny_weights
 from safetensors.torch import save_file
@@ -77,16 +76,6 @@ def test_training_uses_the_support_set_only_with_batches_and_symmetries_of_the_s
     assert (plain == 20) != symmetries
 
 
-def test_weights_depend_on_draw_and_seed_only(tmp_path: Path) -> None:
-    first, again, *others = (
-        weights(fitted(tmp_path / str(i), small_data(window=SIDE), **options).module)
-        for i, options in enumerate(({}, {}, {"seed": 1}, {"draw": 1}))
-    )
-    assert same(first, again)
-    for other in others:
-        assert not torch.equal(first["network.image.head.weight"], other["network.image.head.weight"])
-
-
 # Inference of whole scenes
 
 HEIGHT, WIDTH = 16, 18
@@ -104,27 +93,6 @@ def learned(folder: Path, data: SceneDataModule, **changes: Any) -> Clip:
     return fitted(folder, data, text=text_file(folder / "text"), depth=2, **LEARNING, **changes)
 
 
-def padded_windows(data: SceneDataModule) -> dict[str, Tensor]:
-    """The windows of all pixels, cut out of padded copies of the images."""
-    radius, result = SIDE // 2, {}
-    for name, image in data.images.items():
-        padded = np.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
-        rows, columns = np.divmod(ALL_PIXELS, data.scene.width)
-        cut = [padded[i : i + SIDE, j : j + SIDE].transpose(2, 0, 1) for i, j in zip(rows, columns, strict=True)]
-        result[name] = torch.from_numpy(np.stack(cut))
-    return result
-
-
-def trainer(**options: Any) -> L.Trainer:
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return L.Trainer(accelerator="cpu", **{**quiet, **options})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("timestep", ["zero", "random"])
 @pytest.mark.parametrize("readout", ["class", "tokens"])
 def test_a_scene_is_classified_like_its_windows_one_by_one(
@@ -137,7 +105,8 @@ def test_a_scene_is_classified_like_its_windows_one_by_one(
         method.predict(scene_data, ALL_PIXELS)
     predicted = method.predict(scene_data, ALL_PIXELS)
 
-    windows, module, count = padded_windows(scene_data), method.module.eval(), len(ALL_PIXELS)
+    windows = scene_data.add_windows({"pixel": torch.from_numpy(ALL_PIXELS)})["windows"]
+    module, count = method.module.eval(), len(ALL_PIXELS)
     t = torch.zeros(count, dtype=torch.int64)
     if timestep == "random":
         t = torch.randint(1000, (count,), generator=torch_generator("predict", 0, 0))
@@ -150,13 +119,13 @@ def test_a_scene_is_classified_like_its_windows_one_by_one(
     clear = (best - second) > 1e-3
     assert clear.float().mean() > 0.95
     assert len(np.unique(predicted)) == 4, "the prediction is too uniform to show a difference"
-    plain = trainer().predict(module, scene_data.scene_dataloader())
-    embedded = trainer(callbacks=[SceneEmbedding(scene_data)]).predict(module, scene_data.scene_dataloader())
+    plain = quiet_trainer().predict(module, scene_data.scene_dataloader())
+    embedded = quiet_trainer(callbacks=[SceneEmbedding(scene_data)]).predict(module, scene_data.scene_dataloader())
     for found in (predicted, torch.cat(cast(Any, plain)), torch.cat(cast(Any, embedded))):
         np.testing.assert_array_equal(found[clear], logits.argmax(dim=1)[clear])
     other = SceneDataModule(scene_data.scene, scene_data.config, window=3)
     with pytest.raises(ConfigError, match=r"built for .* windows of 5, but a batch has .* of 3;"):
-        trainer(callbacks=[SceneEmbedding(other)]).predict(module, other.scene_dataloader())
+        quiet_trainer(callbacks=[SceneEmbedding(other)]).predict(module, other.scene_dataloader())
 
 
 @pytest.mark.parametrize("timestep", ["zero", "random"])

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import lightning as L
 import pytest
 import torch
 from helpers.clip_helpers import classifier as small_classifier
-from helpers.clip_helpers import optimizer_of, pixels_of, slow_crops, text_file
+from helpers.clip_helpers import optimizer_of, pixels_of, saved, slow_crops, text_file
 from helpers.clip_helpers import pretrainer as small_pretrainer
 from helpers.network_helpers import random_windows, same, weights, without_gradient
 from torch import Tensor
@@ -47,14 +46,6 @@ def batch_of(channels: Mapping[str, int] = CHANNELS) -> dict[str, Any]:
 
 def tower_of(text: str, folder: Path) -> str:
     return text_file(folder, dict(zip(NAMES, "abcd", strict=True))) if text == "precomputed" else text
-
-
-def saved(module: L.LightningModule, folder: Path) -> str:
-    """A checkpoint of an untrained module."""
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(folder / "stage.ckpt", weights_only=True)
-    return str(folder / "stage.ckpt")
 
 
 # Stage 1
@@ -310,14 +301,14 @@ def test_impossible_settings_are_refused_in_one_line(options: dict[str, Any], me
 def test_stage_2_continues_from_a_checkpoint_of_stage_1(tmp_path: Path) -> None:
     stage_1 = pretrainer()
     torch.nn.init.normal_(stage_1.network.encoder.norm.weight)
-    checkpoint = saved(stage_1, tmp_path)
+    checkpoint = str(saved(stage_1, tmp_path))
     plain, module = classifier(learn_positions=True), classifier(learn_positions=True, pretrained=checkpoint)
     given, start, before = weights(stage_1.network), weights(module.network.image), weights(plain.network.image)
     taken = {name for name in given if not name.startswith("decoders.")}
     assert same({name: start[name] for name in taken}, {name: given[name] for name in taken})
     rest = start.keys() - taken
     assert same({name: start[name] for name in rest}, {name: before[name] for name in rest})
-    (tmp_path / "stage.ckpt").rename(tmp_path / "moved.ckpt")
+    (tmp_path / "module.ckpt").rename(tmp_path / "moved.ckpt")
     again = LanguageAlignedClassifier.load_from_checkpoint(saved(module, tmp_path))
     assert same(weights(again), weights(module)), "a checkpoint of stage 2 needs that of stage 1"
     with pytest.raises(ConfigError, match=r"other depth \(2 instead of 1\); build both stages with the same"):
