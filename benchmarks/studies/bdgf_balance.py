@@ -34,12 +34,12 @@ from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.config import BdgfConfig
-from mmrs_bench.methods.bdgf.features import NOISE_SEED
-from mmrs_bench.methods.bdgf.module import MaskedDenoiser
 from mmrs_bench.methods.bdgf.multimodal_ddpm import modality_losses
 from mmrs_bench.methods.bdgf.pretraining import pretrained_denoiser
+from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.models.diffusion import TIMESTEPS
+from mmrs_bench.randomness import SampleRandom, torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 OURS = "adaptive"
@@ -79,11 +79,11 @@ def main(
         for seed in seeds:
             with tempfile.TemporaryDirectory() as work:
                 context = RunContext(seed=seed, draw=0, work_dir=Path(work))
-                network = pretrained_denoiser(config, seen, context)
-            curves.setdefault(rule, []).append(network.ratio_curve)
-            found = {"loss": denoising_losses(network, seen), "probe": probe_accuracies(network, seen, config)}
+                module = pretrained_denoiser(config, seen, context)
+            curves.setdefault(rule, []).append(module.curves["ratio"])
+            found = {"loss": denoising_losses(module, seen), "probe": probe_accuracies(module, seen, config)}
             for place, name in enumerate(seen.modalities):
-                values = (found["loss"][name], found["probe"][name], float(network.ratio_curve[-1, place]))
+                values = (found["loss"][name], found["probe"][name], float(module.curves["ratio"][-1, place]))
                 rows.append(dict(zip(COLUMNS, (rule, seed, name, *values), strict=True)))
                 print(*rows[-1].values(), sep="\t", flush=True)
     write_csv(out / "bdgf-balance.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
@@ -92,27 +92,27 @@ def main(
 
 
 @torch.no_grad()
-def denoising_losses(network: MaskedDenoiser, data: SceneDataModule) -> dict[str, float]:
+def denoising_losses(module: MultimodalPretrainer, data: SceneDataModule) -> dict[str, float]:
     """Mean squared error of each modality's noise without masks; windows, timesteps and noise are always the same."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randperm(data.scene.labels.size, generator=generator)[:LOSS_WINDOWS]
+    pixels = torch.randperm(data.scene.labels.size, generator=torch_generator("pixels"))[:LOSS_WINDOWS]
     gatherer = data.gatherer(torch.device("cpu"))
     totals = dict.fromkeys(data.modalities, 0.0)
-    for part in pixels.split(BATCH):
-        timesteps = torch.randint(TIMESTEPS, (len(part),), generator=generator)
-        noised = network.denoiser.add_noise(gatherer.gather(part), timesteps, generator)
-        for name, loss in modality_losses(network.denoiser(noised.windows, timesteps), noised.noise).items():
+    for index, part in enumerate(pixels.split(BATCH)):
+        random = SampleRandom("losses", index)
+        timesteps = random.integers(TIMESTEPS, len(part))
+        noised, noise = module.denoiser.add_noise(gatherer.gather(part), timesteps, random)
+        for name, loss in modality_losses(module.denoiser(noised, timesteps), noise).items():
             totals[name] += float(loss) * len(part) / len(pixels)
     return totals
 
 
-def probe_accuracies(network: MaskedDenoiser, data: SceneDataModule, config: BdgfConfig) -> dict[str, float]:
+def probe_accuracies(module: MultimodalPretrainer, data: SceneDataModule, config: BdgfConfig) -> dict[str, float]:
     """Accuracy, by modality, of a linear probe on the features of windows with that modality only."""
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(data.query.size)[:SCORED])
     accuracies = {}
     for name in data.modalities:
-        train, test = (features(network, data, config, name, pixels) for pixels in (data.support, data.query[chosen]))
+        train, test = (features(module, data, config, name, pixels) for pixels in (data.support, data.query[chosen]))
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2_000))
         probe.fit(train, data.support_targets)
         accuracies[name] = float(probe.score(test, data.query_targets[chosen]))
@@ -120,7 +120,7 @@ def probe_accuracies(network: MaskedDenoiser, data: SceneDataModule, config: Bdg
 
 
 def features(
-    network: MaskedDenoiser, data: SceneDataModule, config: BdgfConfig, shown: str, pixels: np.ndarray
+    module: MultimodalPretrainer, data: SceneDataModule, config: BdgfConfig, shown: str, pixels: np.ndarray
 ) -> np.ndarray:
     """Features (n, d) of the centre pixels of windows with one modality only, all levels concatenated."""
     gatherer, centre = data.gatherer(torch.device("cpu")), data.config.window // 2
@@ -130,7 +130,7 @@ def features(
             name: window if name == shown else torch.zeros_like(window)
             for name, window in gatherer.gather(part).items()
         }
-        levels = network.denoiser.decoder_features(windows, timesteps=config.timesteps, seed=NOISE_SEED)
+        levels = module.denoiser.decoder_features(windows, timesteps=config.timesteps)
         parts.append(torch.cat([level[:, :, centre, centre] for level in levels], dim=1))
     return torch.cat(parts).numpy()
 

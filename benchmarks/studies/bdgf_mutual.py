@@ -73,9 +73,9 @@ def measured(data: SceneDataModule, variant: str, budget: BudgetName) -> dict[st
         method.pretrain(data)
         method.fit(data)
         together = method.predict(data, data.query)
-        individual, branches = {}, dict(method.network.ensemble.branches.items())
+        individual, branches = {}, dict(method.module.ensemble.branches.items())
         for kind, branch in branches.items():
-            method.network.ensemble.branches = nn.ModuleDict({kind: branch})
+            method.module.ensemble.branches = nn.ModuleDict({kind: branch})
             individual[kind] = method.predict(data, data.query)
     disagreements = [(one != other).mean() for one, other in combinations(individual.values(), 2)]
     predictions = {**individual, TOGETHER: together}

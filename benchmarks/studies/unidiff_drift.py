@@ -30,10 +30,13 @@ from mmrs_bench.evaluation.report.statistics import paired, summarise
 from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext, method_class
 from mmrs_bench.methods.catalogue import method_card, resolve_config
-from mmrs_bench.methods.unidiff.adaptation import Adaptation, adapted_denoiser
+from mmrs_bench.methods.unidiff.adaptation import adapted_denoiser
 from mmrs_bench.methods.unidiff.config import AdaptationConfig
-from mmrs_bench.methods.unidiff.module import denoising_loss
-from mmrs_bench.methods.unidiff.pictures import ScenePictures, drift_tiles, picture_row, scene_pictures
+from mmrs_bench.methods.unidiff.datamodule import drift_tiles
+from mmrs_bench.methods.unidiff.hybrid_diffusion import denoising_losses
+from mmrs_bench.methods.unidiff.module import DRIFT, DenoisingModule
+from mmrs_bench.methods.unidiff.pictures import ScenePictures, scene_pictures
+from mmrs_bench.randomness import SampleRandom
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 #: Variants of the method by their labels.
@@ -81,13 +84,14 @@ def main(
             config = settings(method, variant, budget)
             found = adaptation(config, data, seed)
             after = losses(found, pictures, seed)
-            rows += [Row(label, seed, "rgb", epoch, loss) for epoch, loss in enumerate(found.drift.tolist())]
+            drifts = found.curves["drift"][:, 0].tolist()
+            rows += [Row(label, seed, "rgb", epoch, loss) for epoch, loss in enumerate(drifts)]
             for name in after:
                 rows += [
                     Row(label, seed, name, 0, before[name]),
                     Row(label, seed, name, config.adapt_epochs, after[name]),
                 ]
-            print(label, f"seed {seed}", f"rgb {found.drift[0]:.4f} -> {found.drift[-1]:.4f}", sep="\t", flush=True)
+            print(label, f"seed {seed}", f"rgb {drifts[0]:.4f} -> {drifts[-1]:.4f}", sep="\t", flush=True)
     write_csv(out / "unidiff-drift.csv", COLUMNS, rows)
     manifest = data.scene.manifest
     simulated = "SIMULATED: " if manifest.simulated else ""
@@ -103,19 +107,21 @@ def settings(method: str, variant: str, budget: BudgetName) -> Any:
     return config
 
 
-def adaptation(config: AdaptationConfig, data: SceneDataModule, seed: int) -> Adaptation:
+def adaptation(config: AdaptationConfig, data: SceneDataModule, seed: int) -> DenoisingModule:
     """The adapted denoiser of a seed, from the cache or trained."""
     with tempfile.TemporaryDirectory() as work:
-        return adapted_denoiser(config, data, RunContext(seed=seed, draw=0, work_dir=Path(work)))
+        return adapted_denoiser(config, data, RunContext(seed=seed, draw=0, work_dir=Path(work)))[0]
 
 
-def losses(found: Adaptation, pictures: ScenePictures, seed: int) -> dict[str, float]:
+def losses(found: DenoisingModule, pictures: ScenePictures, seed: int) -> dict[str, float]:
     """Denoising loss on evenly spread tiles of every picture but pseudo-RGB, which stage A measures itself."""
-    return {
-        name: denoising_loss(found.denoiser, drift_tiles(pictures, name), picture_row(name), seed=seed)
-        for name in pictures.images
-        if name != "rgb"
-    }
+    means = {}
+    for name in pictures.images:
+        if name != "rgb":
+            (batch,) = drift_tiles(pictures, name)
+            noise = SampleRandom(DRIFT, seed)
+            means[name] = float(denoising_losses(found.denoiser, batch["tiles"], batch["row"], noise).mean())
+    return means
 
 
 def by_seed(rows: Sequence[Row], adaptation: str, picture: str, epoch: int) -> dict[int, float]:

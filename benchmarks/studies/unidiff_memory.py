@@ -21,8 +21,9 @@ import torch
 from mmrs_bench.config import DataConfig, ExecutionConfig
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
-from mmrs_bench.methods.unidiff.adaptation import Backbone, denoiser_on
+from mmrs_bench.methods.unidiff.adaptation import denoiser_on
 from mmrs_bench.methods.unidiff.adm import ADM_64, build_adm
+from mmrs_bench.methods.unidiff.adm_checkpoint import Backbone
 from mmrs_bench.methods.unidiff.config import UniDiffConfig
 from mmrs_bench.methods.unidiff.features import SEGMENT, TileFeatures
 from mmrs_bench.methods.unidiff.pictures import scene_pictures
@@ -52,7 +53,7 @@ def main(dataset: str = "sim-augsburg", block: int = 11, tiles: int = SEGMENT + 
         context = RunContext(seed=0, draw=0, work_dir=Path(folder))
         denoiser = denoiser_on(backbone, config, seed=0)
         features = TileFeatures(denoiser, pictures, timestep=config.timestep, block=config.block, context=context)
-        inputs = sum(shape[0] for shape in features.shapes.values())
+        inputs = features.size
         head = PixelMLP(inputs, config.hidden, data.num_classes)
         start = time.perf_counter()
         places = _first(features.grid.tiles_of(data.query), tiles)

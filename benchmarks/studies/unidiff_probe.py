@@ -78,7 +78,7 @@ def probe_accuracy(data: SceneDataModule, method: str, variant: str, budget: Bud
     config = UniDiffConfig.model_validate(resolve_config(method_card(method), variant, budget))
     with tempfile.TemporaryDirectory() as work:
         context = RunContext(seed=0, draw=data.config.draw, work_dir=Path(work))
-        denoiser = adapted_denoiser(config, data, context).denoiser
+        denoiser = adapted_denoiser(config, data, context)[0].denoiser
         pictures = scene_pictures(config, data)
         features = TileFeatures(denoiser, pictures, timestep=config.timestep, block=config.block, context=context)
         support, query = features.grid.tiles_of(data.support), features.grid.tiles_of(data.query)

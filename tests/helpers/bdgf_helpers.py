@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from helpers.method_helpers import make
 
-from mmrs_bench.methods.bdgf.config import BdgfConfig
 from mmrs_bench.methods.bdgf.method import Bdgf
 from mmrs_bench.methods.bdgf.modality_masking import MaskRatios
-from mmrs_bench.methods.catalogue import method_card, resolve_config
+from mmrs_bench.randomness import SampleRandom
 
 SIDE = 5
 STAGE_1 = {
@@ -36,12 +34,6 @@ STAGE_2 = {
 RATIOS = {"least": 0.0, "most": 0.75, "temperature": 0.1, "decay": 0.99, "warmup": 100, "every": 100}
 
 
-def settings(**changes: Any) -> BdgfConfig:
-    """The card's settings, with sizes that train in a fraction of a second."""
-    card = resolve_config(method_card("bdgf"), "default", "paper")
-    return BdgfConfig.model_validate({**card, **STAGE_1, **STAGE_2, **changes})
-
-
 def cheap(folder: Path, name: str = "bdgf", **options: Any) -> Bdgf:
     """`method_helpers.make` with such sizes."""
     method = make(name, folder, **{**STAGE_1, **STAGE_2, **options})
@@ -54,6 +46,6 @@ def mask_ratios(channels: dict[str, int], rule: Any = "adaptive", **changes: Any
     return MaskRatios(channels, rule, **{**RATIOS, **changes})
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    """A seeded generator."""
-    return torch.Generator().manual_seed(seed)
+def random(seed: int = 0) -> SampleRandom:
+    """A stream of random numbers."""
+    return SampleRandom("test", seed)

@@ -70,25 +70,6 @@ def test_a_single_branch_has_the_cross_entropy_only() -> None:
     assert loss.entropy == loss.similarity == loss.divergence == 0
 
 
-def test_the_mutual_terms_of_branches_that_agree_are_zero() -> None:
-    one = outputs(1)[0]
-    loss = loss_of([one, BranchOutput(3 * one.features, one.logits + 5)])
-    torch.testing.assert_close(torch.stack(loss[2:]), torch.zeros(3), atol=1e-6, rtol=0)
-
-
-def test_equal_certainty_about_different_classes_has_an_entropy_term_of_zero() -> None:
-    one = outputs(1)[0]
-    loss = loss_of([one, BranchOutput(one.features, one.logits.roll(1, dims=1))])
-    torch.testing.assert_close(loss.entropy, torch.zeros(()), atol=1e-10, rtol=0)
-    assert loss.divergence > 0.1
-
-
-def test_opposite_features_have_a_similarity_term_of_two() -> None:
-    one = outputs(1)[0]
-    loss = loss_of([one, BranchOutput(-one.features, one.logits)])
-    torch.testing.assert_close(loss.similarity, torch.tensor(2.0))
-
-
 @pytest.mark.parametrize(("part", "logits", "features"), [("entropy", True, False), ("similarity", False, True)])
 def test_entropy_and_similarity_give_both_branches_a_gradient(part: str, logits: bool, features: bool) -> None:
     made = outputs(2, grad=True)
