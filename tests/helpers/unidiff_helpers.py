@@ -18,10 +18,10 @@ from torch import Tensor
 from mmrs_bench.config import DataConfig
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff import config as unidiff_config
-from mmrs_bench.methods.unidiff.adaptation import Backbone, denoiser_on
+from mmrs_bench.methods.unidiff.adaptation import denoiser_on
 from mmrs_bench.methods.unidiff.adm import AdmConfig, build_adm
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
-from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, original_shapes
+from mmrs_bench.methods.unidiff.adm_checkpoint import Backbone, checkpoint_file, original_shapes
 from mmrs_bench.methods.unidiff.config import UniDiffConfig
 from mmrs_bench.methods.unidiff.features import NOISE_SEED
 from mmrs_bench.methods.unidiff.method import UniDiff

@@ -39,7 +39,7 @@ def test_vectors_equal_a_loop(block: int, tmp_path: Path) -> None:
     """Block 0 has half the resolution of the tile, block 1 the full one."""
     data = picture_data()
     method = pretrained(tmp_path, data, block=block)
-    features = method.features(data)
+    features = method.pairs(data).features
     assert features.shapes == dict.fromkeys(NAMES, (32, 8 * (1 + block), 8 * (1 + block)))
     assert len(features.grid) == TILES
     activations = slow_activations(method, data, block)
@@ -56,7 +56,7 @@ def test_vectors_equal_a_loop(block: int, tmp_path: Path) -> None:
 def test_features_of_a_tile_do_not_depend_on_other_tiles(tmp_path: Path) -> None:
     """To the last bit, in another order and without the others."""
     data = picture_data()
-    features = pretrained(tmp_path, data).features(data)
+    features = pretrained(tmp_path, data).pairs(data).features
     tiles = np.arange(BATCH + 3)
     together, reversed_order = features.compute(tiles), features.compute(tiles[::-1].copy())
     single = features.compute(tiles[5:6])

@@ -1,46 +1,66 @@
-"""Training steps, drift and curves of stage A against slow loops."""
+"""Stage A as a plain LightningModule: training steps, drift and curves against slow loops, and its checkpoints."""
 
 from __future__ import annotations
 
 import csv
 import math
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.network_helpers import silent
-from helpers.unidiff_helpers import NAMES, SIDE, picture_data, random_denoiser, settings, slow_tile
+from helpers.module_cases import Losses, trainer
+from helpers.network_helpers import same, silent, weights
+from helpers.unidiff_helpers import (
+    NAMES,
+    SIDE,
+    SMALL,
+    STRIDE,
+    picture_scene,
+    random_denoiser,
+    random_weights,
+    refused,
+    slow_tile,
+    small_checkpoint,
+)
 from torch import Tensor
 
-from mmrs_bench.methods.unidiff.hybrid_diffusion import HybridDiffusion
-from mmrs_bench.methods.unidiff.module import (
-    CURVE,
-    DRIFT_TIMESTEPS,
-    DenoiserWithCurves,
-    DenoisingModule,
-    denoising_loss,
-    write_curve,
-)
-from mmrs_bench.methods.unidiff.pictures import picture_row, scene_pictures
-from mmrs_bench.randomness import torch_generator
+from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.methods.unidiff import datamodule
+from mmrs_bench.methods.unidiff.adaptation import CURVE, write_curve
+from mmrs_bench.methods.unidiff.adm_checkpoint import Backbone
+from mmrs_bench.methods.unidiff.datamodule import TileDataModule
+from mmrs_bench.methods.unidiff.hybrid_diffusion import DRIFT_TIMESTEPS, HybridDiffusion, denoising_losses
+from mmrs_bench.methods.unidiff.module import DenoisingModule
+from mmrs_bench.methods.unidiff.pictures import picture_row
+from mmrs_bench.randomness import SampleRandom, torch_generator
 
 BATCH, SEED = 6, 3
+WITHOUT_DROPOUT = replace(SMALL, dropout=0.0)
 
 
-pytestmark = pytest.mark.usefixtures("small_tiny")
+def tiles(**changes: Any) -> TileDataModule:
+    settings = {"tile": SIDE, "stride": STRIDE, "batch_size": BATCH, "epoch_steps": 2, "seed": SEED}
+    return TileDataModule(picture_scene(), **{**settings, **changes})
 
 
-def made(*, seed: int = SEED, **changes: Any) -> DenoisingModule:
-    """A module without dropout, whose random numbers do not come from the step."""
-    config = settings(**{"adapt_batch": BATCH, **changes})
-    pictures = scene_pictures(config, picture_data())
-    names = tuple(name for name in pictures.images if config.anchored or name != "rgb")
-    network = DenoiserWithCurves(random_denoiser(), names, config.adapt_epochs)
-    module = DenoisingModule(network, pictures, config, seed=seed)
-    silent(module)
-    module.network.denoiser.eval()
+def untrained(pictures: Any = NAMES, **changes: Any) -> DenoisingModule:
+    settings = {
+        "backbone": "tiny",
+        "sizes": asdict(WITHOUT_DROPOUT),
+        "adaptation": "full",
+        "seed": SEED,
+        "lora_rank": 2,
+    }
+    return DenoisingModule(pictures, **{**settings, **changes})
+
+
+def made(*args: Any, **changes: Any) -> DenoisingModule:
+    """Random weights, because the output of an untrained network is zero."""
+    module = untrained(*args, **changes)
+    module.use_backbone(Backbone(module.sizes, random_weights(module.sizes), "random"))
     return module
 
 
@@ -69,14 +89,14 @@ def kept_signal(t: int) -> float:
     return math.prod(1 - min(0.999, 1 - after / before) for before, after in pairwise(angles))
 
 
-def slow_losses(module: DenoisingModule, zoom: float, *address: int) -> tuple[list[str], list[float]]:
+@torch.no_grad()
+def slow_losses(module: DenoisingModule, data: TileDataModule, *address: int) -> tuple[list[str], list[float]]:
     """Picture and loss of each sample, from random numbers in the documented order."""
-    images = scene_pictures(settings(), picture_data()).images
     generator = torch_generator("adapt", *address)
-    names = module.network.names
+    names = module.pictures
     kinds = [names[k] for k in torch.randint(len(names), (BATCH,), generator=generator).tolist()]
     numbers = torch.randint(16, (BATCH,), generator=generator).tolist()
-    enlargements = (1 + (zoom - 1) * torch.rand(BATCH, generator=generator)).tolist()
+    enlargements = (1 + (module.zoom - 1) * torch.rand(BATCH, generator=generator)).tolist()
     free = torch.rand(BATCH, 2, generator=generator).tolist()
     flips = torch.randint(2, (BATCH,), generator=generator).tolist()
     timesteps = torch.randint(1000, (BATCH,), generator=generator).tolist()
@@ -85,81 +105,102 @@ def slow_losses(module: DenoisingModule, zoom: float, *address: int) -> tuple[li
     for i, kind in enumerate(kinds):
         share = 1 / enlargements[i]
         corner = ((1 - share) * free[i][0], (1 - share) * free[i][1])
-        clean = slowly_augmented(slow_tile(images[kind], numbers[i])[0], share, corner, bool(flips[i]))
+        tile = slow_tile(data.pictures.images[kind], numbers[i])[0]
+        clean = slowly_augmented(tile, share, corner, bool(flips[i]))
         t, kept = torch.tensor([timesteps[i]]), kept_signal(timesteps[i])
         noised = math.sqrt(kept) * clean + math.sqrt(1 - kept) * noise[i]
-        output = module.network.denoiser(noised[None], t, torch.tensor([picture_row(kind)]))
+        output = module.denoiser(noised[None], t, torch.tensor([picture_row(kind)]))
         losses.append(float(HybridDiffusion()(output, clean[None], noise[i][None], t).total))
     return kinds, losses
 
 
+def slow_drift(module: DenoisingModule, data: TileDataModule) -> float:
+    """The mean squared error of the noise on all 16 pseudo-RGB tiles."""
+    generator, losses = torch_generator("drift", SEED), []
+    for timestep in DRIFT_TIMESTEPS:
+        for number in range(16):
+            tile, noise = (
+                slow_tile(data.pictures.images["rgb"], number),
+                torch.randn(1, 3, SIDE, SIDE, generator=generator),
+            )
+            t = torch.tensor([timestep])
+            with torch.no_grad():
+                output = module.denoiser.eval()(HybridDiffusion().add_noise(tile, noise, t), t, torch.tensor([1]))
+            losses.append(float(HybridDiffusion()(output, tile, noise, t).simple))
+    return sum(losses) / len(losses)
+
+
+# Training
+
+
 @pytest.mark.parametrize("changes", [{}, {"anchor_weight": 2.5, "zoom": 1.6}, {"anchored": False, "zoom": 1.0}])
-@torch.no_grad()
-def test_the_training_step_equals_a_loop(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DenoisingModule, "current_epoch", 2)
-    module, config = made(**changes), settings(**changes)
-    logged: dict[str, tuple[float, int]] = {}
-    module.log = lambda name, value, **options: logged.update({name: (float(value), options["batch_size"])})  # type: ignore[method-assign,assignment]
-    found = module.training_step({}, 5)
-    kinds, losses = slow_losses(module, config.zoom, SEED, 2, 5)
-    assert ("rgb" in kinds) == config.anchored
-    weighted = [config.anchor_weight * x if kind == "rgb" else x for kind, x in zip(kinds, losses, strict=True)]
-    assert float(found) == pytest.approx(sum(weighted) / BATCH, rel=1e-4)
-    expected = {}
-    for kind in set(kinds):
-        own = [x for k, x in zip(kinds, losses, strict=True) if k == kind]
-        expected[f"loss_{kind}"] = (pytest.approx(sum(own) / len(own), rel=1e-4), len(own))
-    assert logged == expected
+def test_losses_drift_and_curves_equal_loops(changes: dict[str, Any], tmp_path: Path) -> None:
+    """At rate 0 all steps have the same weights."""
+    data = tiles(anchored=changes.pop("anchored", True))
+    module, steps, own = made(data.names, learning_rate=0.0, **changes), Losses(), trainer(tmp_path)
+    own.callbacks.append(steps)  # type: ignore[attr-defined]
+    own.fit(module, datamodule=data)
+    expected = []
+    for epoch in range(2):
+        by_kind: dict[str, list[float]] = {}
+        for index in range(2):
+            kinds, losses = slow_losses(module, data, SEED, epoch, index)
+            weighted = [module.anchor_weight * x if kind == "rgb" else x for kind, x in zip(kinds, losses, strict=True)]
+            expected.append(sum(weighted) / BATCH)
+            for kind, loss in zip(kinds, losses, strict=True):
+                by_kind.setdefault(kind, []).append(loss)
+        assert ("rgb" in by_kind) == data.anchored
+        means = {name: sum(values) / len(values) for name, values in by_kind.items()}
+        row = [means.get(name, 0.0) for name in module.pictures]
+        assert module.curves["loss"][epoch + 1].tolist() == pytest.approx(row, rel=1e-4)
+        logged = {name: float(own.callback_metrics[f"loss_{name}"]) for name in means}
+        assert epoch == 0 or logged == pytest.approx(means, rel=1e-4)
+    assert steps.values == pytest.approx(expected, rel=1e-4)
+    assert module.curves["drift"][:, 0].tolist() == pytest.approx([slow_drift(module, data)] * 3, rel=1e-4)
+    (scores,) = own.validate(module, datamodule=data, verbose=False)
+    assert scores == {"val/loss": pytest.approx(module.curves["drift"][0, 0].item())}
 
 
-def test_samples_depend_on_seed_epoch_and_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_depend_on_seed_epoch_and_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss(*, seed: int = 0, epoch: int = 0, index: int = 0) -> float:
         monkeypatch.setattr(DenoisingModule, "current_epoch", epoch)
-        module = made(seed=seed)
+        module, loader = made(seed=seed), tiles(seed=seed).train_dataloader()
+        silent(module)
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         torch.rand(3)
-        return float(module.training_step({}, index).detach())
+        return float(module.training_step(list(loader)[index], index).detach())
 
     assert loss() == loss()
     assert len({loss(), loss(seed=1), loss(epoch=1), loss(index=1)}) == 4
 
 
-@torch.no_grad()
-def test_losses_of_an_epoch_are_means_over_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DenoisingModule, "current_epoch", 1)
-    module = made()
-    by_kind: dict[str, list[float]] = {}
-    for index in range(2):
-        module.training_step({}, index)
-        for kind, loss in zip(*slow_losses(module, settings().zoom, SEED, 1, index), strict=True):
-            by_kind.setdefault(kind, []).append(loss)
-    module.on_train_epoch_end()
-    means = [sum(by_kind[name]) / len(by_kind[name]) if name in by_kind else 0.0 for name in NAMES]
-    assert module.network.loss[1].tolist() == pytest.approx(means, rel=1e-4)
-    assert not module.network.loss[0].any()
+def test_two_processes_draw_the_tiles_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    single = list(tiles().train_dataloader())
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(datamodule, "process_rank", lambda rank=rank: (rank, 2))
+        parts.append(list(tiles(batch_size=BATCH // 2).train_dataloader()))
+    for whole, *halves in zip(single, *parts, strict=True):
+        assert all(torch.equal(whole[name], torch.cat([half[name] for half in halves])) for name in ("tiles", "row"))
 
 
-@torch.no_grad()
-def test_the_denoising_loss_equals_a_loop_and_ignores_dropout() -> None:
+def test_the_denoising_loss_ignores_dropout_and_depends_on_seed_and_row() -> None:
     denoiser = random_denoiser().train()
-    tiles = torch.rand(18, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = denoising_loss(denoiser, tiles, 1, seed=4)
+    clean = torch.rand(18, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def loss(row: int, seed: int) -> float:
+        return float(denoising_losses(denoiser, clean, torch.full((18,), row), SampleRandom("drift", seed)).mean())
+
+    assert loss(1, 4) == loss(1, 4)
+    assert len({loss(1, 4), loss(1, 5), loss(2, 4)}) == 3
     assert denoiser.training
-    assert denoising_loss(denoiser, tiles, 1, seed=4) == found
-    generator, losses, hybrid = torch_generator("drift", 4), [], HybridDiffusion()
-    for timestep in DRIFT_TIMESTEPS:
-        for tile in tiles:
-            noise, t = torch.randn(1, 3, SIDE, SIDE, generator=generator), torch.tensor([timestep])
-            output = denoiser.eval()(hybrid.add_noise(tile[None], noise, t), t, torch.tensor([1]))
-            losses.append(float(hybrid(output, tile[None], noise, t).simple))
-    assert found == pytest.approx(sum(losses) / len(losses), rel=1e-4)
-    assert len({found, denoising_loss(denoiser, tiles, 1, seed=5), denoising_loss(denoiser, tiles, 2, seed=4)}) == 3
 
 
 def test_curves_are_written_with_empty_fields_for_missing_values(tmp_path: Path) -> None:
-    network = DenoiserWithCurves(random_denoiser(), ("rgb", "sar"), 2)
-    network.drift[:] = torch.tensor([0.5, 0.25, 0.75])
-    network.loss[:] = torch.tensor([[1.0, 0.0], [0.5, 2.0]])
-    write_curve(network, tmp_path)
+    module = made(["rgb", "sar"])
+    for epoch, drift, losses in ((0, 0.5, [0.0, 0.0]), (1, 0.25, [1.0, 0.0]), (2, 0.75, [0.5, 2.0])):
+        module.curves.record(epoch, drift=torch.tensor([drift]), loss=torch.tensor(losses))
+    write_curve(module, tmp_path)
     assert list(csv.reader((tmp_path / f"{CURVE}.csv").read_text().splitlines())) == [
         ["epoch", "drift", "loss_rgb", "loss_sar"],
         ["0", "0.5", "", ""],
@@ -167,3 +208,109 @@ def test_curves_are_written_with_empty_fields_for_missing_values(tmp_path: Path)
         ["2", "0.75", "0.5", "2.0"],
     ]
     assert (tmp_path / f"{CURVE}.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Checkpoints
+
+
+def checkpoint(module: DenoisingModule, path: Path) -> str:
+    own = trainer(path.parent, 0)
+    own.strategy.connect(module)
+    own.save_checkpoint(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("adaptation", ["film", "lora"])
+def test_an_adapted_tiny_backbone_is_restored_without_the_checkpoint_of_its_source(
+    adaptation: str, tmp_path: Path
+) -> None:
+    if adaptation == "lora":
+        pytest.importorskip("peft")
+    first = made()
+    source = Path(checkpoint(first, tmp_path / "source.ckpt"))
+    module = untrained(adaptation=adaptation, backbone_weights=str(source), learning_rate=0.01)
+    backbone, before = first.as_backbone(), weights(module)
+    assert module.denoiser.backbone == backbone.name
+    assert torch.equal(module.denoiser.unet.conv_in.weight, backbone.weights["conv_in.weight"])
+    trainer(tmp_path, 1).fit(module, datamodule=tiles())
+    assert not same(weights(module), before)
+    saved = checkpoint(module, tmp_path / "adapted.ckpt")
+    source.unlink()
+    restored = DenoisingModule.load_from_checkpoint(saved)
+    assert same(weights(restored), weights(module))
+    assert restored.denoiser.adapters_metadata() == module.denoiser.adapters_metadata()
+
+
+def test_a_checkpoint_on_the_public_backbone_holds_the_adapters_and_needs_that_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = small_checkpoint(monkeypatch)
+    module = untrained(backbone="imagenet", sizes=asdict(SMALL), adaptation="film")
+    saved = checkpoint(module, tmp_path / "adapted.ckpt")
+    state = torch.load(saved, weights_only=True)["state_dict"]
+    adapters = {f"denoiser.network.{name}" for name in module.denoiser.adapted_state()}
+    assert state.keys() == adapters | {"curves.drift", "curves.loss"}
+    assert same(weights(DenoisingModule.load_from_checkpoint(saved).denoiser), weights(module.denoiser))
+    other = torch.load(public, weights_only=True)
+    other["out.2.bias"] += 1
+    torch.save(other, tmp_path / "other.pt")
+    with refused(
+        DataError, "was trained on the backbone adm-imagenet-64 .*, but this one is adm-imagenet-64 .*; fetch"
+    ):
+        DenoisingModule.load_from_checkpoint(saved, backbone_weights=str(tmp_path / "other.pt"))
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "empty"))
+    with refused(DataError, "Fetch it with"):
+        DenoisingModule.load_from_checkpoint(saved)
+
+
+# Refused input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pictures": "rgb"}, "pictures is 'rgb'; use a list of names"),
+        (
+            {"pictures": ["rgb", "dsm", "lidar"]},
+            r"have rows \[1, 4, 4\] of the class embedding, expected different ones",
+        ),
+        ({"backbone": "small"}, "unknown backbone 'small'"),
+        ({"sizes": {"layers": 3}}, "sizes of the backbone: .*'layers'; use the fields of AdmConfig"),
+        ({"adaptation": "film"}, "adaptation film of an untrained tiny backbone; train one .* backbone_weights"),
+        (
+            {"pictures": ["rgb", "pca"]},
+            r"built for pictures rgb, pca with rows \[1, 2\], but a batch has row [345]; build",
+        ),
+    ],
+)
+def test_impossible_modules_and_batches_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with refused(ConfigError, message):
+        trainer(tmp_path, 1).fit(untrained(**changes), datamodule=tiles())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; use at least 1"),
+        ({"anchored": False, "pictures": ["rgb"]}, "without anchoring, stage A needs a picture other than rgb"),
+        (
+            {"pictures": ["sar"]},
+            "the pictures are sar, but anchoring needs the pseudo-RGB; add rgb .*anchored to false",
+        ),
+        ({"tile": 17}, r"tiles are \[6, 3, 17, 17\], expected .* a multiple of 2; set tile"),
+    ],
+)
+def test_impossible_tiles_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    module = made()
+    silent(module)
+    with refused(ConfigError, message):
+        module.training_step(next(iter(tiles(**changes).train_dataloader())), 0)
+
+
+def test_only_a_trained_tiny_network_is_a_backbone(tmp_path: Path) -> None:
+    adapted = checkpoint(made(adaptation="film"), tmp_path / "film.ckpt")
+    with refused(ConfigError, "a backbone must be a tiny network trained with adaptation full, not tiny with .* film"):
+        untrained(backbone_weights=adapted)
+    other = checkpoint(made(sizes=asdict(replace(SMALL, classes=9))), tmp_path / "other.ckpt")
+    with refused(DataError, "its network has other sizes"):
+        untrained(backbone_weights=other)
