@@ -11,6 +11,7 @@ from mmrs_bench.version import __version__
 
 if TYPE_CHECKING:
     from mmrs_bench.api.catalogue import datamodule, list_methods, list_scenes, load_scene
+    from mmrs_bench.api.models import load_pretrained
     from mmrs_bench.api.results import Results, load_results
     from mmrs_bench.api.running import run
     from mmrs_bench.api.tables import Tables
@@ -26,6 +27,7 @@ __all__ = [
     "datamodule",
     "list_methods",
     "list_scenes",
+    "load_pretrained",
     "load_results",
     "load_scene",
     "run",
@@ -39,18 +41,21 @@ _MODULES = {
     "datamodule": "api.catalogue",
     "list_methods": "api.catalogue",
     "list_scenes": "api.catalogue",
+    "load_pretrained": "api.models",
     "load_results": "api.results",
     "load_scene": "api.catalogue",
     "run": "api.running",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # type checkers would take any name for one of this module
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

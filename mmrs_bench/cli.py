@@ -12,7 +12,16 @@ from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
 
-from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, PixelScope, Selection, SplitName
+from mmrs_bench.config import (
+    DEFAULT_RESULTS,
+    BudgetName,
+    ExecutionConfig,
+    LoggerName,
+    PixelScope,
+    Selection,
+    SplitName,
+    TrainerFlags,
+)
 from mmrs_bench.errors import BenchError, ConfigError, PreflightError, nearest
 from mmrs_bench.evaluation.cells import Suite
 from mmrs_bench.evaluation.run.executors import EXECUTORS
@@ -41,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # files only; an inherited backend may need a display, or be unknown
     given = list(sys.argv[1:] if argv is None else argv)
     try:
+        if _is_lightning(given):
+            return int(import_module("mmrs_bench.commands.lightning").run_lightning(given))
         name, options = _parse(given)
         module, _, function = _COMMANDS[name][0].partition(":")
         status = int(getattr(import_module(f"mmrs_bench.commands.{module}"), function)(**options))
@@ -57,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `mmrs-bench list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
+
+
+def _is_lightning(argv: Sequence[str]) -> bool:
+    """Whether Lightning's command line has to run these arguments."""
+    configured = any(word == "-c" or word.partition("=")[0] == "--config" for word in argv)
+    return argv[:1] in (["fit"], ["validate"], ["test"]) or (argv[:1] == ["predict"] and configured)
 
 
 def _usage_error(text: str) -> int:
@@ -207,6 +224,7 @@ _MAPS = _out(None, "folder for the files (default: RESULTS/maps)")
 _DRAW = _option("--draw", type=int, default=0, help="the draw of the cell")
 _TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
 _FORCE = _option("--force", action="store_true", help="compute finished cells again and replace their records")
+_SAVE = _option("--save-models", action="store_true", help="keep the fitted model of each cell in RESULTS/models")
 _UPDATE = _option("--update-baselines", "--update", action="store_true", help="measure new baselines, print old -> new")
 _CHECKED = _option("--methods", "--method", **_several(["all"]), help="names; all: every method that has baselines")
 _FROM = _option("--from", dest="source", type=str, default=None, help="folder with files that you already have")
@@ -214,6 +232,14 @@ _WHAT = _option(
     "what", choices=["methods", "datasets", "splits", "budgets"], nargs="?", default=None, help="default: everything"
 )
 _WEIGHTS = _option("name", type=str, help="name of a checkpoint, see mmrs-bench weights list")
+_MODEL = _option("model", type=str, help="folder that run --save-models wrote, or the record of its cell")
+_SCENE = _option("--scene", type=str, default=None, help="name, or path of a manifest (default: the training scene)")
+_MAP_FILE = _option(
+    "--out", type=str, required=True, help="file for the classes: .tif (needs the extra geo), .png, .npy"
+)
+_PLACE = _option("--device", choices=["auto", "cpu", "cuda"], default="cpu", help="where the model runs")
+_CHECKPOINT = _option("--out", type=str, required=True, help="the file, for load_from_checkpoint")
+_STAGE = _option("--pretrained", action="store_true", help="the module of stage 1, from the cache")
 _METHODS_HELP = "name, name:variant, or path of a card (.yaml); all: those without weights"
 #: Commands with actions.
 _GROUPS = {"data": "list, fetch and verify the files of scenes", "weights": "list and fetch pretrained checkpoints"}
@@ -229,13 +255,28 @@ def _execution(parser: ArgumentParser) -> None:
     add("--keep-going", action="store_true", help="compute the other cells after one has failed")
 
 
+def _training(parser: ArgumentParser) -> None:
+    """Add how cells train, which does not change their results."""
+    add, fields = parser.add_argument, ExecutionConfig.model_fields
+    add("--devices", type=int, default=1, help="GPUs or CPU cores of each long training (Lightning's ddp)")
+    add("--logger", **_several(fields["logger"].default, LoggerName), help="where trainings log, without a network")
+    flags = ", ".join(TrainerFlags.model_fields)
+    add("--trainer", type=dict[str, Any], default={}, help=f"--trainer.NAME VALUE: Lightning's {flags}")
+
+
 #: Each command's ``module:function`` within `mmrs_bench.commands`, help text and options.
 _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
-    "run": ("run:run", "compute missing cells, then show the leaderboard", [_suite, _RESULTS, _execution, _FORCE]),
+    "run": (
+        "run:run",
+        "compute missing cells, then show the leaderboard",
+        [_suite, _RESULTS, _execution, _training, _FORCE, _SAVE],
+    ),
     "plan": ("run:plan", "show every cell with its state, and the expected time", [_suite, _RESULTS, _WORKERS]),
     "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
     "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
     "map": ("maps:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),
+    "predict": ("models:predict", "classify a scene with a fitted model", [_MODEL, _SCENE, _MAP_FILE, _PLACE]),
+    "export": ("models:export", "write a Lightning checkpoint of a fitted model", [_MODEL, _CHECKPOINT, _STAGE]),
     "sweep": (
         "sweep:sweep",
         "score a method over timesteps and blocks of its features (uses query labels: for analysis only)",
@@ -253,6 +294,10 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "data where": ("data:where", "print the folder of a scene's files", [_scene(nargs="?", default=None)]),
     "weights list": ("weights:list_weights", "list all checkpoints, and whether they are present", []),
     "weights fetch": ("weights:fetch", "fetch and verify a checkpoint", [_WEIGHTS]),
+    # Their options are those of LightningCLI, see commands/lightning.py; so is predict with --config.
+    "fit": ("lightning", "train a LightningModule on a data module; --config FILE (LightningCLI)", []),
+    "validate": ("lightning", "validate a LightningModule; --config FILE (LightningCLI)", []),
+    "test": ("lightning", "score a LightningModule on the query; --config FILE (LightningCLI)", []),
     "check": ("check:check", "run the conformance tests of a method", [_method("method")]),
     "version": ("catalogue:show_version", "print the version", []),
 }

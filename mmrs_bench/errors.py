@@ -48,6 +48,10 @@ class TrainingError(BenchError):
     """A training failed, for example with a NaN loss."""
 
 
+class NotPretrainedError(BenchError):
+    """The cache has no such pretraining."""
+
+
 class RunError(BenchError):
     """Cells of a run failed."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmrs_bench.api.results import Results, results_of
-from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, PixelScope, Selection, SplitName
+from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, LoggerName, PixelScope, Selection, SplitName
 from mmrs_bench.errors import ConfigError, RunError
 from mmrs_bench.evaluation.cells import Suite, build_cells
 from mmrs_bench.evaluation.run.progress import line_printer
@@ -41,8 +41,12 @@ def run(
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     executor: str = "local",
     executor_options: Mapping[str, Any] | None = None,
+    devices: int = 1,
+    logger: Sequence[LoggerName] = ("csv", "tensorboard"),
+    trainer: Mapping[str, Any] | None = None,
     keep_going: bool = False,
     force: bool = False,
+    save_models: bool = False,
     progress: bool = True,
 ) -> Results:
     """Compute all cells that have no record yet, as ``mmrs-bench run`` does, and return the results of all cells.
@@ -72,8 +76,13 @@ def run(
         precision: Lightning's setting.
         executor: Where the workers run: ``local``, ``slurm`` or ``ray``.
         executor_options: Options of ``slurm`` or ``ray`` by name.
+        devices: GPUs or CPU cores of each long training (Lightning's ddp).
+        logger: Where trainings log: ``csv``, ``tensorboard``, ``wandb`` (offline) and ``mlflow`` (a local folder).
+        trainer: Flags of Lightning's trainer that change no result, see `mmrs_bench.config.TrainerFlags`.
         keep_going: Compute the other cells after one has failed, and return the results without the failed ones.
         force: Compute finished cells again and replace their records.
+        save_models: Keep the fitted model of each cell in the subfolder ``models`` of the results (docs/models.md);
+            cells without a model are computed again.
         progress: Whether to show bars, and a line for each finished cell.
 
     Raises:
@@ -85,7 +94,9 @@ def run(
     values = dict(locals())
     _check_process()
     suite = Suite.of({name: values[name] for name in Suite.__dataclass_fields__})
-    execution = ExecutionConfig.of(device=device, precision=precision)
+    execution = ExecutionConfig.of(
+        device=device, precision=precision, devices=devices, logger=logger, trainer=trainer or {}
+    )
     folder = Path(results).expanduser()
     cells = build_cells(suite, fetch=line_printer(shown=progress))
     status = check_and_run(
@@ -97,6 +108,7 @@ def run(
         executor_options=executor_options,
         keep_going=keep_going,
         force=force,
+        save_models=save_models,
         progress=progress,
     )
     if status == EXIT_INTERRUPTED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,12 @@ def run(
     precision: str,
     executor: str,
     executor_options: Sequence[str],
+    devices: int,
+    logger: Sequence[str],
+    trainer: Mapping[str, Any],
     keep_going: bool,
     force: bool,
+    save_models: bool,
     **suite_options: Any,
 ) -> int:
     """Compute all cells that have no record, then show the leaderboard."""
@@ -62,8 +66,10 @@ def run(
         precision=precision,
         executor=executor,
         executor_options=executor_options,
+        training={"devices": devices, "logger": logger, "trainer": trainer},
         keep_going=keep_going,
         force=force,
+        save_models=save_models,
     )
     if status != EXIT_INTERRUPTED:
         _print_leaderboard(cells, folder)

@@ -25,13 +25,13 @@ class ClassMap(NamedTuple):
     Attributes:
         scene: The scene.
         targets: Predicted target in 0..K-1 of each pixel (height * width,).
-        support: Flat indices of the support pixels.
+        support: Flat indices of the support pixels; None without a split.
         title: Heading of the figure.
     """
 
     scene: Scene
     targets: IntArray
-    support: IntArray
+    support: IntArray | None
     title: str
 
     def figure(self) -> Figure:

@@ -61,6 +61,7 @@ class RunContext:
         progress: Callback with the name of a stage and its finished share in [0, 1].
         wait: Call it with a reason before waiting for another process. It may raise `mmrs_bench.errors.Deferred`, so
             that the worker computes another cell first.
+        only_cached: Raise `mmrs_bench.errors.NotPretrainedError` instead of a pretraining that the cache lacks.
     """
 
     seed: int
@@ -69,12 +70,17 @@ class RunContext:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     progress: Progress = _no_progress
     wait: Wait = never_defer
+    only_cached: bool = False
 
 
 class Method(ABC):
     """A classifier of pixels. Predictions depend only on config, context and data.
 
     Subclasses set ``Config``.
+
+    Attributes:
+        module: The LightningModule that classifies, after `fit` or `load`; None if the method has none.
+        pretrained: The LightningModule of stage 1, after `pretrain`; None if the method has none.
 
     Args:
         config: The settings, validated by ``Config``.
@@ -85,6 +91,9 @@ class Method(ABC):
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    module: Any = None
+    pretrained: Any = None
 
     def __init__(self, config: Mapping[str, Any], context: RunContext) -> None:
         where = f"settings of {type(self).__name__}"
@@ -101,6 +110,10 @@ class Method(ABC):
     @abstractmethod
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """Targets (n,) int64 in 0..K-1 of the pixels with flat indices (n,)."""
+
+    def bound_to_scene(self) -> str:
+        """Why only the training scene can be classified; empty if others with the same channels can be, too."""
+        return ""
 
     def parameter_counts(self) -> ParameterCounts:
         """Numbers of parameters after `fit`."""

@@ -27,7 +27,8 @@ from mmrs_bench.scenes.loader import (
     ignore_loader_warnings,
 )
 from mmrs_bench.scenes.manifest import Manifest
-from mmrs_bench.scenes.prepare import Prepared, prepare, reduced
+from mmrs_bench.scenes.normalise import Statistics
+from mmrs_bench.scenes.prepare import Prepared, component_axes, prepare, reduced
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
 from mmrs_bench.scenes.splits.split import Split
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -165,6 +166,11 @@ class SceneDataModule(L.LightningDataModule):
     def channels(self) -> dict[str, int]:
         """Channels by modality, after PCA."""
         return dict(self._prepared.channels)
+
+    @property
+    def window(self) -> int:
+        """Side of the windows in pixels."""
+        return self.config.window
 
     @property
     def num_classes(self) -> int:
@@ -377,9 +383,18 @@ class SceneDataModule(L.LightningDataModule):
             self._reduced[most] = other
         return self._reduced[most]
 
+    def component_axes(self) -> dict[int, Statistics]:
+        """Directions (components, bands) of the principal components that were used so far, by their number."""
+        counts = self._reduced if self.config.pca is None else [self.config.pca]
+        numbers = {min(count, self.scene.images["hsi"].shape[2]) for count in counts}
+        return {number: component_axes(self._prepared, self.config, number) for number in sorted(numbers)}
+
     def images_sha256(self) -> str:
         """SHA-256 of the normalised images, for the addresses of caches."""
         return hashlib.sha256(self._prepared.canvas.data).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_gatherers": {}}  # of the devices of this process
 
     # Windows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +79,35 @@ def principal_components(image: FloatArray, pixels: IntArray, components: int) -
     Raises:
         ConfigError: If there are too few bands or pixels.
     """
+    chunks = _chunks(image, np.arange(image.shape[0] * image.shape[1], dtype=np.int64))
+    pca = _fitted_pca(image, pixels, components)
+    projected = np.concatenate([pca.transform(values).astype(np.float32) for values in chunks])
+    return projected.reshape(*image.shape[:2], components)
+
+
+def principal_axes(image: FloatArray, pixels: IntArray, components: int) -> Statistics:
+    """The directions (components, bands) of `principal_components`; arguments and errors as there."""
+    axes: Statistics = _fitted_pca(image, pixels, components).components_
+    return axes
+
+
+def project(image: FloatArray, axes: Statistics) -> FloatArray:
+    """Project an image (height, width, bands), centred on its mean, onto axes (components, bands) of another image.
+
+    Returns:
+        (height, width, components).
+    """
+    height, width, _ = image.shape
+    pixels = np.arange(height * width, dtype=np.int64)
+    mean = sum(values.sum(axis=0) for values in _chunks(image, pixels)) / pixels.size
+    projected = [((values - mean) @ axes.T).astype(np.float32) for values in _chunks(image, pixels)]
+    return np.concatenate(projected).reshape(height, width, len(axes))
+
+
+def _fitted_pca(image: FloatArray, pixels: IntArray, components: int) -> Any:
     from sklearn.decomposition import PCA
 
-    height, width, bands = image.shape
+    bands = image.shape[2]
     if components > bands:
         raise ConfigError(f"pca {components}: the image has {bands} bands; use at most {bands} components.")
     if pixels.size <= components:
@@ -89,7 +115,4 @@ def principal_components(image: FloatArray, pixels: IntArray, components: int) -
             f"pca {components}: its scope contains only {pixels.size} pixels; use at most {pixels.size - 1} components "
             "or a larger normalisation scope."
         )
-    pca = PCA(components, svd_solver="covariance_eigh").fit(image.reshape(-1, bands)[pixels].astype(np.float64))
-    chunks = _chunks(image, np.arange(height * width, dtype=np.int64))
-    projected = np.concatenate([pca.transform(values).astype(np.float32) for values in chunks])
-    return projected.reshape(height, width, components)
+    return PCA(components, svd_solver="covariance_eigh").fit(image.reshape(-1, bands)[pixels].astype(np.float64))

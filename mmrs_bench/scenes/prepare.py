@@ -8,8 +8,8 @@ import numpy as np
 
 from mmrs_bench.config import DataConfig, PixelScope
 from mmrs_bench.errors import ConfigError, unknown_name
-from mmrs_bench.scenes.normalise import Normaliser, principal_components
-from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
+from mmrs_bench.scenes.normalise import Normaliser, Statistics, principal_axes, principal_components, project
+from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene, check_window
 from mmrs_bench.scenes.splits.split import Split, make_split
 from mmrs_bench.scenes.splits.subsample import limit_query, paper_validation
 from mmrs_bench.scenes.windows import empty_canvas, interior, reflect_borders
@@ -48,7 +48,7 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
     modalities = _chosen_modalities(scene, config)
     split = make_split(scene, config.split, shots=config.shots, draw=config.draw, window=config.window)
     unlabelled = _pixels_of(scene, split, config.unlabelled, "unlabelled")
-    channels, canvas = _normalised(scene, split, modalities, config)
+    channels, canvas = _normalised(scene, _scope(scene, split, config), modalities, config)
     return Prepared(
         scene=scene,
         split=split,
@@ -62,18 +62,54 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
 
 def reduced(prepared: Prepared, config: DataConfig) -> Prepared:
     """The same pixels with images for ``config``, which may differ from the prepared protocol in ``pca`` only."""
-    channels, canvas = _normalised(prepared.scene, prepared.split, tuple(prepared.channels), config)
+    scope = _scope(prepared.scene, prepared.split, config)
+    channels, canvas = _normalised(prepared.scene, scope, tuple(prepared.channels), config)
     return replace(prepared, channels=channels, canvas=canvas)
 
 
+def component_axes(prepared: Prepared, config: DataConfig, components: int) -> Statistics:
+    """The directions (components, bands) of the principal components of the HSI under a protocol."""
+    scope = _scope(prepared.scene, prepared.split, config)
+    return principal_axes(prepared.scene.images["hsi"], scope, components)
+
+
+def prepare_whole(
+    scene: Scene, config: DataConfig, modalities: tuple[str, ...], axes: Statistics | None = None
+) -> Prepared:
+    """Normalise a scene without a split, by the statistics of all its pixels. Labels are not used.
+
+    Args:
+        scene: The scene.
+        config: The protocol.
+        modalities: Modalities of the scene, in the order of the result.
+        axes: Directions (components, bands) onto which the HSI is projected if the protocol has components.
+
+    Raises:
+        ConfigError: If the window does not fit the scene.
+    """
+    check_window(config.window, scene.height, scene.width)
+    everything, none = np.arange(scene.labels.size, dtype=np.int64), np.empty(0, dtype=np.int64)
+    split = Split(config.split, config.shots, config.draw, config.window, support=none, query=none)
+    channels, canvas = _normalised(scene, everything, modalities, config, axes)
+    return Prepared(scene, split, channels, canvas, query=none, unlabelled=everything, validation=none)
+
+
 def _normalised(
-    scene: Scene, split: Split, modalities: tuple[str, ...], config: DataConfig
+    scene: Scene, scope: IntArray, modalities: tuple[str, ...], config: DataConfig, axes: Statistics | None = None
 ) -> tuple[dict[str, int], FloatArray]:
-    """Channels by modality and the canvas of normalised images."""
-    scope = _pixels_of(scene, split, config.normalisation_scope, "normalisation_scope")
+    """Channels by modality and the canvas of normalised images.
+
+    Args:
+        scene: The scene.
+        scope: Pixels that normalisation and components are fitted to.
+        modalities: Names of the images.
+        config: The protocol.
+        axes: Directions of the components, instead of those of the scene.
+    """
     raw = {name: scene.images[name] for name in modalities}
     if config.pca is not None:
-        raw["hsi"] = principal_components(raw["hsi"], scope, config.pca)
+        hsi = raw["hsi"]
+        raw["hsi"] = principal_components(hsi, scope, config.pca) if axes is None else project(hsi, axes)
     channels = {name: image.shape[2] for name, image in raw.items()}
     canvas = empty_canvas(scene.height, scene.width, sum(channels.values()), config.window)
     for name, view in _by_modality(interior(canvas, config.window), channels).items():
@@ -98,6 +134,11 @@ def _chosen_modalities(scene: Scene, config: DataConfig) -> tuple[str, ...]:
             f"pca {config.pca} needs modality hsi, but the chosen modalities are {', '.join(chosen)}; set pca to none."
         )
     return chosen
+
+
+def _scope(scene: Scene, split: Split, config: DataConfig) -> IntArray:
+    """The pixels that normalisation and components are fitted to."""
+    return _pixels_of(scene, split, config.normalisation_scope, "normalisation_scope")
 
 
 def _pixels_of(scene: Scene, split: Split, scope: PixelScope, setting: str) -> IntArray:

@@ -1,4 +1,4 @@
-"""Class maps: a figure with image, ground truth and errors (PNG, PDF), or a raster of class ids (GeoTIFF)."""
+"""Class maps: a figure (PNG, PDF), or class ids as a GeoTIFF or an array (.npy)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 FIGURE_SUFFIXES = (".png", ".pdf")
 RASTER_SUFFIXES = (".tif", ".tiff")
+ARRAY_SUFFIX = ".npy"
 
 #: Wavelengths of red, green and blue in nm.
 RGB_NM = (650.0, 550.0, 470.0)
 
+_NO_GEOTIFF = "a GeoTIFF cannot be written (a .png can)"
 _UNLABELLED = (1.0, 1.0, 1.0)
 _CORRECT = (0.82, 0.82, 0.82)
 _WRONG = (0.80, 0.10, 0.10)
@@ -35,7 +37,8 @@ def write_map(path: Path, scene: Scene, targets: IntArray, *, support: IntArray 
     """Write a class map in the format of the path's suffix.
 
     Args:
-        path: ``.png`` or ``.pdf`` for a figure, ``.tif`` for a GeoTIFF of class ids.
+        path: ``.png`` or ``.pdf`` for a figure, ``.tif`` for a GeoTIFF of class ids (bytes, nodata 0), ``.npy`` for
+            an array (height, width) of class ids.
         scene: The scene.
         targets: Predicted target in 0..K-1 of each pixel (height * width,).
         support: Flat indices of the support pixels, which are not scored.
@@ -47,15 +50,27 @@ def write_map(path: Path, scene: Scene, targets: IntArray, *, support: IntArray 
         BenchError: If the file cannot be written.
     """
     suffix = path.suffix.lower()
+    check_map_path(path)
     if suffix in RASTER_SUFFIXES:
         content = _geotiff(scene, _class_raster(scene, targets))
         atomic_write(path, lambda file: file.write(content))
-    elif suffix in FIGURE_SUFFIXES:
+    elif suffix == ARRAY_SUFFIX:
+        classes = _class_raster(scene, targets)
+        atomic_write(path, lambda file: np.save(file, classes, allow_pickle=False))
+    else:
         figure = map_figure(scene, targets, support=support, title=title)
         atomic_write(path, lambda file: figure.savefig(file, format=suffix[1:], dpi=200))
-    else:
-        known = ", ".join(FIGURE_SUFFIXES + RASTER_SUFFIXES)
-        raise ConfigError(f"{path}: {suffix or 'a path without suffix'} is not a map format; use one of {known}")
+
+
+def check_map_path(path: Path) -> None:
+    """Raise a `ConfigError` if `write_map` has no format for a path, or the format needs a package that is missing."""
+    suffix = path.suffix.lower()
+    known = (*FIGURE_SUFFIXES, *RASTER_SUFFIXES, ARRAY_SUFFIX)
+    if suffix not in known:
+        found = suffix or "a path without suffix"
+        raise ConfigError(f"{path}: {found} is not a map format; use one of {', '.join(known)}")
+    if suffix in RASTER_SUFFIXES:
+        import_optional("rasterio", _NO_GEOTIFF)
 
 
 def _class_raster(scene: Scene, targets: IntArray) -> IntArray:
@@ -96,7 +111,7 @@ def pseudo_colour(scene: Scene) -> tuple[FloatArray, str]:
 
 
 def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = None, title: str = "") -> Figure:
-    """Image, ground truth, class map and errors; see `write_map` for the arguments."""
+    """Image, ground truth, class map and errors; without labels only image and map. Arguments as in `write_map`."""
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
 
@@ -106,18 +121,22 @@ def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = No
     entries = scene.manifest.classes
     palette = np.array([_UNLABELLED, *(to_rgb(entry.color) for entry in entries)])
     image, shown = pseudo_colour(scene)
-    errors, wrong_percent = _errors(scene, classes, support)
-    panels: dict[str, NDArray[np.floating]] = {
-        f"image ({shown})": image,
-        "ground truth": palette[scene.ground_truth],
-        "class map": palette[classes],
-        f"errors ({wrong_percent:.1f} % of labelled pixels)": errors,
-    }
+    panels: dict[str, NDArray[np.floating]] = {f"image ({shown})": image, "class map": palette[classes]}
+    patches: list[tuple[Any, str]] = [(entry.color, figure_text(entry.name)) for entry in entries]
+    if labelled := bool(scene.ground_truth.any()):
+        errors, wrong_percent = _errors(scene, classes, support)
+        panels = {
+            f"image ({shown})": image,
+            "ground truth": palette[scene.ground_truth],
+            "class map": palette[classes],
+            f"errors ({wrong_percent:.1f} % of labelled pixels)": errors,
+        }
+        patches += [(_UNLABELLED, "unlabelled"), (_CORRECT, "correct"), (_WRONG, "wrong")]
     aspect = scene.width / scene.height
     if aspect > 2:  # wide scene: panels below each other
-        rows, columns, panel_width = 4, 1, 9.0
-    elif aspect < 0.5:  # tall scene: panels beside each other
-        rows, columns, panel_width = 1, 4, 2.6
+        rows, columns, panel_width = len(panels), 1, 9.0
+    elif aspect < 0.5 or not labelled:  # tall scene: panels beside each other
+        rows, columns, panel_width = 1, len(panels), 2.6 if aspect < 0.5 else 4.5
     else:
         rows, columns, panel_width = 2, 2, 4.5
     height = rows * (panel_width / aspect + 0.35) + 0.6
@@ -127,9 +146,7 @@ def map_figure(scene: Scene, targets: IntArray, *, support: IntArray | None = No
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_xticks([])
         axes.set_yticks([])
-    patches: list[tuple[Any, str]] = [(entry.color, figure_text(entry.name)) for entry in entries]
-    patches += [(_UNLABELLED, "unlabelled"), (_CORRECT, "correct"), (_WRONG, "wrong")]
-    if support is not None:
+    if labelled and support is not None:
         # Dots on the last panel, because a single pixel is invisible on a large scene.
         axes.plot(support % scene.width, support // scene.width, ".", color=_SUPPORT, markersize=3)
         patches.append((_SUPPORT, "support"))
@@ -156,7 +173,7 @@ def _errors(scene: Scene, classes: IntArray, support: IntArray | None) -> tuple[
 
 def _geotiff(scene: Scene, classes: IntArray) -> bytes:
     """A GeoTIFF of class ids with colours and names, and the scene's coordinates if its files contain them."""
-    rasterio = import_optional("rasterio", "a GeoTIFF cannot be written (a .png can)")
+    rasterio = import_optional("rasterio", _NO_GEOTIFF)
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 

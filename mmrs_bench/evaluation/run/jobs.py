@@ -21,6 +21,7 @@ from typing import cast
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import BenchError, ConfigError, Deferred, RecordError, TrainingError
 from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.results.models import has_model
 from mmrs_bench.evaluation.results.records import failure_path, record_path, save_failure, save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.claims import (
@@ -41,6 +42,8 @@ StageListener = Callable[[str, str, float], None]
 CellFunction = Callable[[Cell, ExecutionConfig, Path, Callable[[str, float], None], Callable[[str], None]], Record]
 
 RUN_CELL = "mmrs_bench.evaluation.run.runner:run_cell"
+#: As `RUN_CELL`, and also writes the fitted model.
+RUN_AND_SAVE = "mmrs_bench.evaluation.run.runner:run_and_save"
 
 #: Seconds that a worker sleeps when other workers compute all remaining cells.
 WAIT_SECONDS = 0.2
@@ -159,6 +162,12 @@ class Worker:
         """Save in the claim of the current cell why it cannot be finished; the worker must end now."""
         if self.claim is not None:
             self.claim = self.claim.ended(cause)
+
+
+def is_done(results: Path, cell: Cell, *, save_models: bool = False) -> bool:
+    """Whether a cell has a record, and with ``save_models`` also a model."""
+    done = record_path(results, cell.protocol).exists()
+    return done and (not save_models or has_model(results, cell.protocol))
 
 
 def stale_outcomes(results: Path, cells: Iterable[Cell], *, force: bool) -> dict[str, int]:
@@ -301,7 +310,7 @@ def _compute(
 def _check_usable(job: Job) -> None:
     """Raise a `BenchError` if the results folder is the reason of a cell's error."""
     job.check_folder()
-    for name in ("work", "records", "failures", "logs"):
+    for name in ("work", "records", "failures", "logs", "models"):
         folder = job.results / name
         with results_errors(folder):
             if folder.exists() and not folder.is_dir():

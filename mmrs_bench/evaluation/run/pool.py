@@ -83,11 +83,6 @@ class Replacements:
         )
 
 
-def usable_cores() -> int:
-    """Cores that this process may use; fewer than the machine has if its affinity is restricted."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment variables of a worker. Libraries read them when they are loaded.
 

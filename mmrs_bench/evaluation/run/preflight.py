@@ -10,7 +10,7 @@ from pathlib import Path
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError, PreflightError
 from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.results.records import record_path
+from mmrs_bench.evaluation.run.jobs import is_done
 from mmrs_bench.methods.setting_files import missing_files
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.plugins import missing_package
@@ -28,12 +28,14 @@ def preflight(
     *,
     executor: str = "local",
     force: bool = False,
+    save_models: bool = False,
     folders: Iterable[Path] = (),
     packages: Iterable[str] = (),
 ) -> None:
     """Check that cells can be computed. Nothing is written.
 
-    Only ``--device cuda``, and towers of open_clip that are not in ``data_manifests/weights.yaml``, import torch.
+    Only ``--device cuda``, ``--devices``, and towers of open_clip that are not in ``data_manifests/weights.yaml``,
+    import torch.
 
     Args:
         cells: The cells of the run.
@@ -41,16 +43,18 @@ def preflight(
         execution: The device is checked only if the workers run on this machine.
         executor: Name of the executor.
         force: Whether cells that have a record are computed, too.
+        save_models: Whether cells that have a record but no model are computed, too.
         folders: Further folders that are written.
         packages: Further optional packages that are needed (see `mmrs_bench.plugins.EXTRAS`).
 
     Raises:
         PreflightError: With one line for each fault, all of them at once.
     """
-    pending = [cell for cell in cells if force or not record_path(results, cell.protocol).exists()]
+    pending = [cell for cell in cells if force or not is_done(results, cell, save_models=save_models)]
     faults = list(_folder_faults(results, "choose another folder"))
+    written = (*WRITTEN, "models") if save_models else WRITTEN
     if not faults:
-        faults += [fault for name in WRITTEN for fault in _folder_faults(results / name, "choose another folder")]
+        faults += [fault for name in written for fault in _folder_faults(results / name, "choose another folder")]
         faults += [fault for folder in folders for fault in _folder_faults(folder, "choose another folder with --out")]
     if executor in EXECUTOR_PACKAGES:
         packages = [*packages, EXECUTOR_PACKAGES[executor]]
@@ -77,7 +81,7 @@ def _folder_faults(folder: Path, advice: str) -> Iterator[str]:
 
 
 def _device_faults(execution: ExecutionConfig) -> list[str]:
-    if execution.device != "cuda":
+    if execution.device != "cuda" and execution.devices == 1:
         return []
     try:
         execution.resolved()

@@ -16,6 +16,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import BenchError, DataError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
+from mmrs_bench.evaluation.results.models import ModelCard, model_folder, save_model
 from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
@@ -25,6 +26,7 @@ from mmrs_bench.methods.setting_files import file_hashes, usable_config
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.files.fingerprint import scene_fingerprint
+from mmrs_bench.scenes.manifest import SceneClass
 from mmrs_bench.scenes.scene import Scene
 from mmrs_bench.scenes.splits.audit import audit
 
@@ -45,6 +47,19 @@ def run_cell(
     Raises:
         BenchError: If data or settings are wrong, or the training fails.
     """
+    return _run(cell, execution, results, progress, wait)
+
+
+def run_and_save(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
+) -> Record:
+    """`run_cell`, which also writes the fitted model (see `mmrs_bench.evaluation.results.models`)."""
+    return _run(cell, execution, results, progress, wait, save=True)
+
+
+def _run(
+    cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait, *, save: bool = False
+) -> Record:
     protocol = cell.protocol
     card = cell.card
     variant = card.variants[protocol.variant]
@@ -55,6 +70,8 @@ def run_cell(
     with _timed(seconds, "score", progress):
         confusion = confusion_matrix(data.query_targets, prediction, data.num_classes)
         leakage = audit(data.scene, data.split)
+    if save:
+        _save_model(cell, method, data, results)
     parameters = method.parameter_counts()
     work_dir = method.context.work_dir
     if not any(work_dir.iterdir()):
@@ -92,10 +109,57 @@ def run_cell(
     )
 
 
+def _save_model(cell: Cell, method: Method, data: SceneDataModule, results: Path) -> None:
+    manifest = data.scene.manifest
+    card = ModelCard(
+        key=cell.key,
+        protocol=cell.protocol,
+        dataset=cell.dataset,
+        card_path=cell.card_path,
+        class_path=cell.card.class_path,
+        settings=_method_config(cell),
+        classes=tuple(SceneClass(id=c.id, name=c.name, color=c.color) for c in manifest.classes),
+        bands={name: data.scene.images[name].shape[2] for name in data.modalities},
+        channels=data.channels,
+        execution=method.context.execution,
+        signature=signature(cell.protocol),
+        provenance=provenance(),
+    )
+    save_model(model_folder(results, cell.protocol), card, method.save, data.component_axes())
+
+
 def fit_cell(
     cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, wait: Wait = never_defer
 ) -> Fitted:
     """Load a cell's data and train its method; arguments and errors as `run_cell`."""
+    method, data, seconds = pretrain_cell(cell, execution, _work_folder(results, cell.key), progress, wait)
+    with _timed(seconds, "fit", progress):
+        method.fit(data)
+    return Fitted(method, data, seconds)
+
+
+def pretrain_cell(
+    cell: Cell,
+    execution: ExecutionConfig,
+    work_dir: Path,
+    progress: Progress,
+    wait: Wait = never_defer,
+    *,
+    only_cached: bool = False,
+) -> Fitted:
+    """Load a cell's data and pretrain its method, which is not fitted.
+
+    Args:
+        cell: The cell.
+        execution: As ``progress`` and ``wait``, see `run_cell`.
+        work_dir: Folder for training logs.
+        progress: Callback for the progress of a stage.
+        wait: See `RunContext`.
+        only_cached: See `RunContext`.
+
+    Raises:
+        BenchError: If data or settings are wrong, or the training fails.
+    """
     protocol = cell.protocol
     config = _method_config(cell)
     torch.set_num_threads(execution.threads)
@@ -112,16 +176,15 @@ def fit_cell(
     context = RunContext(
         seed=protocol.seed,
         draw=protocol.data.draw,
-        work_dir=_work_folder(results, protocol.key),
+        work_dir=work_dir,
         execution=execution,
         progress=progress,
         wait=wait,
+        only_cached=only_cached,
     )
     method = method_class(cell.card)(config, context)
     with _timed(seconds, "pretrain", progress):
         method.pretrain(data)
-    with _timed(seconds, "fit", progress):
-        method.fit(data)
     return Fitted(method, data, seconds)
 
 

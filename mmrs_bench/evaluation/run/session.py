@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.config import ExecutionConfig, usable_cores
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import load_failures, load_records, record_path
 from mmrs_bench.evaluation.run.executors import execute, make_pool
-from mmrs_bench.evaluation.run.jobs import RUN_CELL, Job, stale_outcomes
-from mmrs_bench.evaluation.run.pool import usable_cores
+from mmrs_bench.evaluation.run.jobs import RUN_AND_SAVE, RUN_CELL, Job, is_done, stale_outcomes
 from mmrs_bench.evaluation.run.preflight import preflight
 from mmrs_bench.evaluation.run.progress import RunDisplay, make_display
 from mmrs_bench.io import write_text
@@ -30,12 +29,14 @@ def check_and_run(
     workers: int | None = None,
     executor: str = "local",
     force: bool = False,
+    save_models: bool = False,
     **options: Any,
 ) -> int:
     """Call `preflight`, then `run_cells` with the default number of workers if ``workers`` is None."""
-    count = worker_count(workers, execution.device)
-    preflight(cells, results, execution, executor=executor, force=force)
-    return run_cells(cells, results, execution, workers=count, executor=executor, force=force, **options)
+    options |= {"executor": executor, "force": force, "save_models": save_models}
+    count = worker_count(workers, execution.device, execution.devices)
+    preflight(cells, results, execution, executor=executor, force=force, save_models=save_models)
+    return run_cells(cells, results, execution, workers=count, **options)
 
 
 def run_cells(
@@ -48,10 +49,14 @@ def run_cells(
     executor_options: Mapping[str, Any] | None = None,
     keep_going: bool = False,
     force: bool = False,
-    compute: str = RUN_CELL,
+    save_models: bool = False,
+    compute: str = "",
     progress: bool = True,
 ) -> int:
     """Compute the cells that have no record (with ``force``, all cells), and show the progress unless it is false.
+
+    With ``save_models``, every cell ends with a model, and cells that have a record but no model are computed again.
+    Their records are replaced, so that record and model are of the same training.
 
     ``keep_going`` and ``compute`` are those of `Job`, ``executor`` is a name in
     `mmrs_bench.evaluation.run.executors.EXECUTORS`.
@@ -65,13 +70,17 @@ def run_cells(
     check_writable(results)
     load_records(results)
     load_failures(results)
-    pending = [cell for cell in cells if force or not _has_record(results, cell)]
+    pending = [cell for cell in cells if force or not is_done(results, cell, save_models=save_models)]
     done = len(cells) - len(pending)
     display = make_display({cell.key: cell for cell in cells}, done, results, shown=progress)
     if not pending:
         display.line(f"all {len(cells)} cells are done; nothing to compute (--force computes them again)")
         return 0
-    stale = stale_outcomes(results, pending, force=force)
+    stale = stale_outcomes(results, pending, force=force or save_models)
+    again = sum(record_path(results, cell.protocol).exists() for cell in pending)
+    if again and not force:
+        display.line(f"{again} of {len(cells)} cells have a record but no model: they are computed again")
+    compute = compute or (RUN_AND_SAVE if save_models else RUN_CELL)
     job = Job(results, tuple(pending), execution, keep_going=keep_going, stale=stale, compute=compute)
     pool = make_pool(executor, job, workers, executor_options or {})
     try:
@@ -81,10 +90,6 @@ def run_cells(
     except KeyboardInterrupt:
         return _report_interrupt(job, display, len(cells))
     return _report_end(job, display, len(cells))
-
-
-def _has_record(results: Path, cell: Cell) -> bool:
-    return record_path(results, cell.protocol).exists()
 
 
 def _report_interrupt(job: Job, display: RunDisplay, total: int) -> int:
@@ -104,11 +109,11 @@ def _report_end(job: Job, display: RunDisplay, total: int) -> int:
     return EXIT_FAILED
 
 
-def worker_count(workers: int | None, device: str) -> int:
-    """Number of workers: ``workers`` (at least 1), or by default one per usable core, and one on a GPU."""
+def worker_count(workers: int | None, device: str, devices: int = 1) -> int:
+    """Number of workers: ``workers`` (at least 1), or by default one per ``devices`` usable cores, and one on a GPU."""
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers {workers!r}: at least one worker is needed; give --workers 1 or more")
-    return workers or (usable_cores() if device == "cpu" else 1)
+    return workers or (max(1, usable_cores() // devices) if device == "cpu" else 1)
 
 
 def check_writable(results: Path) -> None:

@@ -42,7 +42,15 @@ REFIT_ADVICE = "fit and save the method again"
 SETTINGS_FILE = "settings.json"
 
 
-class PixelInput(MethodConfig):
+class FeatureInput(MethodConfig):
+    """Base of the features of a pixel."""
+
+    def bound_to_scene(self) -> str:
+        """See `mmrs_bench.methods.base.Method.bound_to_scene`."""
+        return ""
+
+
+class PixelInput(FeatureInput):
     """The normalised values of the pixel in all modalities."""
 
     kind: Literal["pixel"]
@@ -52,7 +60,7 @@ class PixelInput(MethodConfig):
         return StackFeatures(list(data.images.values()))
 
 
-class NeighbourhoodInput(MethodConfig):
+class NeighbourhoodInput(FeatureInput):
     """The pixel, and mean and standard deviation of its neighbourhoods, in all channels of all modalities.
 
     Attributes:
@@ -83,13 +91,17 @@ class NeighbourhoodInput(MethodConfig):
         return NeighbourhoodFeatures(list(data.images.values()), self.sizes)
 
 
-class ProfileInput(MethodConfig):
+class ProfileInput(FeatureInput):
     """An extended morphological profile, see `mmrs_bench.methods.classical.features.extended_profile`."""
 
     kind: Literal["profile"]
     components: int = Field(ge=1)
     variance: float = Field(gt=0, le=1)
     radii: tuple[Annotated[int, Field(ge=1)], ...]
+
+    def bound_to_scene(self) -> str:
+        """See `mmrs_bench.methods.base.Method.bound_to_scene`."""
+        return "its features are profiles of the principal components of one scene"
 
     def extractor(self, data: SceneDataModule) -> FeatureExtractor:
         """The feature extractor for a scene."""
@@ -184,6 +196,10 @@ class NearestPrototype(Method):
         """All coordinates of the prototypes."""
         return ParameterCounts(self._prototypes.size, self._prototypes.size)
 
+    def bound_to_scene(self) -> str:
+        """See `Method.bound_to_scene`."""
+        return self.config.features.bound_to_scene()  # type: ignore[no-any-return]
+
     def save(self, folder: Path) -> None:
         """See `Method.save`."""
         _save_arrays(folder, prototypes=self._prototypes)
@@ -236,6 +252,10 @@ class Classical(Method):
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`."""
         return _predict_blocks(self._extractor(data), pixels, self._estimator.predict)
+
+    def bound_to_scene(self) -> str:
+        """See `Method.bound_to_scene`."""
+        return self.config.features.bound_to_scene()  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         """See `Method.save`: support features and targets (npz), chosen hyperparameters (JSON)."""

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mmrs_bench.errors import BenchError, DataError, TrainingError
+from mmrs_bench.errors import BenchError, DataError, NotPretrainedError, TrainingError
 from mmrs_bench.io import atomic_write, content_hash, disk_errors, in_the_way, write_json
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit.checkpoints import UNREADABLE
@@ -59,16 +59,21 @@ def load_or_pretrain(
         The module, on the CPU in evaluation mode.
 
     Raises:
+        NotPretrainedError: If the context allows cached weights only, and there are none.
         DataError: If the cached file is damaged or belongs to another key or module.
         TrainingError: If the trained weights are not finite or do not fit the module that ``build`` returns.
         BenchError: If the cache cannot be written.
         Deferred: If the worker computes another cell instead of waiting.
     """
     fields = {"what": dict(address), "seed": context.seed, **execution_fields(context)}
+    if context.execution.devices != 1:
+        fields["devices"] = context.execution.devices
     key = content_hash(fields)
     folder = cache_root() / "pretraining"
     entry = folder / f"{key}.safetensors"
     shared = replace(context, draw=0, work_dir=folder / key / "work")
+    if context.only_cached and not entry.exists():
+        raise NotPretrainedError(f"the cache has no such pretraining (expected {entry})")
     module = initialised(build, shared, "pretraining")
     if not entry.exists():
         with exclusive_lock(folder / f"{key}.lock", context, WAITING), disk_errors(folder):

@@ -71,7 +71,7 @@ class UniDiff(NetworkMethod):
                 "use head mlp"
             )
         adapted, self._backbone = adapted_denoiser(self.config, data, self.context)
-        self.denoiser = adapted.denoiser
+        self.pretrained, self.denoiser = adapted, adapted.denoiser
 
     def create(self, data: SceneDataModule) -> None:
         """See `NetworkMethod.create`; the size of the head depends on the features."""
@@ -121,6 +121,12 @@ class UniDiff(NetworkMethod):
         head.cpu()
         targets: IntArray = sums.argmax(dim=1).numpy()  # the largest sum is the largest mean
         return targets
+
+    def bound_to_scene(self) -> str:
+        """See `Method.bound_to_scene`."""
+        chosen = self.config.pictures
+        with_components = "hsi" in dict(self.blueprint.channels) and (not chosen or "pca" in chosen)
+        return "one of its pictures shows the principal components of one scene" if with_components else ""
 
     def parameter_counts(self) -> ParameterCounts:
         """Parameters of denoiser and head, and the trained ones among them."""

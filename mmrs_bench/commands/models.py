@@ -1,0 +1,34 @@
+"""``predict`` and ``export``: fitted models that ``run --save-models`` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmrs_bench.commands.options import make_execution
+from mmrs_bench.commands.output import say, say_progress
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.evaluation.prediction import export_model, predict_scene
+from mmrs_bench.evaluation.report.maps import check_map_path
+
+
+def predict(*, model: str, scene: str | None, out: str, device: str) -> int:
+    """Classify every pixel of a scene, and write the class map."""
+    target = Path(out).expanduser()
+    check_map_path(target)
+    execution = make_execution(device, ExecutionConfig().precision)
+    predict_scene(Path(model).expanduser(), scene, execution, _show_stage).write(target)
+    say(str(target))
+    return 0
+
+
+def export(*, model: str, out: str, pretrained: bool) -> int:
+    """Write a Lightning checkpoint."""
+    target = Path(out).expanduser()
+    module, _, name = export_model(Path(model).expanduser(), target, _show_stage, pretrained=pretrained).partition(":")
+    say(f"{target}: read it with {module}.{name}.load_from_checkpoint")
+    return 0
+
+
+def _show_stage(stage: str, done: float) -> None:
+    if done == 0.0:
+        say_progress(stage)

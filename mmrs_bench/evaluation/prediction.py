@@ -1,0 +1,202 @@
+"""Fitted models outside the runner: classify a scene, write a Lightning checkpoint."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrs_bench.config import ExecutionConfig, MethodSpec
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.class_map import ClassMap
+from mmrs_bench.evaluation.results.models import ModelCard, read_axes, read_model
+from mmrs_bench.io import atomic_write
+from mmrs_bench.methods.catalogue import method_cards
+from mmrs_bench.scenes.catalogue import load_manifest, load_scene
+from mmrs_bench.scenes.files.fingerprint import scene_fingerprint
+
+if TYPE_CHECKING:
+    from lightning import LightningModule
+
+    from mmrs_bench.methods.base import Method, Progress
+    from mmrs_bench.scenes.datamodule import SceneDataModule
+    from mmrs_bench.scenes.manifest import Manifest
+    from mmrs_bench.scenes.scene import Scene
+
+
+def predict_scene(model: Path, dataset: str | None, execution: ExecutionConfig, progress: Progress) -> ClassMap:
+    """Classify every pixel of a scene with a model that ``mmrs-bench run --save-models`` wrote.
+
+    The training scene is prepared as in the training. Another scene is normalised by its own statistics. Its ground
+    truth is not used, and may be absent.
+
+    Args:
+        model: Folder of the model, or record of its cell.
+        dataset: Name of a scene, or path of a manifest; None takes the training scene.
+        execution: The device; precision and batch size are those of the training.
+        progress: Callback for the progress of a stage.
+
+    Raises:
+        ConfigError: If there is no such model or scene, or the scene has other channels.
+        DataError: If files of the model or the scene are missing or damaged.
+    """
+    folder, card = read_model(model)
+    _check_version(folder, card)
+    manifest = load_manifest(dataset or card.dataset)
+    _check_channels(folder, card, manifest)
+    scene = load_scene(manifest, progress=lambda line: progress(line, 0.0))
+    same = scene_fingerprint(manifest) == card.protocol.scene_fingerprint
+    if not same:
+        progress(
+            f"{manifest.tag} is not the training scene: it is normalised by its own statistics, without labels", 0.0
+        )
+    execution = card.execution.model_copy(update={"device": execution.device}).resolved()
+    with _loaded(folder, card, execution, progress) as method:
+        if not same and (reason := method.bound_to_scene()):
+            raise ConfigError(
+                f"{folder}: {reason}, so it classifies {card.protocol.scene} only; train on {manifest.tag}"
+            )
+        data = _data(scene, folder, card, execution, same=same)
+        progress(f"predict {manifest.tag}", 0.0)
+        targets = method.predict(data, np.arange(scene.labels.size))
+    return ClassMap(_as_trained(scene, card), targets, None, f"{_title(card)}, trained on {card.protocol.scene}")
+
+
+def export_model(model: Path, out: Path, progress: Progress, *, pretrained: bool = False) -> str:
+    """Write a Lightning checkpoint of a model.
+
+    Args:
+        model: Folder of the model, or record of its cell.
+        out: The file.
+        progress: Callback for the progress of a stage.
+        pretrained: Write the module of stage 1, which is read from the pretraining cache.
+
+    Returns:
+        ``module:Class`` of the LightningModule, whose ``load_from_checkpoint`` reads the file.
+
+    Raises:
+        ConfigError: If there is no such model, or it has no LightningModule.
+        DataError: If files of the model are missing or damaged.
+        NotPretrainedError: If the cache does not contain stage 1.
+    """
+    folder, card = read_model(model)
+    _check_version(folder, card)
+    if pretrained:
+        from mmrs_bench.evaluation.pretrained import pretrained_module
+
+        module = pretrained_module(card.cell, card.execution, progress)
+    else:
+        with _loaded(folder, card, card.execution.model_copy(update={"device": "cpu"}), progress) as method:
+            module = method.module
+            if module is None:
+                raise ConfigError(
+                    f"{folder}: {card.protocol.method} has no LightningModule, so there is no checkpoint of it; "
+                    "mmrs-bench predict classifies scenes with it"
+                )
+    write_checkpoint(out, module)
+    return f"{type(module).__module__}:{type(module).__qualname__}"
+
+
+def write_checkpoint(path: Path, module: LightningModule) -> None:
+    """Write what ``type(module).load_from_checkpoint(path)`` reads: tensors and hyperparameters.
+
+    Raises:
+        BenchError: If the file cannot be written.
+    """
+    import lightning as L
+    import torch
+
+    checkpoint: dict[str, Any] = {
+        "pytorch-lightning_version": L.__version__,
+        "epoch": 0,
+        "global_step": 0,
+        "state_dict": module.state_dict(),
+        "hparams_name": "kwargs",
+        "hyper_parameters": dict(module.hparams),
+    }
+    module.on_save_checkpoint(checkpoint)
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    atomic_write(path, lambda file: file.write(content.getbuffer()))
+
+
+@contextmanager
+def _loaded(folder: Path, card: ModelCard, execution: ExecutionConfig, progress: Progress) -> Iterator[Method]:
+    """The fitted method of a model; threads of torch are those of the training meanwhile."""
+    import torch
+
+    from mmrs_bench.methods.base import RunContext, method_class
+
+    protocol = card.protocol
+    spec = MethodSpec(
+        name=protocol.method, version=protocol.method_version, class_path=card.class_path, title="", reference=""
+    )
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="mmrs-predict-") as work_dir:
+        torch.set_num_threads(execution.threads)
+        try:
+            context = RunContext(protocol.seed, protocol.data.draw, Path(work_dir), execution, progress)
+            method = method_class(spec)(card.settings, context)
+            method.load(folder)
+            yield method
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _data(scene: Scene, folder: Path, card: ModelCard, execution: ExecutionConfig, *, same: bool) -> SceneDataModule:
+    """The scene as the method receives it."""
+    from mmrs_bench.scenes.datamodule import SceneDataModule
+    from mmrs_bench.scenes.inference import InferenceDataModule
+
+    config, seed = card.protocol.data, card.protocol.seed
+    options: dict[str, Any] = {
+        "seed": seed,
+        "inference_batch": execution.inference_batch,
+        "device": execution.device,
+    }
+    if same:
+        return SceneDataModule(scene, config, **options)
+    return InferenceDataModule(scene, config, tuple(card.bands), read_axes(folder), **options)
+
+
+def _check_version(folder: Path, card: ModelCard) -> None:
+    """Raise a `ConfigError` if the installed method would predict other classes than the one that was fitted."""
+    protocol = card.protocol
+    installed = method_cards().get(protocol.method)
+    if installed is None or installed.class_path != card.class_path:  # a card given by path
+        return
+    if installed.version != protocol.method_version:
+        raise ConfigError(
+            f"{folder}: is a model of version {protocol.method_version} of {protocol.method} (mmrs-bench "
+            f"{protocol.code_version}), and installed is version {installed.version}; train it again"
+        )
+
+
+def _check_channels(folder: Path, card: ModelCard, manifest: Manifest) -> None:
+    found: dict[str, int] = {modality.name: modality.bands for modality in manifest.modalities}
+    if any(found.get(name) != bands for name, bands in card.bands.items()):
+        raise ConfigError(
+            f"{folder}: was trained on {_bands(card.bands)}, but {manifest.tag} has {_bands(found)}; use a scene with "
+            "these bands, or train on this one"
+        )
+
+
+def _bands(bands: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in bands.items())
+
+
+def _as_trained(scene: Scene, card: ModelCard) -> Scene:
+    """The scene without labels, with the classes of the model."""
+    manifest = scene.manifest.model_copy(update={"classes": card.classes}).with_path(scene.manifest.path)
+    return replace(scene, manifest=manifest, ground_truth=np.zeros_like(scene.ground_truth))
+
+
+def _title(card: ModelCard) -> str:
+    data = card.protocol.data
+    return f"{card.protocol.method} {data.split} {data.shots}-shot draw {data.draw}"

@@ -1,0 +1,75 @@
+"""A data module for classifying scenes other than the training scene."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from mmrs_bench.config import DataConfig
+from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.normalise import Statistics
+from mmrs_bench.scenes.prepare import Prepared, prepare_whole
+from mmrs_bench.scenes.scene import Scene
+
+
+class InferenceDataModule(SceneDataModule):
+    """A scene without a split, normalised by its own statistics. Its labels are not used.
+
+    Principal components have the directions of the training scene, because those of another scene are other features.
+
+    Args:
+        scene: The scene.
+        config: The protocol of the training.
+        modalities: Modalities in the order of the training.
+        axes: `SceneDataModule.component_axes` of the training data.
+        options: Further arguments of `SceneDataModule`.
+
+    Raises:
+        ConfigError: If the statistics of the protocol are not those of a whole scene; from `setup`, if the window does
+            not fit the scene.
+        DataError: From `setup`, if ``axes`` lack the components of the protocol.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        config: DataConfig,
+        modalities: Sequence[str],
+        axes: Mapping[int, Statistics],
+        **options: Any,
+    ) -> None:
+        super().__init__(scene, config, predict_on="scene", **options)
+        if config.normalisation_scope != "scene":
+            raise ConfigError(
+                f"normalisation_scope {config.normalisation_scope} takes pixels of the split of the training scene, "
+                f"which {scene.manifest.tag} does not have; train with normalisation_scope scene to classify other "
+                "scenes"
+            )
+        self._scene, self._order, self._axes = scene, tuple(modalities), axes
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return self._prepared_for(self.config)
+
+    def _prepared_for(self, config: DataConfig) -> Prepared:
+        if config.pca is not None and config.pca not in self._axes:
+            known = ", ".join(map(str, self._axes)) or "none"
+            raise DataError(f"the model has no directions of {config.pca} components (it has {known}); train it again")
+        axes = None if config.pca is None else self._axes[config.pca]
+        return prepare_whole(self._scene, config, self._order, axes)
+
+    def with_components(self, most: int | None) -> SceneDataModule:
+        """See `SceneDataModule.with_components`; the components have the directions of the training scene."""
+        if most is None or self.config.pca is not None or "hsi" not in self._order:
+            return self
+        if most not in self._reduced:
+            other = copy.copy(self)
+            other.trainer, other._gatherers, other._reduced = None, {}, {}
+            number = min(most, self._scene.images["hsi"].shape[2])
+            other.config = self.config.model_copy(update={"pca": number})
+            other._prepared = self._prepared_for(other.config)
+            self._reduced[most] = other
+        return self._reduced[most]
