@@ -203,8 +203,9 @@ class DenoisingModule(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Add the loss to the curve; a sanity check before the training is its beginning."""
-        if self.trainer.state.fn == "fit":
-            epoch = 0 if self.trainer.sanity_checking else self.current_epoch + 1
+        checking = self.trainer.sanity_checking
+        if self.trainer.state.fn == "fit" and not (checking and self.global_step):  # not when a training is resumed
+            epoch = 0 if checking else self.current_epoch + 1
             self.curves.record(epoch, drift=self.validation_loss.compute()[None])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
