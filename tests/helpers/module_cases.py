@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ import lightning as L
 import torch
 from helpers.method_helpers import small_data
 
+from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 from mmrs_bench.methods.cnn.module import CnnModule
 from mmrs_bench.methods.msfmamba.module import MsfMambaModule
 from mmrs_bench.methods.toolkit.stage import StageModule
@@ -52,13 +55,34 @@ class ModuleCase:
     def build(self, data: Any, **changes: Any) -> Any:
         """An untrained module for ``data`` with the weights of seed 0."""
         classes = {"num_classes": data.num_classes} if self.classifies else {}
+        if "class_names" in inspect.signature(self.module).parameters:
+            classes["class_names"] = data.class_names
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return self.module(channels=data.channels, **{**classes, **self.settings, **changes})
 
 
+def unlabelled_data(window: int = 7, **options: Any) -> SceneDataModule:
+    """As `scene_data`, but 20 unlabelled windows an epoch."""
+    return scene_data(window, train_on="unlabelled", windows_per_epoch=20, **options)
+
+
+#: Tiny sizes of DiffCLIP's encoder.
+ENCODER = {"window": 7, "width": 8, "heads": 2, "depth": 1}
+PRETRAINING = {"learning_rate": "pretrain_rate"}
+
 CASES = (
     ModuleCase("cnn", CnnModule, "cnn", {"width": 4}, exact={"dropout": 0.0}),
+    ModuleCase(
+        "diffclip-stage1",
+        MaskedDiffusionPretrainer,
+        "diffclip",
+        {**ENCODER, "decoder_depth": 1},
+        {**PRETRAINING, "weight_decay": "pretrain_decay", "schedule": "pretrain_schedule", "crop": "pretrain_crop"},
+        classifies=False,
+        data=unlabelled_data,
+    ),
+    ModuleCase("diffclip-stage2", LanguageAlignedClassifier, "diffclip", {**ENCODER, "text_layers": 1}),
     ModuleCase("msfmamba", MsfMambaModule, "msfmamba", {"window": 7, "width": 4, "states": 2}),
 )
 

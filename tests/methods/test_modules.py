@@ -34,6 +34,7 @@ def outputs(own: Any, module: StageModule, data: Any) -> list[torch.Tensor]:
     if type(module).predict_step is not StageModule.predict_step:
         return [torch.as_tensor(part) for part in own.predict(module, datamodule=data)]
     module.eval()
+    module.trainer = None  # so that both modules are in epoch 0
     module.log = module.log_dict = lambda *args, **options: None  # type: ignore[method-assign,assignment]
     with torch.no_grad():
         return [module.training_step(next(iter(data.train_dataloader())), 0)]

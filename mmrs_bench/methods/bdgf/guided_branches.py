@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrs_bench.models.attention import Block, TokenLinear, attend
+from mmrs_bench.models.batch_norm import BatchNorm2d
 from mmrs_bench.models.mamba import ChannelNorm, MambaBlock
 
 BranchName = Literal["cnn", "mamba", "transformer"]
@@ -59,7 +60,7 @@ class ConvLevel(nn.Sequential):
     def __init__(self, width: int) -> None:
         layers: list[nn.Module] = []
         for _ in range(2):
-            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), BatchNorm2d(width), nn.ReLU()]
         super().__init__(*layers)
 
 

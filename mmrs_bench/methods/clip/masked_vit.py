@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.models.attention import LAYER_NORM_EPS, Block
+from mmrs_bench.models.batch_norm import BatchNorm1d
 from mmrs_bench.randomness import SampleRandom
 
 SINUSOID_WIDTH = 256
@@ -46,7 +47,7 @@ class PixelNorm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(width)  # a part and no base class, so that SyncBatchNorm can replace it
+        self.norm = BatchNorm1d(width)  # a part and no base class, so that SyncBatchNorm can replace it
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""

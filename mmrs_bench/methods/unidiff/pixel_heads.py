@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from mmrs_bench.models.batch_norm import BatchNorm1d
+
 #: Sizes in `SpectralFilm`: the scaled features, the hidden layer of the classifier, and the two convolutions.
 FUSED = 256
 CLASSIFIER = 128
@@ -34,7 +36,7 @@ class PixelMLP(nn.Module):
         sizes = (inputs, *hidden)
         layers: list[nn.Module] = []
         for size, following in pairwise(sizes):
-            layers += [nn.Linear(size, following), nn.ReLU(), nn.BatchNorm1d(following)]
+            layers += [nn.Linear(size, following), nn.ReLU(), BatchNorm1d(following)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
@@ -75,18 +77,18 @@ class SpectralFilm(nn.Module):
 
     def __init__(self, inputs: int, bands: int, classes: int) -> None:
         super().__init__()
-        self.spatial = nn.Sequential(nn.Linear(inputs, FUSED), nn.BatchNorm1d(FUSED))
+        self.spatial = nn.Sequential(nn.Linear(inputs, FUSED), BatchNorm1d(FUSED))
         layers: list[nn.Module] = []
         length, channels = bands, 1
         for outputs in SPECTRAL:
-            layers += [nn.Conv1d(channels, outputs, 3, padding=1), nn.BatchNorm1d(outputs), nn.ReLU()]
+            layers += [nn.Conv1d(channels, outputs, 3, padding=1), BatchNorm1d(outputs), nn.ReLU()]
             channels = outputs
             if length > 1:
                 layers.append(PairMaximum())
                 length //= 2
-        self.spectral = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * length, FUSED), nn.BatchNorm1d(FUSED))
+        self.spectral = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * length, FUSED), BatchNorm1d(FUSED))
         self.classifier = nn.Sequential(
-            nn.Linear(FUSED, CLASSIFIER), nn.BatchNorm1d(CLASSIFIER), nn.ReLU(), nn.Linear(CLASSIFIER, classes)
+            nn.Linear(FUSED, CLASSIFIER), BatchNorm1d(CLASSIFIER), nn.ReLU(), nn.Linear(CLASSIFIER, classes)
         )
 
     def forward(self, vectors: Tensor, spectra: Tensor) -> Tensor:
