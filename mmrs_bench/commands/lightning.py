@@ -19,6 +19,7 @@ from mmrs_bench.config import usable_cores
 from mmrs_bench.errors import BenchError, ConfigError, DataError
 from mmrs_bench.io import atomic_write
 from mmrs_bench.methods.toolkit.checkpoints import read_checkpoint
+from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.texts import one_line
 
 #: Properties of data modules -> arguments of modules that get their values. A module without such an argument, or data
@@ -103,6 +104,8 @@ class _CommandLine(LightningCLI):
             check_checkpoint(Path(options["ckpt_path"]), self.model)
         options["weights_only"] = True
         if self.subcommand == "predict":
+            if isinstance(self.model, StageModule) and type(self.model).predict_step is StageModule.predict_step:
+                raise ConfigError(f"{type(self.model).__name__} predicts nothing; use a module that classifies")
             options["return_predictions"] = False
 
 
@@ -145,8 +148,8 @@ def run_lightning(arguments: Sequence[str]) -> int:
         )
     except argparse.ArgumentError as error:
         raise ConfigError(_readable(str(error))) from error
-    except MisconfigurationException as error:
-        raise ConfigError(str(error)) from error
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        raise ConfigError(f"{str(error).rstrip('.!')}; change the section trainer of the configuration") from error
     except ValueError as error:
         raise (_bench_error(error) or error) from error
     return 0

@@ -99,6 +99,7 @@ def _logger(name: LoggerName, work_dir: Path, version: str) -> Logger:
         if name == "wandb":
             return WandbLogger(name=version, project=PROJECT, group=work_dir.name, save_dir=work_dir, offline=True)
         if name == "mlflow":
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # since version 3, it asks for a database
             return MLFlowLogger(PROJECT, f"{work_dir.name} {version}", save_dir=str(work_dir / "mlruns"))
     except ModuleNotFoundError as error:
         raise ConfigError(
