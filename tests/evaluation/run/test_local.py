@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from helpers.fake_cells import log_lines, make_cells, make_job, run_fakes, run_job
 
+from mmrs_bench.config import usable_cores
 from mmrs_bench.errors import BenchError
 from mmrs_bench.evaluation.results.records import load_failures, load_records
-from mmrs_bench.evaluation.run.pool import usable_cores, worker_environment
+from mmrs_bench.evaluation.run.pool import worker_environment
 
 
 def test_the_first_worker_of_a_process_ignores_ctrl_c(tmp_path: Path) -> None:
