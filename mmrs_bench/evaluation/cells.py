@@ -268,6 +268,11 @@ def _check_numbers(suite: Suite) -> None:
 
 
 def _check_scene(suite: Suite, dataset: str, manifest: Manifest) -> None:
+    if not manifest.labelled:
+        raise ConfigError(
+            f"{dataset} has no ground truth: mmrs-bench predict classifies it with a fitted model, but nothing can be "
+            "trained or scored; name the file of its labels in ground_truth.parts"
+        )
     side = min(manifest.height, manifest.width)
     if suite.window > side:
         raise ConfigError(

@@ -62,10 +62,11 @@ def predict_scene(model: Path, dataset: str | None, execution: ExecutionConfig, 
             raise ConfigError(
                 f"{folder}: {reason}, so it classifies {card.protocol.scene} only; train on {manifest.tag}"
             )
-        data = _data(scene, folder, card, execution, same=same)
+        unlabelled = _as_trained(scene, card)
+        data = _data(scene if same else unlabelled, folder, card, execution, same=same)
         progress(f"predict {manifest.tag}", 0.0)
         targets = method.predict(data, np.arange(scene.labels.size))
-    return ClassMap(_as_trained(scene, card), targets, None, f"{_title(card)}, trained on {card.protocol.scene}")
+    return ClassMap(unlabelled, targets, None, f"{_title(card)}, trained on {card.protocol.scene}")
 
 
 def export_model(model: Path, out: Path, progress: Progress, *, pretrained: bool = False) -> str:

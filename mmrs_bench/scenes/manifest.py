@@ -95,7 +95,7 @@ class Manifest(Part):
     modalities: tuple[Modality, ...] = Field(min_length=1)
     ground_truth: GroundTruth = GroundTruth()
     official_split: OfficialSplit | None = None
-    classes: tuple[SceneClass, ...] = Field(min_length=2)
+    classes: tuple[SceneClass, ...] = ()
     sources: tuple[Source, ...] = ()
     generator: Generator | None = None
     data_dir: str | None = None
@@ -107,6 +107,8 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
+        if self.labelled and len(self.classes) < 2:
+            raise ValueError(f"classes has {len(self.classes)} entries; a scene with ground truth has at least 2")
         ids = [c.id for c in self.classes]
         if ids != list(range(1, len(ids) + 1)):
             raise ValueError(f"classes are numbered {ids}; number them 1..{len(ids)} in order")
@@ -126,8 +128,8 @@ class Manifest(Part):
         return self
 
     def _check_files(self) -> None:
-        if not self.ground_truth.parts:
-            raise ValueError("ground_truth.parts is empty; name the file that contains the labels")
+        if self.official_split and not self.labelled:
+            raise ValueError("official_split needs labels; name the file that contains them in ground_truth.parts")
         for modality in self.modalities:
             if not modality.parts:
                 raise ValueError(f"modality {modality.name!r} has no parts; name the file that contains it")
@@ -177,6 +179,11 @@ class Manifest(Part):
     def simulated(self) -> bool:
         """Whether the scene is simulated; results on it are always marked as such."""
         return self.generator is not None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the scene has a ground truth; one without can only be classified (``mmrs-bench predict``)."""
+        return self.simulated or bool(self.ground_truth.parts)
 
     @property
     def class_names(self) -> tuple[str, ...]:

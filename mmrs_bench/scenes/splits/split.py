@@ -72,6 +72,10 @@ def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: 
     if draw < 0:
         raise SplitError(f"draw is {draw}; draws count from 0.")
     check_window(window, scene.height, scene.width)
+    if not scene.manifest.labelled:
+        raise SplitError(
+            f"{scene.manifest.id} has no ground truth, so it has no split; mmrs-bench predict classifies it"
+        )
     order = committed_order(scene, name, shots=shots, draw=draw, window=window) or draw_order(scene, name, draw, window)
     place = f"{name} on {scene.manifest.id}, draw {draw}"
     names = [f"class {k} ({class_name})" for k, class_name in enumerate(scene.manifest.class_names, start=1)]

@@ -22,6 +22,8 @@ def read_ground_truth(files: SceneFiles) -> IntArray:
             another number of pixels than the manifest states.
     """
     joined = np.zeros(files.size, dtype=np.int64)
+    if not files.manifest.labelled:
+        return joined
     for ref in files.manifest.ground_truth.parts:
         labels = _read_part(files, ref)
         clash = (joined != 0) & (labels != 0) & (joined != labels)
