@@ -14,7 +14,7 @@ from mmrs_bench.errors import ConfigError
 from mmrs_bench.paths import CHECKOUT
 
 #: Extras of the package (``pyproject.toml``) by the optional package that they install.
-EXTRAS = {"rasterio": "geo", "ray": "ray", "submitit": "slurm"}
+EXTRAS = {"mlflow": "loggers", "rasterio": "geo", "ray": "ray", "submitit": "slurm", "wandb": "loggers"}
 
 
 def entry_point_paths(group: str) -> list[tuple[str, Path]]:

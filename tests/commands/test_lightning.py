@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 
 from mmrs_bench.cli import main
 from mmrs_bench.methods.toolkit.checkpoints import read_checkpoint
-from mmrs_bench.paths import BENCHMARK_DIR
+from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 
 FILES = {path.stem: path for path in sorted((BENCHMARK_DIR / "lightning").glob("*.yaml"))}
 #: The training whose checkpoint a file names.
@@ -150,3 +151,26 @@ def test_a_module_that_predicts_nothing_is_refused(capsys: pytest.CaptureFixture
     given = ["--ckpt_path", str(checkpoint_of("diffclip-stage1")), "--data.init_args.query_limit", "40"]
     assert main(["predict", "--config", str(FILES["diffclip-stage1"]), *given]) == 2
     assert "MaskedDiffusionPretrainer predicts nothing" in capsys.readouterr().err
+
+
+PAGE = (REPOSITORY / "docs" / "lightning.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:You are running in a notebook")
+def test_the_python_examples_of_the_page_run() -> None:
+    names: dict[str, Any] = {"__name__": "examples"}
+    exec("\n".join(blocks("python")), names)  # noqa: S102
+    assert sum(map(len, names["targets"])) == len(names["data"].query)
+
+
+def test_the_commands_of_the_page_are_those_of_the_files() -> None:
+    commands = [line.split() for block in blocks("bash") for line in block.splitlines()]
+    assert {words[1] for words in commands} == {"fit", "test", "predict"}
+    for words in commands:
+        assert REPOSITORY / words[3] in FILES.values()
+    (logger,) = map(yaml.safe_load, blocks("yaml"))
+    assert logger["trainer"]["logger"] == yaml.safe_load(FILES["cnn"].read_text())["trainer"]["logger"]

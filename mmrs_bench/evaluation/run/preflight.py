@@ -13,7 +13,7 @@ from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.run.jobs import is_done
 from mmrs_bench.methods.setting_files import missing_files
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
-from mmrs_bench.plugins import missing_package
+from mmrs_bench.plugins import EXTRAS, missing_package
 
 #: Subfolders of a results folder that a run writes to.
 WRITTEN = ("records", "failures", "locks", "logs", "work")
@@ -58,6 +58,7 @@ def preflight(
         faults += [fault for folder in folders for fault in _folder_faults(folder, "choose another folder with --out")]
     if executor in EXECUTOR_PACKAGES:
         packages = [*packages, EXECUTOR_PACKAGES[executor]]
+    packages = [*packages, *(name for name in execution.logger if name in EXTRAS)]
     faults += filter(None, map(missing_package, packages))
     if pending:
         if executor == "local":

@@ -25,6 +25,7 @@ from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.io import end_with_parent
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit.checkpoints import AtomicCheckpoints
+from mmrs_bench.plugins import EXTRAS, import_optional
 
 PROJECT = "mmrs-bench"
 _PROFILERS: dict[str, type[Profiler]] = {
@@ -95,16 +96,13 @@ def _loggers(names: Sequence[LoggerName], work_dir: Path, stage: str) -> list[Lo
 
 
 def _logger(name: LoggerName, work_dir: Path, version: str) -> Logger:
-    try:
-        if name == "wandb":
-            return WandbLogger(name=version, project=PROJECT, group=work_dir.name, save_dir=work_dir, offline=True)
-        if name == "mlflow":
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # since version 3, it asks for a database
-            return MLFlowLogger(PROJECT, f"{work_dir.name} {version}", save_dir=str(work_dir / "mlruns"))
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--logger {name}: the package {name} is not installed; install it with: pip install {name}"
-        ) from error
+    if name in EXTRAS:
+        import_optional(name, f"--logger {name}")
+    if name == "wandb":
+        return WandbLogger(name=version, project=PROJECT, group=work_dir.name, save_dir=work_dir, offline=True)
+    if name == "mlflow":
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # since version 3, it asks for a database
+        return MLFlowLogger(PROJECT, f"{work_dir.name} {version}", save_dir=str(work_dir / "mlruns"))
     return (CSVLogger if name == "csv" else TensorBoardLogger)(work_dir, "logs", version)
 
 
