@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def predict_scene(model: Path, dataset: str | None, execution: ExecutionConfig, 
         progress(
             f"{manifest.tag} is not the training scene: it is normalised by its own statistics, without labels", 0.0
         )
-    execution = card.execution.model_copy(update={"device": execution.device}).resolved()
+    execution = _execution(card, execution.device).resolved()
     with _loaded(folder, card, execution, progress) as method:
         if not same and (reason := method.bound_to_scene()):
             raise ConfigError(
@@ -91,9 +91,9 @@ def export_model(model: Path, out: Path, progress: Progress, *, pretrained: bool
     if pretrained:
         from mmrs_bench.evaluation.pretrained import pretrained_module
 
-        module = pretrained_module(card.cell, card.execution, progress)
+        module = pretrained_module(card.cell, _execution(card, card.execution.device), progress)
     else:
-        with _loaded(folder, card, card.execution.model_copy(update={"device": "cpu"}), progress) as method:
+        with _loaded(folder, card, _execution(card, "cpu"), progress) as method:
             module = method.module
             if module is None:
                 raise ConfigError(
@@ -164,6 +164,17 @@ def _data(scene: Scene, folder: Path, card: ModelCard, execution: ExecutionConfi
     if same:
         return SceneDataModule(scene, config, **options)
     return InferenceDataModule(scene, config, tuple(card.bands), read_axes(folder), **options)
+
+
+def _execution(card: ModelCard, device: Literal["auto", "cpu", "cuda"]) -> ExecutionConfig:
+    """What predictions depend on as in the training, on a device; number of devices and loggers do not matter."""
+    trained = card.execution
+    return ExecutionConfig(
+        device=device,
+        precision=trained.precision,
+        inference_batch=trained.inference_batch,
+        threads=trained.threads,
+    )
 
 
 def _check_version(folder: Path, card: ModelCard) -> None:
