@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from helpers.method_helpers import small_data
+from helpers.unidiff_helpers import SMALL, picture_scene
 
+from mmrs_bench.methods.bdgf.module import GuidedLearner
+from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
 from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
 from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 from mmrs_bench.methods.cnn.module import CnnModule
 from mmrs_bench.methods.msfmamba.module import MsfMambaModule
 from mmrs_bench.methods.toolkit.stage import StageModule
+from mmrs_bench.methods.unidiff.datamodule import TileDataModule, TileFeatureDataModule
+from mmrs_bench.methods.unidiff.head_module import HeadModule
+from mmrs_bench.methods.unidiff.module import DenoisingModule
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 QUIET = dict.fromkeys(("enable_progress_bar", "enable_model_summary"), False)
@@ -26,6 +34,30 @@ def scene_data(window: int = 7, **options: Any) -> SceneDataModule:
     """20 support windows of a small scene, in batches of 5."""
     settings = {"window": window, "shots": 5, "query_limit": 60, "batch_size": 5, **options}
     return SceneDataModule(small_data().scene, **settings)
+
+
+def unlabelled_data(window: int = 7, **options: Any) -> SceneDataModule:
+    """As `scene_data`, but 20 unlabelled windows an epoch."""
+    return scene_data(window, train_on="unlabelled", windows_per_epoch=20, **options)
+
+
+def tile_data(batch_size: int = 5, **options: Any) -> TileDataModule:
+    """2 steps an epoch on tiles of a small scene."""
+    return TileDataModule(picture_scene(), tile=16, stride=8, epoch_steps=2, batch_size=batch_size, **options)
+
+
+def feature_data(batch_size: int = 5, **options: Any) -> TileFeatureDataModule:
+    """Features of a small denoiser for the pixels of a small scene."""
+    settings = {"shots": 2, "query_limit": 60, "tile": 16, "stride": 8, "block": 0, "timestep": 100}
+    checkpoint = written_checkpoint(1)
+    return TileFeatureDataModule(
+        picture_scene(), checkpoint=checkpoint, **{**settings, "batch_size": batch_size, **options}
+    )
+
+
+def spectral_data(**options: Any) -> TileFeatureDataModule:
+    """As `feature_data`, with spectra."""
+    return feature_data(spectra=True, **options)
 
 
 @dataclass(frozen=True)
@@ -41,6 +73,7 @@ class ModuleCase:
         classifies: Whether the module predicts targets.
         data: Builds the data module; keywords change the protocol and ``batch_size``.
         exact: Settings without which the losses of two processes differ from those of one, such as dropout.
+        inputs: Hyperparameters that depend on the data module; by default channels, classes and class names.
     """
 
     name: str
@@ -51,40 +84,111 @@ class ModuleCase:
     classifies: bool = True
     data: Callable[..., Any] = scene_data
     exact: dict[str, Any] = field(default_factory=dict)
+    inputs: Callable[[Any], dict[str, Any]] | None = None
 
     def build(self, data: Any, **changes: Any) -> Any:
         """An untrained module for ``data`` with the weights of seed 0."""
-        classes = {"num_classes": data.num_classes} if self.classifies else {}
-        if "class_names" in inspect.signature(self.module).parameters:
-            classes["class_names"] = data.class_names
+        inputs = self._usual_inputs(data) if self.inputs is None else self.inputs(data)
+        if self.module is GuidedLearner:
+            inputs["pretrained"] = written_checkpoint(0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return self.module(channels=data.channels, **{**classes, **self.settings, **changes})
+            return self.module(**{**inputs, **self.settings, **changes})
+
+    def _usual_inputs(self, data: Any) -> dict[str, Any]:
+        parameters = inspect.signature(self.module).parameters
+        names = [name for name in ("channels", "num_classes", "class_names") if name in parameters]
+        return {name: getattr(data, name) for name in names}
 
 
-def unlabelled_data(window: int = 7, **options: Any) -> SceneDataModule:
-    """As `scene_data`, but 20 unlabelled windows an epoch."""
-    return scene_data(window, train_on="unlabelled", windows_per_epoch=20, **options)
-
-
-#: Tiny sizes of DiffCLIP's encoder.
+#: Tiny sizes of DiffCLIP's encoder, of BDGF's denoiser and of UniDiff's.
 ENCODER = {"window": 7, "width": 8, "heads": 2, "depth": 1}
-PRETRAINING = {"learning_rate": "pretrain_rate"}
+DENOISER = {"window": 7, "base": 4, "multipliers": (1, 2), "blocks": 1}
+UNET = {"backbone": "tiny", "sizes": asdict(SMALL), "adaptation": "full"}
+
+#: Stages that others need.
+FIRST_STAGES = (
+    ModuleCase(
+        "bdgf-stage1",
+        MultimodalPretrainer,
+        "bdgf",
+        {**DENOISER, "mask_patch": 2, "mask_warmup": 1, "mask_every": 1},
+        {"learning_rate": "pretrain_rate"},
+        classifies=False,
+        data=unlabelled_data,
+    ),
+    ModuleCase(
+        "unidiff-stage-a",
+        DenoisingModule,
+        "unidiff",
+        UNET,
+        {"learning_rate": "adapt_rate"},
+        classifies=False,
+        data=tile_data,
+        exact={"sizes": asdict(replace(SMALL, dropout=0.0))},
+        inputs=lambda data: {"pictures": data.names},
+    ),
+)
 
 CASES = (
+    *FIRST_STAGES,
     ModuleCase("cnn", CnnModule, "cnn", {"width": 4}, exact={"dropout": 0.0}),
     ModuleCase(
         "diffclip-stage1",
         MaskedDiffusionPretrainer,
         "diffclip",
         {**ENCODER, "decoder_depth": 1},
-        {**PRETRAINING, "weight_decay": "pretrain_decay", "schedule": "pretrain_schedule", "crop": "pretrain_crop"},
+        {
+            "learning_rate": "pretrain_rate",
+            "weight_decay": "pretrain_decay",
+            "schedule": "pretrain_schedule",
+            "crop": "pretrain_crop",
+        },
         classifies=False,
         data=unlabelled_data,
     ),
     ModuleCase("diffclip-stage2", LanguageAlignedClassifier, "diffclip", {**ENCODER, "text_layers": 1}),
+    ModuleCase(
+        "bdgf-stage2", GuidedLearner, "bdgf", {**DENOISER, "timesteps": (50,), "width": 8}, exact={"dropout": 0.0}
+    ),
+    ModuleCase(
+        "bdgf-one-branch",
+        GuidedLearner,
+        "bdgf",
+        {**DENOISER, "timesteps": (50,), "width": 8, "branches": ("transformer",)},
+        exact={"dropout": 0.0},
+    ),
     ModuleCase("msfmamba", MsfMambaModule, "msfmamba", {"window": 7, "width": 4, "states": 2}),
+    ModuleCase(
+        "unidiff-stage-b",
+        HeadModule,
+        "unidiff",
+        data=feature_data,
+        inputs=lambda data: {"features": data.feature_size, "num_classes": data.num_classes},
+    ),
+    ModuleCase(
+        "geodiffnet-f",
+        HeadModule,
+        "unidiff",  # whose head is the default
+        {"head": "spectral-film"},
+        data=spectral_data,
+        inputs=lambda data: {
+            "features": data.feature_size,
+            "num_classes": data.num_classes,
+            "bands": data.channels["hsi"],
+        },
+    ),
 )
+
+
+@cache
+def written_checkpoint(number: int) -> str:
+    """Path of a checkpoint of the untrained module of `FIRST_STAGES`."""
+    case, folder = FIRST_STAGES[number], Path(tempfile.mkdtemp())
+    own = trainer(folder, 0)
+    own.strategy.connect(case.build(case.data()))
+    own.save_checkpoint(folder / "stage.ckpt")
+    return str(folder / "stage.ckpt")
 
 
 class Losses(L.Callback):

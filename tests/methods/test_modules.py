@@ -162,7 +162,7 @@ def test_two_processes_predict_every_pixel_once(case: ModuleCase, two_processes:
         assert process[case.name]["test"][0]["test/OA"] == pytest.approx(expected.oa, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["cnn", "msfmamba"])
+@pytest.mark.parametrize("name", ["cnn", "msfmamba", "clip", "diffclip", "bdgf", "bdgf-transformer"])
 def test_the_trainers_test_logs_the_scores_of_the_benchmark(name: str, tmp_path: Path) -> None:
     data = small_data(2, window=7)
     method = fitted(name, tmp_path, data)
