@@ -85,10 +85,19 @@ class WindowGatherer:
             Per modality (b, channels, window, window) float32: views into one tensor (use ``reshape``, not ``view``).
         """
         corners = (pixels // self.width) * self.canvas_width + pixels % self.width
-        offsets = self.offsets[0] if symmetry is None else self.offsets[symmetry]
-        windows = self.rows.index_select(0, (corners[:, None] + offsets).reshape(-1))
+        if symmetry is None:  # the rows of a window lie together in memory
+            places = corners[:, None] + self.offsets[0, :: self.window]
+            windows = self._strips().index_select(0, places.reshape(-1))
+        else:
+            places = corners[:, None] + self.offsets[symmetry]
+            windows = self.rows.index_select(0, places.reshape(-1))
         windows = windows.view(pixels.shape[0], self.window, self.window, -1).permute(0, 3, 1, 2)  # (b, c, w, w)
         return self._parts(windows)
+
+    def _strips(self) -> torch.Tensor:
+        """A view of ``window`` neighbouring pixels of a row, from each pixel on: (pixels, window * channels)."""
+        count, channels = self.rows.shape
+        return self.rows.as_strided((count - self.window + 1, self.window * channels), (channels, 1))
 
     def mapped(self, function: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> WindowGatherer:
         """A gatherer of a pixelwise function, which is computed once per pixel of the canvas.
