@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from mmrs_bench.cli import main
+from mmrs_bench.cli import build_parser, main
 from mmrs_bench.methods.toolkit.checkpoints import read_checkpoint
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 
@@ -145,6 +145,11 @@ def test_wrong_input_gives_one_line(
     assert main([command, "--config", str(FILES["cnn"]), *given]) == 2
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("mmrs-bench: error")]
     assert message in line
+
+
+def test_the_help_lists_the_commands() -> None:
+    listed = re.findall(r"^    (\w+) ", build_parser().format_help(), re.MULTILINE)
+    assert {"fit", "validate", "test", "predict"} <= set(listed)
 
 
 def test_a_module_that_predicts_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,10 +96,11 @@ def _loggers(names: Sequence[LoggerName], work_dir: Path, stage: str) -> list[Lo
 
 
 def _logger(name: LoggerName, work_dir: Path, version: str) -> Logger:
-    if name in EXTRAS:
-        import_optional(name, f"--logger {name}")
-    if name == "wandb":
-        return WandbLogger(name=version, project=PROJECT, group=work_dir.name, save_dir=work_dir, offline=True)
+    package = import_optional(name, f"--logger {name}") if name in EXTRAS else None
+    if name == "wandb" and package is not None:
+        quiet = package.Settings(console="off")  # it would write what the process prints to the current folder
+        place: dict[str, Any] = {"group": work_dir.name, "save_dir": work_dir, "offline": True}
+        return WandbLogger(name=version, project=PROJECT, settings=quiet, **place)
     if name == "mlflow":
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # since version 3, it asks for a database
         return MLFlowLogger(PROJECT, f"{work_dir.name} {version}", save_dir=str(work_dir / "mlruns"))
