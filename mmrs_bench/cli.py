@@ -240,6 +240,9 @@ _MAP_FILE = _option(
 _PLACE = _option("--device", choices=["auto", "cpu", "cuda"], default="cpu", help="where the model runs")
 _CHECKPOINT = _option("--out", type=str, required=True, help="the file, for load_from_checkpoint")
 _STAGE = _option("--pretrained", action="store_true", help="the module of stage 1, from the cache")
+_ANY_DEVICE = _option("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the self-tests run")
+_UNTIMED = _option("--no-timing", dest="timing", action="store_false", help="leave out the times of the hot paths")
+_JSON = _option("--json", dest="file", type=str | None, default=None, help="also write everything to this file")
 _METHODS_HELP = "name, name:variant, or path of a card (.yaml); all: those without weights"
 #: Commands with actions.
 _GROUPS = {"data": "list, fetch and verify the files of scenes", "weights": "list and fetch pretrained checkpoints"}
@@ -266,6 +269,11 @@ def _training(parser: ArgumentParser) -> None:
 
 #: Each command's ``module:function`` within `mmrs_bench.commands`, help text and options.
 _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
+    "demo": (
+        "demo:demo",
+        "a first look: table, curves and map on simulated data, in less than a minute",
+        [_option("--out", default="demo", metavar="DIR", help="folder of the files (default: demo)")],
+    ),
     "run": (
         "run:run",
         "compute missing cells, then show the leaderboard",
@@ -274,7 +282,7 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "plan": ("run:plan", "show every cell with its state, and the expected time", [_suite, _RESULTS, _WORKERS]),
     "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
     "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
-    "map": ("maps:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),
+    "map": ("results:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),
     "predict": ("models:predict", "classify a scene with a fitted model", [_MODEL, _SCENE, _MAP_FILE, _PLACE]),
     "export": ("models:export", "write a Lightning checkpoint of a fitted model", [_MODEL, _CHECKPOINT, _STAGE]),
     "sweep": (
@@ -299,5 +307,10 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "validate": ("lightning", "validate a LightningModule; --config FILE (LightningCLI)", []),
     "test": ("lightning", "score a LightningModule on the query; --config FILE (LightningCLI)", []),
     "check": ("check:check", "run the conformance tests of a method", [_method("method")]),
+    "doctor": (
+        "check:doctor",
+        "show what this machine has, test every module on it, and time the hot paths; exit 1 if a test fails",
+        [_ANY_DEVICE, _UNTIMED, _JSON, _RESULTS],
+    ),
     "version": ("catalogue:show_version", "print the version", []),
 }

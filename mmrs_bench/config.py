@@ -230,7 +230,7 @@ class ExecutionConfig(_Frozen):
             raise ConfigError(f"--device cuda: torch {torch.__version__} {cause}")
         device = ("cuda" if available else "cpu") if self.device == "auto" else self.device
         present = torch.cuda.device_count() if device == "cuda" else usable_cores()
-        if self.devices > present:
+        if self.devices > max(present, 1):
             kind = "GPUs" if device == "cuda" else "CPU cores that this process may use"
             raise ConfigError(f"--devices {self.devices}: there are only {present} {kind}; use at most {present}")
         return self.model_copy(update={"device": device})

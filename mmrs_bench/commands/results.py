@@ -1,9 +1,16 @@
-"""``leaderboard`` and ``compare``."""
+"""``leaderboard``, ``compare`` and ``map``."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from mmrs_bench.api.results import load_results
-from mmrs_bench.commands.output import say, table_console
+from mmrs_bench.commands.options import make_execution, make_suite
+from mmrs_bench.commands.output import say, say_progress, table_console
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.cells import Cell, build_cells
+from mmrs_bench.evaluation.class_map import classify_scene
 from mmrs_bench.evaluation.report.leaderboard import write_leaderboard
 from mmrs_bench.evaluation.report.render import print_tables
 
@@ -21,3 +28,41 @@ def compare(*, one: str, other: str, results: str) -> int:
     """Print the paired comparison of two methods."""
     print_tables(load_results(results).compare(one, other).tables, table_console())
     return 0
+
+
+def draw_map(
+    *, results: str, device: str, precision: str, draw: int, out: str | None, tif: bool, **suite_options: Any
+) -> int:
+    """Train the method of one cell and classify every pixel of the scene."""
+    cell = _one_cell(suite_options, draw)
+    folder = Path(results).expanduser()
+    target_folder = Path(out).expanduser() if out else folder / "maps"
+    execution = make_execution(device, precision)
+    packages = ["rasterio"] if tif else []
+    class_map = classify_scene(cell, execution, folder, _show_stage, folders=[target_folder], packages=packages)
+    protocol = cell.protocol
+    method_name, shots = cell.method_label.replace(":", "-"), protocol.data.shots
+    name = f"{protocol.scene}-{method_name}-{protocol.data.split}-{shots}shot-draw{draw:02d}-{protocol.key}"
+    for suffix in (".png", ".tif") if tif else (".png",):
+        path = target_folder / f"{name}{suffix}"
+        class_map.write(path)
+        say(str(path))
+    return 0
+
+
+def _one_cell(suite_options: dict[str, Any], draw: int) -> Cell:
+    if draw < 0:
+        raise ConfigError(f"draw {draw}: draws are numbered from 0")
+    cells = build_cells(make_suite({**suite_options, "draws": draw + 1}), fetch=say_progress)
+    chosen = [cell for cell in cells if cell.protocol.data.draw == draw]
+    if len(chosen) != 1:
+        raise ConfigError(
+            f"a map shows one cell, and these options describe {len(chosen)}; give one --dataset, --split, --shots, "
+            "--method and --seed"
+        )
+    return chosen[0]
+
+
+def _show_stage(stage: str, done: float) -> None:
+    if done == 0.0:
+        say_progress(stage)
