@@ -32,6 +32,14 @@ def _own_folders(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
+def same_start() -> None:
+    """Networks of a test start with the same weights in every run."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture
 def server() -> Iterator[LocalServer]:
     """A web server of this machine."""
     with local_server() as running:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pytest
 from helpers.tiny import striped_map, tiny_scene, with_colours
 
 from mmrs_bench.config import DataConfig
-from mmrs_bench.methods.base import Method, RunContext, method_class
+from mmrs_bench.methods.base import Method, MethodConfig, RunContext, method_class
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
@@ -38,6 +40,26 @@ def small_data(shots: int = 2, **settings: Any) -> SceneDataModule:
     """A noisy scene of 36 x 40 pixels with 4 classes, whose manifest names the bands of red, green and blue."""
     scene = tiny_scene(striped_map(36, 40), bands={"hsi": 5, "lidar": 2})
     return SceneDataModule(with_colours(scene), DataConfig(shots=shots, **settings))
+
+
+@contextmanager
+def refused(error: type[Exception], match: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expect an error whose message is one line."""
+    with pytest.raises(error, match=match) as caught:
+        yield caught
+    assert "\n" not in str(caught.value)
+
+
+def other_value(config: MethodConfig, name: str, special: Mapping[str, Any]) -> Any:
+    """Another valid value of a setting: that in ``special``, or a multiple or another option of its own."""
+    value = getattr(config, name)
+    if name in special:
+        return special[name]
+    if options := get_args(type(config).model_fields[name].annotation):
+        return next(option for option in options if option != value)
+    if isinstance(value, bool):
+        return not value
+    return value * 2 if isinstance(value, int) else value / 2 or 0.25
 
 
 def make(

@@ -31,6 +31,11 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules have equal weights to the last bit."""
+    return same(one.state_dict(), other.state_dict())
+
+
 def without_gradient(module: nn.Module) -> list[str]:
     """Names of the trainable parameters that have no gradient, or one of zeros."""
     return [

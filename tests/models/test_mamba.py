@@ -25,17 +25,13 @@ from mmrs_bench.models.mamba import (
     scan_order,
 )
 
+pytestmark = pytest.mark.usefixtures("same_start")
 CHANNELS, STATES, RANK = 6, 4, 2
 SCANS = {
     "window": WindowScan,
     "sequence": partial(WindowScan, directions=BIDIRECTIONAL),
     "multi-scale": MultiScaleScan,
 }
-
-
-@pytest.fixture(autouse=True)
-def _same_start() -> None:
-    torch.manual_seed(0)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -25,16 +25,12 @@ from mmrs_bench.methods.bdgf.guided_branches import (
     head_count,
 )
 
+pytestmark = pytest.mark.usefixtures("same_start")
 CHANNELS = {"hsi": 7, "lidar": 2}
 LEVELS = (6, 5, 3)
 TARGET = torch.tensor([0, 1, 2, 0])
 REACH = (0.5, 2.0)
 every_branch = pytest.mark.parametrize("kind", BRANCHES)
-
-
-@pytest.fixture(autouse=True)
-def _same_start() -> None:
-    torch.manual_seed(0)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

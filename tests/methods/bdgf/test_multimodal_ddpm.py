@@ -14,13 +14,9 @@ from torch.nn import functional as F
 
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser, modality_losses, norm_groups, padded_side
 
+pytestmark = pytest.mark.usefixtures("same_start")
 CHANNELS = {"hsi": 3, "sar": 2}
 SIDE = 7
-
-
-@pytest.fixture(autouse=True)
-def _same_start() -> None:
-    torch.manual_seed(0)
 
 
 def windows(batch: int, side: int = SIDE) -> dict[str, Tensor]:

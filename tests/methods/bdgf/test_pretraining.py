@@ -6,16 +6,17 @@ import csv
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.bdgf_helpers import SIDE, STAGE_1, cheap
-from helpers.method_helpers import small_data
+from helpers.method_helpers import other_value, refused, small_data
 from helpers.network_helpers import random_windows, same, silent, weights, without_gradient
 from helpers.tiny import striped_map, tiny_scene
 from torch import Tensor
@@ -62,16 +63,8 @@ def batch() -> dict[str, Any]:
 # The training step
 
 
-class Slow(NamedTuple):
-    """By modality: mean loss of visible positions, their sum over the number of all, and mean over white noise."""
-
-    losses: dict[str, float]
-    parts: dict[str, float]
-    relative: dict[str, float]
-
-
-def slow_losses(made: MultimodalPretrainer, clean: dict[str, Tensor], *at: int) -> Slow:
-    """Pixel after pixel, with random numbers in the order of the draws."""
+def slow_losses(made: MultimodalPretrainer, clean: dict[str, Tensor], *at: int) -> tuple[dict[str, list[float]], float]:
+    """By modality, the losses of visible pixels, with random numbers in the order of the draws; that of white noise."""
     generator = torch_generator("pretraining", *at)
     timesteps = torch.randint(1000, (BATCH,), generator=generator).tolist()
     noise = {name: torch.randn(x.shape, generator=generator) for name, x in clean.items()}
@@ -79,11 +72,10 @@ def slow_losses(made: MultimodalPretrainer, clean: dict[str, Tensor], *at: int) 
     per_side = math.ceil(SIDE / patch)
     whole = [draw < made.mask_whole for draw in torch.rand(BATCH, 1, generator=generator)[:, 0].tolist()]
     shuffled = {name: torch.rand(BATCH, per_side**2, generator=generator) for name in clean}
-    visible = {name: list[float]() for name in clean}
-    bounds = []
+    visible, white = {name: list[float]() for name in clean}, 0.0
     for i, t in enumerate(timesteps):
         kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
-        bounds.append(kept)
+        white += kept / BATCH
         seen, open_pixels = {}, {name: list[tuple[int, int]]() for name in clean}
         for place, (name, x) in enumerate(clean.items()):
             ratio = float(made.ratios.ratio[place])
@@ -101,13 +93,7 @@ def slow_losses(made: MultimodalPretrainer, clean: dict[str, Tensor], *at: int) 
         for name in clean:
             error = (predicted[name][0] - noise[name][i]).square()
             visible[name] += [float(error[:, row, column].mean()) for row, column in open_pixels[name]]
-    white, pixels = sum(bounds) / BATCH, BATCH * SIDE**2
-    losses = {name: sum(errors) / len(errors) for name, errors in visible.items()}
-    return Slow(
-        losses,
-        {name: sum(errors) / pixels for name, errors in visible.items()},
-        {name: loss / white for name, loss in losses.items()},
-    )
+    return visible, white
 
 
 @pytest.mark.parametrize(
@@ -128,28 +114,17 @@ def test_the_step_equals_a_loop(
     monkeypatch.setattr(MultimodalPretrainer, "current_epoch", 2)
     logged: dict[str, Any] = {}
     made.log_dict = lambda parts, **options: logged.update(parts)  # type: ignore[method-assign,assignment]
-    clean = random_windows(CHANNELS, BATCH, SIDE)
     with torch.no_grad():
         found = made.training_step(batch(), 9)
-        slow = slow_losses(made, clean, SEED, 2, 9)
+        slow, white = slow_losses(made, batch()["windows"], SEED, 2, 9)
     weights = {name: c if counted == "channels" else 1 for name, c in CHANNELS.items()}
-    total = sum(weights[name] * part for name, part in slow.parts.items()) / sum(weights.values())
-    assert float(found) == pytest.approx(total, rel=1e-4)
-    for place, (name, loss) in enumerate(slow.losses.items()):
-        assert float(logged[f"loss_{name}"]) == pytest.approx(loss, rel=1e-4)
+    total = sum(weights[name] * sum(errors) for name, errors in slow.items()) / sum(weights.values())
+    assert float(found) == pytest.approx(total / (BATCH * SIDE**2), rel=1e-4)
+    for place, (name, errors) in enumerate(slow.items()):
+        mean = sum(errors) / len(errors)
+        assert float(logged[f"loss_{name}"]) == pytest.approx(mean, rel=1e-4)
         assert logged[f"mask_ratio_{name}"] == float(made.ratios.ratio[place])
-    assert {name: float(x) for name, x in made._relative_losses.items()} == pytest.approx(slow.relative, rel=1e-4)
-
-
-def test_random_numbers_depend_on_seed_epoch_and_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loss(*, seed: int = 0, epoch: int = 0, index: int = 0) -> float:
-        monkeypatch.setattr(MultimodalPretrainer, "current_epoch", epoch)
-        made = pretrainer(seed)
-        torch.rand(3)
-        return float(made.training_step(batch(), index).detach())
-
-    assert loss() == loss()
-    assert len({loss(), loss(seed=1), loss(epoch=1), loss(index=1)}) == 4
+        assert float(made._relative_losses[name]) == pytest.approx(mean / white, rel=1e-4)
 
 
 def test_every_parameter_gets_a_gradient_except_mask_tokens_without_masks() -> None:
@@ -174,9 +149,8 @@ def test_the_error_about_a_loss_that_is_not_finite_names_modality_and_step(
         return {**predicted, name: predicted[name] + value}
 
     monkeypatch.setattr(made.denoiser, "forward", broken)
-    with pytest.raises(TrainingError, match=rf"^pretraining: loss_{name} is (nan|inf) at step 17; ") as caught:
+    with refused(TrainingError, rf"^pretraining: loss_{name} is (nan|inf) at step 17; "):
         made.training_step(batch(), 0)
-    assert "\n" not in str(caught.value)
 
 
 # Mask ratios
@@ -189,18 +163,14 @@ def _ratios_change_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_adaptive_rule_observes_relative_losses_and_the_gradient_rule_gradients() -> None:
-    observed = {}
     for rule in ("adaptive", "gradient"):
         made = pretrainer(mask_rule=rule, mask_warmup=2)
         made.training_step(batch(), 0).backward()
         made.on_after_backward()
-        observed[rule] = 2 * made.ratios.average
-    with torch.no_grad():
-        relative = slow_losses(made, random_windows(CHANNELS, BATCH, SIDE), SEED, 0, 0).relative
-    gradient = made.denoiser.unet.conv_in.weight.grad
-    norms = [float(gradient[:, part].square().sum().sqrt()) for part in (slice(0, 5), slice(5, 9))]
-    assert observed["adaptive"].tolist() == pytest.approx(list(relative.values()), rel=1e-4)
-    assert observed["gradient"].tolist() == pytest.approx(norms, rel=1e-5)
+        gradient = made.denoiser.unet.conv_in.weight.grad
+        norms = [float(gradient[:, part].square().sum().sqrt()) for part in (slice(0, 5), slice(5, 9))]
+        relative = [float(loss) for loss in made._relative_losses.values()]
+        assert (2 * made.ratios.average).tolist() == pytest.approx(norms if rule == "gradient" else relative, rel=1e-5)
 
 
 def test_a_gradient_of_zero_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,17 +192,9 @@ def uneven_scene(easy: str) -> Scene:
 @pytest.mark.usefixtures("_ratios_change_early")
 @pytest.mark.parametrize("easy", ["hsi", "lidar"])
 def test_the_modality_that_is_reconstructed_better_is_masked_more(easy: str, tmp_path: Path) -> None:
-    changes = {
-        "pretrain_epochs": 4,
-        "pretrain_windows": 288,
-        "pretrain_rate": 0.01,
-        "mask_most": 0.3,
-        "mask_temperature": 0.03,
-        "mask_decay": 0.8,
-        "mask_warmup": 5,
-        "mask_every": 5,
-    }
-    method = cheap(tmp_path, **changes)
+    training = {"pretrain_epochs": 4, "pretrain_windows": 288, "pretrain_rate": 0.01}
+    masks = {"mask_most": 0.3, "mask_temperature": 0.03, "mask_decay": 0.8, "mask_warmup": 5, "mask_every": 5}
+    method = cheap(tmp_path, **training, **masks)
     method.pretrain(SceneDataModule(uneven_scene(easy), DataConfig(window=SIDE)))
     curve = method.pretrained.curves["ratio"]
     torch.testing.assert_close(curve.sum(dim=1), torch.full((4,), 0.3))
@@ -285,39 +247,28 @@ def test_losses_and_mask_ratios_of_every_epoch_are_stored_and_written(data: Scen
 # Interruptions
 
 
-def stopping(step: int, stop: Callable[[], None], seen: list[int]) -> Callable[..., Tensor]:
-    """A training step that records its number and calls ``stop`` at one of them."""
-    real = MultimodalPretrainer.training_step
-
-    def training_step(self: MultimodalPretrainer, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        seen.append(self.global_step)
-        if self.global_step == step:
-            stop()
-        return real(self, batch, batch_idx)
-
-    return training_step
-
-
 @pytest.mark.usefixtures("_ratios_change_early")
 @pytest.mark.parametrize("changes", [{}, {"mask_warmup": 6}, {"mask_rule": "gradient"}])
 def test_a_resumed_pretraining_equals_an_uninterrupted_one(
     changes: dict[str, Any], data: SceneDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the third of four epochs of two steps, after the warm-up or during it."""
-    changes = {"pretrain_epochs": 4, **changes}
-    with monkeypatch.context() as patch:
-        step = stopping(5, lambda: os.kill(os.getpid(), signal.SIGINT), [])
-        patch.setattr(MultimodalPretrainer, "training_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            cheap(tmp_path, **changes).pretrain(data)
+    resumed, uninterrupted = (cheap(tmp_path, **{"pretrain_epochs": 4, **changes}) for _ in range(2))
     seen: list[int] = []
-    resumed = cheap(tmp_path, **changes)
-    with monkeypatch.context() as patch:
-        patch.setattr(MultimodalPretrainer, "training_step", stopping(-1, lambda: None, seen))
+    real = MultimodalPretrainer.training_step
+
+    def training_step(self: MultimodalPretrainer, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        seen.append(self.global_step)
+        if len(seen) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(MultimodalPretrainer, "training_step", training_step)
+    with pytest.raises(KeyboardInterrupt):
         resumed.pretrain(data)
-    assert seen == [4, 5, 6, 7], "it did not resume from the checkpoint of the second epoch"
+    resumed.pretrain(data)
+    assert seen[6:] == [4, 5, 6, 7], "it did not resume from the checkpoint of the second epoch"
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "uninterrupted"))
-    uninterrupted = cheap(tmp_path, **changes)
     uninterrupted.pretrain(data)
     assert same(weights(resumed.pretrained), weights(uninterrupted.pretrained))
     assert resumed.pretrained.curves["loss"].all()
@@ -327,67 +278,28 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(
 # Cache keys
 
 
-@pytest.fixture
-def addresses(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Addresses of the pretrainings from now on; nothing is trained."""
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(toolkit_pretraining, "load_or_pretrain", lambda address, *rest: seen.append(address))
-    return seen
-
-
-def altered(name: str, value: Any) -> Any:
-    """Another valid value of a setting."""
-    changed = {
-        "components": 3,
-        "multipliers": (1, 1),
-        "timesteps": (7,),
-        "branches": ("cnn",),
-        "reach": (1.0, 3.0),
-        "mask_least": 0.1,
-    }
-    if name in changed:
-        return changed[name]
-    options = get_args(BdgfConfig.model_fields[name].annotation)
-    if options:
-        return next(option for option in options if option != value)
-    if isinstance(value, bool):
-        return not value
-    return value * 2 if isinstance(value, int) else value / 2 or 0.25
+#: Values for `other_value`, where a multiple is not valid.
+SPECIAL: dict[str, Any] = {
+    **{"components": 3, "multipliers": (1, 1), "timesteps": (7,), "branches": ("cnn",)},
+    **{"reach": (1.0, 3.0), "mask_least": 0.1},
+}
 
 
 def test_settings_of_stage_1_change_the_cache_key_and_others_do_not(
-    addresses: list[dict[str, Any]], data: SceneDataModule, tmp_path: Path
+    data: SceneDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    addresses: list[dict[str, Any]] = []
+    monkeypatch.setattr(toolkit_pretraining, "load_or_pretrain", lambda address, *rest: addresses.append(address))
     base = cheap(tmp_path)
     base.pretrain(data)
     found = set()
     for name in BdgfConfig.model_fields:
-        value = altered(name, getattr(base.config, name))
+        value = other_value(base.config, name, SPECIAL)
         assert value != getattr(base.config, name)
         cheap(tmp_path, **{name: value}).pretrain(data)
         if addresses[-1] != addresses[0]:
             found.add(name)
     assert found == set(DenoisingConfig.model_fields) | {"components"}  # which change the images
-
-
-def test_branches_shots_and_draws_share_the_pretraining_of_a_scene(
-    addresses: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    for name in ("bdgf", "bdgf-cnn", "bdgf-mamba", "bdgf-transformer"):
-        for shots, draw in ((2, 0), (5, 1)):
-            cheap(tmp_path, name, draw=draw).pretrain(small_data(shots, draw=draw, window=SIDE))
-    assert all(address == addresses[0] for address in addresses)
-    others = [
-        small_data(window=7),
-        small_data(window=SIDE, pca=3),
-        small_data(window=SIDE, normalisation="minmax"),
-        small_data(window=SIDE, unlabelled="support"),
-        SceneDataModule(tiny_scene(striped_map(36, 40), seed=1), DataConfig(window=SIDE)),
-        SceneDataModule(tiny_scene(striped_map(36, 40), scene_id="other"), DataConfig(window=SIDE)),
-    ]
-    for data in others:
-        cheap(tmp_path).pretrain(data)
-        assert addresses[-1] not in addresses[:-1]
 
 
 def stepped(**changes: Any) -> dict[str, Tensor]:
@@ -417,7 +329,7 @@ def test_every_setting_of_stage_1_affects_the_training(
     first, start = cheap(tmp_path), stepped()
     first.pretrain(data)
     for name in sorted(DenoisingConfig.model_fields):
-        change = {name: altered(name, getattr(first.config, name))}
+        change = {name: other_value(first.config, name, SPECIAL)}
         if name.startswith("pretrain_"):
             cheap(tmp_path, **change).pretrain(data)
             assert served[-1] != served[0], f"{name} changes nothing"
@@ -429,8 +341,11 @@ def test_every_setting_of_stage_1_affects_the_training(
 # Errors
 
 
-def nothing_was_trained(folder: Path) -> bool:
-    return not list(folder.rglob("*.safetensors")) and not list(folder.rglob("*.ckpt"))
+@contextmanager
+def refused_before_training(error: type[Exception], message: str, folder: Path) -> Iterator[None]:
+    with refused(error, message):
+        yield
+    assert not [*folder.rglob("*.safetensors"), *folder.rglob("*.ckpt")]
 
 
 @pytest.mark.parametrize(
@@ -447,12 +362,10 @@ def test_scenes_with_one_modality_need_the_rule_none(rule: str, selected: bool, 
         method.fit(data)
         assert method.predict(data, data.query).shape == data.query.shape
         return
-    with pytest.raises(
-        ConfigError, match=f"^mask_rule {rule} has nothing to balance: hsi.*variant mask-none"
-    ) as caught:
+    with refused_before_training(
+        ConfigError, f"^mask_rule {rule} has nothing to balance: hsi.*variant mask-none", tmp_path
+    ):
         method.pretrain(data)
-    assert "\n" not in str(caught.value)
-    assert nothing_was_trained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -470,10 +383,8 @@ def test_scenes_with_one_modality_need_the_rule_none(rule: str, selected: bool, 
 def test_settings_that_do_not_fit_the_window_are_refused_before_the_training(
     window: int, changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+    with refused_before_training(ConfigError, message, tmp_path):
         cheap(tmp_path, **changes).pretrain(small_data(window=window))
-    assert "\n" not in str(caught.value)
-    assert nothing_was_trained(tmp_path)
 
 
 @pytest.mark.parametrize("components", [None, 3])
@@ -493,10 +404,8 @@ def test_a_constant_modality_is_refused_before_the_training(
         image.reshape(-1, image.shape[2])[elsewhere[::2]] += 1
     constant = replace(scene, images={**scene.images, name: image})
     data = SceneDataModule(constant, DataConfig(window=SIDE, **scope))
-    with pytest.raises(DataError, match=f"^modality {name} of scene tiny is constant") as caught:
+    with refused_before_training(DataError, f"^modality {name} of scene tiny is constant", tmp_path):
         cheap(tmp_path, components=components).pretrain(data)
-    assert "\n" not in str(caught.value)
-    assert nothing_was_trained(tmp_path)
 
 
 def test_a_constant_channel_among_others_is_accepted(tmp_path: Path) -> None:
@@ -505,27 +414,6 @@ def test_a_constant_channel_among_others_is_accepted(tmp_path: Path) -> None:
     image[..., 2] = 7
     data = SceneDataModule(replace(scene, images={**scene.images, "hsi": image}), DataConfig(window=SIDE))
     cheap(tmp_path).pretrain(data)
-
-
-@pytest.mark.parametrize("value", [float("nan"), 1e30])
-def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(value: float, tmp_path: Path) -> None:
-    data, done = small_data(window=SIDE), []
-    rows = data.gatherer(torch.device("cpu")).rows
-    clean = rows.clone()
-
-    def progress(stage: str, share: float) -> None:
-        done.append(share)
-        if len(done) == 3:
-            rows[:, 5:] = value
-
-    method = cheap(tmp_path, pretrain_epochs=4, progress=progress)
-    with pytest.raises(TrainingError, match=r"loss_hsi is (nan|inf) at step 3; lower the learning rate"):
-        method.pretrain(data)
-    rows.copy_(clean)
-    assert list((tmp_path / "cache-root").rglob("last.ckpt"))
-    method = cheap(tmp_path, pretrain_epochs=4)
-    method.pretrain(data)
-    assert all(torch.isfinite(values).all() for values in weights(method.pretrained).values())
 
 
 OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
@@ -545,8 +433,6 @@ def test_settings_out_of_range_are_refused_by_name(name: str, tmp_path: Path) ->
 def test_fixed_masks_may_have_a_bound_of_one() -> None:
     """They mask half of each of two modalities, where adaptive masks could mask all of one."""
     assert pretrainer(mask_rule="fixed", mask_most=1.0).ratios() == dict.fromkeys(CHANNELS, 0.5)
-    with pytest.raises(ConfigError, match="masks all 9 squares"):
-        pretrainer(mask_most=1.0)
 
 
 @pytest.mark.parametrize(
@@ -559,9 +445,9 @@ def test_fixed_masks_may_have_a_bound_of_one() -> None:
         ({"loss_weights": "pixels"}, "loss_weights is pixels"),
         ({"mask_patch": 0}, "mask_patch 0 does not fit"),
         ({"blocks": 0}, "blocks 0 .* must be at least 1"),
+        ({"mask_most": 1.0}, "masks all 9 squares"),
     ],
 )
 def test_a_module_with_impossible_hyperparameters_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+    with refused(ConfigError, message):
         pretrainer(**changes)
-    assert "\n" not in str(caught.value)
