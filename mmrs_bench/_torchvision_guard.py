@@ -43,6 +43,11 @@ def needed(torch_version: str, torchvision_version: str) -> bool:
     return torch_is_cpu and "+cu" in torchvision_version
 
 
+def mismatched() -> bool:
+    """Whether the installed torchvision needs this module."""
+    return needed(_version_text("torch"), _version_text("torchvision"))
+
+
 def declare_schemas() -> None:
     """Declare the operators that torchvision needs on import, unless they exist."""
     import torch
@@ -68,7 +73,7 @@ class _Finder(MetaPathFinder):
 
 def install() -> bool:
     """Install the import hook if it is needed; return whether it is."""
-    if "torchvision" in sys.modules or not needed(_version_text("torch"), _version_text("torchvision")):
+    if "torchvision" in sys.modules or not mismatched():
         return False
     sys.meta_path.insert(0, _Finder())
     return True
@@ -77,6 +82,11 @@ def install() -> bool:
 #: Read by Python at each start, after the files of editable installations, because files are read in sorted order.
 _STARTUP_FILE = "zz_mmrs_bench_torchvision.pth"
 _STARTUP_LINE = "import importlib.util; importlib.util.find_spec('mmrs_bench') and __import__('mmrs_bench')\n"
+
+
+def startup_file(site_packages: Path) -> Path:
+    """The file that `install_at_startup` writes."""
+    return site_packages / _STARTUP_FILE
 
 
 def install_at_startup(site_packages: Path) -> str:
@@ -88,8 +98,8 @@ def install_at_startup(site_packages: Path) -> str:
     Returns:
         What was done, in one line.
     """
-    file = site_packages / _STARTUP_FILE
-    if needed(_version_text("torch"), _version_text("torchvision")):
+    file = startup_file(site_packages)
+    if mismatched():
         file.write_text(_STARTUP_LINE)
         return f"torchvision is built for CUDA and torch is not: {file} makes them work together"
     file.unlink(missing_ok=True)

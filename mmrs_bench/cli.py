@@ -308,7 +308,7 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "test": ("lightning", "score a LightningModule on the query; --config FILE (LightningCLI)", []),
     "check": ("check:check", "run the conformance tests of a method", [_method("method")]),
     "doctor": (
-        "check:doctor",
+        "doctor:doctor",
         "show what this machine has, test every module on it, and time the hot paths; exit 1 if a test fails",
         [_ANY_DEVICE, _UNTIMED, _JSON, _RESULTS],
     ),

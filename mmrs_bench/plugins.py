@@ -14,7 +14,15 @@ from mmrs_bench.errors import ConfigError
 from mmrs_bench.paths import CHECKOUT
 
 #: Extras of the package (``pyproject.toml``) by the optional package that they install.
-EXTRAS = {"mlflow": "loggers", "rasterio": "geo", "ray": "ray", "submitit": "slurm", "wandb": "loggers"}
+EXTRAS = {
+    "mamba_ssm": "cuda",
+    "mlflow": "loggers",
+    "numba": "fast",
+    "rasterio": "geo",
+    "ray": "ray",
+    "submitit": "slurm",
+    "wandb": "loggers",
+}
 
 
 def entry_point_paths(group: str) -> list[tuple[str, Path]]:
@@ -76,8 +84,11 @@ def install_command(extra: str, *, checkout: Path | None = CHECKOUT) -> str:
         extra: Name of the extra.
         checkout: The checkout that the code runs from; None for an installed package.
     """
+    # The package of the extra cuda is compiled against the installed torch.
+    install = "pip install --no-build-isolation" if extra == "cuda" else "pip install"
     if checkout is None:
-        return f'pip install "mmrs-bench[{extra}]"'
-    if Path(sys.prefix).resolve() == (checkout / ".venv").resolve():  # the environment of `make setup`
+        return f'{install} "mmrs-bench[{extra}]"'
+    made_by_setup = Path(sys.prefix).resolve() == (checkout / ".venv").resolve()
+    if made_by_setup and extra != "cuda":
         return f'make setup EXTRAS="dev,{extra}"'
-    return f'pip install --editable "{checkout}[{extra}]"'
+    return f'{install} --editable "{checkout}[{extra}]"'

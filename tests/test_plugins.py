@@ -18,11 +18,12 @@ from mmrs_bench.plugins import EXTRAS, import_optional, install_command, missing
 def test_the_extras_are_those_of_the_package_and_install_these_packages() -> None:
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for package, extra in EXTRAS.items():
-        assert any(line.startswith(package) for line in declared[extra])
+        assert any(line.startswith(package.replace("_", "-")) for line in declared[extra])
 
 
 def test_the_command_fits_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert install_command("geo", checkout=None) == 'pip install "mmrs-bench[geo]"'
+    assert install_command("cuda", checkout=None) == 'pip install --no-build-isolation "mmrs-bench[cuda]"'
     checkout = tmp_path / "my folder"
     words = shlex.split(install_command("geo", checkout=checkout))
     assert words == ["pip", "install", "--editable", f"{checkout}[geo]"]
