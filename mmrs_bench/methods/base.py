@@ -62,6 +62,8 @@ class RunContext:
         wait: Call it with a reason before waiting for another process. It may raise `mmrs_bench.errors.Deferred`, so
             that the worker computes another cell first.
         only_cached: Raise `mmrs_bench.errors.NotPretrainedError` instead of a pretraining that the cache lacks.
+        pretraining_seconds: Seconds of each shared pretraining that the cell uses, whichever cell trained it, by the
+            name of its cache entry; None if they are unknown. The cache fills it.
     """
 
     seed: int
@@ -71,6 +73,7 @@ class RunContext:
     progress: Progress = _no_progress
     wait: Wait = never_defer
     only_cached: bool = False
+    pretraining_seconds: dict[str, float | None] = field(default_factory=dict, compare=False)
 
 
 class Method(ABC):

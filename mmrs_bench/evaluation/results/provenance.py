@@ -108,10 +108,11 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS reports bytes
 
 
-def measured(seconds: Mapping[str, float]) -> Measured:
-    """The seconds of a cell's stages with the current peak memory, host and time."""
+def measured(seconds: Mapping[str, float], pretraining: Mapping[str, float | None] | None = None) -> Measured:
+    """The seconds of a cell's stages and of its pretraining, with the current peak memory, host and time."""
     return Measured(
         seconds=dict(seconds),
+        pretraining=None if pretraining is None else dict(pretraining),
         peak_memory_mib=round(peak_memory_mib(), 1),
         host=platform.node(),
         finished_at=utc_now(),

@@ -105,7 +105,7 @@ def _run(
         ),
         signature=signature(protocol),
         provenance=provenance(),
-        measured=measured(seconds),
+        measured=measured(seconds, method.context.pretraining_seconds),
     )
 
 

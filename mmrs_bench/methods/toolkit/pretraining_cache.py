@@ -3,13 +3,15 @@
 One process trains and holds a lock meanwhile; others wait and then read. An interrupted training resumes from its
 checkpoints, or starts again if they cannot be read. Files in ``<cache>/pretraining``:
 
-- ``<key>.safetensors``: the weights, with a checksum in the metadata; the entry exists if this file exists;
+- ``<key>.safetensors``: the weights, with a checksum and the seconds of the training in the metadata; the entry exists
+  if this file exists;
 - ``<key>.json``: readable description of the entry; never read by the suite;
 - ``<key>/logs``: learning curves; ``<key>/work``: checkpoints of an unfinished training.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +36,10 @@ from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.version import __version__
 
 WAITING = "pretraining by another process"
+#: Metadata of an entry: wall-clock seconds of its training; absent if they are unknown.
+SECONDS = "seconds"
+
+_NUMBER = re.compile(r"\d{1,12}\.\d{3}")
 
 
 def load_or_pretrain(
@@ -53,7 +59,8 @@ def load_or_pretrain(
         build: Builds the untrained module on the CPU; random values come from torch's default generator.
         train: Trains a module in place. The ``work_dir`` of its context is kept after an interruption, so that
             `mmrs_bench.methods.toolkit.training.fit` with ``resumable`` resumes.
-        context: Context of the cell. Its ``wait`` is called with `WAITING` if another process trains.
+        context: Context of the cell. Its ``wait`` is called with `WAITING` if another process trains, and its
+            ``pretraining_seconds`` receive the seconds of the training, whichever cell trained.
 
     Returns:
         The module, on the CPU in evaluation mode.
@@ -81,9 +88,10 @@ def load_or_pretrain(
                 trained = initialised(build, shared, "pretraining")
                 seconds, resumed = _train(trained, module.state_dict(), train, shared)
                 about = {"key": key, **fields, "seconds_of_last_attempt": round(seconds, 3), "resumed": resumed}
-                _write(entry, trained.state_dict(), about)
+                _write(entry, trained.state_dict(), about, None if resumed else seconds)
                 _keep_only_logs(shared.work_dir)
-    module.load_state_dict(_read(entry, module.state_dict()))
+    weights, context.pretraining_seconds[key] = _read(entry, module.state_dict())
+    module.load_state_dict(weights)
     return module.eval()
 
 
@@ -145,10 +153,14 @@ def _train(
     return seconds, resumed
 
 
-def _write(entry: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def _write(entry: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], seconds: float | None) -> None:
+    """Write an entry; ``seconds`` are those of the whole training, None if only those of its last part are known."""
     # safetensors refuses tensors that share memory.
     copies = {name: tensor.cpu().clone().contiguous() for name, tensor in weights.items()}
-    content = save(copies, {"seal": seal_of(entry.stem, copies)})
+    metadata = {"seal": seal_of(entry.stem, copies)}
+    if seconds is not None:
+        metadata[SECONDS] = f"{seconds:.3f}"
+    content = save(copies, metadata)
     description = entry.with_suffix(".json")
     write_json(description, about)
     try:
@@ -168,24 +180,25 @@ def _keep_only_logs(work: Path) -> None:
     shutil.rmtree(work)
 
 
-def _read(entry: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an entry, after checking key, checksum and shapes."""
+def _read(entry: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float | None]:
+    """The weights of an entry, after checking key, checksum and shapes, and the seconds of the training."""
     if not entry.is_file():  # opening a FIFO would wait for ever
         raise DataError(f"{entry}: is not a regular file; remove it to train again")
     try:
         with safe_open(entry, framework="pt") as opened:
-            seal = (opened.metadata() or {}).get("seal", "")
+            metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise DataError(f"{entry}: cannot be read ({error}); remove this file to train again") from error
-    fault = _fault(weights, expected)
+    fault, seal = _fault(weights, expected), metadata.get("seal", "")
     if seal.partition(" ")[0] != entry.stem:
         fault = "the content belongs to another pretraining than the file name"
     elif not fault and seal != seal_of(entry.stem, weights):
         fault = "the values were changed after they were written"
     if fault:
         raise DataError(f"{entry}: {fault}; remove this file to train again")
-    return weights
+    stated = metadata.get(SECONDS, "")
+    return weights, float(stated) if _NUMBER.fullmatch(stated) else None
 
 
 def _fault(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
