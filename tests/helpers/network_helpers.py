@@ -1,7 +1,8 @@
-"""Random windows, weights and gradients, for the tests of networks and of the modules that train them."""
+"""Random numbers and windows, weights and gradients, for the tests of networks and of the modules that train them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import lightning as L
@@ -9,10 +10,27 @@ import torch
 from torch import Tensor, nn
 
 
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal random numbers, the same for the same arguments."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
 def random_windows(channels: Mapping[str, int], batch: int, side: int) -> dict[str, Tensor]:
     """Windows (b, c, w, w) by modality."""
     generator = torch.Generator().manual_seed(7)
     return {name: torch.randn(batch, count, side, side, generator=generator) for name, count in channels.items()}
+
+
+def bilinear(image: Tensor, y: float, x: float) -> Tensor:
+    """Values (c,) of an image (c, h, w) at a place between pixel centres; beyond the borders, those of the border."""
+    height, width = image.shape[1:]
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    total = torch.zeros(len(image))
+    for i in (math.floor(y), math.floor(y) + 1):
+        for j in (math.floor(x), math.floor(x) + 1):
+            share = (1 - abs(y - i)) * (1 - abs(x - j))
+            total += share * image[:, min(i, height - 1), min(j, width - 1)].float()
+    return total
 
 
 def silent(module: L.LightningModule) -> None:

@@ -6,19 +6,10 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from helpers.network_helpers import normal
 
 from mmrs_bench.models.diffusion import add_noise, linear_schedule, split_error
 from mmrs_bench.randomness import SampleRandom, torch_generator
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed))
-
 
 # Noising
 

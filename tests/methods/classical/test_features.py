@@ -33,19 +33,14 @@ def slow_neighbourhood(image: FloatArray, row: int, column: int, size: int) -> t
     return cut.mean(axis=0), cut.std(axis=0)
 
 
-def test_stack_returns_the_values_of_the_pixels() -> None:
+@pytest.mark.parametrize("block_numbers", [20, 1 << 25])
+def test_stack_returns_the_values_of_the_pixels(block_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in blocks of a pixel."""
+    monkeypatch.setattr(features, "BLOCK_NUMBERS", block_numbers)
     one, two = images()
     pixels = np.array([5, 0, 356, 5])
     expected = np.concatenate([one.reshape(-1, 18), two.reshape(-1, 2)], axis=1)[pixels]
     np.testing.assert_array_equal(StackFeatures([one, two])(pixels), expected)
-
-
-def test_stack_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.random.default_rng(1).permutation(357)
-    whole = StackFeatures(images())(pixels)
-    monkeypatch.setattr(features, "BLOCK_NUMBERS", 100)
-    assert len(list(StackFeatures(images()).blocks(pixels))) > 50
-    np.testing.assert_array_equal(StackFeatures(images())(pixels), whole)
 
 
 @pytest.mark.parametrize("band_numbers", [1, 1 << 25])

@@ -94,12 +94,6 @@ def test_tuning_uses_the_support_set_only(name: str, tmp_path: Path, monkeypatch
         assert (method._estimator.max_features, len(method._estimator)) == (0.5, 50)
 
 
-def test_the_best_hyperparameters_are_used(tmp_path: Path) -> None:
-    """With gamma 10000 the kernel of two different pixels is 0, so it cannot win."""
-    method: Any = fitted("svm", tmp_path, small_data(5), costs=(100.0,), gammas=(1e4, 1.0))
-    assert method._chosen == {"cost": 100.0, "gamma": 1.0}
-
-
 def test_forests_are_smaller_in_tuning(tmp_path: Path) -> None:
     method: Any = make("rf", tmp_path, trees=7, tuning_trees=3)
     features, targets = np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1])
@@ -150,11 +144,6 @@ def test_a_neighbourhood_larger_than_the_window_is_refused(tmp_path: Path) -> No
 def test_invalid_settings_are_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         make(name, tmp_path, **changes)
-
-
-def test_only_the_chosen_modalities_are_used(tmp_path: Path) -> None:
-    data = small_data(2, modalities=("lidar",))
-    assert fitted("nearest-prototype", tmp_path, data).parameter_counts().total == 4 * 2
 
 
 def test_progress_of_tuning_ends_at_one(tmp_path: Path) -> None:
