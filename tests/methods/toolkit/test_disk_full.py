@@ -8,21 +8,19 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from helpers.method_helpers import small_data
+from helpers.denoiser import STEPS, Denoiser, learn
+from helpers.network_helpers import same_weights
 
 from mmrs_bench.errors import BenchError
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.checkpoints import usable_checkpoint
 from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
 
 ADDRESS = {"scene": "tiny-r1"}
-EPOCHS, STEPS = 3, 12
+EPOCHS = 3
 
 
 @contextmanager
@@ -36,47 +34,17 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-class Denoiser(L.LightningModule):
-    """Restores centre pixels after dropout; calls ``before_step`` with the number of each step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(7, 7)
-        self.dropout = torch.nn.Dropout(0.5)
-        self.before_step: Callable[[int], object] = lambda step: None
-        self.first_step = -1
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        self.before_step(self.global_step)
-        self.first_step = self.global_step if self.first_step < 0 else self.first_step
-        centre = torch.cat([w[:, :, 5, 5] for w in batch["windows"].values()], dim=1)
-        loss: torch.Tensor = (self.layer(self.dropout(centre)) - centre).square().mean()
-        self.log("loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=0.02)
-
-
 def pretrain(folder: Path, before_step: Callable[[int], object] = lambda step: None) -> tuple[Denoiser, int]:
     """The module, and the first step of this call."""
-    first = -1
+    steps: list[int] = []
 
     def train(module: Denoiser, context: RunContext) -> None:
-        nonlocal first
         module.before_step = before_step
-        unlabelled = training.Loaders(small_data().unlabelled_dataloader())
-        try:
-            training.fit(module, unlabelled, context, stage="pretraining", epochs=EPOCHS, resumable=True)
-        finally:
-            first = module.first_step
+        learn(module, context, EPOCHS)
+        steps.extend(module.steps)
 
     context = RunContext(seed=0, draw=0, work_dir=folder / "cell")
-    return load_or_pretrain(ADDRESS, Denoiser, train, context), first
-
-
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+    return load_or_pretrain(ADDRESS, Denoiser, train, context), steps[0]
 
 
 def cache() -> Path:
@@ -111,7 +79,7 @@ def test_after_a_full_disk_the_same_training_ends_as_an_undisturbed_one(
     assert not [path for path in cache().rglob("*.tmp*") if path.is_file()]
     module, first = pretrain(tmp_path)
     assert first == from_step
-    assert same(module, undisturbed)
+    assert same_weights(module, undisturbed)
     assert not list(cache().rglob("*.unreadable"))
 
 
@@ -138,7 +106,7 @@ def test_an_unreadable_checkpoint_is_set_aside_and_named_and_the_stage_starts_ag
         checkpoint.write_bytes({"cut off": content[: len(content) // 2], "empty": b"", "text": b"text"}[damage])
     module, first = pretrain(tmp_path)
     assert first == 0
-    assert same(module, undisturbed)
+    assert same_weights(module, undisturbed)
     (line,) = [r.getMessage() for r in caplog.records if "starts again" in r.getMessage()]
     assert str(checkpoint) in line
     assert "\n" not in line

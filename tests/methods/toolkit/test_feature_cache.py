@@ -133,26 +133,6 @@ def test_requests_return_the_computed_features_and_compute_each_row_once(
     assert sorted(network.rows) == sorted(requested)
 
 
-def test_segments_are_written_one_by_one() -> None:
-    present: list[int] = []
-
-    def compute(rows: Any) -> Tensors:
-        present.append(len(segments()))
-        return features(rows)
-
-    extract(range(10), compute)
-    assert present == [0, 1, 2]
-    assert [len(h5py.File(path)["rows"]) for path in segments()] == [4, 4, 2]
-
-
-def test_other_draws_add_their_rows() -> None:
-    network = Network()
-    extract([7, 3, 5], network, draw=0)
-    store = extract([5, 9, 3, 1], network, draw=1, seed=1)
-    assert network.calls == [[3, 5, 7], [1, 9]]
-    check(store, [9, 3, 1, 5])
-
-
 def test_an_empty_request_computes_nothing() -> None:
     store = extract([], never)
     assert {name: [*tensor.shape] for name, tensor in store.read(np.empty(0, np.int64)).items()} == {
@@ -367,13 +347,6 @@ def test_too_little_disk_space_is_refused_before_anything_is_computed(monkeypatc
     check(extract(range(15), Network()), range(15))
     with pytest.raises(BenchError, match=r"^features of 1 rows take 2\.4 GB, but"):
         extract([1], Network(), shapes={"x": (1_200_000_000,)})
-
-
-def test_a_cache_path_that_is_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BenchError, match=r"cannot write .*file/features/.*file is not a folder; remove it"):
-        extract([1], never)
 
 
 # What is refused

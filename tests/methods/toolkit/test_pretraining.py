@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.method_helpers import small_data
+from helpers.tiny import striped_map, tiny_scene
 
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import pretraining
 from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig, pretrain_on_windows
 from mmrs_bench.methods.toolkit.stage import StageModule
+from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
 SETTINGS: dict[str, Any] = {
@@ -91,6 +93,10 @@ def test_windows_can_be_limited_to_some_pixels(tmp_path: Path) -> None:
         ({"data": small_data(window=9)}, True),
         ({"data": small_data(normalisation="minmax")}, True),
         ({"data": small_data(modalities=("hsi",))}, True),
+        ({"data": small_data(unlabelled="support")}, True),
+        ({"data": small_data(normalisation_scope="support")}, True),
+        ({"data": SceneDataModule(tiny_scene(striped_map(36, 40), seed=1))}, True),
+        ({"data": SceneDataModule(tiny_scene(striped_map(36, 40), scene_id="other"))}, True),
         ({"data": small_data(5, draw=1)}, False),
     ],
 )

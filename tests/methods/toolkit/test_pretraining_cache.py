@@ -8,14 +8,15 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from helpers.cache_helpers import PATIENCE_SECONDS, disk_full_after, wait_for
-from helpers.method_helpers import small_data
+from helpers.denoiser import STEPS, Denoiser, learn
+from helpers.network_helpers import same_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -29,36 +30,6 @@ Tensors = dict[str, torch.Tensor]
 
 ADDRESS = {"scene": "tiny-r1", "window": 11, "settings": {"epochs": 4}}
 EPOCHS = 4
-STEPS = 12  # per epoch: 1440 pixels in batches of 128
-
-
-class Denoiser(L.LightningModule):
-    """Restores centre pixels after dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(7, 7)
-        self.norm = torch.nn.BatchNorm1d(7)  # with an int64 buffer without dimensions
-        self.dropout = torch.nn.Dropout(0.5)
-        self.steps: list[int] = []
-        self.kill_at = -1
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        if self.global_step == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.steps.append(self.global_step)
-        centre = torch.cat([w[:, :, 5, 5] for w in batch["windows"].values()], dim=1)
-        loss: torch.Tensor = (self.layer(self.dropout(self.norm(centre))) - centre).square().mean()
-        self.log("loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.parameters(), lr=0.02)
-
-
-def learn(module: Denoiser, context: RunContext) -> None:
-    unlabelled = training.Loaders(small_data().unlabelled_dataloader())
-    training.fit(module, unlabelled, context, stage="pretraining", epochs=EPOCHS, resumable=True)
 
 
 class RandomTraining:
@@ -88,11 +59,6 @@ def cell(folder: Path, seed: int = 0, draw: int = 0, **options: Any) -> RunConte
     return RunContext(seed=seed, draw=draw, work_dir=folder / "cell", **options)
 
 
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    first, second = one.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 def cache() -> Path:
     return Path(os.environ["MMRS_BENCH_CACHE"]) / "pretraining"
 
@@ -111,12 +77,12 @@ def entries() -> list[Path]:
 
 def test_equal_addresses_train_once(tmp_path: Path) -> None:
     trainer = RandomTraining()
-    first = load_or_pretrain(ADDRESS, build, trainer, cell(tmp_path))
+    first = load_or_pretrain(ADDRESS, build, trainer, cell(tmp_path, draw=5))
     second = load_or_pretrain(dict(reversed(ADDRESS.items())), build, never, cell(tmp_path))
     untrained = training.initialised(build, cell(tmp_path), "pretraining")
-    assert len(trainer.contexts) == 1
-    assert same(first, second)
-    assert not same(first, untrained)
+    assert [context.draw for context in trainer.contexts] == [0], "the weights depend on the draw"
+    assert same_weights(first, second)
+    assert not same_weights(first, untrained)
     for module in (first, second):
         assert not any(part.training for part in module.modules())
         assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
@@ -148,15 +114,6 @@ def test_the_key_contains_nothing_else(tmp_path: Path) -> None:
     load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", threads=2, inference_batch=7)
     load_or_pretrain(ADDRESS, build, never, cell(tmp_path / "other", execution=execution))
-
-
-def test_the_weights_depend_on_the_seed_but_not_on_the_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = []
-    for seed, draw in ((0, 0), (0, 5), (1, 0)):
-        monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / f"cache-{seed}-{draw}"))
-        modules.append(load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path, seed, draw)))
-    assert same(modules[0], modules[1])
-    assert not same(modules[0], modules[2])
 
 
 def test_a_process_that_trained_gets_the_same_module_as_one_that_reads(tmp_path: Path) -> None:
@@ -206,7 +163,7 @@ def test_tied_transposed_and_narrow_tensors_are_restored(tmp_path: Path) -> None
 
     trainer = RandomTraining()
     first = load_or_pretrain(ADDRESS, Odd, trainer, cell(tmp_path))
-    assert same(first, load_or_pretrain(ADDRESS, Odd, never, cell(tmp_path)))
+    assert same_weights(first, load_or_pretrain(ADDRESS, Odd, never, cell(tmp_path)))
     assert first.one is first.two
 
 
@@ -215,13 +172,13 @@ def test_tied_transposed_and_narrow_tensors_are_restored(tmp_path: Path) -> None
 
 def train_twice_and_die(folder: Path) -> None:
     """Two pretrainings, each when another process waits for it; the process is killed in the second."""
-    for name, kill_at in (("first", -1), ("second", 2 * STEPS + STEPS // 2)):
+    for name, last in (("first", EPOCHS * STEPS), ("second", 2 * STEPS + STEPS // 2)):
 
-        def train(module: Denoiser, context: RunContext, name: str = name, kill_at: int = kill_at) -> None:
+        def train(module: Denoiser, context: RunContext, name: str = name, last: int = last) -> None:
             (folder / f"{name} started").touch()
             wait_for(folder / f"{name} expected")
-            module.kill_at = kill_at
-            learn(module, context)
+            module.before_step = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == last else None
+            learn(module, context, EPOCHS)
 
         load_or_pretrain({"name": name}, Denoiser, train, cell(folder))
 
@@ -253,7 +210,7 @@ def test_processes_share_a_training_and_continue_that_of_a_killed_one(
 
     def continue_training(module: Denoiser, context: RunContext) -> None:
         assert entries() == [entry], "the killed process left an entry"
-        learn(module, context)
+        learn(module, context, EPOCHS)
         steps.extend(module.steps)
 
     resumed, reasons = request_while_the_child_trains("second", tmp_path, continue_training)
@@ -267,10 +224,10 @@ def test_processes_share_a_training_and_continue_that_of_a_killed_one(
     assert {path.name for path in (cache() / second.stem).iterdir()} == {"logs"}
 
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "uninterrupted"))
-    uninterrupted = load_or_pretrain({"name": "second"}, Denoiser, learn, cell(tmp_path))
-    assert same(resumed, uninterrupted)
-    assert same(read, uninterrupted)  # the name changes only the key
-    assert not same(read, training.initialised(Denoiser, cell(tmp_path), "pretraining"))
+    uninterrupted = load_or_pretrain({"name": "second"}, Denoiser, partial(learn, epochs=EPOCHS), cell(tmp_path))
+    assert same_weights(resumed, uninterrupted)
+    assert same_weights(read, uninterrupted)  # the name changes only the key
+    assert not same_weights(read, training.initialised(Denoiser, cell(tmp_path), "pretraining"))
 
 
 def test_ctrl_c_keeps_the_work_folder_and_releases_the_lock(tmp_path: Path) -> None:
@@ -332,11 +289,18 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_by_another_entry(path: Path) -> None:
+    load_or_pretrain({**ADDRESS, "window": 9}, build, RandomTraining(), cell(path))
+    (other,) = set(entries()) - {path}
+    other.replace(path)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-8]), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
     "text": (lambda path: path.write_text("no weights " * 9), "cannot be read"),
     "flipped bit": (flip_a_bit, "the values were changed after they were written"),
+    "other address": (replace_by_another_entry, "belongs to another pretraining than the file name"),
     "foreign": (lambda path: save_file(load_file(path), path), "belongs to another pretraining than the file name"),
     "nan": (change(**{"0__bias": torch.tensor([0.0, float("nan")])}), r"0\.bias has values that are NaN or infinite"),
     "inf": (change(**{"0__bias": torch.tensor([0.0, float("inf")])}), r"0\.bias has values that are NaN or infinite"),
@@ -371,26 +335,6 @@ def test_damaged_entries_are_refused_and_kept(damage: str, tmp_path: Path) -> No
     assert len(trainer.contexts) == 1
 
 
-def test_an_entry_under_another_name_is_refused(tmp_path: Path) -> None:
-    other = {**ADDRESS, "window": 9}
-    load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
-    (one,) = entries()
-    load_or_pretrain(other, build, RandomTraining(), cell(tmp_path))
-    (two,) = set(entries()) - {one}
-    one.replace(two)
-    with pytest.raises(DataError, match=f"{two.name}: .* belongs to another pretraining than the file name"):
-        load_or_pretrain(other, build, never, cell(tmp_path))
-
-
-def test_an_entry_of_another_network_is_refused(tmp_path: Path) -> None:
-    """For example, because the address lacks a size."""
-    load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
-    with pytest.raises(DataError, match=r"weight is torch.float32 \[2, 3\], expected torch.float32 \[3, 2\]"):
-        load_or_pretrain(
-            ADDRESS, lambda: torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)), never, cell(tmp_path)
-        )
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_a_training_that_ends_in_nan_leaves_no_entry(value: float, tmp_path: Path) -> None:
     def spoil(module: torch.nn.Module, context: RunContext) -> None:
@@ -420,10 +364,3 @@ def test_a_full_disk_leaves_no_part_of_an_entry(writes: int, tmp_path: Path) -> 
     assert {Path(name).name for name in files()} == {"checkpoint"}
     load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
     assert {Path(name).suffix for name in files()} == {".safetensors", ".json"}
-
-
-def test_a_cache_path_that_is_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BenchError, match=r"cannot write .*file/pretraining/.*file is not a folder; remove it"):
-        load_or_pretrain(ADDRESS, build, never, cell(tmp_path))

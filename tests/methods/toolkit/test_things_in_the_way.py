@@ -79,10 +79,12 @@ def test_what_has_the_name_of_a_cached_file_is_named(
 
 @pytest.mark.parametrize("cache", ["pretraining", "features"])
 def test_a_file_in_place_of_a_folder_is_named(use: Callable[[str], None], cache: str) -> None:
-    cache_root().mkdir(parents=True)
-    (cache_root() / cache).write_text("")
-    with pytest.raises(BenchError, match=f"{cache} is not a folder; remove it"):
-        use(cache)
+    for folder in (cache_root(), cache_root() / cache):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.touch()
+        with pytest.raises(BenchError, match=f"{folder.name} is not a folder; remove it"):
+            use(cache)
+        folder.unlink()
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.method_helpers import small_data
+from helpers.network_helpers import same, weights
 
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.scenes.datamodule import SceneDataModule
-
-Tensors = dict[str, torch.Tensor]
 
 
 class Linear(L.LightningModule):
@@ -75,31 +74,23 @@ def fit(module: Linear, folder: Path, *, epochs: int = 8, data: SceneDataModule 
     training.fit(module, loaders(data or small_data()), context(folder), stage="training", epochs=epochs, **options)
 
 
-def parameters(module: torch.nn.Module) -> Tensors:
-    return {name: values.clone() for name, values in module.state_dict().items()}
-
-
-def same(one: Tensors, other: Tensors) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_initial_values_depend_on_seed_draw_and_purpose_only(tmp_path: Path) -> None:
-    first = parameters(linear(tmp_path))
+    first = weights(linear(tmp_path))
     torch.rand(3)
-    assert same(first, parameters(linear(tmp_path)))
+    assert same(first, weights(linear(tmp_path)))
     for other in (RunContext(1, 0, tmp_path), RunContext(0, 1, tmp_path)):
-        assert not same(first, parameters(training.initialised(Linear, other, "linear")))
-    assert not same(first, parameters(training.initialised(Linear, context(tmp_path), "other")))
+        assert not same(first, weights(training.initialised(Linear, other, "linear")))
+    assert not same(first, weights(training.initialised(Linear, context(tmp_path), "other")))
 
 
 def test_a_training_is_repeatable_and_learns(tmp_path: Path) -> None:
     one, two = linear(tmp_path), linear(tmp_path)
-    before = parameters(one)
+    before = weights(one)
     fit(one, tmp_path / "1")
     fit(two, tmp_path / "2")
     assert one.seen == two.seen
-    assert same(parameters(one), parameters(two))
-    assert not same(parameters(one), before)
+    assert same(weights(one), weights(two))
+    assert not same(weights(one), before)
     assert one.seen[-1] < one.seen[0]
     assert not one.training
 
@@ -226,7 +217,7 @@ def test_the_first_epoch_with_the_best_validation_is_kept(tmp_path: Path) -> Non
     best, short = linear(tmp_path, scores=scores), linear(tmp_path, scores=scores)
     fit(best, tmp_path / "1", epochs=5, data=data, maximise="score")
     fit(short, tmp_path / "2", epochs=2, data=data, maximise="score")
-    assert same(parameters(best), parameters(short))
+    assert same(weights(best), weights(short))
 
 
 def fit_with_interruption(folder: Path, step: int, **options: Any) -> tuple[Linear, Linear]:
@@ -251,7 +242,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, monkeypa
     monkeypatch.setattr(training, "CHECKPOINTS", 4)  # one after every second of 8 epochs
     data = SceneDataModule(small_data().scene, small_data().config, batch_size=4)
     whole, rest = fit_with_interruption(tmp_path, 11, data=data)
-    assert same(parameters(whole), parameters(rest))
+    assert same(weights(whole), weights(rest))
     assert rest.seen == whole.seen[4 * 2 :]
     assert [path.name for path in (tmp_path / "interrupted/checkpoints/training").iterdir()] == ["last.ckpt"]
 
@@ -259,30 +250,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, monkeypa
 def test_the_best_epoch_survives_an_interruption(tmp_path: Path) -> None:
     data = small_data(selection="paper-val")
     whole, rest = fit_with_interruption(tmp_path, 5, data=data, epochs=6, maximise="score")
-    assert same(parameters(whole), parameters(rest))
+    assert same(weights(whole), weights(rest))
     assert len(rest.seen) == 1
-
-
-def test_a_module_can_train_on_windows_of_unlabelled_pixels(tmp_path: Path) -> None:
-    seen: list[torch.Tensor] = []
-
-    class Mean(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bias = torch.nn.Parameter(torch.zeros(7))
-
-        def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-            assert "target" not in batch
-            seen.append(batch["pixel"])
-            return (torch.cat(list(batch["windows"].values()), dim=1) - self.bias[:, None, None]).square().mean()
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    data = small_data()
-    unlabelled = training.Loaders(data.unlabelled_dataloader())
-    training.fit(Mean(), unlabelled, context(tmp_path), stage="pretraining", epochs=1)
-    np.testing.assert_array_equal(np.sort(torch.cat(seen).numpy()), np.arange(1440))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
