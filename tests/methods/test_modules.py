@@ -74,6 +74,19 @@ def test_it_trains_in_bfloat16(case: ModuleCase, tmp_path: Path) -> None:
     assert all(map(math.isfinite, losses.values))
 
 
+@classifiers
+def test_logits_depend_neither_on_the_precision_nor_on_the_batch(case: ModuleCase) -> None:
+    """Up to rounding."""
+    batch, smaller = (next(iter(case.data(batch_size=size).train_dataloader())) for size in (5, 2))
+    module = case.build(case.data()).eval()
+    with torch.no_grad():
+        exact = module.logits(batch)
+        rounding = 0.02 * float(exact.abs().max())
+        torch.testing.assert_close(module.logits(smaller), exact[:2])
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(module.logits(batch).float(), exact, atol=rounding, rtol=0)
+
+
 @every_module
 def test_a_plain_loop_over_the_loader_sees_the_batches_of_a_trainer(case: ModuleCase, tmp_path: Path) -> None:
     data, losses = case.data(), Losses()
