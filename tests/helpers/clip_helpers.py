@@ -3,85 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 import yaml
 from helpers.method_helpers import make
-from helpers.network_helpers import silent
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrs_bench.methods.base import Method
-from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
-from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
+from mmrs_bench.methods.clip.prompts import class_prompts
 
 STAGE_2 = {"components": None, "width": 8, "heads": 2, "depth": 1, "text_layers": 1, "epochs": 2}
 STAGE_1 = {"decoder_depth": 1, "pretrain_epochs": 2, "pretrain_windows": 48, "pretrain_batch": 24}
 SMALL: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": {**STAGE_2, **STAGE_1}}
+#: Three classes and their prompts.
+NAMES = ("Road", "Water", "Apple trees")
+TEMPLATE = "a photo of a {class}."
+PROMPTS = class_prompts(NAMES, TEMPLATE, {"Road": ["asphalt seen from above", "a grey {class}"]})
 #: Enough to separate classes with very different texts, such as those of `text_file`.
 LEARNING = {"width": 16, "epochs": 40, "learning_rate": 0.005}
-SIZES = {"width": 8, "heads": 2, "depth": 2}
 
 
-def pretrainer(channels: Mapping[str, int], side: int, **options: Any) -> MaskedDiffusionPretrainer:
-    """A small module of stage 1 that logs nothing."""
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        module = MaskedDiffusionPretrainer(dict(channels), side, **{**SIZES, "decoder_depth": 1, **options})
-    silent(module)
-    return module
-
-
-def classifier(channels: Mapping[str, int], side: int, names: Sequence[str], **options: Any) -> Any:
-    """A small module of stage 2 that logs nothing, with a head large enough for a difference to show in any readout."""
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
-        settings = {**SIZES, "text_layers": 1, "class_names": names, **options}
-        module = LanguageAlignedClassifier(dict(channels), len(names), side, **settings)
-        torch.nn.init.normal_(module.network.image.head.weight)
-    silent(module)
-    return module
-
-
-def small_method(name: str, folder: Path, **options: Any) -> Method:
+def small_method(name: str, folder: Path, **options: Any) -> Any:
     """`method_helpers.make` with sizes that train in a fraction of a second."""
     return make(name, folder, **{**SMALL[name], **options})
 
 
-def optimizer_of(module: L.LightningModule, epochs: int = 10) -> torch.optim.Optimizer:
-    """The optimiser that a module configures for a trainer of some epochs."""
-    module.trainer = cast(Any, SimpleNamespace(max_epochs=epochs))
-    return cast(Any, module.configure_optimizers())["optimizer"]  # type: ignore[no-any-return]
-
-
-def quiet_trainer(**options: Any) -> L.Trainer:
-    """A trainer without logs, files and progress."""
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    return L.Trainer(accelerator="cpu", **dict.fromkeys(off, False), **options)  # type: ignore[arg-type]
-
-
-def saved(module: L.LightningModule, folder: Path) -> Path:
-    """A checkpoint of a module."""
-    trainer = quiet_trainer()
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(folder / "module.ckpt", weights_only=True)
-    return folder / "module.ckpt"
-
-
-def text_file(folder: Path, classes: Mapping[str, str | Sequence[str]] | None = None) -> str:
+def text_file(
+    folder: Path,
+    classes: Mapping[str, object] | None = None,
+    *,
+    array: np.ndarray | None = None,
+    listed: object = tuple("abcdef"),
+    **fields: object,
+) -> str:
     """A ``precomputed:`` tower of six random vectors, by default for the classes of `method_helpers.small_data`."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
-    np.save(folder / "vectors.npy", vectors)
-    (folder / "names.json").write_text(json.dumps(list("abcdef")))
-    mapping = classes or {"class 1": "e", "class 2": ["a", "b"], "class 3": "f", "class 4": "d"}
-    fields = {"vectors": "vectors.npy", "names": "names.json", "classes": dict(mapping)}
+    np.save(folder / "vectors.npy", vectors if array is None else array, allow_pickle=True)
+    (folder / "names.json").write_text(json.dumps(listed))
+    classes = classes or {"class 1": "e", "class 2": ["a", "b"], "class 3": "f", "class 4": "d"}
+    fields = {"vectors": "vectors.npy", "names": "names.json", "classes": classes, **fields}
     (folder / "text.yaml").write_text(yaml.safe_dump(fields))
     return f"precomputed:{folder / 'text.yaml'}"
 

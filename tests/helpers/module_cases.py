@@ -15,6 +15,7 @@ import torch
 from helpers.method_helpers import small_data
 from helpers.unidiff_helpers import SMALL, picture_scene
 
+from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.methods.bdgf.module import GuidedLearner
 from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
 from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
@@ -181,14 +182,25 @@ CASES = (
 )
 
 
+def logged_scores(data: SceneDataModule, predicted: Any) -> dict[str, float]:
+    """What ``trainer.test`` has to log for predictions of the query pixels."""
+    expected = scores(confusion_matrix(data.query_targets, predicted, data.num_classes))
+    return {"test/OA": expected.oa, "test/AA": expected.aa, "test/kappa": expected.kappa}
+
+
 @cache
 def written_checkpoint(number: int) -> str:
     """Path of a checkpoint of the untrained module of `FIRST_STAGES`."""
-    case, folder = FIRST_STAGES[number], Path(tempfile.mkdtemp())
-    own = trainer(folder, 0)
-    own.strategy.connect(case.build(case.data()))
-    own.save_checkpoint(folder / "stage.ckpt")
-    return str(folder / "stage.ckpt")
+    case = FIRST_STAGES[number]
+    return saved(case.build(case.data()), Path(tempfile.mkdtemp()) / "stage.ckpt")
+
+
+def saved(module: L.LightningModule, path: Path) -> str:
+    """Write a checkpoint of an untrained module; returns its path."""
+    own = trainer(path.parent, 0)
+    own.strategy.connect(module)
+    own.save_checkpoint(path)
+    return str(path)
 
 
 class Losses(L.Callback):

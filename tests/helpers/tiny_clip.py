@@ -43,16 +43,19 @@ def register_tiny_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
 
 
-def tiny_weights(model: str = "tiny", seed: int = 0) -> dict[str, Tensor]:
-    """Random weights of a tiny model."""
+def tiny_network(model: str = "tiny", seed: int = 0) -> open_clip.CLIP:
+    """A tiny model with random weights."""
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(seed)
-        config = open_clip.get_model_config(model)
-        assert config is not None
-        network = open_clip.CLIP(**config)
+        network = open_clip.CLIP(**open_clip.get_model_config(model))  # type: ignore[arg-type]
         for parameter in network.parameters():  # large enough for GELU and QuickGELU to differ
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
-    return network.state_dict()
+    return network.eval()
+
+
+def tiny_weights(model: str = "tiny", seed: int = 0) -> dict[str, Tensor]:
+    """The weights of a `tiny_network`."""
+    return tiny_network(model, seed).state_dict()
 
 
 def in_the_hub_cache(repository: str, file: Path, name: str) -> Path:

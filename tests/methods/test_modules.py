@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.method_helpers import fitted, small_data
-from helpers.module_cases import CASES, Losses, ModuleCase, trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from helpers.module_cases import CASES, Losses, ModuleCase, logged_scores, saved, trainer
+from helpers.network_helpers import same, weights
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from mmrs_bench.errors import DataError
-from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.methods.toolkit.stage import StageModule
 
@@ -57,14 +57,22 @@ def test_it_trains_and_is_restored_from_its_checkpoint_alone(case: ModuleCase, t
 
 @every_module
 def test_a_checkpoint_of_another_module_is_refused(case: ModuleCase, tmp_path: Path) -> None:
-    data = case.data()
-    own = trainer(tmp_path, 0)
-    own.strategy.connect(case.build(data))
-    own.save_checkpoint(tmp_path / "module.ckpt")
+    checkpoint = saved(case.build(case.data()), tmp_path / "module.ckpt")
     other = next(other for other in CASES if other.module is not case.module)
     with pytest.raises(DataError, match=f"module.ckpt: contains .*{case.module.__name__}, expected") as caught:
-        other.module.load_from_checkpoint(tmp_path / "module.ckpt")
+        other.module.load_from_checkpoint(checkpoint)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@every_module
+def test_a_resumed_training_ends_with_the_same_weights(case: ModuleCase, tmp_path: Path) -> None:
+    data = case.data()
+    whole, resumed = (case.build(data, **case.exact) for _ in range(2))
+    kept = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    trainer(tmp_path, enable_checkpointing=True, callbacks=[kept]).fit(whole, datamodule=data)
+    trainer(tmp_path).fit(resumed, datamodule=case.data(), ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert same(weights(resumed), weights(whole))
 
 
 @every_module
@@ -115,10 +123,8 @@ def test_test_scores_are_those_of_the_predictions(case: ModuleCase, tmp_path: Pa
     module, own = case.build(data), trainer(tmp_path)
     own.fit(module, datamodule=data)
     predicted = torch.cat(own.predict(module, datamodule=data)).numpy()
-    expected = scores(confusion_matrix(data.query_targets, predicted, data.num_classes))
     (logged,) = own.test(module, datamodule=data, verbose=False)
-    for name, value in {"test/OA": expected.oa, "test/AA": expected.aa, "test/kappa": expected.kappa}.items():
-        assert logged[name] == pytest.approx(value, abs=1e-12)
+    assert logged == pytest.approx(logged_scores(data, predicted), abs=1e-12)
 
 
 @every_module
@@ -170,17 +176,14 @@ def test_two_processes_predict_every_pixel_once(case: ModuleCase, two_processes:
     joined = np.concatenate(parts)
     single = torch.cat(own.predict(module, datamodule=data)).numpy()
     assert (joined == single).mean() > 0.95, "weights differ by rounding only"
-    expected = scores(confusion_matrix(data.query_targets, joined, data.num_classes))
     for process in two_processes:
-        assert process[case.name]["test"][0]["test/OA"] == pytest.approx(expected.oa, abs=1e-12)
+        assert process[case.name]["test"] == [pytest.approx(logged_scores(data, joined), abs=1e-12)]
 
 
 @pytest.mark.parametrize("name", ["cnn", "msfmamba", "clip", "diffclip", "bdgf", "bdgf-transformer"])
 def test_the_trainers_test_logs_the_scores_of_the_benchmark(name: str, tmp_path: Path) -> None:
     data = small_data(2, window=7)
     method = fitted(name, tmp_path, data)
-    expected = scores(confusion_matrix(data.query_targets, method.predict(data, data.query), data.num_classes))
-    inputs = method.inputs(data)
-    (logged,) = trainer(tmp_path).test(method.module, datamodule=inputs, verbose=False)
-    for name, value in {"test/OA": expected.oa, "test/AA": expected.aa, "test/kappa": expected.kappa}.items():
-        assert logged[name] == pytest.approx(value, abs=1e-9)
+    expected = logged_scores(data, method.predict(data, data.query))
+    (logged,) = trainer(tmp_path).test(method.module, datamodule=method.inputs(data), verbose=False)
+    assert logged == pytest.approx(expected, abs=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from helpers.tiny_clip import in_the_hub_cache, register_tiny_models, tiny_weights
+from helpers.clip_helpers import NAMES, PROMPTS, TEMPLATE
+from helpers.method_helpers import refused
+from helpers.tiny_clip import in_the_hub_cache, tiny_network, tiny_weights
 from open_clip import factory, pretrained
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,11 +26,10 @@ from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
 from mmrs_bench.models.weights import known_weights
 
+pytestmark = pytest.mark.usefixtures("checkpoint")
+
 Names = Sequence[str]
 Prompts = Sequence[Sequence[str]]
-NAMES = ("Road", "Water", "Apple trees")
-TEMPLATE = "a photo of a {class}."
-PROMPTS = class_prompts(NAMES, TEMPLATE, {"Road": ["asphalt seen from above", "a grey {class}"]})
 PLAIN_PROMPTS = class_prompts(NAMES, TEMPLATE)
 
 
@@ -39,28 +41,14 @@ def assert_close(embeddings: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(embeddings, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture(autouse=True)
-def _tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register_tiny_models(tmp_path, monkeypatch)
-
-
-def direct(weights: dict[str, Tensor], model: str = "tiny") -> Tensor:
+def direct(model: str = "tiny") -> Tensor:
     """open_clip's own vectors of `PROMPTS`, one prompt at a time."""
-    network = open_clip.CLIP(**open_clip.get_model_config(model)).eval()  # type: ignore[arg-type]
-    network.load_state_dict(weights)
-    rows = []
+    network, rows = tiny_network(model), []
     with torch.no_grad():
         for group in PROMPTS:
             mean = sum(network.encode_text(open_clip.tokenize(p), normalize=True)[0] for p in group) / len(group)
             rows.append(mean / mean.norm())
     return torch.stack(rows)
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.safetensors"
-    save_file(tiny_weights(), path)
-    return path
 
 
 @pytest.fixture
@@ -73,7 +61,7 @@ def test_vectors_equal_those_of_open_clip_and_leave_no_trace_in_the_process(
 ) -> None:
     pickled = tmp_path / "tiny.pt"
     torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in tiny_weights().items()}}, pickled)
-    expected = direct(tiny_weights())
+    expected = direct()
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process without logging
     state = torch.get_rng_state()
     for path in (checkpoint, pickled):
@@ -86,16 +74,15 @@ def test_vectors_equal_those_of_open_clip_and_leave_no_trace_in_the_process(
 
 def test_a_path_has_the_activation_of_its_model(checkpoint: Path) -> None:
     quick = embeddings_of(checkpoint, "tiny-quickgelu")
-    assert_close(quick, direct(tiny_weights(), "tiny-quickgelu"))
-    assert not torch.allclose(quick, direct(tiny_weights()), atol=1e-3)
+    assert_close(quick, direct("tiny-quickgelu"))
+    assert not torch.allclose(quick, direct(), atol=1e-3)
 
 
-def test_a_model_with_a_separate_text_module_is_loaded_and_checked(tmp_path: Path, checkpoint: Path) -> None:
-    assert_close(embeddings_of(checkpoint, "tiny-custom"), direct(tiny_weights()))
-    short = tmp_path / "short.safetensors"
-    save_file(tiny_weights("tiny-short"), short)
-    with pytest.raises(DataError, match=r"positional_embedding has shape \(64, 16\)"):
-        embeddings_of(short, "tiny-custom")
+def test_a_model_with_a_separate_text_module_is_loaded_and_checked(checkpoint: Path) -> None:
+    assert_close(embeddings_of(checkpoint, "tiny-custom"), direct())
+    save_file(tiny_weights("tiny-short"), checkpoint)
+    with refused(DataError, r"positional_embedding has shape \(64, 16\)"):
+        embeddings_of(checkpoint, "tiny-custom")
 
 
 @pytest.fixture
@@ -115,14 +102,10 @@ def test_a_tag_is_found_in_the_cache_and_has_its_own_activation(checkpoint: Path
     cached = in_the_hub_cache("someone/tiny", checkpoint, "open_clip_model.safetensors")
     assert find_checkpoint("tiny", "first").path == cached
     as_tag = embeddings_of("first")
-    assert_close(as_tag, direct(tiny_weights(), "tiny-quickgelu"))
+    assert_close(as_tag, direct("tiny-quickgelu"))
     assert not torch.allclose(as_tag, embeddings_of(cached), atol=1e-3), "tag and path share a cache file"
-
-
-@pytest.mark.usefixtures("released")
-def test_safetensors_are_preferred_to_the_file_of_the_tag(checkpoint: Path) -> None:
-    kept = in_the_hub_cache("someone/tiny", checkpoint, "weights.safetensors")
-    assert find_checkpoint("tiny", "named").path == kept
+    kept = cached.replace(cached.with_name("weights.safetensors"))
+    assert find_checkpoint("tiny", "named").path == kept, "safetensors are preferred to the file of the tag"
 
 
 @pytest.mark.usefixtures("released")
@@ -139,12 +122,9 @@ def test_safetensors_are_preferred_to_the_file_of_the_tag(checkpoint: Path) -> N
     ],
 )
 def test_the_error_of_an_absent_tag_states_how_to_fetch_it(model: str, tag: str, command: str, part: str) -> None:
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, re.escape(command)) as caught:
         embeddings_of(tag, model)
-    message = str(caught.value)
-    assert command in message
-    assert part in message
-    assert "\n" not in message
+    assert part in str(caught.value)
 
 
 @pytest.mark.usefixtures("released")
@@ -152,7 +132,7 @@ def test_a_file_with_an_unexpected_hash_is_refused(checkpoint: Path, monkeypatch
     in_the_hub_cache("someone/tiny", checkpoint, "open_clip_model.safetensors")
     entry = known_weights()["open_clip:ViT-B-32/openai"].model_copy(update={"sha256": "0" * 64})
     monkeypatch.setitem(known_weights(), "open_clip:tiny/first", entry)
-    with pytest.raises(DataError, match=f"expected {'0' * 64}; delete the file and fetch it again"):
+    with refused(DataError, f"expected {'0' * 64}; delete the file and fetch it again"):
         find_checkpoint("tiny", "first")
 
 
@@ -177,7 +157,7 @@ def test_the_list_of_weights_agrees_with_open_clip() -> None:
     ],
 )
 def test_an_unknown_tower_is_refused(tower: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with refused(ConfigError, message):
         frozen_class_embeddings(tower, NAMES, PROMPTS)
 
 
@@ -217,10 +197,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
 def test_a_faulty_checkpoint_is_refused_in_one_line(fault: str, tmp_path: Path, text_cache: Path) -> None:
     name, write, message = FAULTS[fault]
     write(tmp_path / name)
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(DataError, f"{tmp_path / name}.*{message}"):
         embeddings_of(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value)
-    assert "\n" not in str(caught.value)
     assert not text_cache.exists()
 
 
@@ -270,5 +248,5 @@ def test_a_damaged_cache_file_is_replaced(damage: str, checkpoint: Path, text_ca
 
 
 def test_each_class_needs_its_own_text(checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="'Road' and 'ROAD' have the same text"):  # CLIP ignores case
+    with refused(ConfigError, "'Road' and 'ROAD' have the same text"):  # CLIP ignores case
         embeddings_of(checkpoint, names=("Road", "ROAD"), prompts=[["a road"], ["A ROAD"]])

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.clip_helpers import LEARNING, classifier, pixels_of, quiet_trainer, small_method, text_file
-from helpers.method_helpers import small_data
-from helpers.network_helpers import weights
+from helpers.clip_helpers import LEARNING, pixels_of, small_method, text_file
+from helpers.method_helpers import refused, small_data
+from helpers.module_cases import trainer
 from helpers.tiny import striped_map, tiny_scene
-from helpers.tiny_clip import register_tiny_models, tiny_weights
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrs_bench.config import DataConfig, ExecutionConfig
@@ -22,58 +20,19 @@ from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.clip import module as clip_module
-from mmrs_bench.methods.clip.method import Clip
 from mmrs_bench.methods.clip.module import LanguageAlignedClassifier, SceneEmbedding
 from mmrs_bench.methods.clip.prompts import tokenize
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
-from mmrs_bench.methods.toolkit import training
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 SIDE = 5
 
 
-def clip(folder: Path, **options: Any) -> Clip:
+def fitted(folder: Path, data: SceneDataModule, **options: Any) -> Any:
     method = small_method("clip", folder, **options)
-    assert isinstance(method, Clip)
-    return method
-
-
-def fitted(folder: Path, data: SceneDataModule, **options: Any) -> Clip:
-    method = clip(folder, **options)
     method.fit(data)
     return method
-
-
-# Fitting
-
-
-def test_the_encoder_does_not_change_at_rate_0_and_the_rest_does(tmp_path: Path) -> None:
-    data = small_data(window=SIDE)
-    untrained, method = clip(tmp_path / "untrained", encoder_rate=0.0), fitted(tmp_path, data, encoder_rate=0.0)
-    untrained.create(data)
-    before, after = weights(untrained.module.network), weights(method.module.network)
-    trained = {name for name, _ in method.module.network.named_parameters()}
-    moved = {name for name in trained if not torch.equal(before[name], after[name])}
-    assert moved == {name for name in trained if not name.startswith(("image.tokenizers.", "image.encoder."))}
-
-
-@pytest.mark.parametrize("symmetries", [False, True])
-def test_training_uses_the_support_set_only_with_batches_and_symmetries_of_the_settings(
-    symmetries: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served: list[dict[str, Tensor]] = []
-    monkeypatch.setattr(training, "fit", lambda _, loaders, *__, **options: served.extend(loaders.train))
-    data = small_data(5, window=SIDE)
-    fitted(tmp_path, data, batch_size=7, symmetries=symmetries)
-    plain = 0
-    assert [len(batch["pixel"]) for batch in served] == [7, 7, 6]
-    np.testing.assert_array_equal(np.sort(torch.cat([batch["pixel"] for batch in served])), np.sort(data.support))
-    for batch in served:
-        np.testing.assert_array_equal(batch["target"], data.scene.labels[batch["pixel"]] - 1)
-        whole = data.add_windows({"pixel": batch["pixel"]})["windows"]
-        plain += int((batch["windows"]["hsi"] == whole["hsi"]).flatten(1).all(dim=1).sum())
-    assert (plain == 20) != symmetries
 
 
 # Inference of whole scenes
@@ -88,7 +47,7 @@ def scene_data() -> SceneDataModule:
     return SceneDataModule(scene, DataConfig(window=SIDE, shots=5), inference_batch=50)
 
 
-def learned(folder: Path, data: SceneDataModule, **changes: Any) -> Clip:
+def learned(folder: Path, data: SceneDataModule, **changes: Any) -> Any:
     """A method trained long enough to separate the classes."""
     return fitted(folder, data, text=text_file(folder / "text"), depth=2, **LEARNING, **changes)
 
@@ -119,20 +78,21 @@ def test_a_scene_is_classified_like_its_windows_one_by_one(
     clear = (best - second) > 1e-3
     assert clear.float().mean() > 0.95
     assert len(np.unique(predicted)) == 4, "the prediction is too uniform to show a difference"
-    plain = quiet_trainer().predict(module, scene_data.scene_dataloader())
-    embedded = quiet_trainer(callbacks=[SceneEmbedding(scene_data)]).predict(module, scene_data.scene_dataloader())
-    for found in (predicted, torch.cat(cast(Any, plain)), torch.cat(cast(Any, embedded))):
+    plain, embedded = (
+        torch.cat(trainer(tmp_path, callbacks=callbacks).predict(module, scene_data.scene_dataloader()))
+        for callbacks in ([], [SceneEmbedding(scene_data)])
+    )
+    for found in (predicted, plain, embedded):
         np.testing.assert_array_equal(found[clear], logits.argmax(dim=1)[clear])
     other = SceneDataModule(scene_data.scene, scene_data.config, window=3)
-    with pytest.raises(ConfigError, match=r"built for .* windows of 5, but a batch has .* of 3;"):
-        quiet_trainer(callbacks=[SceneEmbedding(other)]).predict(module, other.scene_dataloader())
+    with refused(ConfigError, r"built for .* windows of 5, but a batch has .* of 3;"):
+        trainer(tmp_path, callbacks=[SceneEmbedding(other)]).predict(module, other.scene_dataloader())
 
 
-@pytest.mark.parametrize("timestep", ["zero", "random"])
-def test_predictions_are_repeatable_and_do_not_depend_on_the_other_pixels(
-    timestep: str, scene_data: SceneDataModule, tmp_path: Path
+def test_random_timesteps_are_repeatable_and_do_not_depend_on_the_other_pixels(
+    scene_data: SceneDataModule, tmp_path: Path
 ) -> None:
-    method = learned(tmp_path, scene_data, readout="class", timestep=timestep)
+    method = learned(tmp_path, scene_data, readout="class", timestep="random")
     whole = method.predict(scene_data, ALL_PIXELS)
     np.testing.assert_array_equal(method.predict(scene_data, ALL_PIXELS), whole)
     some = np.random.default_rng(0).permutation(ALL_PIXELS)[:61]
@@ -140,9 +100,8 @@ def test_predictions_are_repeatable_and_do_not_depend_on_the_other_pixels(
     assert method.predict(scene_data, ALL_PIXELS[:0]).shape == (0,)
     other_batches = SceneDataModule(scene_data.scene, scene_data.config, inference_batch=7)
     np.testing.assert_array_equal(method.predict(other_batches, ALL_PIXELS), whole)
-    if timestep == "random":
-        method.module.timestep = "zero"
-        assert (method.predict(scene_data, ALL_PIXELS) != whole).any(), "the timestep has no effect here"
+    method.module.timestep = "zero"
+    assert (method.predict(scene_data, ALL_PIXELS) != whole).any(), "the timestep has no effect here"
 
 
 def test_each_pixel_is_embedded_once(scene_data: SceneDataModule, tmp_path: Path) -> None:
@@ -183,12 +142,10 @@ def test_the_released_size_is_the_documented_one() -> None:
 
 @pytest.mark.parametrize("tower", ["precomputed", "open_clip"])
 def test_class_vectors_of_a_frozen_tower_are_used_with_the_template(
-    tower: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tower: str, tmp_path: Path, checkpoint: Path
 ) -> None:
-    register_tiny_models(tmp_path, monkeypatch)
-    save_file(tiny_weights(), tmp_path / "tiny.safetensors")
-    data, checkpoint = small_data(window=SIDE), f"open_clip:tiny/{tmp_path / 'tiny.safetensors'}"
-    text = text_file(tmp_path / "text") if tower == "precomputed" else checkpoint
+    data = small_data(window=SIDE)
+    text = text_file(tmp_path / "text") if tower == "precomputed" else f"open_clip:tiny/{checkpoint}"
     method = fitted(tmp_path, data, text=text, template="one {class}")
     expected = frozen_class_embeddings(text, data.class_names, [[f"one {name}"] for name in data.class_names])
     torch.testing.assert_close(method.module.network.texts.embeddings, expected, rtol=0, atol=0)
@@ -196,7 +153,9 @@ def test_class_vectors_of_a_frozen_tower_are_used_with_the_template(
 
 def test_descriptions_are_ensembled_with_the_template() -> None:
     options = {"descriptions": {"Water": ["a lake", "the {class} of a river"]}, "template": "seen: {class}"}
-    texts = classifier({"hsi": 5}, SIDE, ("Road", "Water", "Apple trees"), **options).network.texts
+    sizes = {"width": 8, "heads": 2, "depth": 1, "text_layers": 1}
+    names = ["Road", "Water", "Apple trees"]
+    texts = LanguageAlignedClassifier({"hsi": 5}, 3, SIDE, class_names=names, **sizes, **options).network.texts
     with torch.no_grad():
         found = texts()
         prompts = [["seen: Road"], ["seen: Water", "a lake", "the Water of a river"], ["seen: Apple trees"]]
@@ -211,8 +170,8 @@ def test_descriptions_are_ensembled_with_the_template() -> None:
     [({"width": 10}, "width: "), ({"heads": 3}, "heads: 3 heads do not divide the width 8")],
 )
 def test_the_message_names_the_wrong_setting(changes: dict[str, Any], wrong: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"settings of Clip: {wrong}"):
-        clip(tmp_path, **changes)
+    with refused(ConfigError, f"settings of Clip: {wrong}"):
+        small_method("clip", tmp_path, **changes)
 
 
 # Cards

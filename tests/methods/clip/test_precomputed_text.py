@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.clip_helpers import NAMES, text_file
+from helpers.method_helpers import refused
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest
 
-NAMES = ("Road", "Water", "Apple trees")
 COCO_STUFF = REPOSITORY / "docs" / "examples" / "coco-stuff-text.yaml"
 COCO_FILES = ("zegclip_coco_multi.npy", "coco_stuff_171_names.json")
 
@@ -60,19 +62,11 @@ def test_vectors_of_similar_names_are_close(tmp_path: Path, shared_data: Path) -
         assert {rows[i] for i in nearest} == expected
 
 
-def vector_files(folder: Path, **changes: object) -> str:
-    """A small text file with its parts; ``changes`` replace vectors, names, classes or whole fields."""
-    vectors = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float16)
-    np.save(folder / "v.npy", changes.pop("array", vectors), allow_pickle=True)
-    (folder / "n.json").write_text(json.dumps(changes.pop("names_list", ["road", "sea", "tree", "fruit"])))
-    classes = {"Road": "road", "Water": "sea", "Apple trees": ["tree", "fruit"]}
-    fields = {"vectors": "v.npy", "names": "n.json", "classes": classes, **changes}
-    (folder / "text.yaml").write_text(yaml.safe_dump(fields))
-    return f"precomputed:{folder / 'text.yaml'}"
+CLASSES = {"Road": "a", "Water": "b", "Apple trees": ["c", "d"]}
 
 
 def test_json_and_paths_relative_to_the_file_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = vector_files(tmp_path)
+    tower = text_file(tmp_path, CLASSES)
     expected = frozen_class_embeddings(tower, NAMES, [])
     fields = yaml.safe_load((tmp_path / "text.yaml").read_text())
     (tmp_path / "text.json").write_text(json.dumps(fields))
@@ -85,49 +79,50 @@ def test_json_and_paths_relative_to_the_file_are_accepted(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ({"Road": "road", "Water": []}, "no vector for 'Water', 'Apple trees'"),
+        ({"Road": "a", "Water": []}, "no vector for 'Water', 'Apple trees'"),
         (
-            {"Road": "rode", "Water": "sea", "Apple trees": ["tree", "moon"]},
-            "does not contain 'rode' of class 'Road', 'moon' of class 'Apple trees'; similar names: road",
+            {"Road": "aa", "Water": "b", "Apple trees": ["c", "moon"]},
+            "does not contain 'aa' of class 'Road', 'moon' of class 'Apple trees'; similar names: a",
         ),
-        ({"Road": "road", "Water": "road", "Apple trees": "tree"}, "'Road' and 'Water' have the same text"),
+        ({"Road": "a", "Water": "a", "Apple trees": "c"}, "'Road' and 'Water' have the same text"),
     ],
 )
 def test_all_classes_need_vectors_of_their_own(classes: dict[str, object], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message):
-        frozen_class_embeddings(vector_files(tmp_path, classes=classes), NAMES, [])
+    with refused(ConfigError, message):
+        frozen_class_embeddings(text_file(tmp_path, classes), NAMES, [])
 
 
-def with_row(value: float) -> np.ndarray:
-    return np.array([[1.0, 1.0], [1.0, 1.0], [value, value], [1.0, 1.0]])
+def rows(*changes: float) -> np.ndarray:
+    """Six vectors; those from the third on have these values."""
+    array = np.ones((6, 2))
+    array[2 : 2 + len(changes)] = np.array(changes)[:, None]
+    return array
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"array": np.ones(24)}, r"v\.npy: contains float64 \(24,\), expected floating-point numbers"),
+        ({"array": np.ones(24)}, r"vectors\.npy: contains float64 \(24,\), expected floating-point numbers"),
         ({"array": np.array([[1.0], [1.0, 2.0]], dtype=object)}, "cannot be read as an .npy file"),
-        ({"array": with_row(np.nan)}, "row 2 is NaN or infinite"),
-        ({"array": with_row(0)}, "row 2 is zero"),
-        ({"array": np.array([[1.0, 0], [0, 1.0], [1, 1], [-1, -1]])}, "class 'Apple trees' has no direction"),
-        ({"array": np.ones((3, 6))}, r"n\.json has 4 names, but v\.npy has 3 rows"),
-        ({"names_list": {"road": 0}}, "is not a list of names"),
-        ({"names_list": ["road", "sea", "tree", "road"]}, "contains road more than once"),
+        ({"array": rows(np.nan)}, "row 2 is NaN or infinite"),
+        ({"array": rows(0)}, "row 2 is zero"),
+        ({"array": rows(1, -1)}, "class 'Apple trees' has no direction"),
+        ({"array": np.ones((3, 6))}, r"names\.json has 6 names, but vectors\.npy has 3 rows"),
+        ({"listed": {"a": 0}}, "is not a list of names"),
+        ({"listed": list("abcdea")}, "contains a more than once"),
         ({"vectors": "none.npy"}, r"none\.npy: cannot be read"),
-        ({"names": "v.npy"}, r"v\.npy: cannot be read .*use a list of names"),
+        ({"names": "vectors.npy"}, r"vectors\.npy: cannot be read .*use a list of names"),
     ],
 )
-def test_a_faulty_vector_file_is_refused_in_one_line(changes: dict[str, object], message: str, tmp_path: Path) -> None:
-    tower = vector_files(tmp_path, **changes)
-    with pytest.raises(DataError, match=message) as caught:
+def test_a_faulty_vector_file_is_refused_in_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    tower = text_file(tmp_path, CLASSES, **changes)
+    with refused(DataError, message):
         frozen_class_embeddings(tower, NAMES, [])
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["a: [", "- road", "classes: [road]", None])
 def test_a_file_with_other_content_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "text.yaml").write_text(content)
-    with pytest.raises(DataError, match="vectors, names, classes") as caught:
+    with refused(DataError, "vectors, names, classes"):
         frozen_class_embeddings(f"precomputed:{tmp_path / 'text.yaml'}", NAMES, [])
-    assert "\n" not in str(caught.value)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.clip_helpers import NAMES, PROMPTS, TEMPLATE
+from helpers.method_helpers import refused
 from open_clip.transformer import QuickGELU
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.clip.prompts import class_prompts, tokenize
 from mmrs_bench.methods.clip.text import ScratchTextTower, ensemble, frozen_class_embeddings
-
-NAMES = ("Road", "Water", "Apple trees")
-TEMPLATE = "a photo of a {class}."
-PROMPTS = class_prompts(NAMES, TEMPLATE, {"Road": ["asphalt seen from above", "a grey {class}"]})
-
 
 # Prompts
 
@@ -33,7 +30,7 @@ def test_prompts_are_the_template_and_the_descriptions_with_the_class_name() -> 
 def test_prompts_without_a_known_class_are_refused(
     template: str, descriptions: dict[str, list[str]], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with refused(ConfigError, message):
         class_prompts(NAMES, template, descriptions)
 
 
@@ -46,7 +43,7 @@ def test_tokens_are_those_published_with_clip() -> None:
 def test_a_prompt_of_77_tokens_is_read_and_a_longer_one_is_refused() -> None:
     fits = " ".join(["grass"] * 75)
     assert tokenize([fits])[0, -1] == 49407
-    with pytest.raises(ConfigError, match=r"'grass .*grass' has 78 tokens, CLIP reads at most 77"):
+    with refused(ConfigError, r"'grass .*grass' has 78 tokens, CLIP reads at most 77"):
         tokenize(["fine", fits + " grass"])
 
 
@@ -106,5 +103,5 @@ def test_the_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
     ],
 )
 def test_a_tower_without_frozen_vectors_is_refused(tower: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with refused(ConfigError, message):
         frozen_class_embeddings(tower, NAMES, PROMPTS)

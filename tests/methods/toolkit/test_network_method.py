@@ -88,6 +88,21 @@ def test_fitting_uses_components_epochs_and_batches_of_the_settings(data: SceneD
     assert method.parameter_counts() == (5 * 4 + 4, 5 * 4)
 
 
+@pytest.mark.parametrize("symmetries", [False, True])
+def test_training_windows_are_those_of_the_support_set_or_their_symmetries(
+    symmetries: bool, data: SceneDataModule, tmp_path: Path
+) -> None:
+    method = linear(tmp_path, symmetries=symmetries)
+    served = [*method.loaders(method.inputs(data)).train]
+    np.testing.assert_array_equal(np.sort(torch.cat([batch["pixel"] for batch in served])), np.sort(data.support))
+    plain = 0
+    for batch in served:
+        np.testing.assert_array_equal(batch["target"], data.scene.labels[batch["pixel"]] - 1)
+        whole = method.inputs(data).add_windows({"pixel": batch["pixel"]})["windows"]
+        plain += int((batch["windows"]["hsi"] == whole["hsi"]).flatten(1).all(dim=1).sum())
+    assert (plain == len(data.support)) != symmetries
+
+
 def test_initial_weights_depend_on_the_seed(data: SceneDataModule, tmp_path: Path) -> None:
     weights = []
     for seed in (0, 0, 1):
