@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,6 +62,10 @@ def random_state(config: AdmConfig, seed: int = 0) -> dict[str, Tensor]:
     return state
 
 
+halve = partial(F.avg_pool2d, kernel_size=2)
+double = partial(F.interpolate, scale_factor=2, mode="nearest")
+
+
 def group_norm(state: dict[str, Tensor], name: str, h: Tensor) -> Tensor:
     return F.group_norm(h, 32, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-5)
 
@@ -72,14 +77,6 @@ def conv(state: dict[str, Tensor], name: str, h: Tensor) -> Tensor:
 
 def linear(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-
-def halve(h: Tensor) -> Tensor:
-    return F.avg_pool2d(h, 2)
-
-
-def double(h: Tensor) -> Tensor:
-    return F.interpolate(h, scale_factor=2, mode="nearest")
 
 
 def residual_block(
@@ -106,8 +103,15 @@ def attention_block(state: dict[str, Tensor], name: str, h: Tensor, head_channel
     return (tokens + out).reshape(h.shape)
 
 
-def reference(state: dict[str, Tensor], config: AdmConfig, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-    """The output of the original, block by block."""
+def reference(
+    state: dict[str, Tensor],
+    config: AdmConfig,
+    x: Tensor,
+    timesteps: Tensor,
+    labels: Tensor,
+    activations: list[Tensor] | None = None,
+) -> Tensor:
+    """The output of the original, block by block; ``activations`` receives those of the decoder's blocks."""
     half = config.base_channels // 2
     angles = [[t * math.exp(-math.log(10_000) * i / half) for i in range(half)] for t in timesteps.tolist()]
     sinusoid = torch.tensor([[math.cos(a) for a in row] + [math.sin(a) for a in row] for row in angles])
@@ -138,4 +142,6 @@ def reference(state: dict[str, Tensor], config: AdmConfig, x: Tensor, timesteps:
     h = block("middle_block", h, halve, lambda _: False)
     for n in range(levels * period):
         h = block(f"output_blocks.{n}", torch.cat([h, skipped.pop()], dim=1), double, lambda m: m > 0)
+        if activations is not None:
+            activations.append(h)
     return conv(state, "out.2", F.silu(group_norm(state, "out.0", h)))

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.adm_reference import SMALL as THREE_LEVELS
 from helpers.method_helpers import make
+from helpers.network_helpers import bilinear
 from helpers.tiny import striped_map, tiny_scene, with_colours
 from torch import Tensor
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff import config as unidiff_config
-from mmrs_bench.methods.unidiff.adaptation import denoiser_on
 from mmrs_bench.methods.unidiff.adm import AdmConfig, build_adm
-from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
-from mmrs_bench.methods.unidiff.adm_checkpoint import Backbone, checkpoint_file, original_shapes
+from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, original_shapes
 from mmrs_bench.methods.unidiff.config import UniDiffConfig
 from mmrs_bench.methods.unidiff.features import NOISE_SEED
 from mmrs_bench.methods.unidiff.method import UniDiff
@@ -30,16 +28,7 @@ from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
 
 #: Replaces `ADM_TINY` or `ADM_64`: two levels, attention at the lower one, 4 decoder blocks.
-SMALL = AdmConfig(
-    base_channels=32,
-    multipliers=(1, 1),
-    blocks=1,
-    attention_resolutions=(8,),
-    head_channels=32,
-    classes=8,
-    image_size=16,
-    dropout=0.1,
-)
+SMALL = replace(THREE_LEVELS, multipliers=(1, 1), blocks=1, attention_resolutions=(8,), classes=8, dropout=0.1)
 SIDE, STRIDE = 16, 8
 HEIGHT, WIDTH, TILES = 36, 40, 16
 #: Settings with which both stages train in a fraction of a second.
@@ -64,14 +53,6 @@ CHEAP: dict[str, Any] = {
 NAMES = ("rgb", "pca", "sar", "lidar0", "lidar1")
 
 
-@contextmanager
-def refused(error: type[Exception], match: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
-    """Expect an error whose message is one line."""
-    with pytest.raises(error, match=match) as caught:
-        yield caught
-    assert "\n" not in str(caught.value)
-
-
 def small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make `SMALL` the backbone ``imagenet``, and write random weights as its checkpoint."""
     monkeypatch.setattr(unidiff_config, "ADM_64", SMALL)
@@ -82,24 +63,12 @@ def small_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkpoint_file()
 
 
-def weights_without_memory(config: AdmConfig) -> dict[str, Tensor]:
-    """The tensors of an ADM on torch's device ``meta``."""
-    with torch.device("meta"):
-        state: dict[str, Tensor] = build_adm(config).state_dict()
-    return state
-
-
-def random_weights(config: AdmConfig) -> dict[str, Tensor]:
-    """An untrained ADM's tensors."""
-    with torch.random.fork_rng(devices=[]):
+def untrained_weights(config: AdmConfig, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of an untrained ADM; those on the device ``meta`` need no memory."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         state: dict[str, Tensor] = build_adm(config).state_dict()
     return state
-
-
-def random_denoiser(adaptation: str = "film") -> AdaptedDenoiser:
-    """An untrained denoiser on `SMALL`."""
-    return denoiser_on(Backbone(SMALL, random_weights(SMALL), "random"), settings(adaptation=adaptation), seed=0)
 
 
 def settings(**changes: Any) -> UniDiffConfig:
@@ -176,12 +145,6 @@ def slow_vector(activations: list[list[Tensor]], tile: int, row: int, column: in
     """The vector of a place in a tile: bilinear, corners not aligned."""
     found = []
     for activation in activations[tile]:
-        d, h, w = activation.shape
-        total = torch.zeros(d)
-        y, x = (max(0.0, (place + 0.5) * size / SIDE - 0.5) for place, size in ((row, h), (column, w)))
-        for i in (math.floor(y), math.floor(y) + 1):
-            for j in (math.floor(x), math.floor(x) + 1):
-                share = (1 - abs(y - i)) * (1 - abs(x - j))
-                total += share * activation[:, min(i, h - 1), min(j, w - 1)].float()
-        found.append(total)
+        scale = activation.shape[1] / SIDE
+        found.append(bilinear(activation, (row + 0.5) * scale - 0.5, (column + 0.5) * scale - 0.5))
     return torch.cat(found)

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.adm_reference import DENSE, SMALL, random_state
+from helpers.method_helpers import refused
 from helpers.network_helpers import same
-from helpers.unidiff_helpers import refused
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,33 +34,6 @@ from mmrs_bench.methods.unidiff.adm_checkpoint import (
     pretrained_weights,
 )
 from mmrs_bench.models.weights import weights_named
-
-# State dicts
-
-
-FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "missing": (lambda state: state.pop("middle_block.1.qkv.bias"), r": middle_block.1.qkv.bias is missing\. "),
-    "unknown": (lambda state: state.update({"out.1.bias": torch.zeros(32)}), r": out.1.bias is unknown\. "),
-    "broadcastable": (
-        lambda state: state.update({"out.0.bias": state["out.0.bias"][:1]}),
-        r"out.0.bias is torch.float32 \[1\], expected \[32\]",
-    ),
-    "integers": (
-        lambda state: state.update({"out.0.bias": state["out.0.bias"].long()}),
-        r"out.0.bias is torch.int64 \[32\], expected \[32\]",
-    ),
-    "text": (lambda state: state.update({"out.0.bias": "none"}), r"out.0.bias is a str, expected \[32\]"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_state_dict_that_does_not_fit_is_refused(fault: str, tmp_path: Path) -> None:
-    damage, message = FAULTS[fault]
-    state = random_state(DENSE)
-    damage(state)
-    torch.save(state, tmp_path / "x.pt")
-    with refused(DataError, f"^{tmp_path / 'x.pt'}: is not the ADM of 32 channels.*{message}"):
-        load_original(tmp_path / "x.pt", DENSE)
 
 
 def test_another_released_model_is_refused_in_a_short_message() -> None:
@@ -79,23 +52,17 @@ def test_another_released_model_is_refused_in_a_short_message() -> None:
 class Malicious:
     """Unpickling it runs a command."""
 
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
+    def __init__(self, path: Path) -> None:
+        self.witness = path.with_name("witness")
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, (f"touch {shlex.quote(str(self.witness))}",)
 
 
-def raw_pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Malicious(path.with_name("witness"))))
-
-
-def archived_pickle(path: Path) -> None:
-    torch.save({**random_state(DENSE), "out.2.bias": Malicious(path.with_name("witness"))}, path)
-
-
-def old_pickle(path: Path) -> None:
-    torch.save({"x": Malicious(path.with_name("witness"))}, path, _use_new_zipfile_serialization=False)
+def write_state(path: Path, **changes: Any) -> None:
+    """The checkpoint of `DENSE` with other tensors; None leaves one out."""
+    state = {**random_state(DENSE), **changes}
+    torch.save({key: value for key, value in state.items() if value is not None}, path)
 
 
 def truncate(path: Path, kept: float, *, zipped: bool = True) -> None:
@@ -104,17 +71,16 @@ def truncate(path: Path, kept: float, *, zipped: bool = True) -> None:
     path.write_bytes(whole[: int(len(whole) * kept)])
 
 
-def write_nan(path: Path) -> None:
-    state = random_state(DENSE)
-    state["middle_block.1.qkv.bias"][3] = torch.nan
-    torch.save(state, path)
-
-
+QKV, NORM = "middle_block.1.qkv.bias", "out.0.bias"
 CODE, INCOMPLETE = "or contain code, which was not executed", "is not a complete checkpoint"
-FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "malicious": (raw_pickle, CODE),
-    "malicious in an archive": (archived_pickle, CODE),
-    "malicious in the old format": (old_pickle, CODE),
+OTHER = "is not the ADM of 32 channels.*: "
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "malicious": (lambda path: path.write_bytes(pickle.dumps(Malicious(path))), CODE),
+    "malicious in an archive": (lambda path: write_state(path, **{"out.2.bias": Malicious(path)}), CODE),
+    "malicious in the old format": (
+        lambda path: torch.save({"x": Malicious(path)}, path, _use_new_zipfile_serialization=False),
+        CODE,
+    ),
     "cut at its end": (lambda path: truncate(path, 0.999), INCOMPLETE),
     "cut, old format": (lambda path: truncate(path, 0.5, zipped=False), INCOMPLETE),
     "a web page": (lambda path: path.write_text("<html>404</html>" * 9), INCOMPLETE),
@@ -122,20 +88,31 @@ FILE_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda path: torch.save([torch.ones(2)], path), "contains a list, expected a dict of tensors by name"),
     "numbers for names": (lambda path: torch.save({1: torch.ones(2)}, path), "expected a dict of tensors by name"),
     "a training's state": (lambda path: torch.save({"model": random_state(DENSE)}, path), "is missing, .* more faults"),
-    "NaN": (write_nan, "middle_block.1.qkv.bias has values that are NaN or infinite"),
+    "NaN": (lambda path: write_state(path, **{NORM: torch.full((32,), torch.nan)}), f"{NORM} has values that are NaN"),
+    "missing": (lambda path: write_state(path, **{QKV: None}), rf"{OTHER}{QKV} is missing\. "),
+    "unknown": (lambda path: write_state(path, **{"out.1.bias": torch.zeros(32)}), rf"{OTHER}out.1.bias is unknown\. "),
+    "broadcastable": (
+        lambda path: write_state(path, **{NORM: torch.ones(1)}),
+        rf"{OTHER}{NORM} is torch.float32 \[1\], expected \[32\]",
+    ),
+    "integers": (
+        lambda path: write_state(path, **{NORM: torch.ones(32).long()}),
+        rf"{OTHER}{NORM} is torch.int64 \[32\], expected \[32\]",
+    ),
+    "text": (lambda path: write_state(path, **{NORM: "none"}), rf"{OTHER}{NORM} is a str, expected \[32\]"),
 }
 
 
-@pytest.mark.parametrize("fault", FILE_FAULTS)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_file_is_refused_and_its_code_is_not_executed(fault: str, tmp_path: Path) -> None:
-    write, message = FILE_FAULTS[fault]
+    write, message = FAULTS[fault]
     path = tmp_path / "x.pt"
     write(path)
-    with refused(DataError, f"{path}.*{message}"):
+    with refused(DataError, f"^{path}: .*{message}"):
         load_original(path, DENSE)
     assert not (tmp_path / "witness").exists()
     if message == CODE:
-        pickle.loads(path.read_bytes()) if write is raw_pickle else torch.load(path, weights_only=False)  # noqa: S301
+        pickle.loads(path.read_bytes()) if fault == "malicious" else torch.load(path, weights_only=False)  # noqa: S301
         assert (tmp_path / "witness").exists(), "the file contains no code, so this shows nothing"
 
 
@@ -262,5 +239,5 @@ def test_a_published_hash_is_checked_for_the_published_file_only(
 
 
 def test_an_unknown_checkpoint_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown checkpoint 'adm-imagenet': did you mean adm-imagenet-64"):
+    with refused(ConfigError, "unknown checkpoint 'adm-imagenet': did you mean adm-imagenet-64"):
         weights_named("adm-imagenet")

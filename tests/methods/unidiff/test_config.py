@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.unidiff_helpers import refused
+from helpers.method_helpers import refused
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.catalogue import method_card, resolve_config

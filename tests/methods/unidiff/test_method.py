@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.module_cases import trainer
+from helpers.method_helpers import refused
+from helpers.module_cases import logged_scores, saved, trainer
 from helpers.network_helpers import same
 from helpers.unidiff_helpers import (
     CHEAP,
@@ -20,17 +21,14 @@ from helpers.unidiff_helpers import (
     picture_data,
     picture_scene,
     pretrained,
-    refused,
     slow_activations,
     slow_pairs,
     slow_vector,
     small_checkpoint,
 )
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.methods.base import ParameterCounts
 from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC
 from mmrs_bench.methods.unidiff.adaptation import adapted_denoiser
@@ -49,20 +47,14 @@ PIXELS = np.array([0, 39, 1400, 1439, 328, 700, 703, 639])
 # Training of the head
 
 
-def test_the_head_is_trained_on_every_pair_of_the_support(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_is_trained_on_every_pair_of_the_support(tmp_path: Path) -> None:
     """In one batch: each pixel once per tile, with its class, vector and spectrum."""
-    seen: list[dict[str, Any]] = []
-    real = HeadModule.training_step
-
-    def training_step(self: HeadModule, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        seen.append(batch)
-        return real(self, batch, batch_idx)
-
-    monkeypatch.setattr(HeadModule, "training_step", training_step)
     data = picture_data()
-    method = fitted(tmp_path, data, "geodiffnet-f-tiny", pictures=(), epochs=2, batch_size=64)
-    assert len(seen) == 2
-    vectors, spectra, targets = (seen[0][name] for name in ("vectors", "spectra", "target"))
+    method = pretrained(tmp_path, data, "geodiffnet-f-tiny", pictures=(), batch_size=64)
+    method.create(data)
+    loader = method.loaders(data).train
+    (batch,), (later,) = list(loader), list(loader)
+    vectors, spectra, targets = (batch[name] for name in ("vectors", "spectra", "target"))
     activations = slow_activations(method, data, 0)
     expected = [
         (target, slow_vector(activations, *pair), data.features(np.array([pixel]), ("hsi",))[0])
@@ -75,7 +67,7 @@ def test_the_head_is_trained_on_every_pair_of_the_support(tmp_path: Path, monkey
     assert nearest.values.max() < 0.02
     assert targets.tolist() == [expected[k][0] for k in order]
     assert np.array_equal(spectra, np.stack([expected[k][2] for k in order]))
-    assert not torch.equal(seen[1]["pixel"], seen[0]["pixel"]), "every epoch has its own order"
+    assert not torch.equal(later["pixel"], batch["pixel"]), "every epoch has its own order"
 
 
 def test_paper_val_is_the_accuracy_over_the_pairs_of_the_validation_pixels(
@@ -103,7 +95,7 @@ def test_the_prediction_is_the_mean_over_tiles(name: str, tmp_path: Path) -> Non
     data = picture_data()
     method = fitted(tmp_path, data, name)
     activations = slow_activations(method, data, 0)
-    pixels = np.concatenate([PIXELS, np.arange(300, 340, 3)])
+    pixels = np.concatenate([PIXELS, np.arange(300, 340, 3), PIXELS[:2]])
     found = method.predict(data, pixels)
     disagreeing = 0
     for pixel, target in zip(pixels, found, strict=True):
@@ -128,12 +120,10 @@ def test_a_trainer_with_the_data_module_has_the_scores_of_the_runner(name: str, 
     method = fitted(tmp_path, data, name)
     module, _ = adapted_denoiser(method.config, data, method.context)
     own = trainer(tmp_path, 0)
-    own.strategy.connect(module)
-    own.save_checkpoint(tmp_path / "adapted.ckpt")
     served = TileFeatureDataModule(
         picture_scene(),
         shots=2,
-        checkpoint=str(tmp_path / "adapted.ckpt"),
+        checkpoint=saved(module, tmp_path / "adapted.ckpt"),
         pictures=method.config.pictures,
         spectra=name == "geodiffnet-f-tiny",
         inference_batch=101,
@@ -141,24 +131,8 @@ def test_a_trainer_with_the_data_module_has_the_scores_of_the_runner(name: str, 
     )
     predicted = method.predict(data, data.query)
     assert np.array_equal(torch.cat(own.predict(method.module, datamodule=served)).numpy(), predicted)
-    expected = scores(confusion_matrix(data.query_targets, predicted, data.num_classes))
     (logged,) = own.test(method.module, datamodule=served, verbose=False)
-    assert logged == pytest.approx(
-        {"test/OA": expected.oa, "test/AA": expected.aa, "test/kappa": expected.kappa}, abs=1e-12
-    )
-
-
-def test_a_prediction_does_not_depend_on_other_pixels_or_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = picture_data()
-    method = fitted(tmp_path, data)
-    pixels = data.query[::5]
-    expected = method.predict(data, pixels)
-    assert len(np.unique(expected)) > 1
-    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "empty"))
-    for some in (pixels[3::29], pixels[::-1], pixels[:0], np.repeat(pixels[7:9], 2)):
-        assert np.array_equal(method.predict(data, some), expected[np.searchsorted(pixels, some)])
+    assert logged == pytest.approx(logged_scores(data, predicted), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["unidiff-tiny", "geodiffnet-f-tiny"])

@@ -5,34 +5,36 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.module_cases import Losses, trainer
-from helpers.network_helpers import same, silent, weights
+from helpers.method_helpers import refused
+from helpers.module_cases import Losses, saved, trainer
+from helpers.network_helpers import bilinear, same, silent, weights
 from helpers.unidiff_helpers import (
     NAMES,
     SIDE,
     SMALL,
     STRIDE,
     picture_scene,
-    random_denoiser,
-    random_weights,
-    refused,
     slow_tile,
     small_checkpoint,
+    untrained_weights,
 )
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.methods.unidiff import datamodule
 from mmrs_bench.methods.unidiff.adaptation import CURVE, write_curve
 from mmrs_bench.methods.unidiff.adm_checkpoint import Backbone
 from mmrs_bench.methods.unidiff.datamodule import TileDataModule
-from mmrs_bench.methods.unidiff.hybrid_diffusion import DRIFT_TIMESTEPS, HybridDiffusion, denoising_losses
+from mmrs_bench.methods.unidiff.hybrid_diffusion import (
+    DRIFT_TIMESTEPS,
+    HybridDiffusion,
+    cosine_schedule,
+    denoising_losses,
+)
 from mmrs_bench.methods.unidiff.module import DenoisingModule
 from mmrs_bench.methods.unidiff.pictures import picture_row
 from mmrs_bench.randomness import SampleRandom, torch_generator
@@ -47,20 +49,14 @@ def tiles(**changes: Any) -> TileDataModule:
 
 
 def untrained(pictures: Any = NAMES, **changes: Any) -> DenoisingModule:
-    settings = {
-        "backbone": "tiny",
-        "sizes": asdict(WITHOUT_DROPOUT),
-        "adaptation": "full",
-        "seed": SEED,
-        "lora_rank": 2,
-    }
-    return DenoisingModule(pictures, **{**settings, **changes})
+    settings = {"backbone": "tiny", "sizes": asdict(WITHOUT_DROPOUT), "adaptation": "full", "seed": SEED}
+    return DenoisingModule(pictures, **{**settings, "lora_rank": 2, **changes})
 
 
 def made(*args: Any, **changes: Any) -> DenoisingModule:
     """Random weights, because the output of an untrained network is zero."""
     module = untrained(*args, **changes)
-    module.use_backbone(Backbone(module.sizes, random_weights(module.sizes), "random"))
+    module.use_backbone(Backbone(module.sizes, untrained_weights(module.sizes), "random"))
     return module
 
 
@@ -70,23 +66,10 @@ def slowly_augmented(tile: Tensor, share: float, corner: tuple[float, float], fl
     result = torch.zeros_like(tile)
     for row in range(side):
         for column in range(side):
-            source = side - 1 - column if flipped else column
-            places = [
-                min(max(side * (start + share * (at + 0.5) / side) - 0.5, 0), side - 1)
-                for start, at in zip(corner, (row, source), strict=True)
-            ]
-            (y, x), (v, u) = map(math.floor, places), (place - math.floor(place) for place in places)
-            below, right = min(y + 1, side - 1), min(x + 1, side - 1)
-            upper = (1 - u) * tile[:, y, x] + u * tile[:, y, right]
-            lower = (1 - u) * tile[:, below, x] + u * tile[:, below, right]
-            result[:, row, column] = (1 - v) * upper + v * lower
+            spot = (row, side - 1 - column if flipped else column)
+            places = (side * (start + share * (at + 0.5) / side) - 0.5 for start, at in zip(corner, spot, strict=True))
+            result[:, row, column] = bilinear(tile, *places)
     return result
-
-
-def kept_signal(t: int) -> float:
-    """abar_t of the cosine schedule."""
-    angles = [math.cos((i + 8) / 1008 * math.pi / 2) ** 2 for i in range(t + 2)]
-    return math.prod(1 - min(0.999, 1 - after / before) for before, after in pairwise(angles))
 
 
 @torch.no_grad()
@@ -107,7 +90,7 @@ def slow_losses(module: DenoisingModule, data: TileDataModule, *address: int) ->
         corner = ((1 - share) * free[i][0], (1 - share) * free[i][1])
         tile = slow_tile(data.pictures.images[kind], numbers[i])[0]
         clean = slowly_augmented(tile, share, corner, bool(flips[i]))
-        t, kept = torch.tensor([timesteps[i]]), kept_signal(timesteps[i])
+        t, kept = torch.tensor([timesteps[i]]), float(cosine_schedule().alphas_cumprod[timesteps[i]])
         noised = math.sqrt(kept) * clean + math.sqrt(1 - kept) * noise[i]
         output = module.denoiser(noised[None], t, torch.tensor([picture_row(kind)]))
         losses.append(float(HybridDiffusion()(output, clean[None], noise[i][None], t).total))
@@ -119,11 +102,8 @@ def slow_drift(module: DenoisingModule, data: TileDataModule) -> float:
     generator, losses = torch_generator("drift", SEED), []
     for timestep in DRIFT_TIMESTEPS:
         for number in range(16):
-            tile, noise = (
-                slow_tile(data.pictures.images["rgb"], number),
-                torch.randn(1, 3, SIDE, SIDE, generator=generator),
-            )
-            t = torch.tensor([timestep])
+            tile, t = slow_tile(data.pictures.images["rgb"], number), torch.tensor([timestep])
+            noise = torch.randn(1, 3, SIDE, SIDE, generator=generator)
             with torch.no_grad():
                 output = module.denoiser.eval()(HybridDiffusion().add_noise(tile, noise, t), t, torch.tensor([1]))
             losses.append(float(HybridDiffusion()(output, tile, noise, t).simple))
@@ -161,31 +141,8 @@ def test_losses_drift_and_curves_equal_loops(changes: dict[str, Any], tmp_path: 
     assert scores == {"val/loss": pytest.approx(module.curves["drift"][0, 0].item())}
 
 
-def test_samples_depend_on_seed_epoch_and_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loss(*, seed: int = 0, epoch: int = 0, index: int = 0) -> float:
-        monkeypatch.setattr(DenoisingModule, "current_epoch", epoch)
-        module, loader = made(seed=seed), tiles(seed=seed).train_dataloader()
-        silent(module)
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        torch.rand(3)
-        return float(module.training_step(list(loader)[index], index).detach())
-
-    assert loss() == loss()
-    assert len({loss(), loss(seed=1), loss(epoch=1), loss(index=1)}) == 4
-
-
-def test_two_processes_draw_the_tiles_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    single = list(tiles().train_dataloader())
-    parts = []
-    for rank in range(2):
-        monkeypatch.setattr(datamodule, "process_rank", lambda rank=rank: (rank, 2))
-        parts.append(list(tiles(batch_size=BATCH // 2).train_dataloader()))
-    for whole, *halves in zip(single, *parts, strict=True):
-        assert all(torch.equal(whole[name], torch.cat([half[name] for half in halves])) for name in ("tiles", "row"))
-
-
 def test_the_denoising_loss_ignores_dropout_and_depends_on_seed_and_row() -> None:
-    denoiser = random_denoiser().train()
+    denoiser = made(sizes=asdict(SMALL)).denoiser.train()
     clean = torch.rand(18, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     def loss(row: int, seed: int) -> float:
@@ -213,13 +170,6 @@ def test_curves_are_written_with_empty_fields_for_missing_values(tmp_path: Path)
 # Checkpoints
 
 
-def checkpoint(module: DenoisingModule, path: Path) -> str:
-    own = trainer(path.parent, 0)
-    own.strategy.connect(module)
-    own.save_checkpoint(path)
-    return str(path)
-
-
 @pytest.mark.parametrize("adaptation", ["film", "lora"])
 def test_an_adapted_tiny_backbone_is_restored_without_the_checkpoint_of_its_source(
     adaptation: str, tmp_path: Path
@@ -227,16 +177,16 @@ def test_an_adapted_tiny_backbone_is_restored_without_the_checkpoint_of_its_sour
     if adaptation == "lora":
         pytest.importorskip("peft")
     first = made()
-    source = Path(checkpoint(first, tmp_path / "source.ckpt"))
+    source = Path(saved(first, tmp_path / "source.ckpt"))
     module = untrained(adaptation=adaptation, backbone_weights=str(source), learning_rate=0.01)
     backbone, before = first.as_backbone(), weights(module)
     assert module.denoiser.backbone == backbone.name
     assert torch.equal(module.denoiser.unet.conv_in.weight, backbone.weights["conv_in.weight"])
     trainer(tmp_path, 1).fit(module, datamodule=tiles())
     assert not same(weights(module), before)
-    saved = checkpoint(module, tmp_path / "adapted.ckpt")
+    checkpoint = saved(module, tmp_path / "adapted.ckpt")
     source.unlink()
-    restored = DenoisingModule.load_from_checkpoint(saved)
+    restored = DenoisingModule.load_from_checkpoint(checkpoint)
     assert same(weights(restored), weights(module))
     assert restored.denoiser.adapters_metadata() == module.denoiser.adapters_metadata()
 
@@ -246,21 +196,20 @@ def test_a_checkpoint_on_the_public_backbone_holds_the_adapters_and_needs_that_b
 ) -> None:
     public = small_checkpoint(monkeypatch)
     module = untrained(backbone="imagenet", sizes=asdict(SMALL), adaptation="film")
-    saved = checkpoint(module, tmp_path / "adapted.ckpt")
-    state = torch.load(saved, weights_only=True)["state_dict"]
+    checkpoint = saved(module, tmp_path / "adapted.ckpt")
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
     adapters = {f"denoiser.network.{name}" for name in module.denoiser.adapted_state()}
     assert state.keys() == adapters | {"curves.drift", "curves.loss"}
-    assert same(weights(DenoisingModule.load_from_checkpoint(saved).denoiser), weights(module.denoiser))
+    assert same(weights(DenoisingModule.load_from_checkpoint(checkpoint).denoiser), weights(module.denoiser))
     other = torch.load(public, weights_only=True)
     other["out.2.bias"] += 1
     torch.save(other, tmp_path / "other.pt")
-    with refused(
-        DataError, "was trained on the backbone adm-imagenet-64 .*, but this one is adm-imagenet-64 .*; fetch"
-    ):
-        DenoisingModule.load_from_checkpoint(saved, backbone_weights=str(tmp_path / "other.pt"))
+    message = "was trained on the backbone adm-imagenet-64 .*, but this one is adm-imagenet-64 .*; fetch"
+    with refused(DataError, message):
+        DenoisingModule.load_from_checkpoint(checkpoint, backbone_weights=str(tmp_path / "other.pt"))
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "empty"))
     with refused(DataError, "Fetch it with"):
-        DenoisingModule.load_from_checkpoint(saved)
+        DenoisingModule.load_from_checkpoint(checkpoint)
 
 
 # Refused input
@@ -308,9 +257,9 @@ def test_impossible_tiles_are_refused(changes: dict[str, Any], message: str, tmp
 
 
 def test_only_a_trained_tiny_network_is_a_backbone(tmp_path: Path) -> None:
-    adapted = checkpoint(made(adaptation="film"), tmp_path / "film.ckpt")
+    adapted = saved(made(adaptation="film"), tmp_path / "film.ckpt")
     with refused(ConfigError, "a backbone must be a tiny network trained with adaptation full, not tiny with .* film"):
         untrained(backbone_weights=adapted)
-    other = checkpoint(made(sizes=asdict(replace(SMALL, classes=9))), tmp_path / "other.ckpt")
+    other = saved(made(sizes=asdict(replace(SMALL, classes=9))), tmp_path / "other.ckpt")
     with refused(DataError, "its network has other sizes"):
         untrained(backbone_weights=other)

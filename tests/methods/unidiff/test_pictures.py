@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
-from helpers.unidiff_helpers import NAMES, SIDE, picture_data, picture_scene, refused, settings
+from helpers.method_helpers import refused
+from helpers.unidiff_helpers import NAMES, picture_data, picture_scene, settings
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.unidiff import pictures as unidiff_pictures
-from mmrs_bench.methods.unidiff.pictures import augmented, drift_numbers, picture_row, scene_pictures
-from mmrs_bench.randomness import SampleRandom
+from mmrs_bench.methods.unidiff.pictures import drift_numbers, picture_row, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 pytestmark = pytest.mark.usefixtures("small_tiny")
@@ -76,13 +75,3 @@ def test_drift_tiles_are_spread_over_the_scene(monkeypatch: pytest.MonkeyPatch) 
     assert drift_numbers(grid).tolist() == [*range(16)]
     monkeypatch.setattr(unidiff_pictures, "DRIFT_TILES", 4)
     assert drift_numbers(grid).tolist() == [0, 5, 10, 15]
-
-
-def test_without_zoom_tiles_are_unchanged_or_flipped() -> None:
-    tiles = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    found = augmented(tiles, 1.0, SampleRandom("augmented"))
-    kept = [torch.allclose(one, other, atol=1e-5) for one, other in zip(found, tiles, strict=True)]
-    flipped = [torch.allclose(one.flip(2), other, atol=1e-5) for one, other in zip(found, tiles, strict=True)]
-    assert any(kept)
-    assert any(flipped)
-    assert all(a != b for a, b in zip(kept, flipped, strict=True))
