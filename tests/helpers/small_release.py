@@ -179,50 +179,44 @@ def roi_text(labels: np.ndarray, *, inline: bool) -> str:
     return text
 
 
-class LocalServer:
+class LocalServer(ThreadingHTTPServer):
     """A web server on 127.0.0.1 with one answer per path; ``requests`` lists the requested paths."""
 
+    daemon_threads = True
+
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Answer] = {}
         self.requests: list[str] = []
         self.closing = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.requests.append(self.path)
-                answer = outer.answers.get(self.path)
-                if answer is None:
-                    self.send_error(404)
-                elif callable(answer):
-                    answer(self)
-                else:
-                    send(self, answer)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.closing = self.closing
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
 
     def url(self, path: str) -> str:
         """The address of a path."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}{path}"
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def serve(self, path: str, answer: Answer) -> str:
         """Answer a path with bytes or a function of the handler; returns the address."""
         self.answers[path] = answer
         return self.url(path)
 
-    def close(self) -> None:
-        """End hanging answers and stop."""
-        self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+
+class Handler(BaseHTTPRequestHandler):
+    """The answers of a `LocalServer`."""
+
+    server: LocalServer
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        answer = self.server.answers.get(self.path)
+        if answer is None:
+            self.send_error(404)
+        elif callable(answer):
+            answer(self)
+        else:
+            send(self, answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def send(handler: BaseHTTPRequestHandler, content: bytes, *, announced: int | None = None) -> None:
@@ -235,9 +229,11 @@ def send(handler: BaseHTTPRequestHandler, content: bytes, *, announced: int | No
 
 @contextmanager
 def local_server() -> Iterator[LocalServer]:
-    """A running `LocalServer`."""
-    server = LocalServer()
-    try:
-        yield server
-    finally:
-        server.close()
+    """A running `LocalServer`; ends hanging answers at the end."""
+    with LocalServer() as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.closing.set()
+            server.shutdown()
