@@ -55,6 +55,7 @@ def load_pretrained(
     """
     from mmrs_bench.evaluation.pretrained import pretrained_module
     from mmrs_bench.evaluation.run.progress import line_printer
+    from mmrs_bench.evaluation.stage_lines import StageLines
 
     say = line_printer(shown=progress)
     if several := sorted(name for name in ("datasets", "methods", "draws", "seeds") if name in protocol):
@@ -65,9 +66,5 @@ def load_pretrained(
     if len(cells) > 1:
         raise ConfigError(f"these settings describe {len(cells)} pretrainings; give one method, split and shots")
 
-    def show_stage(stage: str, done: float) -> None:
-        if done == 0.0:
-            say(stage)
-
     execution = ExecutionConfig.of(device=device, precision=precision)
-    return pretrained_module(cells[0], execution.resolved(), show_stage, train=train)
+    return pretrained_module(cells[0], execution.resolved(), StageLines(say), train=train)

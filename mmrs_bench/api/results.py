@@ -95,8 +95,8 @@ class Results:
             ``key``; ``scene``, ``simulated``, ``split``, ``shots``, ``budget``, ``method``, ``variant``,
             ``selection``, ``draw``, ``seed``; ``oa``, ``aa``, ``kappa``, ``quantity_disagreement`` and
             ``allocation_disagreement`` in percent (NaN if undefined); ``n_query`` scored pixels; ``labels_used``;
-            ``unranked`` (the reason, empty for ranked results); ``seconds`` of pretraining, fitting and predicting;
-            ``signature`` of the protocol.
+            ``unranked`` (the reason, empty for ranked results); ``seconds`` of fitting and predicting, and
+            ``pretraining_seconds`` of the pretraining that cells share (NaN if none); ``signature`` of the protocol.
         """
         frame = Tables((draws_table(self.records),)).frame()
         frame["simulated"] = frame["simulated"] == "true"
@@ -166,17 +166,13 @@ class Results:
         """
         from mmrs_bench.evaluation.class_map import classify_scene
         from mmrs_bench.evaluation.run.progress import line_printer
+        from mmrs_bench.evaluation.stage_lines import StageLines
 
         _, entry = self._entry(method, "map")
         record = next((r for r in entry.records if r.protocol.data.draw == draw), None)
         if record is None:
             raise ConfigError(f"{entry.label} has no record of draw {draw}; it has {', '.join(map(str, entry.draws))}")
-        say = line_printer(shown=progress)
-
-        def show_stage(stage: str, done: float) -> None:
-            if done == 0.0:
-                say(stage)
-
+        show_stage = StageLines(line_printer(shown=progress))
         cell = self._cell(record)
         return classify_scene(cell, ExecutionConfig.of(device=device), self.folder, show_stage).figure()
 

@@ -9,6 +9,7 @@ from mmrs_bench.commands.output import say, say_progress
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation.prediction import export_model, predict_scene
 from mmrs_bench.evaluation.report.maps import check_map_path
+from mmrs_bench.evaluation.stage_lines import StageLines
 
 
 def predict(*, model: str, scene: str | None, out: str, device: str) -> int:
@@ -16,7 +17,7 @@ def predict(*, model: str, scene: str | None, out: str, device: str) -> int:
     target = Path(out).expanduser()
     check_map_path(target)
     execution = make_execution(device, ExecutionConfig().precision)
-    predict_scene(Path(model).expanduser(), scene, execution, _show_stage).write(target)
+    predict_scene(Path(model).expanduser(), scene, execution, StageLines(say_progress)).write(target)
     say(str(target))
     return 0
 
@@ -24,11 +25,7 @@ def predict(*, model: str, scene: str | None, out: str, device: str) -> int:
 def export(*, model: str, out: str, pretrained: bool) -> int:
     """Write a Lightning checkpoint."""
     target = Path(out).expanduser()
-    module, _, name = export_model(Path(model).expanduser(), target, _show_stage, pretrained=pretrained).partition(":")
+    found = export_model(Path(model).expanduser(), target, StageLines(say_progress), pretrained=pretrained)
+    module, _, name = found.partition(":")
     say(f"{target}: read it with {module}.{name}.load_from_checkpoint")
     return 0
-
-
-def _show_stage(stage: str, done: float) -> None:
-    if done == 0.0:
-        say_progress(stage)

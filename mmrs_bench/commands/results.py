@@ -13,6 +13,7 @@ from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.class_map import classify_scene
 from mmrs_bench.evaluation.report.leaderboard import write_leaderboard
 from mmrs_bench.evaluation.report.render import print_tables
+from mmrs_bench.evaluation.stage_lines import StageLines
 
 
 def show_leaderboard(*, results: str) -> int:
@@ -39,7 +40,8 @@ def draw_map(
     target_folder = Path(out).expanduser() if out else folder / "maps"
     execution = make_execution(device, precision)
     packages = ["rasterio"] if tif else []
-    class_map = classify_scene(cell, execution, folder, _show_stage, folders=[target_folder], packages=packages)
+    progress = StageLines(say_progress)
+    class_map = classify_scene(cell, execution, folder, progress, folders=[target_folder], packages=packages)
     protocol = cell.protocol
     method_name, shots = cell.method_label.replace(":", "-"), protocol.data.shots
     name = f"{protocol.scene}-{method_name}-{protocol.data.split}-{shots}shot-draw{draw:02d}-{protocol.key}"
@@ -61,8 +63,3 @@ def _one_cell(suite_options: dict[str, Any], draw: int) -> Cell:
             "--method and --seed"
         )
     return chosen[0]
-
-
-def _show_stage(stage: str, done: float) -> None:
-    if done == 0.0:
-        say_progress(stage)

@@ -61,9 +61,13 @@ class DiffusionFeatures:
         self._timesteps = timesteps
         self._context = context
 
-    def load_or_extract(self, pixels: IntArray) -> FeatureStore:
-        """A store of the features of pixels (n,); those that the cache lacks are computed first."""
-        return load_or_extract(self._address, np.unique(pixels), self.shapes, self.compute, self._context)
+    def load_or_extract(self, pixels: IntArray, *, store: bool = True) -> FeatureStore:
+        """A store of the features of pixels (n,).
+
+        Those that the cache lacks are computed and stored first; without ``store``, they are computed when they are
+        read, and nothing is written.
+        """
+        return load_or_extract(self._address, np.unique(pixels), self.shapes, self.compute, self._context, store=store)
 
     def compute(self, pixels: IntArray) -> dict[str, Tensor]:
         """Features (n, d, w, w) of pixels (n,), n > 0, by level, float32, on the denoiser's device."""

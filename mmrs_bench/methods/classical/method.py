@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write, write_json
-from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts, Progress
 from mmrs_bench.methods.classical.features import (
     FeatureExtractor,
     NeighbourhoodFeatures,
@@ -40,6 +40,8 @@ from mmrs_bench.texts import one_line
 ARRAYS_FILE = "arrays.npz"
 REFIT_ADVICE = "fit and save the method again"
 SETTINGS_FILE = "settings.json"
+#: Largest number of pixels that are classified between two reports of progress.
+CLASSIFIED = 1 << 15
 
 
 class FeatureInput(MethodConfig):
@@ -190,7 +192,8 @@ class NearestPrototype(Method):
         """See `Method.predict`."""
         offset = (self._prototypes**2).sum(axis=1) / 2  # (|x - p|^2 - |x|^2) / 2 = |p|^2 / 2 - x p
         extractor = self.config.features.extractor(data)
-        return _predict_blocks(extractor, pixels, lambda x: (offset - x @ self._prototypes.T).argmin(axis=1))
+        progress = self.context.progress
+        return _predict_blocks(extractor, pixels, lambda x: (offset - x @ self._prototypes.T).argmin(axis=1), progress)
 
     def parameter_counts(self) -> ParameterCounts:
         """All coordinates of the prototypes."""
@@ -210,11 +213,18 @@ class NearestPrototype(Method):
 
 
 def _predict_blocks(
-    extractor: FeatureExtractor, pixels: IntArray, classify: Callable[[FloatArray], NDArray[np.integer]]
+    extractor: FeatureExtractor,
+    pixels: IntArray,
+    classify: Callable[[FloatArray], NDArray[np.integer]],
+    progress: Progress,
 ) -> IntArray:
     targets = np.empty(len(pixels), np.int64)
+    done = 0
     for positions, block in extractor.blocks(pixels):
-        targets[positions] = classify(block)
+        for part in np.array_split(np.arange(len(positions)), -(-len(positions) // CLASSIFIED)):
+            targets[positions[part]] = classify(block[part])
+            done += len(part)
+            progress("prediction", done / len(pixels))
     return targets
 
 
@@ -251,7 +261,7 @@ class Classical(Method):
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`."""
-        return _predict_blocks(self._extractor(data), pixels, self._estimator.predict)
+        return _predict_blocks(self._extractor(data), pixels, self._estimator.predict, self.context.progress)
 
     def bound_to_scene(self) -> str:
         """See `Method.bound_to_scene`."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -59,13 +59,23 @@ class _Segment:
 class FeatureStore:
     """Read access to the features that `load_or_extract` was called for.
 
-    Keeps no file open, so it can be used by several threads and pickled.
+    Keeps no file open, so it can be used by several threads, and pickled if there is no ``compute``.
+
+    Args:
+        segments: All segments of the entry.
+        shapes: By level, the shape of the features of one row.
+        rows: The rows (n,) to read.
+        compute: Computes rows that are in no segment whenever they are read; None if there are no such rows.
     """
 
-    def __init__(self, segments: Sequence[_Segment], shapes: Shapes, rows: IntArray) -> None:
+    def __init__(
+        self, segments: Sequence[_Segment], shapes: Shapes, rows: IntArray, compute: Compute | None = None
+    ) -> None:
         where = _places(segments)
         self._shapes = shapes
-        self._where = {row: where[row] for row in rows.tolist()}
+        self._rows = frozenset(rows.tolist())
+        self._where = {row: where[row] for row in self._rows if row in where}
+        self._compute = compute
 
     def read(self, rows: IntArray) -> dict[str, Tensor]:
         """Read the features of some rows.
@@ -79,20 +89,27 @@ class FeatureStore:
         Raises:
             ValueError: If ``rows`` is not a one-dimensional array of integers.
             DataError: If `load_or_extract` was not called for a row, or a segment is missing or damaged.
+            TrainingError: If a computed feature is not finite in half precision.
         """
         rows = _integers(rows)
         out = {name: np.empty((len(rows), 2 * math.prod(shape)), np.uint8) for name, shape in self._shapes.items()}
         wanted: dict[_Segment, list[tuple[int, int]]] = {}
+        absent = []
         for target, row in enumerate(rows.tolist()):
-            if row not in self._where:
+            if row not in self._rows:
                 raise DataError(
-                    f"features of row {row} were not extracted, only those of {len(self._where)} other rows; pass "
+                    f"features of row {row} were not extracted, only those of {len(self._rows)} other rows; pass "
                     "every row that will be read to load_or_extract()"
                 )
+            if row not in self._where:
+                absent.append(target)
+                continue
             segment, place = self._where[row]
             wanted.setdefault(segment, []).append((place, target))
         for segment, pairs in wanted.items():
             _read(segment, pairs, out)
+        if absent:
+            _compute(rows, np.array(absent), self._shapes, cast(Compute, self._compute), out)
         return {
             name: torch.from_numpy(out[name].view(np.float16).reshape(len(rows), *shape))
             for name, shape in self._shapes.items()
@@ -107,6 +124,7 @@ def load_or_extract(
     context: RunContext,
     *,
     segment: int = 512,
+    store: bool = True,
 ) -> FeatureStore:
     """Compute the features of rows that are missing in the cache, and give access to the features of all rows.
 
@@ -124,6 +142,8 @@ def load_or_extract(
         context: Context of the cell. Its progress receives the size and, after the first segment, the total time; its
             ``wait`` is called with `WAITING` if another process computes.
         segment: Largest number of rows per file; not part of the key.
+        store: Whether to compute and store missing rows now. False writes nothing: `FeatureStore.read` computes them
+            whenever they are read, with equal values, so that neither disk nor memory limits the number of rows.
 
     Raises:
         ValueError: If an argument, or the result of ``compute``, is not as described.
@@ -150,6 +170,8 @@ def load_or_extract(
     }
     key = content_hash(fields)
     folder = cache_root() / "features" / key
+    if not store:
+        return FeatureStore(_segments(folder), shapes, rows, compute)
     if _missing(rows, _segments(folder)).size:
         with exclusive_lock(folder.with_suffix(".lock"), context, WAITING):
             for part in folder.glob(".*.tmp"):  # left by killed processes
@@ -179,6 +201,15 @@ def _extract(folder: Path, rows: IntArray, shapes: Shapes, compute: Compute, con
         context.progress(stage, done)
 
 
+def _compute(
+    rows: IntArray, targets: IntArray, shapes: Shapes, compute: Compute, out: Mapping[str, NDArray[np.uint8]]
+) -> None:
+    """Compute the rows at some places of ``rows`` into the same places of ``out`` (bytes by level)."""
+    distinct, places = np.unique(rows[targets], return_inverse=True)
+    for name, array in _half_precision(compute(distinct.copy()), distinct, shapes).items():
+        out[name][targets] = array.reshape(len(distinct), -1).view(np.uint8)[places]
+
+
 def _half_precision(features: Mapping[str, Tensor], rows: IntArray, shapes: Shapes) -> dict[str, NDArray[np.float16]]:
     """The result of ``compute`` in half precision, in the order of ``shapes``, after checking it."""
     found = {name: (tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in features.items()}
@@ -195,8 +226,8 @@ def _half_precision(features: Mapping[str, Tensor], rows: IntArray, shapes: Shap
         if bad.any():
             wrong = "beyond ±65504, the range of half precision" if tensor.isfinite().all() else "NaN or infinite"
             raise TrainingError(
-                f"features: level {name!r} has values that are {wrong}, first in row {rows[bad.numpy()][0]}; this "
-                "segment was not stored. Check the training of the network, and the images for extreme values."
+                f"features: level {name!r} has values that are {wrong}, first in row {rows[bad.numpy()][0]}; they are "
+                "not stored. Check the training of the network, and the images for extreme values."
             )
         arrays[name] = half.numpy()
     return arrays
