@@ -104,14 +104,9 @@ def attention_block(state: dict[str, Tensor], name: str, h: Tensor, head_channel
 
 
 def reference(
-    state: dict[str, Tensor],
-    config: AdmConfig,
-    x: Tensor,
-    timesteps: Tensor,
-    labels: Tensor,
-    activations: list[Tensor] | None = None,
-) -> Tensor:
-    """The output of the original, block by block; ``activations`` receives those of the decoder's blocks."""
+    state: dict[str, Tensor], config: AdmConfig, x: Tensor, timesteps: Tensor, labels: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The output of the original, block by block, and the activations of the decoder's blocks."""
     half = config.base_channels // 2
     angles = [[t * math.exp(-math.log(10_000) * i / half) for i in range(half)] for t in timesteps.tolist()]
     sinusoid = torch.tensor([[math.cos(a) for a in row] + [math.sin(a) for a in row] for row in angles])
@@ -135,13 +130,12 @@ def reference(
         return h
 
     h = conv(state, "input_blocks.0.0", x)
-    skipped, period, levels = [h], config.blocks + 1, len(config.multipliers)
+    skipped, decoder, period, levels = [h], list[Tensor](), config.blocks + 1, len(config.multipliers)
     for n in range(1, levels * period):
         h = block(f"input_blocks.{n}", h, halve, lambda _, n=n: n % period == 0)
         skipped.append(h)
     h = block("middle_block", h, halve, lambda _: False)
     for n in range(levels * period):
         h = block(f"output_blocks.{n}", torch.cat([h, skipped.pop()], dim=1), double, lambda m: m > 0)
-        if activations is not None:
-            activations.append(h)
-    return conv(state, "out.2", F.silu(group_norm(state, "out.0", h)))
+        decoder.append(h)
+    return conv(state, "out.2", F.silu(group_norm(state, "out.0", h))), decoder

@@ -134,31 +134,15 @@ def test_a_fitted_network_needs_neither_pretraining_nor_text_file(tmp_path: Path
 # Which cells share a pretraining
 
 
-@pytest.mark.parametrize(
-    ("changes", "protocol", "trained"),
-    [
-        ({}, {}, [1, 1, 1, 1]),
-        ({"pretrain_source": "support"}, {}, [1, 2, 3, 3]),
-        ({"components": 2}, {"normalisation_scope": "support"}, [1, 2, 3, 3]),
-    ],
-)
-def test_shots_and_draws_share_a_pretraining_unless_it_depends_on_the_support_set(
-    changes: dict[str, Any],
-    protocol: dict[str, Any],
-    trained: list[int],
-    stages: list[dict[str, Any]],
-    tmp_path: Path,
+@pytest.mark.parametrize(("source", "trained"), [("unlabelled", [1, 1, 1, 1]), ("support", [1, 2, 3, 3])])
+def test_shots_and_draws_share_a_pretraining_unless_it_is_on_the_support_set(
+    source: str, trained: list[int], stages: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     counts = []
     for shots, draw in ((2, 0), (2, 1), (3, 0), (2, 1)):
-        pretrained(tmp_path, small_data(shots, draw=draw, window=SIDE, **protocol), draw=draw, **changes)
+        pretrained(tmp_path, small_data(shots, draw=draw, window=SIDE), draw=draw, pretrain_source=source)
         counts.append(len(stages))
     assert counts == trained
-
-
-STAGE_1_SETTINGS = {"width", "heads", "depth", "mlp_ratio"} | (
-    set(DiffClipConfig.model_fields) - set(ClipConfig.model_fields)
-)
 
 
 def test_every_setting_of_stage_1_has_its_own_weights_and_those_of_stage_2_share_them(
@@ -173,7 +157,8 @@ def test_every_setting_of_stage_1_has_its_own_weights_and_those_of_stage_2_share
     special = {"template": "one {class}", "descriptions": {"class 2": ("green",)}, "components": 3}
     special["text"] = text_file(tmp_path / "text")
     changes = {name: other_value(base.config, name, special) for name in DiffClipConfig.model_fields}
-    separate = STAGE_1_SETTINGS | {"components"}  # which change the images
+    separate = {*DiffClipConfig.model_fields} - {*ClipConfig.model_fields} | {"width", "heads", "depth", "mlp_ratio"}
+    separate.add("components")  # which change the images
     for name in sorted(separate):
         assert changes[name] != getattr(base.config, name)
         other = pretrained_weights(tmp_path, data, **{name: changes[name]})

@@ -15,7 +15,6 @@ from mmrs_bench.methods.clip.masked_vit import (
     MaskedDiffusionTransformer,
     Readout,
     Tokenizer,
-    VisibleTokens,
     random_visible,
     sincos_positions,
 )
@@ -31,17 +30,6 @@ FULL: dict[str, Any] = {"width": 128, "heads": 8, "depth": 4, "mlp_ratio": 2.0}
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def transformer() -> MaskedDiffusionTransformer:
-    torch.manual_seed(0)
-    return MaskedDiffusionTransformer(CHANNELS, SIDE, **SIZES, decoder_depth=1)
-
-
-def inputs(batch: int = 4, visible: int = 4) -> tuple[dict[str, Tensor], Tensor, dict[str, VisibleTokens]]:
-    noised = {name: normal(batch, visible, c, seed=c) for name, c in CHANNELS.items()}
-    tokens = {name: random_visible(batch, TOKENS, visible, SampleRandom(c)) for name, c in CHANNELS.items()}
-    return noised, torch.arange(batch) * 100, tokens
 
 
 def test_positions_are_sines_and_cosines_of_column_and_row() -> None:
@@ -84,15 +72,17 @@ def test_the_timestep_embedding_is_cosines_then_sines_through_two_layers() -> No
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_tokens_are_read_and_written_at_their_own_positions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = transformer().eval()
-    noised, timesteps, places = inputs()
+    torch.manual_seed(0)
+    model = MaskedDiffusionTransformer(CHANNELS, SIDE, **SIZES, decoder_depth=1).eval()
+    noised = {key: normal(4, 4, c, seed=c) for key, c in CHANNELS.items()}
+    places = {key: random_visible(4, TOKENS, 4, SampleRandom(c)) for key, c in CHANNELS.items()}
     entered: list[Tensor] = []
     monkeypatch.setattr(model.encoder, "forward", lambda tokens: (entered.append(tokens), tokens)[1])
     arrived: list[Tensor] = []
     decoder = model.decoders[name]
     decoder.input_projection = nn.Identity()
     monkeypatch.setattr(decoder.blocks[0], "forward", lambda tokens: (arrived.append(tokens), tokens)[1])
-    predicted = model(noised, timesteps, places)
+    predicted = model(noised, torch.arange(4) * 100, places)
     assert {key: tuple(x.shape) for key, x in predicted.items()} == {k: (4, TOKENS, c) for k, c in CHANNELS.items()}
     sequences = entered[0].chunk(len(CHANNELS))[list(CHANNELS).index(name)]
     table = sincos_positions(SIDE, WIDTH)

@@ -70,32 +70,27 @@ def slow_pretraining_loss(module: MaskedDiffusionPretrainer, windows: Mapping[st
     cropped = slow_crops(windows, settings["crop"], generator)
     timesteps = torch.randint(1000, (BATCH,), generator=generator).tolist()
     n, v = SIDE * SIDE, math.floor(SIDE * SIDE * (1 - settings["mask_ratio"]))
-    read: dict[str, list[list[int]]] = {}
-    write: dict[str, list[list[int]]] = {}
+    read, write = dict[str, Tensor](), dict[str, Tensor]()
     for place, name in enumerate(windows):
-        shuffles = torch.rand(BATCH, n, generator=generator).argsort(dim=1).tolist()
-        write[name] = [shuffle[:v] for shuffle in shuffles]
-        read[name] = write[name]
+        shuffles = torch.rand(BATCH, n, generator=generator).argsort(dim=1)
+        read[name] = write[name] = shuffles[:, :v]
         if settings["misplaced_tokens"] and place > 0:
-            read[name] = [[shuffle.index(token) for token in range(v)] for shuffle in shuffles]
+            read[name] = torch.tensor([[shuffle.index(token) for token in range(v)] for shuffle in shuffles.tolist()])
     noise = {name: torch.randn(BATCH, v, x.shape[1], generator=generator) for name, x in windows.items()}
-    visible: dict[str, list[float]] = {name: [] for name in windows}
-    masked: dict[str, list[float]] = {name: [] for name in windows}
+    visible, masked = ({name: list[float]() for name in windows} for _ in range(2))
     for i, t in enumerate(timesteps):
         kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
         pixels = {name: x[0] for name, x in pixels_of(cropped, i).items()}
-        noised = {name: torch.zeros(1, v, x.shape[1]) for name, x in windows.items()}
-        for name, tokens_read in noised.items():
-            for j, token in enumerate(read[name][i]):
-                tokens_read[0, j] = math.sqrt(kept) * pixels[name][token] + math.sqrt(1 - kept) * noise[name][i, j]
-        tokens = {
-            name: VisibleTokens(torch.tensor([read[name][i]]), torch.tensor([write[name][i]])) for name in windows
+        noised = {
+            name: (math.sqrt(kept) * pixels[name][read[name][i]] + math.sqrt(1 - kept) * noise[name][i])[None]
+            for name in windows
         }
+        tokens = {name: VisibleTokens(read[name][i : i + 1], write[name][i : i + 1]) for name in windows}
         predicted = module.network(noised, torch.tensor([t]), tokens)
         for name in windows:
             for token in range(n):
                 error = float((predicted[name][0, token] - pixels[name][token]).square().mean())
-                (visible if token in write[name][i] else masked)[name].append(error)
+                (visible if token in write[name][i].tolist() else masked)[name].append(error)
     return sum(
         sum(visible[name]) / len(visible[name]) + settings["masked_weight"] * sum(masked[name]) / len(masked[name])
         for name in windows

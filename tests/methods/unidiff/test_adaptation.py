@@ -43,10 +43,6 @@ def run(
     return adapted_denoiser(settings(**changes), data or picture_data(), context)[0]
 
 
-def cached(folder: Path, pattern: str) -> list[Path]:
-    return list((folder / "cache-root" / "pretraining").glob(pattern))
-
-
 def test_without_adaptation_the_denoiser_is_the_backbone(tmp_path: Path) -> None:
     context = RunContext(seed=0, draw=0, work_dir=tmp_path)
     found, backbone = adapted_denoiser(settings(adaptation="none"), picture_data(), context)
@@ -86,7 +82,8 @@ def test_drift_is_measured_before_and_after_every_epoch_and_saved(
         losses = denoising_losses(denoiser, batch["tiles"], batch["row"], SampleRandom("drift", 0))
         assert float(losses.mean()) == pytest.approx(expected, rel=1e-5)
     assert len(set(drift)) == 4
-    assert {path.suffix for path in cached(tmp_path, f"*/logs/{CURVE}.*")} == {".csv", ".png"}
+    files = (tmp_path / "cache-root" / "pretraining").glob(f"*/logs/{CURVE}.*")
+    assert {path.suffix for path in files} == {".csv", ".png"}
 
 
 # Sharing

@@ -97,13 +97,7 @@ def test_shots_draws_and_heads_share_features_and_other_settings_do_not(cache: P
     before = folders()
     fitted(tmp_path, picture_data(3, draw=1), draw=1, head="spectral-film", epochs=1, learning_rate=0.1)
     assert folders() == before
-    given: dict[str, Any] = {
-        "denoiser": method.denoiser,
-        "pictures": scene_pictures(method.config, data),
-        "timestep": 100,
-        "block": 0,
-        "context": method.context,
-    }
+    given = {"denoiser": method.denoiser, "pictures": scene_pictures(method.config, data), "timestep": 100, "block": 0}
     others: list[dict[str, Any]] = [
         {"timestep": 102},
         {"block": 2},
@@ -113,7 +107,7 @@ def test_shots_draws_and_heads_share_features_and_other_settings_do_not(cache: P
     ]
     for changes in [{}, *others]:
         known = folders()
-        TileFeatures(**{**given, **changes}).store(np.array([0]))
+        TileFeatures(**{**given, **changes}, context=method.context).store(np.array([0]))
         assert len(folders() - known) == (changes != {}), changes
 
 
