@@ -30,8 +30,11 @@ class ConvBlock(nn.Sequential):
 
 
 def group_count(channels: int) -> int:
-    """Number of groups for group normalisation: the largest divisor of ``channels`` up to 8."""
-    return max(groups for groups in range(1, 9) if channels % groups == 0)
+    """Number of groups for group normalisation: the largest divisor up to 8 that leaves two channels per group.
+
+    A group of one channel has no variance in a map of one pixel.
+    """
+    return max(groups for groups in range(1, 9) if channels % groups == 0 and (groups == 1 or channels >= 2 * groups))
 
 
 class WindowCNN(nn.Module):
