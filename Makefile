@@ -35,7 +35,7 @@ CHOICE = --datasets $(call one_or_more,$(DATASET)) --splits $(SPLIT) --shots $(S
 SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(RESULTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench plan leaderboard compare map regress update-baselines data test fuzz torture lint speed check-wheel
+.PHONY: help setup demo doctor bench plan leaderboard compare map regress update-baselines data test fuzz torture lint speed check-wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -70,6 +70,9 @@ setup: ## environment in .venv, once; EXTRAS="dev,fast" adds extras
 
 demo: ## a first look in less than a minute: table, curves, map
 	@$(BENCH) demo
+
+doctor: ## what this machine has, a self-test of every module, times of the hot paths
+	@$(BENCH) doctor
 
 bench: ## compute what is missing, then show the leaderboard
 	@$(BENCH) run $(SUITE) $(RUN)

@@ -31,7 +31,7 @@ def doctor(*, device: str, timing: bool, results: str, file: str | None) -> int:
     for failure in found["failures"]:
         say(f"FAILED  {failure}")
     count = len(found["failures"])
-    say(f"{count} checks failed" if count else "all is well: every check passed")
+    say(f"{count} check{'s' * (count > 1)} failed" if count else "all is well: every check passed")
     if file is not None:
         write_json(Path(file).expanduser(), found)
         say(f"written to {file}")

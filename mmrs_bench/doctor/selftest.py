@@ -28,7 +28,7 @@ from mmrs_bench.scenes.loader import BatchSampler, PixelDataset, PixelLoader, ig
 from mmrs_bench.scenes.windows import WindowGatherer, build_canvas
 from mmrs_bench.texts import one_line
 
-#: Largest difference from the CPU, as a share of the largest value (outputs) or of the norm (gradients).
+#: Largest norm of a difference, as a share of the norm.
 LIMIT = 1e-3
 OK, FAILED = "ok", "FAILED"
 

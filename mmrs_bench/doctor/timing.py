@@ -32,6 +32,8 @@ from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 CHANNELS, WINDOW = {"hsi": 63, "lidar": 1}, 11
+#: Windows that are gathered together.
+GATHERED = 128
 #: Windows of a step, steps after the first, and repetitions of the scene's pixels in a prediction, by device.
 BATCH = {"cpu": 8, "cuda": 128}
 STEPS = {"cpu": 3, "cuda": 20}
@@ -92,7 +94,7 @@ def _row(path: str, precision: str, count: int, seconds: float, unit: str) -> Ro
 def _gather(data: SceneDataModule, device: str) -> tuple[int, float]:
     """Windows of a batch, and seconds for them."""
     gatherer = data.gatherer(torch.device(device))
-    pixels = torch.from_numpy(np.tile(PIXELS, 4)).to(device)
+    pixels = torch.from_numpy(np.resize(PIXELS, GATHERED)).to(device)
     return len(pixels), _median_seconds(lambda: gatherer.gather(pixels), device)
 
 
@@ -132,9 +134,10 @@ def _prediction(build: Callable[[], Any], data: SceneDataModule, device: str, fo
     clock = _Clock(device)
     context = _context(device, "32-true", folder, clock)
     module = training.initialised(build, context, "doctor").eval()
-    callbacks = [SceneEmbedding(data)] if isinstance(module, LanguageAlignedClassifier) else []
-    loader = data.pixel_dataloader(np.tile(PIXELS, REPEATS[device]))
-    first = data.pixel_dataloader(PIXELS[:8])
+    embeds = isinstance(module, LanguageAlignedClassifier)
+    callbacks, inputs = ([SceneEmbedding(data)], dict) if embeds else ([], data.add_windows)
+    loader = data.pixel_dataloader(np.tile(PIXELS, REPEATS[device]), add_inputs=inputs)
+    first = data.pixel_dataloader(PIXELS[:8], add_inputs=inputs)
     training.predict(module, first, _context(device, "32-true", folder), callbacks=callbacks)
     start = perf_counter()
     training.predict(module, loader, context, callbacks=callbacks)

@@ -8,6 +8,7 @@ import json
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_broken_module_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, c
     lines = capsys.readouterr().out.splitlines()
     failed = [line for line in lines if line.startswith("FAILED")]
     assert failed == ["FAILED  CnnModule (CNN): one step: raised RuntimeError: no kernel for this device"]
-    assert lines[-1] == "1 checks failed"
+    assert lines[-1] == "1 check failed"
 
 
 def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
@@ -175,6 +176,29 @@ def test_a_gpu_without_a_cuda_build_of_torch_is_noted(tmp_path: Path, monkeypatc
     assert "install a CUDA build of torch" in machine.devices().notes[-1]
 
 
+def test_a_gpu_without_its_kernel_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    card = SimpleNamespace(name="NVIDIA H200", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (1 << 30, 3 << 29))
+    monkeypatch.setattr(machine, "scan_backend", lambda device: "numba" if device == "cpu" else "torch")
+    monkeypatch.setattr(machine, "find_spec", lambda package: None)
+    part = machine.devices()
+    assert part.table.texts(part.table.rows[1])[:3] == ["cuda:0", "NVIDIA H200, capability 9.0", "1.0 GiB of 1.5 GiB"]
+    (note,) = part.notes
+    assert note.endswith(f"install it with: {install_command('cuda')}")
+
+
+def test_a_gpu_that_computes_other_numbers_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "TINY_MODULES", (CNN,))
+    monkeypatch.setattr(selftest._Trial, "_trained", lambda *_: {})
+    monkeypatch.setattr(selftest._Trial, "_difference", lambda _, number: 1e-5 if number == 0 else 0.002)
+    part = selftest.check_modules("cuda", tmp_path)
+    assert part.failures == ("CnnModule (CNN): gradient: the difference is 0.002, expected at most 0.001",)
+    assert part.table.texts(part.table.rows[0])[2:] == ["ok", "ok", "ok", "1.0e-05", "FAILED"]
+
+
 def test_cuda_is_refused_where_there_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["doctor", "--device", "cuda"]) == 2
@@ -201,7 +225,7 @@ def test_every_hot_path_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     rows = {str(row["path"]): row for row in timing.time_paths("cpu", tmp_path).table.rows}
     found = {path.split(" (")[0]: (row["count"], row["milliseconds"], row["rate"]) for path, row in rows.items()}
     assert found == {
-        "windows": (16, 1000, 16),
+        "windows": (128, 1000, 128),
         "selective scan": (64, 1000, 64),
         "DiffCLIP stage 1, step": (2, 1000, 2),
         "BDGF stage 1, step": (2, 1000, 2),
