@@ -70,5 +70,25 @@ def inert(text: str) -> str:
     return ("'" if formula and not _NUMBER.fullmatch(text) else "") + printable(text)
 
 
+def duration_text(seconds: float) -> str:
+    """``12 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rough_duration(seconds: float) -> str:
+    """A duration as people say it: ``less than 10 seconds``, ``about 7 minutes``."""
+    if seconds < 10:
+        return "less than 10 seconds"
+    for limit, unit, step, name in ((90, 1, 10, "seconds"), (5400, 60, 1, "minutes"), (129_600, 3600, 1, "hours")):
+        if seconds < limit:
+            return f"about {round(seconds / unit / step) * step} {name}"
+    return f"about {round(seconds / 86_400)} days"
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()

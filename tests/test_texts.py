@@ -88,10 +88,12 @@ def test_lines_of_commands_show_no_control_characters(capsys: pytest.CaptureFixt
     output.say_columns([(HOSTILE, "x"), ("y", "z")])
     (cell,) = make_cells(1)
     console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
-    with RunDisplay({cell.key: cell}, 0, tmp_path, console) as display:
+    with RunDisplay({cell.key: cell}, [], tmp_path, console) as display:
         display.on_stage(cell.key, f"[red]{HOSTILE}", 0.5)
         display.line(HOSTILE)
-        assert "[red]\\x1b[31m" in display._bars.tasks[1].description
+        stage = str(display.view().renderables[1])
+        assert "[red]\\x1b[31m" in stage
+        assert stage.isprintable()
     captured = capsys.readouterr()
     assert (captured.out.splitlines()[0], captured.err) == (SAFE, f"{SAFE}\n")
     assert HOSTILE[:4] not in captured.out

@@ -10,16 +10,17 @@ from mmrs_bench.commands.options import compute, make_suite
 from mmrs_bench.commands.output import say, say_columns, say_progress, table_console
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.results.records import load_records
-from mmrs_bench.evaluation.run.planning import State, make_plan, remaining_seconds
-from mmrs_bench.evaluation.run.progress import duration_text
+from mmrs_bench.evaluation.run.planning import State, estimate_text, make_plan
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, worker_count
+from mmrs_bench.texts import duration_text
 
 
 def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
     """Show every cell with its key and state, and the expected time of the run."""
     folder = Path(results).expanduser()
     cells = build_cells(make_suite(suite_options))
-    planned = make_plan(folder, cells, load_records(folder))
+    records = load_records(folder)
+    planned = make_plan(folder, cells, records)
     rows = [("key", "method", "scene", "split", "shots", "draw", "seed", "state", "estimate")]
     for cell, state, seconds in planned:
         protocol, data = cell.protocol, cell.protocol.data
@@ -27,15 +28,11 @@ def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
         numbers = (str(data.shots), str(data.draw), str(protocol.seed))
         rows.append((cell.key, cell.method_label, protocol.scene, data.split, *numbers, state.value, estimate))
     say_columns(rows)
-    count = worker_count(workers, "cpu")
-    seconds, unknown = remaining_seconds(planned, count)
-    open_cells = sum(state is not State.DONE for _, state, _ in planned)
-    text = f"{len(cells)} cells, {len(cells) - open_cells} done, {open_cells} to do"
-    if open_cells > unknown:
-        text += f": about {duration_text(seconds)} on {count} worker{'s' if count > 1 else ''}"
-    if unknown:
-        text += f"; no estimate for {unknown} ({folder} has no records of similar cells)"
-    say(text)
+    to_do = [cell for cell, state, _ in planned if state is not State.DONE]
+    count = min(worker_count(workers, "cpu"), len(to_do))
+    say(f"{len(cells)} cells, {len(cells) - len(to_do)} done, {len(to_do)} to do")
+    if to_do:
+        say(estimate_text(to_do, records, count))
     return 0
 
 

@@ -61,6 +61,7 @@ def make_record(
     title: str = "Town",
     parameters: int = 0,
     seconds: float = 1.5,
+    pretraining: dict[str, float | None] | None = None,
     external_data: str = "none",
     commit: str | None = "0123456789abcdef0123456789abcdef01234567",
     dirty: bool | None = False,
@@ -99,7 +100,9 @@ def make_record(
         signature=signature(protocol),
         provenance=Provenance(commit=commit, dirty=dirty, python="3.11.7", packages={"torch": "2.13.0+cpu"}),
         measured=Measured(
-            seconds={"data": 9.0, "fit": seconds / 2, "predict": seconds / 2, "score": 9.0},
+            seconds={"data": 9.0, "fit": seconds / 2, "predict": seconds / 2, "score": 9.0}
+            | ({"pretrain": 99.0} if pretraining else {}),
+            pretraining=pretraining,
             peak_memory_mib=512.0,
             host="somewhere",
             finished_at=FINISHED,
@@ -133,7 +136,12 @@ def fixed_set() -> tuple[list[Record], list[FailureRecord]]:
     records: list[Record] = []
     for shots, draw in product((2, 5), range(8)):
         common: dict[str, Any] = {"shots": shots, "draw": draw, "scene": "trento-r1", "title": "Trento (reduced HSI)"}
-        cnn: dict[str, Any] = {"parameters": 781_234, "seconds": 33.0, "external_data": "ImageNet"}
+        cnn: dict[str, Any] = {
+            "parameters": 781_234,
+            "seconds": 33.0,
+            "external_data": "ImageNet",
+            "pretraining": {"entry": 41.0, "another": 1.5},
+        }
         unranked: dict[str, Any] = {"selection": "paper-val", "labels_used": 200 + 3 * shots}
         methods: list[tuple[str, int, dict[str, Any]]] = [
             ("rf-spatial", 170, {"seconds": 2.5}),

@@ -12,12 +12,13 @@ from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.report.card import protocol_card
 from mmrs_bench.evaluation.report.curves import write_curves
 from mmrs_bench.evaluation.report.entries import Entry, Group, MethodId, group_records, mean_leakage, metric_columns
-from mmrs_bench.evaluation.report.exports import classes_table, draws_table, identity, method_seconds
+from mmrs_bench.evaluation.report.exports import classes_table, draws_table, identity
 from mmrs_bench.evaluation.report.modalities import modality_tables
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.reported import ReportedResult, load_reported, reported_tables
 from mmrs_bench.evaluation.report.statistics import tie_groups
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
+from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
 from mmrs_bench.evaluation.results.metrics import METRICS
 from mmrs_bench.evaluation.results.records import load_failures, load_records
 from mmrs_bench.evaluation.results.schema import FailureRecord, Leakage, Record
@@ -79,7 +80,7 @@ def _ranking(group: Group) -> Table:
         sections.append(Section(f"unranked: {reason}", tuple(of_reason)))
     return Table(
         title=group.title,
-        columns=_columns(),
+        columns=_columns(pretraining=any(row["pretraining_seconds"] is not None for row in rows)),
         sections=tuple(sections),
         card=protocol_card(group, ranked or entries) if entries else (),
         notes=(*_notes(group, ranked), *_failure_notes(group.failures)),
@@ -87,7 +88,8 @@ def _ranking(group: Group) -> Table:
     )
 
 
-def _columns() -> tuple[Column, ...]:
+def _columns(*, pretraining: bool) -> tuple[Column, ...]:
+    """The columns of a ranking; ``pretraining`` shows that of the shared pretraining in every format."""
     return (
         *map(Column, ("scene", "simulated", "split", "shots", "budget")),
         Column("group", "Group", "number"),
@@ -101,6 +103,7 @@ def _columns() -> tuple[Column, ...]:
         Column("parameters_total", "Params", "size"),
         Column("parameters_trainable"),
         Column("seconds", "Seconds", "number", 1),
+        Column("pretraining_seconds", "Pretrain" if pretraining else "", "number", 1),
         *map(Column, ("peak_memory_mib", "external_data", "signature")),
     )
 
@@ -119,11 +122,17 @@ def _row(group: Group, entry: Entry, rank: int | None) -> dict[str, Value]:
         **{f"leakage_{name}": share for name, share in mean_leakage(records).items()},
         "parameters_total": first.parameters_total or None,
         "parameters_trainable": first.parameters_trainable or None,
-        "seconds": fmean(method_seconds(r) for r in records),
+        "seconds": fmean(own_seconds(r) for r in records),
+        "pretraining_seconds": _mean(pretraining_seconds(r) for r in records),
         "peak_memory_mib": max(r.measured.peak_memory_mib for r in records),
         "external_data": first.external_data,
         "signature": group.signature([entry]),
     }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _notes(group: Group, ranked: Sequence[Entry]) -> list[str]:

@@ -60,8 +60,8 @@ class Measured(_Part):
     """Time, memory and host: the only fields that may differ between two runs of one cell.
 
     ``seconds`` is wall-clock time by stage, ``peak_memory_mib`` the peak resident memory of the process, and
-    ``finished_at`` a UTC time in ISO 8601. ``pretraining`` has the seconds of each shared pretraining that the cell uses,
-    whichever cell trained it, by the name of its cache entry (None if unknown); it is None in older records.
+    ``finished_at`` a UTC time in ISO 8601. ``pretraining`` has the seconds of each shared pretraining that the cell
+    uses, whichever cell trained it, by the name of its cache entry (None if unknown); it is None in older records.
     """
 
     seconds: dict[str, float]

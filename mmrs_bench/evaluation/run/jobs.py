@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import cast
 
@@ -198,13 +199,15 @@ def work(job: Job, on_stage: StageListener, worker: Worker | None = None) -> Non
     A cell that has to wait for another process is deferred until no other cell is left to compute.
     A cell whose worker was killed is computed again, and fails after `MAX_ATTEMPTS` attempts.
 
-    Workers with different numbers start with different scenes, because each keeps the scene that it loaded.
+    Workers with different numbers start with different scenes, because each keeps the scene that it loaded. Workers
+    with an odd number begin each draw with its last cells, which are the expensive ones: so one worker pretrains while
+    others compute cells that need no pretraining.
 
     Raises:
         BenchError: If the results folder, a lock, a claim or an outcome cannot be read or written.
     """
     worker = worker or Worker(f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    pending = _in_scene_order(job.cells, worker.number)
+    pending = order_of_worker(job.cells, worker.number)
     _import_cell_function(job)
     may_wait = False
     while pending:
@@ -220,13 +223,26 @@ def work(job: Job, on_stage: StageListener, worker: Worker | None = None) -> Non
         pending = remaining
 
 
-def _in_scene_order(cells: Iterable[Cell], first: int) -> list[Cell]:
+def draw_blocks(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Consecutive cells of one scene, split, number of shots and draw."""
+
+    def draw_of(cell: Cell) -> tuple[object, ...]:
+        data = cell.protocol.data
+        return cell.protocol.scene_fingerprint, data.split, data.shots, data.draw
+
+    return [list(block) for _, block in groupby(cells, draw_of)]
+
+
+def order_of_worker(cells: Iterable[Cell], number: int) -> list[Cell]:
+    """The order in which the worker with this number tries to take cells, see `work`."""
     scenes: dict[str, list[Cell]] = {}
     for cell in cells:
         scenes.setdefault(cell.protocol.scene_fingerprint, []).append(cell)
     groups = list(scenes.values())
-    first %= max(len(groups), 1)
-    return [cell for group in groups[first:] + groups[:first] for cell in group]
+    first = number % max(len(groups), 1)
+    direction = -1 if number % 2 else 1
+    blocks = draw_blocks(cell for group in groups[first:] + groups[:first] for cell in group)
+    return [cell for block in blocks for cell in block[::direction]]
 
 
 def _try_cell(job: Job, cell: Cell, worker: Worker, on_stage: StageListener, *, may_wait: bool) -> bool:

@@ -1,20 +1,19 @@
-"""Plans: the state of each cell of a suite, and the expected time of the cells that remain."""
+"""Plans: the state of each cell of a suite, the order of cells, and the expected time of those that remain."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
-from mmrs_bench.config import QUERY_LIMITS, ProtocolConfig
 from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.results.costs import Cost, CostModel, assumed_seconds, pretraining_group, typical_seconds
 from mmrs_bench.evaluation.results.records import failure_path, record_path
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.claims import cell_lock
-from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.evaluation.run.jobs import draw_blocks
+from mmrs_bench.texts import rough_duration
 
 
 class State(StrEnum):
@@ -27,7 +26,7 @@ class State(StrEnum):
 
 
 class PlannedCell(NamedTuple):
-    """A cell with its state and expected seconds; None if no similar cell has a record."""
+    """A cell with its state and expected seconds; None if no similar cell was measured."""
 
     cell: Cell
     state: State
@@ -47,59 +46,84 @@ def state_of(results: Path, cell: Cell) -> State:
 
 
 def make_plan(results: Path, cells: Iterable[Cell], records: Sequence[Record]) -> list[PlannedCell]:
-    """State and expected time of every cell; the estimates are based on the times of ``records``."""
-    similar: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        similar[_kind(record.protocol)].append(record)
-    estimates: dict[tuple[str, ...], float | None] = {}
-    plan = []
-    for cell in cells:
-        kind = _kind(cell.protocol)
-        key = (cell.dataset, *kind, str(cell.protocol.data.shots))
-        if key not in estimates:
-            estimates[key] = _estimate(cell, similar.get(kind, []))
-        plan.append(PlannedCell(cell, state_of(results, cell), estimates[key]))
-    return plan
+    """State and expected time of every cell, see `expected_seconds`; finished cells have no pretraining to do."""
+    states = [(cell, state_of(results, cell)) for cell in cells]
+    to_do = [cell for cell, state in states if state is not State.DONE]
+    expected = dict(zip((cell.key for cell in to_do), expected_seconds(to_do, records), strict=True))
+    costs = CostModel(records)
+    done = {cell.key: cost.own for cell, state in states if state is State.DONE and (cost := costs.cost(cell))}
+    return [PlannedCell(cell, state, (expected | done).get(cell.key)) for cell, state in states]
 
 
-def remaining_seconds(plan: Iterable[PlannedCell], workers: int) -> tuple[float, int]:
-    """Expected wall-clock seconds of all unfinished cells, and the number of cells without an estimate."""
-    open_cells = [planned.seconds for planned in plan if planned.state is not State.DONE]
-    known = [seconds for seconds in open_cells if seconds is not None]
-    return sum(known) / workers, len(open_cells) - len(known)
+def expected_seconds(cells: Iterable[Cell], records: Sequence[Record]) -> list[float | None]:
+    """Expected seconds of cells that are computed; None for a cell if no similar one was measured.
 
-
-def _kind(protocol: ProtocolConfig) -> tuple[str, str, str]:
-    return protocol.method, protocol.variant, protocol.budget
-
-
-def _estimate(cell: Cell, records: list[Record]) -> float | None:
-    """Mean seconds of the records of the same scene, if any, and the same shots, if any.
-
-    The time of a record of another scene is scaled by the number of scored pixels.
+    A pretraining counts for the first of the cells that share it, and for none if one of ``records`` shares it.
     """
-    if not records:
-        return None
-    fingerprint, shots = cell.protocol.scene_fingerprint, cell.protocol.data.shots
-    records = _prefer(records, lambda record: record.protocol.scene_fingerprint == fingerprint)
-    records = _prefer(records, lambda record: record.protocol.data.shots == shots)
-    if records[0].protocol.scene_fingerprint == fingerprint:
-        return fmean(sum(record.measured.seconds.values()) for record in records)
-    pixels = expected_queries(cell)
-    if pixels is None:
-        return None
-    return pixels * fmean(sum(record.measured.seconds.values()) / record.n_query for record in records)
+    costs, pretrained = CostModel(records), _pretrained(records)
+    expected: list[float | None] = []
+    for cell in cells:
+        cost = costs.cost(cell)
+        missing = _missing(cell, cost, pretrained)
+        expected.append(None if cost is None else cost.own + sum(missing.values()))
+        pretrained |= missing.keys()
+    return expected
 
 
-def _prefer(records: list[Record], condition: Callable[[Record], bool]) -> list[Record]:
-    return [record for record in records if condition(record)] or records
+def in_cost_order(cells: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
+    """The cells with the cheap ones first within each draw; the order of the draws is kept.
+
+    A pretraining that is still to do counts for all cells of its first draw that share it, so that they come after the
+    others. A cell that nobody measured is put in order by the length of its trainings.
+    """
+    costs, pretrained = CostModel(records), _pretrained(records)
+    blocks, seconds = draw_blocks(cells), {}
+    for block in blocks:
+        done: set[_Pretraining] = set()
+        for cell in block:
+            cost = costs.cost(cell)
+            missing = _missing(cell, cost, pretrained)
+            seconds[cell.key] = cost.own + sum(missing.values()) if cost else assumed_seconds(cell.protocol)
+            done |= missing.keys()
+        pretrained |= done
+    return [cell for block in blocks for cell in sorted(block, key=lambda cell: seconds[cell.key])]
 
 
-def expected_queries(cell: Cell) -> int | None:
-    """Number of pixels that will be scored, from the manifest's class counts; None if it has none."""
-    counts = [scene_class.count for scene_class in load_manifest(cell.dataset).classes]
-    if None in counts:
-        return None
-    total = sum(count for count in counts if count is not None) - cell.protocol.data.shots * len(counts)
-    limit = QUERY_LIMITS[cell.protocol.budget]
-    return total if limit is None else min(total, limit)
+#: A pretraining: the name of its cache entry, and what the cells that share it have in common.
+_Pretraining = tuple[str, tuple[object, ...]]
+
+
+def _pretrained(records: Iterable[Record]) -> set[_Pretraining]:
+    return {(name, pretraining_group(r.protocol)) for r in records for name in r.measured.pretraining or ()}
+
+
+def _missing(cell: Cell, cost: Cost | None, pretrained: set[_Pretraining]) -> dict[_Pretraining, float]:
+    """Expected seconds of the pretrainings that a cell uses and that are still to do."""
+    if not (cost and cost.pretraining):
+        return {}
+    group = pretraining_group(cell.protocol)
+    return {(name, group): s for name, s in cost.pretraining.items() if (name, group) not in pretrained}
+
+
+def wall_seconds(seconds: Sequence[float | None], workers: int) -> tuple[float, int]:
+    """Wall-clock seconds of cells that workers share, no less than the longest; and how many are unknown."""
+    known = [value for value in seconds if value is not None]
+    return max([sum(known) / workers, *known], default=0.0), len(seconds) - len(known)
+
+
+def estimate_text(cells: Sequence[Cell], records: Sequence[Record], workers: int) -> str:
+    """What it will take to compute cells, in one line.
+
+    For example ``50 cells to compute: about 7 minutes on 2 workers (times of: AMD EPYC 7763)``.
+    """
+    seconds = expected_seconds(cells, records)
+    total, unknown = wall_seconds(seconds, workers)
+    count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''} to compute"
+    where = f"on {workers} worker{'s' if workers > 1 else ''}"
+    if unknown == len(cells):
+        return f"{count} {where}; no estimate of the time, because no similar cells were measured"
+    costs = CostModel(records)
+    shipped = any(known is not None and not costs.measured_here(c) for c, known in zip(cells, seconds, strict=True))
+    source = f"times of: {typical_seconds().processor}" if shipped else "times of the records in this folder"
+    rest = f"; no estimate for {unknown} of them" if unknown else ""
+    return f"{count}: {rough_duration(total)} {where} ({source}){rest}"

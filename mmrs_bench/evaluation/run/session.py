@@ -12,6 +12,7 @@ from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import load_failures, load_records, record_path
 from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_AND_SAVE, RUN_CELL, Job, is_done, stale_outcomes
+from mmrs_bench.evaluation.run.planning import estimate_text, expected_seconds, in_cost_order
 from mmrs_bench.evaluation.run.preflight import preflight
 from mmrs_bench.evaluation.run.progress import RunDisplay, make_display
 from mmrs_bench.io import write_text
@@ -68,11 +69,14 @@ def run_cells(
         BenchError: If the results folder cannot be used, data are missing, or workers cannot run.
     """
     check_writable(results)
-    load_records(results)
+    records = load_records(results)
     load_failures(results)
     pending = [cell for cell in cells if force or not is_done(results, cell, save_models=save_models)]
-    done = len(cells) - len(pending)
-    display = make_display({cell.key: cell for cell in cells}, done, results, shown=progress)
+    pending, count = in_cost_order(pending, records), max(1, min(workers, len(pending)))
+    expected = dict(zip((cell.key for cell in pending), expected_seconds(pending, records), strict=True))
+    by_key = {cell.key: cell for cell in cells}
+    finished = [record for record in records if record.key in by_key and record.key not in expected]
+    display = make_display(by_key, finished, results, shown=progress, seconds=expected, workers=count)
     if not pending:
         display.line(f"all {len(cells)} cells are done; nothing to compute (--force computes them again)")
         return 0
@@ -83,6 +87,7 @@ def run_cells(
     compute = compute or (RUN_AND_SAVE if save_models else RUN_CELL)
     job = Job(results, tuple(pending), execution, keep_going=keep_going, stale=stale, compute=compute)
     pool = make_pool(executor, job, workers, executor_options or {})
+    display.line(estimate_text(pending, records, count))
     try:
         provide_data(pending, display)
         with display:

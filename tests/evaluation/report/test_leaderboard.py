@@ -86,3 +86,17 @@ def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
     assert build_leaderboard([]) == []
     with pytest.raises(RecordError, match="contains no records; run some cells first"):
         write_leaderboard(tmp_path)
+
+
+def test_own_seconds_and_those_of_the_shared_pretraining_are_apart() -> None:
+    """The cell that trained and those that read the cache state the same pretraining; waiting for it counts nowhere."""
+    shared = {"entry": 40.0}
+    records = [make_record("bdgf", draw=draw, seconds=2.0 + draw, pretraining=shared) for draw in range(3)]
+    older = [make_record("cnn", draw=draw, seconds=7.0) for draw in range(3)]
+    unknown = [make_record("clip", draw=draw, seconds=5.0, pretraining={"entry": None}) for draw in range(3)]
+    (table,) = build_leaderboard([*records, *older, *unknown])
+    rows = {row["method"]: (row["seconds"], row["pretraining_seconds"]) for row in table.rows}
+    assert rows == {"bdgf": (3.0, 40.0), "cnn": (7.0, None), "clip": (5.0, None)}
+    assert "Pretrain" in [column.title for column in table.shown]
+    (table,) = build_leaderboard(older)
+    assert "Pretrain" not in [column.title for column in table.shown]

@@ -43,9 +43,9 @@ def test_output_equals_the_gold_file(fmt: str) -> None:
 
 
 def test_the_width_of_a_terminal_changes_only_the_ends_of_lines() -> None:
-    narrow, wide = (render(fixed_tables(), "terminal", width=width) for width in (100, 160))
+    narrow, wide = (render(fixed_tables(), "terminal", width=width) for width in (112, 160))
     longest = [max(map(len, text.splitlines())) for text in (narrow, wide)]
-    assert 90 < longest[0] <= 100 < longest[1] <= 160
+    assert 100 < longest[0] <= 112 < longest[1] <= 160
     assert re.sub(r"[\s─]", "", narrow) == re.sub(r"[\s─]", "", wide)
 
 

@@ -10,7 +10,7 @@ from helpers.fake_cells import fake_record, log_lines, make_cells, make_job, no_
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import failure_path, load_failures, load_records, record_path, save_record
 from mmrs_bench.evaluation.run.claims import Claim, cell_lock, read_claim
-from mmrs_bench.evaluation.run.jobs import Job, Worker, work
+from mmrs_bench.evaluation.run.jobs import Job, Worker, order_of_worker, work
 
 
 def test_every_cell_is_computed_once(tmp_path: Path) -> None:
@@ -180,6 +180,15 @@ def test_workers_start_with_different_scenes(tmp_path: Path) -> None:
     work(make_job(tmp_path, cells), no_stage, worker=Worker("one", 1))
     scenes = {cell.key: cell.protocol.scene for cell in cells}
     assert [scenes[line.split()[1]] for line in log_lines(tmp_path)] == ["fake1-r1"] * 3 + ["fake0-r1"] * 3
+
+
+def test_odd_workers_begin_each_draw_with_its_last_cell_and_try_every_cell_once() -> None:
+    cells = [cell for pair in zip(make_cells(3), make_cells(3, method="slow"), strict=True) for cell in pair]
+    orders = {
+        number: [(c.protocol.data.draw, c.method_label) for c in order_of_worker(cells, number)] for number in (0, 1)
+    }
+    assert orders[0] == [(draw, method) for draw in range(3) for method in ("fake", "slow")]
+    assert orders[1] == [(draw, method) for draw in range(3) for method in ("slow", "fake")]
 
 
 def test_an_unknown_cell_function_is_a_failure(tmp_path: Path) -> None:

@@ -9,18 +9,35 @@ from pathlib import Path
 import pytest
 from helpers.fake_cells import fake_record, make_cells
 from helpers.fake_suite import CLASS_COUNTS, fake_cards, write_manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Suite, build_cells
+from mmrs_bench.evaluation.results.costs import CostModel, assumed_seconds, expected_queries, typical_seconds
 from mmrs_bench.evaluation.results.records import save_failure, save_record
+from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.claims import cell_lock
-from mmrs_bench.evaluation.run.planning import State, expected_queries, make_plan, remaining_seconds, state_of
+from mmrs_bench.evaluation.run.jobs import draw_blocks
+from mmrs_bench.evaluation.run.planning import (
+    State,
+    estimate_text,
+    expected_seconds,
+    in_cost_order,
+    make_plan,
+    state_of,
+    wall_seconds,
+)
 
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Suite]:
     with fake_cards(tmp_path / "cards", monkeypatch, {"name": "alpha"}, {"name": "beta"}):
         yield Suite(datasets=(write_manifest(tmp_path),), draws=2, methods=("alpha",))
+
+
+def with_pretraining(record: Record, pretraining: dict[str, float] | None) -> Record:
+    return record.model_copy(update={"measured": record.measured.model_copy(update={"pretraining": pretraining})})
 
 
 def test_states_of_cells(tmp_path: Path) -> None:
@@ -49,12 +66,104 @@ def test_estimates_are_means_of_the_most_similar_records(tmp_path: Path, suite: 
     assert [seconds for _, _, seconds in make_plan(tmp_path, other_method, [measured])] == [None, None]
 
 
-def test_the_remaining_time_is_that_of_unfinished_cells(tmp_path: Path) -> None:
-    cells = make_cells(4)
-    record = fake_record(cells[0], seconds=8.0)
-    save_record(tmp_path, record)
-    plan = make_plan(tmp_path, [*cells, *make_cells(1, method="other")], [record])
-    assert remaining_seconds(plan, workers=2) == (12.0, 1)
+def test_the_remaining_time_is_that_of_all_cells_shared_by_the_workers_and_at_least_the_longest() -> None:
+    assert wall_seconds([8.0, 8.0, 8.0, None], workers=2) == (12.0, 1)
+    assert wall_seconds([8.0, 30.0], workers=2) == (30.0, 0)
+    assert wall_seconds([], workers=2) == (0.0, 0)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_cell_is_once_in_the_order_with_the_cheap_ones_first_in_each_draw(data: st.DataObject) -> None:
+    """Some methods have records, with or without a shared pretraining; others have none."""
+    methods = [f"m{number}" for number in range(data.draw(st.integers(1, 5), label="methods"))]
+    cells = [cell for draw in zip(*(make_cells(4, method=method) for method in methods), strict=True) for cell in draw]
+    records = []
+    for cell in cells[: len(methods)]:
+        if data.draw(st.booleans(), label="measured"):
+            record = fake_record(cell, seconds=data.draw(st.floats(0, 100), label="seconds"))
+            shared = data.draw(st.sampled_from([None, {}, {"entry": 50.0}]), label="pretraining")  # which is done
+            records.append(with_pretraining(record, shared))
+    ordered = in_cost_order(cells, records)
+    assert sorted(cell.key for cell in ordered) == sorted(cell.key for cell in cells)
+    assert [cell.protocol.data.draw for cell in ordered] == [draw for draw in range(4) for _ in methods]
+    costs = CostModel(records)
+    for block in draw_blocks(ordered):
+        seconds = [cost.own if (cost := costs.cost(cell)) else assumed_seconds(cell.protocol) for cell in block]
+        assert seconds == sorted(seconds)
+
+
+def test_cells_that_share_a_pretraining_come_after_those_without_until_it_is_done() -> None:
+    shared: dict[str, tuple[float, dict[str, float] | None]] = {
+        "first": (1.0, {"entry": 5000.0}),
+        "none": (20.0, None),
+        "second": (2.0, {"entry": 5000.0}),
+    }
+    cells, records = [], []
+    for method, (seconds, pretraining) in shared.items():
+        elsewhere = make_cells(3, scenes=3, method=method)[1]
+        records.append(with_pretraining(fake_record(elsewhere, seconds=seconds), pretraining))
+        cells += make_cells(2, method=method)
+    cells.sort(key=lambda cell: cell.protocol.data.draw)
+    n_query = [record.n_query for record in records]
+    own = [seconds / n for (seconds, _), n in zip(shared.values(), n_query, strict=True)]
+    methods = [cell.method_label for cell in in_cost_order(cells, records)]
+    assert methods[0] == "none"
+    assert methods[3:] == [method for _, method in sorted(zip(own, shared, strict=True))]
+    assert set(methods[1:3]) == {"first", "second"}
+
+
+def test_a_cell_that_nobody_measured_comes_after_those_with_shorter_trainings() -> None:
+    lengths = {"long": {"pretrain_epochs": 50, "epochs": 40}, "short": {"epochs": 40}, "none": {"epochs_off": 900}}
+    cells = [
+        replace(cell, protocol=cell.protocol.model_copy(update={"method_config": config}))
+        for method, config in lengths.items()
+        for cell in make_cells(1, method=method)
+    ]
+    assert [cell.method_label for cell in in_cost_order(cells, [])] == ["none", "short", "long"]
+
+
+def test_a_pretraining_counts_once_for_the_cells_that_share_it(tmp_path: Path) -> None:
+    cells, elsewhere = make_cells(3), make_cells(3, scenes=3)[1]
+    measured = with_pretraining(fake_record(elsewhere, seconds=4.0), {"entry": 50.0})
+    own = 4.0 / measured.n_query
+    pixels = [seconds for seconds in expected_seconds(cells, [measured]) if seconds is not None]
+    assert pixels[0] - pixels[1] == pytest.approx(50.0)
+    assert pixels[1] == pixels[2] == pytest.approx(own * (expected_queries(cells[0]) or 0))
+    done = with_pretraining(fake_record(cells[0], seconds=4.0), {"entry": 50.0})
+    save_record(tmp_path, done)
+    assert [planned.seconds for planned in make_plan(tmp_path, cells, [done])] == [4.0] * 3
+    other = make_cells(1, method="other")
+    records = [measured, with_pretraining(fake_record(make_cells(3, scenes=3, method="other")[1]), {"entry": 50.0})]
+    alone, together = expected_seconds(other, records), expected_seconds([*cells, *other], records)
+    assert (alone[0], together[-1]) == (50.0, 0.0)
+
+
+def test_what_a_run_will_take_is_said_in_one_line() -> None:
+    cells = make_cells(3)
+    record = fake_record(cells[0], seconds=200.0)
+    assert estimate_text(cells, [record], 2) == (
+        "3 cells to compute: about 5 minutes on 2 workers (times of the records in this folder)"
+    )
+    other = make_cells(1, method="other")
+    assert estimate_text([*cells, *other], [record], 1) == (
+        "4 cells to compute: about 10 minutes on 1 worker (times of the records in this folder); no estimate for 1 of "
+        "them"
+    )
+    assert estimate_text(other, [record], 1) == (
+        "1 cell to compute on 1 worker; no estimate of the time, because no similar cells were measured"
+    )
+
+
+def test_shipped_methods_without_records_have_the_typical_seconds_of_a_named_processor() -> None:
+    cells = build_cells(Suite(draws=2, budget="smoke"))
+    assert None not in expected_seconds(cells, [])
+    assert estimate_text(cells, [], 2).endswith(f"on 2 workers (times of: {typical_seconds().processor})")
+    first = in_cost_order(cells, [])[0]
+    cost = CostModel([]).cost(first)
+    assert cost is not None
+    assert cost.own < 2
+    assert not cost.pretraining
 
 
 def test_expected_queries_are_limited_by_the_budget(suite: Suite, tmp_path: Path) -> None:

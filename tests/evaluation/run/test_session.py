@@ -12,7 +12,7 @@ from mmrs_bench.evaluation.results.records import failure_path
 
 def test_a_failure_stops_the_run_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_fakes(tmp_path, make_cells(4), "fails_on_draw_1", workers=1) == 1
-    assert capfd.readouterr().err.splitlines()[1:] == [
+    assert capfd.readouterr().err.splitlines()[2:] == [
         "[2/4] FAILED fake fake0-r1 random-v1 2-shot draw 1: the loss is NaN; lower the learning rate",
         "1 of 4 cells are done, 1 failed; run the same command again to retry; add --keep-going to compute the others "
         "first",
@@ -25,5 +25,5 @@ def test_the_line_of_a_defect_contains_the_path_of_the_traceback(
 ) -> None:
     cells = make_cells(2)
     assert run_fakes(tmp_path, cells, "defect_on_draw_1", workers=1) == 1
-    line = capfd.readouterr().err.splitlines()[1]
+    line = capfd.readouterr().err.splitlines()[2]
     assert line.endswith(f"no such luck (traceback in {failure_path(tmp_path, cells[1].protocol)})")
