@@ -81,9 +81,14 @@ class TileFeatures:
         self._timestep, self._block = timestep, block
         self._context = context
 
-    def store(self, tiles: IntArray) -> FeatureStore:
-        """The stored features of tiles (n,); missing ones are computed first, see `load_or_extract`."""
-        return load_or_extract(self._address, tiles, self.shapes, self.compute, self._context, segment=SEGMENT)
+    def store(self, tiles: IntArray, *, keep: bool = True) -> FeatureStore:
+        """The features of tiles (n,).
+
+        Missing ones are computed and stored first; without ``keep``, they are computed when they are read, and nothing
+        is written. See `load_or_extract`.
+        """
+        address, shapes = self._address, self.shapes
+        return load_or_extract(address, tiles, shapes, self.compute, self._context, segment=SEGMENT, store=keep)
 
     def compute(self, tiles: IntArray) -> dict[str, Tensor]:
         """Activations (n, d, h, w) of tiles (n,) by picture, float32, on ``device``."""
@@ -97,12 +102,15 @@ class TileFeatures:
                 parts[name].append(found[:count])
         return {name: torch.cat(found) for name, found in parts.items()}
 
-    def by_tile(self, places: Places, store: FeatureStore | None = None) -> Iterator[tuple[IntArray, Tensor]]:
-        """Vectors tile by tile; memory holds those of one tile.
+    def by_tile(
+        self, places: Places, store: FeatureStore | None = None, *, keep: bool = True
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Vectors tile by tile; memory holds those of one tile, and the features of `BATCH` tiles.
 
         Args:
             places: The pairs.
             store: The features, if `store` was called for all tiles before.
+            keep: Otherwise, whether to store missing features, see `store`.
 
         Yields:
             Indices of the pairs in the tile, and the vectors of all places in the tile (s * s, p * d) float32, on
@@ -110,12 +118,16 @@ class TileFeatures:
         """
         order = np.argsort(places.tile, kind="stable")
         tiles, first = np.unique(places.tile[order], return_index=True)
-        store = store or self.store(tiles)
+        store = store or self.store(tiles, keep=keep)
         size = (self.grid.tile, self.grid.tile)
-        for tile, pairs in zip(tiles.tolist(), np.split(order, first[1:]), strict=False):  # no pairs are one empty part
-            levels = store.read(np.array([tile]))
+        for number, pairs in zip(
+            range(len(tiles)), np.split(order, first[1:]), strict=False
+        ):  # no pairs: a single part
+            if number % BATCH == 0:
+                levels = store.read(tiles[number : number + BATCH])
+            tile = slice(number % BATCH, number % BATCH + 1)
             maps = [
-                functional.interpolate(levels[name].to(self.device).float(), size, mode="bilinear")
+                functional.interpolate(levels[name][tile].to(self.device).float(), size, mode="bilinear")
                 for name in self.shapes
             ]
             yield pairs, torch.cat(maps, dim=1)[0].flatten(1).T

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,7 +95,10 @@ class UniDiff(NetworkMethod):
         return Loaders(self._pairs.training(address, self.config.batch_size), self._pairs.validation())
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """See `Method.predict`; computes missing features first.
+        """See `Method.predict`.
+
+        Missing features of query pixels are computed and stored first, because all draws share them. Those of other
+        pixels, as of a whole scene, are not stored.
 
         The same numbers as ``trainer.predict`` with the loader of `PixelPairs.pixels`, but each tile is read only once,
         and memory holds the vectors of one tile.
@@ -110,7 +114,7 @@ class UniDiff(NetworkMethod):
         places = features.grid.tiles_of(pixels)
         sums = torch.zeros(len(pixels), len(self.blueprint.class_names), dtype=torch.float64)
         done = 0
-        for chosen, vectors in features.by_tile(places):
+        for chosen, vectors in features.by_tile(places, keep=bool(np.isin(pixels, data.query).all())):
             pixel, place = places.pixel[chosen], torch.from_numpy(places.place[chosen])
             inputs = pairs.inputs(pixels[pixel], vectors)
             if "spectra" in inputs:
