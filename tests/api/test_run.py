@@ -59,7 +59,7 @@ def test_a_script_without_main_guard_prints_the_first_table(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the script starts") == 1
     assert "majority" in done.stdout
-    assert [line.split()[:2] for line in done.stderr.splitlines()] == [["[1/2]", "majority"], ["[2/2]", "majority"]]
+    assert [line.split()[:2] for line in done.stderr.splitlines()[1:]] == [["[1/2]", "majority"], ["[2/2]", "majority"]]
 
 
 GUARDED = f"""
