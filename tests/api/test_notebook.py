@@ -61,7 +61,8 @@ def test_three_lines_show_the_first_table(notebook: tuple[list[Outputs], Path]) 
 def test_the_progress_is_one_bar_and_a_line_for_each_cell(notebook: tuple[list[Outputs], Path]) -> None:
     first = notebook[0][0]
     lines = "".join("".join(o["text"]) for o in first if o["output_type"] == "stream").splitlines()
-    assert [line.split()[0] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert lines[0].startswith("4 cells to compute: ")
+    assert [line.split()[0] for line in lines[1:]] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     bars = [output for output in first if output["output_type"] == "display_data"]
     assert len(bars) == 1
     assert bars[0]["data"]["text/html"] == "", "the bar is removed at the end"

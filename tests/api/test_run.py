@@ -100,13 +100,21 @@ def test_processes_that_cannot_start_workers_get_one_clear_error(script: str, me
 
 
 def test_ctrl_c_keeps_finished_records_and_raises(tmp_path: Path) -> None:
-    script = "import mmrs_bench\nmmrs_bench.run(methods='majority', budget='smoke', draws=2000, workers=1)"
+    script = """
+import signal
+import mmrs_bench
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores Ctrl-C
+mmrs_bench.run(methods="majority", budget="smoke", draws=2000, workers=1)
+"""
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    while not list((tmp_path / "results").rglob("*-draw00-*.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=60)
+    try:
+        while not list((tmp_path / "results").rglob("*-draw00-*.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert text.splitlines()[-1] == "KeyboardInterrupt"
     found = len(mmrs_bench.load_results(tmp_path / "results"))
     assert 1 <= found < 2000
