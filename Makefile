@@ -35,7 +35,7 @@ CHOICE = --datasets $(call one_or_more,$(DATASET)) --splits $(SPLIT) --shots $(S
 SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(RESULTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor bench plan leaderboard compare map regress update-baselines data test fuzz torture lint speed check-wheel
+.PHONY: help setup demo doctor bench plan leaderboard compare map regress update-baselines data test test-all fuzz torture lint speed check-wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -100,6 +100,9 @@ data: ## scenes and which of them are here; `mmrs-bench data fetch NAME` gets on
 
 test: ## the tests, on up to four cores
 	@OMP_NUM_THREADS=1 $(ENV)/python -m pytest --numprocesses auto --maxprocesses 4 $(RUN)
+
+test-all: ## the tests, slow ones too
+	@OMP_NUM_THREADS=1 $(ENV)/python -m pytest --numprocesses auto --maxprocesses 4 -m "slow or not slow" $(RUN)
 
 fuzz: ## damaged files to every reader, for MINUTES=10: inputs tried, escapes, peak memory
 	@OMP_NUM_THREADS=1 MMRS_FUZZ_MINUTES=$(MINUTES) $(ENV)/python -m pytest -q --timeout=0 tests/fuzz $(RUN)

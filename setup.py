@@ -11,6 +11,7 @@ SHIPPED = (
     "data_manifests/*.yaml",
     "benchmarks/*.yaml",
     "benchmarks/*.json",
+    "benchmarks/lightning/*.yaml",
     "benchmarks/methods/*.yaml",
     "benchmarks/splits/*/*.json",
     "docs/examples/coco-stuff-text.yaml",

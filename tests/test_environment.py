@@ -24,7 +24,7 @@ def test_inherited_variables_do_not_break_a_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = command("run", *SMALL, "--results", "r", **variables)
-    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1), done.stderr
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 2), done.stderr
     assert "17.55" in done.stdout
     done = command("leaderboard", "--results", "r", **variables)
     assert (done.returncode, done.stderr) == (0, "")
@@ -35,7 +35,7 @@ def test_folders_whose_names_are_not_utf8_work(tmp_path: Path, monkeypatch: pyte
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(folder)
     monkeypatch.chdir(os.fsdecode(folder))
-    for arguments, lines in ((("run", *SMALL), {1}), (("map", *SMALL[:4]), range(9)), (("leaderboard",), {0})):
+    for arguments, lines in ((("run", *SMALL), {2}), (("map", *SMALL[:4]), range(9)), (("leaderboard",), {0})):
         done = command(*arguments, "--results", b"r\xe9s")
         assert done.returncode == 0, done.stderr
         assert len(done.stderr.splitlines()) in lines, done.stderr

@@ -26,6 +26,7 @@ def executed(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[s
     return variables
 
 
+@pytest.mark.slow
 def test_own_scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = executed("own_scene", monkeypatch, tmp_path)
     assert len(found["results"]) == 2 * 3 * 6

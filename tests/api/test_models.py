@@ -22,6 +22,7 @@ from mmrs_bench.paths import REPOSITORY
 
 
 @pytest.mark.parametrize("method", ["diffclip", "bdgf", "unidiff-tiny"])
+@pytest.mark.slow
 def test_a_pretrained_module_is_that_of_the_runner(tmp_path: Path, method: str) -> None:
     manifest = store_scene(tmp_path / "scene")
     options: dict[str, Any] = {"scene": manifest, "budget": "smoke", "progress": False}
@@ -46,6 +47,7 @@ def test_what_has_no_pretraining_is_refused() -> None:
         mmrs_bench.load_pretrained("diffclip", draws=3)
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_code_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / "docs" / "models.md").read_text()

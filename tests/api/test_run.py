@@ -133,6 +133,7 @@ def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_an_error_unless_the_run_keeps_going(card: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     with pytest.raises(RunError, match=r"0 of 1 cells are done, 1 failed: fails \(TrainingError\): the loss is NaN"):
@@ -147,6 +148,7 @@ def test_a_failed_cell_is_an_error_unless_the_run_keeps_going(card: Path, tmp_pa
         mmrs_bench.load_results(folder).map("fails", draw=1)
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_the_given_cells(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import torch
 

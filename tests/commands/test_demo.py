@@ -9,6 +9,7 @@ import pytest
 from mmrs_bench.cli import main
 
 
+@pytest.mark.slow
 def test_the_demo_prints_a_table_and_names_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "look"
     assert main(["demo", "--out", str(folder)]) == 0

@@ -65,6 +65,7 @@ def classes(model: Path, manifest: Path | None = None) -> IntArray:
 
 
 @pytest.mark.parametrize("method", SHIPPED)
+@pytest.mark.slow
 def test_a_saved_model_has_the_scores_of_its_record(tmp_path: Path, method: str) -> None:
     model, record = saved(tmp_path / "results", store_scene(tmp_path / "scene"), method)
     targets = classes(model)
@@ -202,6 +203,7 @@ def test_a_process_that_is_killed_while_it_saves_leaves_no_model(tmp_path: Path)
     assert not has_model(tmp_path, record.protocol)
 
 
+@pytest.mark.slow
 def test_commands_from_training_to_maps(
     tmp_path: Path, printed: Callable[..., str], refused: Callable[..., str]
 ) -> None:

@@ -27,7 +27,7 @@ def test_saved_methods(name: str, fuzz: Fuzz, tmp_path: Path) -> None:
     method.save(folder)
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     expected = method.predict(data, data.query[:200])
-    state = {key: tensor.clone() for key, tensor in method.network.state_dict().items()} if name == "cnn" else {}
+    state = {key: tensor.clone() for key, tensor in method.module.state_dict().items()} if name == "cnn" else {}
 
     def check(change: tuple[str, bytes]) -> None:
         for file, content in {**files, change[0]: change[1]}.items():
@@ -39,7 +39,7 @@ def test_saved_methods(name: str, fuzz: Fuzz, tmp_path: Path) -> None:
             check_message(error, folder.name)
             return
         if name == "cnn":
-            found = other.network.state_dict()
+            found = other.module.state_dict()
             assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
         else:
             assert np.array_equal(other.predict(data, data.query[:200]), expected)

@@ -31,6 +31,7 @@ def scene() -> Scene:
 
 
 @pytest.mark.parametrize("page", ["bdgf", "diffclip", "unidiff"])
+@pytest.mark.slow
 def test_the_example_of_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (REPOSITORY / "docs" / "methods" / f"{page}.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

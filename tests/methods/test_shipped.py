@@ -14,6 +14,7 @@ ALL_PIXELS = np.arange(36 * 40)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.slow
 def test_predictions_are_better_than_chance_and_the_same_after_loading(name: str, tmp_path: Path) -> None:
     data = small_data(5)
     method = fitted(name, tmp_path / "work", data)

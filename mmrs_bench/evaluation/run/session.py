@@ -87,9 +87,9 @@ def run_cells(
     compute = compute or (RUN_AND_SAVE if save_models else RUN_CELL)
     job = Job(results, tuple(pending), execution, keep_going=keep_going, stale=stale, compute=compute)
     pool = make_pool(executor, job, workers, executor_options or {})
-    display.line(estimate_text(pending, records, count))
     try:
         provide_data(pending, display)
+        display.line(estimate_text(pending, records, count))
         with display:
             execute(job, pool, on_stage=display.on_stage, on_outcome=display.on_outcome)
     except KeyboardInterrupt:

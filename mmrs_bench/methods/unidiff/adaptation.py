@@ -75,7 +75,7 @@ def adapted_denoiser(
         return module
 
     if not adapts:
-        return build().eval(), backbone
+        return training.initialised(build, context, "pretraining").eval(), backbone
 
     def train(module: DenoisingModule, context: RunContext) -> None:
         _train(module, pictures, config, context, batch_size=config.adapt_batch, epochs=config.adapt_epochs)

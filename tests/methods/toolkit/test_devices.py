@@ -47,6 +47,7 @@ def pretrained(folder: Path, devices: int, *, rate: float = 0.01, epochs: int = 
     return module
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     one, two = (pretrained(tmp_path / str(devices), devices) for devices in (1, 2))
     losses = one.curves["loss"]
@@ -59,6 +60,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert len(rows) > EPOCHS, "rank 0 logs"
 
 
+@pytest.mark.slow
 def test_an_error_of_a_process_is_raised_here_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"^stage.*: .* is (nan|inf) at step|^pretraining: .* is") as caught:
         pretrained(tmp_path, 2, rate=1e30)
@@ -68,6 +70,7 @@ def test_an_error_of_a_process_is_raised_here_in_one_line(tmp_path: Path) -> Non
 LONG = 30
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_its_processes_and_is_resumed(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoints" / "stage" / "last.ckpt"
     code = (
