@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -236,9 +237,28 @@ class ExecutionConfig(_Frozen):
         return self.model_copy(update={"device": device})
 
 
+@contextmanager
+def torch_threads(count: int | None = None) -> Iterator[None]:
+    """Let torch use ``count`` threads meanwhile, and afterwards as many as before; None changes nothing at first."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def usable_cores() -> int:
     """Cores that this process may use; fewer than the machine has if its affinity is restricted."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def method_label(method: str, variant: str) -> str:
+    """``method``, or ``method:variant`` for a variant other than the default."""
+    return method if variant == "default" else f"{method}:{variant}"
 
 
 class VariantSpec(_Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmrs_bench.config import BudgetName, ExecutionConfig
+from mmrs_bench.config import BudgetName, ExecutionConfig, method_label
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Suite, build_cells
 
@@ -60,8 +60,14 @@ def load_pretrained(
     say = line_printer(shown=progress)
     if several := sorted(name for name in ("datasets", "methods", "draws", "seeds") if name in protocol):
         raise ConfigError(f"{', '.join(several)}: load_pretrained loads one module; use scene, method and seed")
-    label = method if variant == "default" else f"{method}:{variant}"
-    options = {"datasets": scene, "methods": label, "draws": 1, "seeds": seed, "window": window, "budget": budget}
+    options = {
+        "datasets": scene,
+        "methods": method_label(method, variant),
+        "draws": 1,
+        "seeds": seed,
+        "window": window,
+        "budget": budget,
+    }
     cells = build_cells(Suite.of({**options, **protocol}), fetch=say)
     if len(cells) > 1:
         raise ConfigError(f"these settings describe {len(cells)} pretrainings; give one method, split and shots")

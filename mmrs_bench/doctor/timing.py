@@ -5,8 +5,7 @@ A step is one optimiser step with its windows, as in a cell. Times are medians.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.config import ExecutionConfig, torch_threads
 from mmrs_bench.doctor.part import Part, make_table
 from mmrs_bench.evaluation.report.tables import Column, Value
 from mmrs_bench.methods.base import RunContext
@@ -62,7 +61,7 @@ def time_paths(device: str, folder: Path) -> Part:
         "CNN, scene": lambda: CnnModule(data.channels, data.num_classes),
         "DiffCLIP, scene": lambda: LanguageAlignedClassifier(**sizes, **classes, class_names=data.class_names),
     }
-    with _one_thread():
+    with torch_threads(1):  # as each worker of a run
         rows = [_row("windows", "float32", *_gather(data, device), "windows"), _scan_row(device)]
     for name, build in steps.items():
         for precision in PRECISIONS:
@@ -181,14 +180,3 @@ def _median_seconds(run: Callable[[], object], device: str, rounds: int = 5) -> 
 def _wait_for(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, as each worker of a run has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -20,6 +20,7 @@ from mmrs_bench.config import (
     ProtocolConfig,
     Selection,
     SplitName,
+    method_label,
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
 from mmrs_bench.methods.catalogue import is_card_path, method_card, method_cards, resolve_config
@@ -118,8 +119,7 @@ class Cell:
     @property
     def method_label(self) -> str:
         """``method``, or ``method:variant`` for a variant other than the default."""
-        protocol = self.protocol
-        return protocol.method if protocol.variant == "default" else f"{protocol.method}:{protocol.variant}"
+        return method_label(self.protocol.method, self.protocol.variant)
 
     @property
     def title(self) -> str:

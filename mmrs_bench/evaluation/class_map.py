@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.config import ExecutionConfig, torch_threads
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.maps import map_figure, write_map
 from mmrs_bench.evaluation.run.preflight import preflight
@@ -60,16 +60,10 @@ def classify_scene(
         BenchError: If data or settings are wrong, or the training fails.
     """
     preflight([cell], results, execution, force=True, **checked)
-    # After the checks: these import torch.
-    import torch
+    from mmrs_bench.evaluation.run.runner import fit_cell  # after the checks, because it imports torch
 
-    from mmrs_bench.evaluation.run.runner import fit_cell
-
-    threads = torch.get_num_threads()
-    try:
+    with torch_threads():
         method, data, _ = fit_cell(cell, execution.resolved(), results, progress)
         progress("predict the whole scene", 0.0)
         targets = method.predict(data, np.arange(data.scene.labels.size))
-    finally:
-        torch.set_num_threads(threads)
     return ClassMap(data.scene, targets, data.support, cell.title)

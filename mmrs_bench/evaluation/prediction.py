@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmrs_bench.config import ExecutionConfig, MethodSpec
+from mmrs_bench.config import ExecutionConfig, MethodSpec, torch_threads
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.class_map import ClassMap
 from mmrs_bench.evaluation.results.models import ModelCard, read_axes, read_model
@@ -130,24 +130,17 @@ def write_checkpoint(path: Path, module: LightningModule) -> None:
 @contextmanager
 def _loaded(folder: Path, card: ModelCard, execution: ExecutionConfig, progress: Progress) -> Iterator[Method]:
     """The fitted method of a model; threads of torch are those of the training meanwhile."""
-    import torch
-
     from mmrs_bench.methods.base import RunContext, method_class
 
     protocol = card.protocol
     spec = MethodSpec(
         name=protocol.method, version=protocol.method_version, class_path=card.class_path, title="", reference=""
     )
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory(prefix="mmrs-predict-") as work_dir:
-        torch.set_num_threads(execution.threads)
-        try:
-            context = RunContext(protocol.seed, protocol.data.draw, Path(work_dir), execution, progress)
-            method = method_class(spec)(card.settings, context)
-            method.load(folder)
-            yield method
-        finally:
-            torch.set_num_threads(threads)
+    with torch_threads(execution.threads), tempfile.TemporaryDirectory(prefix="mmrs-predict-") as work_dir:
+        context = RunContext(protocol.seed, protocol.data.draw, Path(work_dir), execution, progress)
+        method = method_class(spec)(card.settings, context)
+        method.load(folder)
+        yield method
 
 
 def _data(scene: Scene, folder: Path, card: ModelCard, execution: ExecutionConfig, *, same: bool) -> SceneDataModule:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.config import ExecutionConfig, torch_threads
 from mmrs_bench.errors import ConfigError, NotPretrainedError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.paths import cache_root
@@ -33,20 +33,15 @@ def pretrained_module(
         NotPretrainedError: If the cache has no such pretraining and ``train`` is false.
         BenchError: If data or settings are wrong, or the training fails.
     """
-    import torch
-
     from mmrs_bench.evaluation.run.runner import pretrain_cell
 
     if not cell.card.uses_unlabelled:
         raise ConfigError(f"{cell.method_label} does not pretrain on unlabelled pixels; choose another method")
-    threads = torch.get_num_threads()
     try:
-        with tempfile.TemporaryDirectory(prefix="mmrs-pretrained-") as folder:
+        with torch_threads(), tempfile.TemporaryDirectory(prefix="mmrs-pretrained-") as folder:
             method = pretrain_cell(cell, execution, Path(folder), progress, only_cached=not train).method
     except NotPretrainedError as error:
         raise NotPretrainedError(_not_pretrained(cell, execution)) from error
-    finally:
-        torch.set_num_threads(threads)
     if method.pretrained is None:
         raise ConfigError(f"{cell.method_label} keeps no module of its pretraining; choose another method")
     module: LightningModule = method.pretrained

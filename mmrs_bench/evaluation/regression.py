@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mmrs_bench.config import method_label
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.report.entries import Entry, group_records
 from mmrs_bench.evaluation.report.tables import Column, Section, Table, Value
@@ -73,7 +74,7 @@ class Baseline(_Part):
     @property
     def name(self) -> str:
         """``method`` or ``method:variant``."""
-        return self.method if self.variant == "default" else f"{self.method}:{self.variant}"
+        return method_label(self.method, self.variant)
 
     @field_validator("metrics")
     @classmethod

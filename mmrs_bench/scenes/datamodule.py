@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -14,12 +11,10 @@ import torch
 
 from mmrs_bench.config import DataConfig, PixelScope, SplitName
 from mmrs_bench.config import Selection as SelectionRule
-from mmrs_bench.errors import ConfigError, unknown_name
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.reading import validated
-from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.loader import (
     AddInputs,
-    Batch,
     BatchSampler,
     PixelDataset,
     PixelLoader,
@@ -27,14 +22,11 @@ from mmrs_bench.scenes.loader import (
     ignore_loader_warnings,
 )
 from mmrs_bench.scenes.manifest import Manifest
-from mmrs_bench.scenes.normalise import Statistics
-from mmrs_bench.scenes.prepare import Prepared, component_axes, prepare, reduced
-from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
-from mmrs_bench.scenes.splits.split import Split
-from mmrs_bench.scenes.windows import WindowGatherer
+from mmrs_bench.scenes.scene import IntArray, Scene
+from mmrs_bench.scenes.scene_data import SceneData
 
 
-class SceneDataModule(L.LightningDataModule):
+class SceneDataModule(SceneData, L.LightningDataModule):
     """One scene under one data protocol; it is loaded at the first access.
 
     Batches are dicts with ``pixel`` (b,), ``windows``: per modality (b, channels, window, window) float32, and
@@ -93,7 +85,7 @@ class SceneDataModule(L.LightningDataModule):
         num_workers: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__()
+        L.LightningDataModule.__init__(self)
         sizes = {"batch_size": batch_size, "inference_batch": inference_batch, "windows_per_epoch": windows_per_epoch}
         for name, size in sizes.items():
             if size is not None and size < 1:
@@ -118,7 +110,7 @@ class SceneDataModule(L.LightningDataModule):
         }
         given = {name: value for name, value in protocol.items() if value is not None}
         settings = {**(config or DataConfig()).model_dump(), **given}
-        self.config = validated(DataConfig, settings, where="data protocol", error=ConfigError)
+        SceneData.__init__(self, scene, validated(DataConfig, settings, where="data protocol", error=ConfigError))
         self.seed = seed
         self.batch_size = batch_size
         self.inference_batch = inference_batch
@@ -130,118 +122,10 @@ class SceneDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.device = torch.device(device)
         ignore_loader_warnings()
-        self._source = scene
-        self._gatherers: dict[torch.device, WindowGatherer] = {}
-        self._reduced: dict[int, SceneDataModule] = {}
-
-    # Preparation
 
     def setup(self, stage: str | None = None) -> None:
         """Load, split and normalise the scene, once; ``stage`` is ignored."""
         _ = self._prepared
-
-    @cached_property
-    def _prepared(self) -> Prepared:
-        scene = self._source if isinstance(self._source, Scene) else load_scene(self._source)
-        return prepare(scene, self.config)
-
-    # The scene and its pixels
-
-    @property
-    def scene(self) -> Scene:
-        """The scene with raw images."""
-        return self._prepared.scene
-
-    @property
-    def split(self) -> Split:
-        """The split; ``query_limit`` does not apply to its query."""
-        return self._prepared.split
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Modalities of the protocol, in the manifest's order."""
-        return tuple(self._prepared.channels)
-
-    @property
-    def channels(self) -> dict[str, int]:
-        """Channels by modality, after PCA."""
-        return dict(self._prepared.channels)
-
-    @property
-    def window(self) -> int:
-        """Side of the windows in pixels."""
-        return self.config.window
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.scene.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes 1..K."""
-        return self.scene.manifest.class_names
-
-    @property
-    def images(self) -> dict[str, FloatArray]:
-        """Normalised float32 images (height, width, channels) by modality; read-only views."""
-        return self._prepared.images(self.config.window)
-
-    @property
-    def support(self) -> IntArray:
-        """Support pixels (shots * K,), grouped by class."""
-        return self.split.support
-
-    @property
-    def support_targets(self) -> IntArray:
-        """Targets (shots * K,) of the support pixels."""
-        return self._targets(self.support)
-
-    @property
-    def query(self) -> IntArray:
-        """Scored query pixels, ascending; at most ``query_limit``."""
-        return self._prepared.query
-
-    @property
-    def query_targets(self) -> IntArray:
-        """Targets of the query pixels, only for scoring."""
-        return self._targets(self.query)
-
-    @property
-    def unlabelled(self) -> IntArray:
-        """Pixels for pretraining without labels."""
-        return self._prepared.unlabelled
-
-    @property
-    def validation(self) -> IntArray:
-        """200 query pixels under ``paper-val``; empty otherwise."""
-        return self._prepared.validation
-
-    @property
-    def validation_targets(self) -> IntArray:
-        """Targets of the validation pixels."""
-        return self._targets(self.validation)
-
-    @property
-    def labels_used(self) -> int:
-        """Number of labels for training and selection: shots * K, plus the validation pixels."""
-        return self.support.size + self.validation.size
-
-    def features(self, pixels: IntArray, modalities: Sequence[str] | None = None) -> FloatArray:
-        """Normalised vectors (n, sum of channels) of pixels (n,), concatenated in the manifest's order of modalities.
-
-        Raises:
-            ConfigError: If one of ``modalities`` (by default all) is not among those of the protocol.
-        """
-        wanted = self.modalities if modalities is None else tuple(modalities)
-        for name in sorted(set(wanted) - set(self.modalities)):
-            raise unknown_name("modality", name, self.modalities)
-        rows, columns = np.divmod(pixels, self.scene.width)
-        images = self.images
-        return np.concatenate([images[name][rows, columns] for name in self.modalities if name in wanted], axis=1)
-
-    def _targets(self, pixels: IntArray) -> IntArray:
-        return self.scene.labels[pixels] - 1
 
     # Loaders
 
@@ -365,56 +249,6 @@ class SceneDataModule(L.LightningDataModule):
             return torch.device("cpu")
         running = self.trainer is not None and self.trainer.state.status == "running"
         return self.trainer.strategy.root_device if self.trainer is not None and running else self.device
-
-    def with_components(self, most: int | None) -> SceneDataModule:
-        """The same pixels with at most so many principal components instead of HSI bands; the result is cached.
-
-        Components are fitted on the protocol's ``normalisation_scope`` and then normalised like bands. Returns the data
-        module itself if ``most`` is None, the protocol already has components, or there is no HSI.
-        """
-        channels = self._prepared.channels
-        if most is None or self.config.pca is not None or "hsi" not in channels:
-            return self
-        if most not in self._reduced:
-            other = copy.copy(self)
-            other.trainer, other._gatherers, other._reduced = None, {}, {}
-            other.config = self.config.model_copy(update={"pca": min(most, channels["hsi"])})
-            other._prepared = reduced(self._prepared, other.config)
-            self._reduced[most] = other
-        return self._reduced[most]
-
-    def component_axes(self) -> dict[int, Statistics]:
-        """Directions (components, bands) of the principal components that were used so far, by their number."""
-        counts = self._reduced if self.config.pca is None else [self.config.pca]
-        numbers = {min(count, self.scene.images["hsi"].shape[2]) for count in counts}
-        return {number: component_axes(self._prepared, self.config, number) for number in sorted(numbers)}
-
-    def images_sha256(self) -> str:
-        """SHA-256 of the normalised images, for the addresses of caches."""
-        return hashlib.sha256(self._prepared.canvas.data).hexdigest()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_gatherers": {}}  # of the devices of this process
-
-    # Windows
-
-    def add_windows(self, batch: Batch) -> dict[str, Any]:
-        """A copy of a batch with ``pixel`` (b,) and with ``windows`` on the same device.
-
-        If the batch has a ``symmetry`` (b,) in 0..7, it is applied to the windows and then removed. A batch in
-        ``unlabelled`` gets windows too.
-        """
-        pixels = batch["pixel"]
-        kept = {name: values for name, values in batch.items() if name != "symmetry"}
-        if "unlabelled" in batch:
-            kept["unlabelled"] = self.add_windows(batch["unlabelled"])
-        return {**kept, "windows": self.gatherer(pixels.device).gather(pixels, batch.get("symmetry"))}
-
-    def gatherer(self, device: torch.device) -> WindowGatherer:
-        """The window gatherer of a device; cached."""
-        if device not in self._gatherers:
-            self._gatherers[device] = WindowGatherer(self._prepared.canvas, self.channels, self.config.window, device)
-        return self._gatherers[device]
 
 
 class _ShippedDataModule(SceneDataModule):

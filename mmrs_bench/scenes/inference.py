@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -52,24 +51,14 @@ class InferenceDataModule(SceneDataModule):
 
     @cached_property
     def _prepared(self) -> Prepared:
-        return self._prepared_for(self.config)
+        return self._reduced_to(self.config)
 
-    def _prepared_for(self, config: DataConfig) -> Prepared:
+    def _bands(self) -> int | None:
+        return self._scene.images["hsi"].shape[2] if "hsi" in self._order else None
+
+    def _reduced_to(self, config: DataConfig) -> Prepared:
         if config.pca is not None and config.pca not in self._axes:
             known = ", ".join(map(str, self._axes)) or "none"
             raise DataError(f"the model has no directions of {config.pca} components (it has {known}); train it again")
         axes = None if config.pca is None else self._axes[config.pca]
         return prepare_whole(self._scene, config, self._order, axes)
-
-    def with_components(self, most: int | None) -> SceneDataModule:
-        """See `SceneDataModule.with_components`; the components have the directions of the training scene."""
-        if most is None or self.config.pca is not None or "hsi" not in self._order:
-            return self
-        if most not in self._reduced:
-            other = copy.copy(self)
-            other.trainer, other._gatherers, other._reduced = None, {}, {}
-            number = min(most, self._scene.images["hsi"].shape[2])
-            other.config = self.config.model_copy(update={"pca": number})
-            other._prepared = self._prepared_for(other.config)
-            self._reduced[most] = other
-        return self._reduced[most]

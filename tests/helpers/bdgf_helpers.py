@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from helpers.method_helpers import make
+from helpers.network_helpers import silent
 
 from mmrs_bench.methods.bdgf.method import Bdgf
 from mmrs_bench.methods.bdgf.modality_masking import MaskRatios
+from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
 from mmrs_bench.randomness import SampleRandom
 
 SIDE = 5
@@ -49,3 +52,20 @@ def mask_ratios(channels: dict[str, int], rule: Any = "adaptive", **changes: Any
 def random(seed: int = 0) -> SampleRandom:
     """A stream of random numbers."""
     return SampleRandom("test", seed)
+
+
+#: Channels, windows and seed of `pretrainer` in the tests of stage 1.
+CHANNELS = {"hsi": 5, "sar": 4}
+BATCH, SEED = 4, 3
+
+
+def pretrainer(seed: int = SEED, **changes: Any) -> MultimodalPretrainer:
+    """The module of stage 1 with cheap settings, random mask tokens and no logs."""
+    options = {name: value for name, value in {**STAGE_1, **changes}.items() if not name.startswith("pretrain_")}
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        made = MultimodalPretrainer(CHANNELS, SIDE, seed=seed, **options)
+        for token in made.tokens.tokens.values():
+            torch.nn.init.normal_(token)
+    silent(made)
+    return made

@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import NamedTuple
 
-from mmrs_bench.config import ProtocolConfig
+from mmrs_bench.config import ProtocolConfig, method_label
 from mmrs_bench.errors import unknown_name
 from mmrs_bench.evaluation.report.split_conflicts import conflicting_splits
 from mmrs_bench.evaluation.report.statistics import summarise
@@ -44,7 +44,7 @@ class MethodId(NamedTuple):
     @property
     def name(self) -> str:
         """``method``, or ``method:variant`` for a variant other than the default."""
-        return self.method if self.variant == "default" else f"{self.method}:{self.variant}"
+        return method_label(self.method, self.variant)
 
 
 @dataclass(frozen=True)

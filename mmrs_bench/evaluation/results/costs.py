@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmrs_bench.config import QUERY_LIMITS, BudgetName, ProtocolConfig
+from mmrs_bench.config import QUERY_LIMITS, BudgetName, ProtocolConfig, method_label
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.schema import Record
@@ -147,7 +147,7 @@ def expected_queries(cell: Cell) -> int | None:
 
 
 def _label(protocol: ProtocolConfig) -> str:
-    return protocol.method if protocol.variant == "default" else f"{protocol.method}:{protocol.variant}"
+    return method_label(protocol.method, protocol.variant)
 
 
 def _mean_cost(records: Sequence[Record], *, per_pixel: bool = False) -> Cost:

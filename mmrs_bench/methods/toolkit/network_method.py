@@ -189,9 +189,6 @@ class NetworkMethod(Method):
         """
         return self.Module(**self.hyperparameters(blueprint))
 
-    def check(self, data: SceneDataModule) -> None:
-        """Raise ConfigError if the network cannot be built for ``data``; accepts everything by default."""
-
     def inputs(self, data: SceneDataModule) -> SceneDataModule:
         """The data as the network receives them: with ``components`` principal components of the HSI, if set."""
         return data.with_components(getattr(self.config, "components", None))
@@ -206,7 +203,6 @@ class NetworkMethod(Method):
         Raises:
             ConfigError: If the network cannot be built for ``data``.
         """
-        self.check(data)
         data = self.inputs(data)
         self.create(data)
         self.train(self.loaders(data), data)

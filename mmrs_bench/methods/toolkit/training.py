@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from mmrs_bench.config import torch_threads
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.io import disk_errors
 from mmrs_bench.methods.base import RunContext
@@ -208,16 +209,16 @@ def _interruptible(run: Callable[[], Any]) -> Any:
 def _isolated(context: RunContext) -> Iterator[None]:
     """Set threads and log level, and restore the state of the process afterwards."""
     log = logging.getLogger("lightning.pytorch")
-    level, threads = log.level, torch.get_num_threads()
+    level = log.level
     deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     log.setLevel(logging.WARNING)
-    torch.set_num_threads(context.execution.threads)
     # In deterministic mode torch fills new memory with NaN. On a CPU that takes an eighth of the training time of
     # small networks, and no code here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
+        random = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+        with torch_threads(context.execution.threads), random, warnings.catch_warnings():
             for message in IGNORED_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             yield
@@ -225,7 +226,6 @@ def _isolated(context: RunContext) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = benchmark
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-        torch.set_num_threads(threads)
         log.setLevel(level)
 
 
