@@ -31,7 +31,7 @@ LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BudgetName = Literal["smoke", "quick", "paper"]
 
 #: Largest number of scored query pixels by budget; None scores all.
-QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 20_000, "paper": None}
+QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 4_000, "paper": None}
 
 DEFAULT_RESULTS = Path("results")
 KEY_DIGITS = 16

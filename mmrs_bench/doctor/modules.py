@@ -128,7 +128,7 @@ TINY_MODULES = (
     TinyModule(
         "GeoDiffNet-F, stage B",
         "unidiff.head_module.HeadModule",
-        {**_HEAD, "head": "spectral-film", "bands": CHANNELS["hsi"]},
+        {**_HEAD, "head": "spectral-sum", "bands": CHANNELS["hsi"], "vote": "labels"},
     ),
 )
 

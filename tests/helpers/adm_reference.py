@@ -104,16 +104,18 @@ def attention_block(state: dict[str, Tensor], name: str, h: Tensor, head_channel
 
 
 def reference(
-    state: dict[str, Tensor], config: AdmConfig, x: Tensor, timesteps: Tensor, labels: Tensor
+    state: dict[str, Tensor], config: AdmConfig, x: Tensor, timesteps: Tensor, labels: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """The output of the original, block by block, and the activations of the decoder's blocks."""
+    """The output of the original, block by block, and the activations of the decoder's blocks.
+
+    Without labels, the embedding of the timestep is the only condition.
+    """
     half = config.base_channels // 2
     angles = [[t * math.exp(-math.log(10_000) * i / half) for i in range(half)] for t in timesteps.tolist()]
     sinusoid = torch.tensor([[math.cos(a) for a in row] + [math.sin(a) for a in row] for row in angles])
-    e = (
-        linear(state, "time_embed.2", F.silu(linear(state, "time_embed.0", sinusoid)))
-        + state["label_emb.weight"][labels]
-    )
+    e = linear(state, "time_embed.2", F.silu(linear(state, "time_embed.0", sinusoid)))
+    if labels is not None:
+        e = e + state["label_emb.weight"][labels]
 
     def block(name: str, h: Tensor, resample: Callable[[Tensor], Tensor], resampling: Callable[[int], bool]) -> Tensor:
         m = 0

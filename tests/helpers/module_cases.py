@@ -57,8 +57,8 @@ def feature_data(batch_size: int = 5, **options: Any) -> TileFeatureDataModule:
 
 
 def spectral_data(**options: Any) -> TileFeatureDataModule:
-    """As `feature_data`, with spectra."""
-    return feature_data(spectra=True, **options)
+    """As `feature_data`, with spectra and without class labels."""
+    return feature_data(spectra=True, class_label=False, noise_seed=0, **options)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ CASES = (
         "geodiffnet-f",
         HeadModule,
         "unidiff",  # whose head is the default
-        {"head": "spectral-film"},
+        {"head": "spectral-sum", "vote": "labels"},
         data=spectral_data,
         inputs=lambda data: {
             "features": data.feature_size,

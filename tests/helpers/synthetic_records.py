@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmrs_bench.config import DataConfig, ExecutionConfig, ProtocolConfig
+from mmrs_bench.config import QUERY_LIMITS, DataConfig, ExecutionConfig, ProtocolConfig
 from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
 from mmrs_bench.evaluation.report.reported import ReportedResult
 from mmrs_bench.evaluation.report.tables import Table, Value
@@ -157,7 +157,7 @@ def fixed_set() -> tuple[list[Record], list[FailureRecord]]:
     for draw in range(3):
         common = {"draw": draw, "scene": "simulated-r1", "title": "Simulated town", "simulated": True}
         common |= {"bounds": ((("hsi",), 0.712, 0.001), (("hsi", "lidar"), 0.884, 0.0))}
-        common |= {"budget": "quick", "query_limit": 20_000}
+        common |= {"budget": "quick", "query_limit": QUERY_LIMITS["quick"]}
         records.append(make_record("rf", varied_hits(160, draw), **common))
         ablation = {"variant": "no-lidar", "unranked": "sees one modality only"}
         records.append(make_record("cnn", varied_hits(150, draw), **common, **ablation))

@@ -21,8 +21,7 @@ from mmrs_bench.methods.unidiff import config as unidiff_config
 from mmrs_bench.methods.unidiff.adm import AdmConfig, build_adm
 from mmrs_bench.methods.unidiff.adm_checkpoint import checkpoint_file, original_shapes
 from mmrs_bench.methods.unidiff.config import UniDiffConfig
-from mmrs_bench.methods.unidiff.features import NOISE_SEED
-from mmrs_bench.methods.unidiff.method import UniDiff
+from mmrs_bench.methods.unidiff.method import GeoDiffNet, UniDiff
 from mmrs_bench.methods.unidiff.pictures import picture_row, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import Scene
@@ -128,15 +127,18 @@ def slow_pairs(pixel: int) -> list[tuple[int, int, int]]:
 
 
 def slow_activations(method: UniDiff, data: SceneDataModule, block: int) -> list[list[Tensor]]:
-    """Activations at timestep 100 by tile and picture, in half precision like those of the cache."""
+    """Activations at timestep 100 by tile and picture, in half precision like those of the cache.
+
+    GeoDiffNet has no class label and the noise of seed 0.
+    """
     pictures = scene_pictures(method.config, data)
-    return [
-        [
-            method.denoiser.features(slow_tile(picture, tile), 100, picture_row(name), block, NOISE_SEED)[0].half()
-            for name, picture in pictures.images.items()
-        ]
-        for tile in range(TILES)
-    ]
+    labelled = not isinstance(method, GeoDiffNet)
+
+    def activation(name: str, tile: int) -> Tensor:
+        row, seed = (picture_row(name), 21) if labelled else (None, 0)
+        return method.denoiser.features(slow_tile(pictures.images[name], tile), 100, row, block, seed)[0].half()
+
+    return [[activation(name, tile) for name in pictures.images] for tile in range(TILES)]
 
 
 def slow_vector(activations: list[list[Tensor]], tile: int, row: int, column: int) -> Tensor:

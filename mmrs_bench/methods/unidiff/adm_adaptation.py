@@ -12,8 +12,8 @@ Reference: UniDiff (Hu & Prasad, arXiv 2512.00261) and its released code; Dhariw
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -110,7 +110,7 @@ class AdaptedDenoiser(nn.Module):
         return self.network.get_base_model() if self.adaptation == "lora" else self.network
 
     @torch.no_grad()
-    def features(self, clean: Tensor, timestep: int, modality: int, block: int, seed: int) -> Tensor:
+    def features(self, clean: Tensor, timestep: int, modality: int | None, block: int, seed: int) -> Tensor:
         """The activation of one decoder block on noised pictures, without gradient and dropout.
 
         All pictures get the same noise. Blocks are numbered like ADM's ``output_blocks``: with B = ``config.blocks``,
@@ -118,12 +118,14 @@ class AdaptedDenoiser(nn.Module):
         block of every level but the finest ``upsamplers[0]``. ADM_64, channels @ side: 0-2 768 @ 8, 3 768 @ 16, 4-6 576
         @ 16, 7 576 @ 32, 8-10 384 @ 32, 11 384 @ 64, 12-15 192 @ 64.
 
-        Reference: UniDiff, released code (seed 21; t = 0, block 10 on Augsburg; t = 300, block 11 on Berlin).
+        Reference: UniDiff, released code (seed 21; t = 0, block 10 on Augsburg; t = 300, block 11 on Berlin);
+            GeoDiffNet, released code (seed 0, no class label).
+        Deviation: the noise is drawn on the CPU. The released codes draw it on the GPU, which gives other values.
 
         Args:
             clean: Pictures (n, 3, s, s) float32 in [-1, 1].
             timestep: Noise level, from 0 to 999.
-            modality: Row of the class embedding.
+            modality: Row of the class embedding; None adds no row, so that the timestep alone conditions the network.
             block: Number of the block.
             seed: Of the noise.
 
@@ -131,7 +133,8 @@ class AdaptedDenoiser(nn.Module):
             (n, d, h, w) float32.
         """
         noise = torch.randn(1, *clean.shape[1:], generator=torch.Generator().manual_seed(seed))
-        steps, rows = (torch.full((len(clean),), value, device=clean.device) for value in (timestep, modality))
+        steps = torch.full((len(clean),), timestep, device=clean.device)
+        rows = None if modality is None else torch.full_like(steps, modality)
         noised = self._schedule.add_noise(clean, noise.to(clean).expand_as(clean), steps)  # type: ignore[attr-defined]
         found: list[Tensor] = []
 
@@ -143,8 +146,8 @@ class AdaptedDenoiser(nn.Module):
         handle = self._decoder_block(block).register_forward_hook(keep)
         try:
             self.eval()
-            with suppress(_BlockReached):
-                self(noised, steps, rows)
+            with suppress(_BlockReached), _without_classes(self.unet) if rows is None else nullcontext():
+                self.unet(noised, steps, class_labels=rows)
         finally:
             handle.remove()
             self.train(training)
@@ -221,6 +224,16 @@ class AdaptedDenoiser(nn.Module):
             return layers[0]
         layers = getattr(up_block, "attentions", up_block.resnets)
         return layers[number]
+
+
+@contextmanager
+def _without_classes(unet: Any) -> Iterator[None]:
+    """Make a network unconditional meanwhile; diffusers refuses a conditional one without class labels."""
+    embedding, unet.class_embedding = unet.class_embedding, None
+    try:
+        yield
+    finally:
+        unet.class_embedding = embedding
 
 
 class _BlockReached(Exception):  # noqa: N818 - not an error

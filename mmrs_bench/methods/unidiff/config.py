@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mmrs_bench.methods.base import MethodConfig
 from mmrs_bench.methods.unidiff.adm import ADM_64, ADM_TINY, AdmConfig
+from mmrs_bench.methods.unidiff.pixel_heads import Head
 from mmrs_bench.models.diffusion import TIMESTEPS
 
 
@@ -69,7 +70,8 @@ class UniDiffConfig(AdaptationConfig):
     Attributes:
         timestep: Noise level at which features are extracted.
         block: Decoder block that provides the features, see `AdaptedDenoiser.features`.
-        head: ``mlp`` (UniDiff), or ``spectral-film`` (GeoDiffNet-F), which also receives the spectrum.
+        head: ``mlp`` (UniDiff), or ``spectral-sum`` (GeoDiffNet-F) or ``spectral-film`` (ours), which also receive the
+            spectrum, see `mmrs_bench.methods.unidiff.pixel_heads.SpectralFusion`.
         hidden: Sizes of the hidden layers of ``mlp``.
         epochs: Passes over the support vectors.
         batch_size: Vectors of a step; at least 3, because batch normalisation cannot use a batch of one.
@@ -78,7 +80,7 @@ class UniDiffConfig(AdaptationConfig):
 
     timestep: int = Field(ge=0, lt=TIMESTEPS)
     block: int = Field(ge=0)
-    head: Literal["mlp", "spectral-film"]
+    head: Head
     hidden: tuple[Annotated[int, Field(ge=1)], ...]
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=3)

@@ -20,7 +20,7 @@ from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.unidiff.adm import adm_config
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.adm_checkpoint import imagenet_backbone
-from mmrs_bench.methods.unidiff.features import PixelPairs, TileFeatures
+from mmrs_bench.methods.unidiff.features import NOISE_SEED, PixelPairs, TileFeatures
 from mmrs_bench.methods.unidiff.module import STAGE, DenoisingModule
 from mmrs_bench.methods.unidiff.pictures import (
     ANCHOR,
@@ -215,7 +215,9 @@ class TileFeatureDataModule(SceneDataModule):
         timestep: Noise level of the features, from 0 to 999.
         block: Decoder block that provides them, see `AdaptedDenoiser.features`.
         pictures, tile, stride: As of `TileDataModule`; pictures include the pseudo-RGB even without anchoring.
-        spectra: Whether batches have spectra, for the head ``spectral-film``.
+        spectra: Whether batches have spectra, for the spectral heads.
+        noise_seed: Seed of the noise; UniDiff has 21, GeoDiffNet 0.
+        class_label: Whether the denoiser receives the row of each picture in the class embedding; GeoDiffNet has none.
         batch_size: Pairs of a training step of one process.
         precision: ``32-true``, or ``bf16-mixed`` for the denoiser.
         options: Further arguments of `SceneDataModule`, such as ``shots`` and ``draw``.
@@ -237,12 +239,15 @@ class TileFeatureDataModule(SceneDataModule):
         tile: int = 64,
         stride: int = 32,
         spectra: bool = False,
+        noise_seed: int = NOISE_SEED,
+        class_label: bool = True,
         batch_size: int = 32,
         precision: str = "32-true",
         **options: Any,
     ) -> None:
         super().__init__(scene, config, batch_size=batch_size, **options)
         check_protocol(self.config)
+        self.noise_seed, self.class_label = noise_seed, class_label
         self.checkpoint, self.timestep, self.block, self.spectra = checkpoint, timestep, block, spectra
         self.precision, self._wanted, self._tile, self._stride = precision, pictures, tile, stride
 
@@ -257,7 +262,15 @@ class TileFeatureDataModule(SceneDataModule):
             raise ConfigError(f"block is {self.block}; the decoder of this backbone has blocks 0 to {last}")
         execution = ExecutionConfig.of(device=self._batch_device().type, precision=self.precision)
         context = RunContext(seed=self.seed, draw=self.config.draw, work_dir=Path(), execution=execution)
-        features = TileFeatures(denoiser, pictures, timestep=self.timestep, block=self.block, context=context)
+        features = TileFeatures(
+            denoiser,
+            pictures,
+            timestep=self.timestep,
+            block=self.block,
+            context=context,
+            noise_seed=self.noise_seed,
+            class_label=self.class_label,
+        )
         return PixelPairs(self, features, spectra=self.spectra)
 
     @property

@@ -30,7 +30,7 @@ from mmrs_bench.scenes.scene import IntArray
 
 #: Increment when the same weights give other features, so that old cache entries are ignored.
 FEATURES_VERSION = 1
-#: Seed of the noise of all features, as in the released code.
+#: Seed of the noise, as in UniDiff's released code.
 NOISE_SEED = 21
 #: Tiles of a forward pass.
 BATCH = 4
@@ -52,6 +52,8 @@ class TileFeatures:
         timestep: Noise level, from 0 to 999.
         block: Number of the decoder block, see `AdaptedDenoiser.features`.
         context: Device, precision and progress.
+        noise_seed: Seed of the noise.
+        class_label: Whether the denoiser receives the row of each picture in the class embedding.
 
     Attributes:
         grid: The tiles.
@@ -60,7 +62,15 @@ class TileFeatures:
     """
 
     def __init__(
-        self, denoiser: AdaptedDenoiser, pictures: ScenePictures, *, timestep: int, block: int, context: RunContext
+        self,
+        denoiser: AdaptedDenoiser,
+        pictures: ScenePictures,
+        *,
+        timestep: int,
+        block: int,
+        context: RunContext,
+        noise_seed: int = NOISE_SEED,
+        class_label: bool = True,
     ) -> None:
         self.device = context.execution.resolved().device
         self.shapes = dict.fromkeys(pictures.images, denoiser.feature_shape(pictures.grid.tile, block))
@@ -73,12 +83,13 @@ class TileFeatures:
             **denoiser.adapters_metadata(),
             "timestep": timestep,
             "block": block,
-            "noise_seed": NOISE_SEED,
+            "noise_seed": noise_seed,
+            **({} if class_label else {"class_label": False}),
         }
         self.grid = pictures.grid
         self._images = pictures.images
         self._denoiser = denoiser.to(self.device)
-        self._timestep, self._block = timestep, block
+        self._timestep, self._block, self._noise_seed, self._class_label = timestep, block, noise_seed, class_label
         self._context = context
 
     def store(self, tiles: IntArray, *, keep: bool = True) -> FeatureStore:
@@ -97,8 +108,9 @@ class TileFeatures:
         for batch, count in fixed_size_batches(torch.from_numpy(tiles), BATCH):
             for name, picture in self._images.items():
                 clean = self.grid.cut(picture, batch).to(self.device)
+                row = picture_row(name) if self._class_label else None
                 with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
-                    found = self._denoiser.features(clean, self._timestep, picture_row(name), self._block, NOISE_SEED)
+                    found = self._denoiser.features(clean, self._timestep, row, self._block, self._noise_seed)
                 parts[name].append(found[:count])
         return {name: torch.cat(found) for name, found in parts.items()}
 

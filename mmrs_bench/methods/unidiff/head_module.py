@@ -7,23 +7,62 @@ s side of a tile.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mmrs_bench.errors import ConfigError
+from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.methods.toolkit.classification import ClassificationModule
-from mmrs_bench.methods.unidiff.pixel_heads import PixelMLP, SpectralFilm
+from mmrs_bench.methods.unidiff.pixel_heads import Fusion, Head, PixelMLP, SpectralFusion
+
+#: How the tiles of a pixel decide its class, see `TileVotes`.
+Vote = Literal["mean", "labels"]
+
+
+class TileVotes:
+    """Classes of pixels from the class probabilities of the tiles that contain them.
+
+    ``mean``: the class with the largest mean probability, as in UniDiff. ``labels``: the most frequent one of the
+    tiles' classes, as in GeoDiffNet; of equally frequent ones, that of the first tile.
+
+    Args:
+        pixels: Number of pixels n.
+        classes: Number of classes k.
+        rule: ``mean`` or ``labels``.
+    """
+
+    def __init__(self, pixels: int, classes: int, rule: Vote) -> None:
+        self.rule = rule
+        self._sums = torch.zeros(pixels, classes, dtype=torch.float64)
+        self._tiles = torch.zeros(pixels, dtype=torch.float64)  # that have voted
+
+    def add(self, owners: Tensor, probabilities: Tensor) -> None:
+        """Add the next tile.
+
+        Args:
+            owners: Positions (m,) of its pixels, each at most once, on the CPU.
+            probabilities: (m, k) float64, on the CPU.
+        """
+        if self.rule == "mean":
+            self._sums[owners] += probabilities
+            return
+        # The fractions of all votes add up to less than 1, and that of a tile exceeds those of all later ones.
+        self._sums[owners, probabilities.argmax(dim=1)] += 1 + 0.5 ** (self._tiles[owners] + 1)
+        self._tiles[owners] += 1
+
+    def targets(self) -> Tensor:
+        """Targets (n,) int64."""
+        return self._sums.argmax(dim=1)  # the largest sum is the largest mean
 
 
 class HeadModule(ClassificationModule):
     """Trains a pixel head by cross-entropy over pairs of pixel and tile.
 
-    Training batches have ``vectors`` (n, d), with head ``spectral-film`` also ``spectra`` (n, c), and ``target`` (n,).
+    Training batches have ``vectors`` (n, d), with a spectral head also ``spectra`` (n, c), and ``target`` (n,).
     Batches of pixels have ``pixel`` and ``target`` (b,), and for all pairs of these pixels ``vectors``, ``spectra``,
-    ``owner`` (n,), the position of the pixel in the batch, ``tile`` (n,) and ``place`` (n,) in the tile. The class of
-    a pixel has the largest mean softmax over its tiles. Both are batches of
+    ``owner`` (n,), the position of the pixel in the batch, ``tile`` (n,) and ``place`` (n,) in the tile. The tiles of
+    a pixel decide its class by `TileVotes`. Both are batches of
     `mmrs_bench.methods.unidiff.datamodule.TileFeatureDataModule`.
 
     Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261), released code; GeoDiffNet-F (arXiv 2512.03430).
@@ -31,13 +70,15 @@ class HeadModule(ClassificationModule):
     Args:
         features: d.
         num_classes: k.
-        head: ``mlp`` (UniDiff, `PixelMLP`), or ``spectral-film`` (GeoDiffNet-F, `SpectralFilm`).
+        head: ``mlp`` (UniDiff, `PixelMLP`), or ``spectral-sum`` (GeoDiffNet-F) or ``spectral-film`` (ours), see
+            `SpectralFusion`.
         hidden: Sizes of the hidden layers of ``mlp``.
-        bands: c, only for ``spectral-film``.
+        bands: c, only for spectral heads.
+        vote: ``mean`` (UniDiff) or ``labels`` (GeoDiffNet-F), see `TileVotes`.
         learning_rate, weight_decay: Of Adam; the rate is constant.
 
     Raises:
-        ConfigError: If a size is not positive, or the head is unknown or lacks its bands.
+        ConfigError: If a size is not positive, the head is unknown or lacks its bands, or the vote is unknown.
     """
 
     def __init__(
@@ -45,31 +86,36 @@ class HeadModule(ClassificationModule):
         features: int,
         num_classes: int,
         *,
-        head: Literal["mlp", "spectral-film"] = "mlp",
+        head: Head = "mlp",
         hidden: Sequence[int] = (128,),
         bands: int | None = None,
+        vote: Vote = "mean",
         learning_rate: float = 0.001,
         weight_decay: float = 0.0005,
     ) -> None:
-        film = head == "spectral-film"
-        if head not in ("mlp", "spectral-film") or (film and bands is None):
+        spectral = head != "mlp"
+        if head not in get_args(Head) or (spectral and bands is None):
             raise ConfigError(
-                f"head {head} with bands {bands}; use mlp, or spectral-film with bands=number of HSI bands"
+                f"head {head} with bands {bands}; use mlp, or spectral-sum or spectral-film with bands=number of HSI "
+                "bands"
             )
+        if vote not in get_args(Vote):
+            raise unknown_name("vote", str(vote), get_args(Vote))
         if min(features, num_classes, *hidden, 1 if bands is None else bands) < 1:
             raise ConfigError(
                 f"features {features}, num_classes {num_classes}, hidden {[*hidden]}, bands {bands}; use at least 1"
             )
-        super().__init__({"vectors": features, **({"spectra": bands} if film and bands else {})}, num_classes)
+        super().__init__({"vectors": features, **({"spectra": bands} if spectral and bands else {})}, num_classes)
         self.save_hyperparameters()
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        if film and bands:
-            self.network = SpectralFilm(features, bands, num_classes)
+        self.learning_rate, self.weight_decay, self.vote = learning_rate, weight_decay, vote
+        if spectral and bands:
+            fusion: Fusion = "sum" if head == "spectral-sum" else "film"
+            self.network = SpectralFusion(features, bands, num_classes, fusion)
         else:
             self.network = PixelMLP(features, tuple(hidden), num_classes)
 
     def forward(self, vectors: Tensor, spectra: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Logits (n, k) of vectors (n, d) and, for ``spectral-film``, spectra (n, c)."""
+        """Logits (n, k) of vectors (n, d) and, for a spectral head, spectra (n, c)."""
         logits: Tensor = self.network(vectors) if spectra is None else self.network(vectors, spectra)
         return logits
 
@@ -112,12 +158,12 @@ class HeadModule(ClassificationModule):
                 f"a batch of pixels has no {', '.join(missing)}; use the loaders of TileFeatureDataModule"
             )
         tiles, places, owners = (batch[name].cpu() for name in ("tile", "place", "owner"))
-        sums = torch.zeros(len(batch["pixel"]), self.num_classes, dtype=torch.float64)
+        votes = TileVotes(len(batch["pixel"]), self.num_classes, self.vote)
         for tile in tiles.unique():
             pairs = (tiles == tile).nonzero()[:, 0]
             grids = [spread(values[pairs.to(values.device)], places[pairs], int(batch["side"])) for values in inputs]
-            sums[owners[pairs]] += self.tile_probabilities(*grids)[places[pairs]]
-        return sums.argmax(dim=1).to(self.device)  # the largest sum is the largest mean
+            votes.add(owners[pairs], self.tile_probabilities(*grids)[places[pairs]])
+        return votes.targets().to(self.device)
 
     @torch.no_grad()
     def tile_probabilities(self, *inputs: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers.synthetic_records import make_protocol
 
+from mmrs_bench.config import QUERY_LIMITS
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 
 
@@ -51,7 +52,7 @@ def test_draws_seeds_and_methods_do_not_change_the_signature(same: dict[str, Any
 
 
 def test_the_query_limit_of_the_budget_is_not_in_the_signature() -> None:
-    assert "query" not in signature(make_protocol(budget="quick", query_limit=20_000))
+    assert "query" not in signature(make_protocol(budget="quick", query_limit=QUERY_LIMITS["quick"]))
     assert "query:all" in signature(make_protocol(budget="quick"))
 
 

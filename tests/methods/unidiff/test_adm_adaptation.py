@@ -243,18 +243,20 @@ def test_adapters_of_another_denoiser_are_refused(weights: Weights) -> None:
 # Features
 
 
+@pytest.mark.parametrize("label", [4, None])
 @torch.no_grad()
-def test_features_are_the_activations_of_the_blocks(weights: Weights) -> None:
-    """Of an independent implementation."""
+def test_features_are_the_activations_of_the_blocks(label: int | None, weights: Weights) -> None:
+    """Of an independent implementation, with a class label and conditioned on the timestep alone."""
     denoiser, clean = adapted(weights), pictures(2)
     kept = float(cosine_schedule().alphas_cumprod[300])
     noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(21))
     noised = kept**0.5 * clean + (1 - kept) ** 0.5 * noise
-    _, expected = reference(random_state(SMALL), SMALL, noised, torch.full((2,), 300), torch.full((2,), 4))
+    labels = None if label is None else torch.full((2,), label)
+    _, expected = reference(random_state(SMALL), SMALL, noised, torch.full((2,), 300), labels)
     assert len(expected) == SMALL.decoder_blocks == 6
     shapes = [(64, 8), (64, 8), (64, 16), (32, 16), (32, 16), (32, 16)]
     for block, activation in enumerate(expected):
-        found = denoiser.features(clean, 300, 4, block, seed=21)
+        found = denoiser.features(clean, 300, label, block, seed=21)
         assert found.shape[1:] == (shapes[block][0], *[shapes[block][1]] * 2) == denoiser.feature_shape(16, block)
         torch.testing.assert_close(found, activation, atol=1e-5, rtol=1e-4)
 
@@ -281,9 +283,9 @@ def test_features_do_not_depend_on_mode_and_random_state(weights: Weights) -> No
     assert torch.equal(torch.random.get_rng_state(), position)
     assert not found.requires_grad
     torch.testing.assert_close(denoiser.eval().features(clean, 100, 1, 3, seed=0), found, rtol=0, atol=0)
-    for arguments in ((101, 1, 3, 0), (100, 2, 3, 0), (100, 1, 4, 0), (100, 1, 3, 1)):
+    for arguments in ((101, 1, 3, 0), (100, 2, 3, 0), (100, 1, 4, 0), (100, 1, 3, 1), (100, None, 3, 0)):
         assert (denoiser.features(clean, *arguments) - found).abs().max() > 1e-4
-    denoiser(*inputs())  # the hook is removed
+    denoiser(*inputs())  # the hook is removed, and the class embedding is back
 
 
 @needs_peft

@@ -56,10 +56,11 @@ def test_the_cards_have_the_papers_settings() -> None:
     assert (default.tile, default.stride, default.adapt_batch, default.adapt_rate) == (64, 32, 32, 1e-4)
     assert (default.timestep, default.block, default.hidden, default.batch_size) == (0, 10, (128,), 32)
     assert (berlin.timestep, berlin.block, berlin.hidden, berlin.batch_size) == (300, 11, (128, 32), 64)
-    film, film_berlin = read("geodiffnet-f"), read("geodiffnet-f", "berlin")
-    assert (film.pictures, film.adaptation, film.head) == (("rgb",), "none", "spectral-film")
-    assert (film.timestep, film.block, film.learning_rate, film.weight_decay) == (0, 10, 3e-3, 1e-4)
-    assert (film_berlin.timestep, film_berlin.block) == (50, 11)
+    geo, geo_berlin = read("geodiffnet-f"), read("geodiffnet-f", "berlin")
+    assert (geo.pictures, geo.adaptation, geo.head) == (("rgb",), "none", "spectral-sum")
+    assert (geo.timestep, geo.block, geo.learning_rate, geo.weight_decay) == (0, 10, 3e-3, 1e-4)
+    assert (geo_berlin.timestep, geo_berlin.block) == (50, 11)
+    assert read("geodiffnet-f", "film").head == "spectral-film"
     assert read("unidiff", "unadapted").adaptation == "none"
     assert not read("unidiff", "no-anchor").anchored
 

@@ -91,11 +91,12 @@ def test_paper_val_is_the_accuracy_over_the_pairs_of_the_validation_pixels(
 
 
 @pytest.mark.parametrize("name", ["unidiff-tiny", "geodiffnet-f-tiny"])
-def test_the_prediction_is_the_mean_over_tiles(name: str, tmp_path: Path) -> None:
+def test_unidiff_averages_tiles_and_geodiffnet_counts_their_labels(name: str, tmp_path: Path) -> None:
+    """Of equally frequent labels, GeoDiffNet takes the one that a tile gives first."""
     data = picture_data()
     method = fitted(tmp_path, data, name)
     activations = slow_activations(method, data, 0)
-    pixels = np.concatenate([PIXELS, np.arange(300, 340, 3), PIXELS[:2]])
+    pixels = np.concatenate([PIXELS, np.arange(300, 1000, 3), PIXELS[:2]])
     found = method.predict(data, pixels)
     disagreeing = 0
     for pixel, target in zip(pixels, found, strict=True):
@@ -106,10 +107,12 @@ def test_the_prediction_is_the_mean_over_tiles(name: str, tmp_path: Path) -> Non
                 inputs.append(torch.from_numpy(data.features(np.array([pixel]), ("hsi",))))
             with torch.no_grad():
                 votes.append(method.module(*inputs)[0].softmax(0))
+        labels = [int(vote.argmax()) for vote in votes]
         mean = torch.stack(votes).mean(0)
-        top = mean.sort(descending=True).values
-        assert target == int(mean.argmax()) or float(top[0] - top[1]) < 5e-3
-        disagreeing += len({int(vote.argmax()) for vote in votes}) > 1
+        clear = float((mean if name == "unidiff-tiny" else torch.stack(votes)).topk(2).values.diff().abs().min()) > 5e-3
+        expected = int(mean.argmax()) if name == "unidiff-tiny" else max(labels, key=labels.count)
+        assert target == expected or not clear
+        disagreeing += len(set(labels)) > 1 and clear
     assert disagreeing, "no two tiles disagree, so this shows nothing"
 
 
@@ -126,6 +129,8 @@ def test_a_trainer_with_the_data_module_has_the_scores_of_the_runner(name: str, 
         checkpoint=saved(module, tmp_path / "adapted.ckpt"),
         pictures=method.config.pictures,
         spectra=name == "geodiffnet-f-tiny",
+        noise_seed=method.noise_seed,
+        class_label=method.class_label,
         inference_batch=101,
         **{key: CHEAP[key] for key in ("tile", "stride", "timestep", "block")},
     )
@@ -154,7 +159,7 @@ def test_parameter_counts_include_backbone_adapters_and_head(name: str, tmp_path
         pytest.param({"adaptation": "film"}, id="film"),
         pytest.param({"adaptation": "lora"}, id="lora", marks=needs_peft),
         pytest.param({"adaptation": "full"}, id="full"),
-        pytest.param({"adaptation": "none", "head": "spectral-film", "pictures": ("rgb",)}, id="geodiffnet"),
+        pytest.param({"adaptation": "none", "head": "spectral-sum", "pictures": ("rgb",)}, id="geodiffnet"),
     ],
 )
 def test_a_saved_model_needs_no_cache(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +222,7 @@ def test_the_head_with_spectra_needs_the_hsi_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "empty"))
-    options = {"head": "spectral-film", "adaptation": "none", "backbone": "imagenet"}
-    with refused(ConfigError, "head spectral-film needs spectra, but the modalities are sar, lidar; add hsi"):
+    options = {"head": "spectral-sum", "adaptation": "none", "backbone": "imagenet"}
+    with refused(ConfigError, "head spectral-sum needs spectra, but the modalities are sar, lidar; add hsi"):
         pretrained(tmp_path, picture_data(modalities=("sar", "lidar")), **options)
     assert not (tmp_path / "empty" / "pretraining").exists()
