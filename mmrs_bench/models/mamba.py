@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import cast
 
 import torch
@@ -24,6 +23,8 @@ from mmrs_bench.models.selective_scan import selective_scan
 DELTA_FIRST, DELTA_LAST = 1e-3, 1e-1
 #: The directions of a scan: along rows (the order of pixels in memory), along columns, and the reverse of each.
 DIRECTIONS = ("rows", "columns", "rows-back", "columns-back")
+#: Epsilons of layer normalisation: torch's, and that of the released MSFMamba before its blocks.
+NORM_EPS, MSFMAMBA_EPS = 1e-5, 1e-6
 #: The two directions of a sequence: a window of height 1, or a window whose pixels are read as a sequence.
 BIDIRECTIONAL = ("rows", "rows-back")
 
@@ -166,7 +167,9 @@ class MambaBlock(nn.Module):
         expand: e / d.
         scan: Makes the scan from (inner channels, states, rank of delta): `WindowScan` or `MultiScaleScan`, or
             ``partial(WindowScan, directions=BIDIRECTIONAL)``.
-        kernel: Size of the depthwise convolution, odd; (1, 3) for sequences (b, d, 1, n).
+        pointwise: Whether ``conv2d`` is a full linear map of the inner channels at each place, without bias, as in
+            MSFMamba's spectral block. Otherwise it is a depthwise 3 x 3 convolution.
+        norm_eps: Epsilon of ``norm``.
 
     Reference: Mamba, figure 3; rank of delta d / 16, as in the released code.
     Deviation: as in VMamba, the convolution is not causal, because a window has no direction, and the sum of scans is
@@ -180,13 +183,17 @@ class MambaBlock(nn.Module):
         states: int = 16,
         expand: float = 1.0,
         scan: Callable[[int, int, int], nn.Module] = WindowScan,
-        kernel: tuple[int, int] = (3, 3),
+        pointwise: bool = False,
+        norm_eps: float = NORM_EPS,
     ) -> None:
         super().__init__()
         inner = inner_channels(width, expand)
-        self.norm = ChannelNorm(width)
+        self.norm = ChannelNorm(width, eps=norm_eps)
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, kernel, padding=(kernel[0] // 2, kernel[1] // 2), groups=inner)
+        if pointwise:
+            self.conv2d = nn.Conv2d(inner, inner, 1, bias=False)
+        else:
+            self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.scan = scan(inner, states, delta_rank(width))
         self.out_norm = ChannelNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
@@ -210,16 +217,29 @@ class MambaBlock(nn.Module):
 class FusionBlock(nn.Module):
     """Two modalities, each scanned with coefficients (delta, B, C) from the other one.
 
-    Reference: MSFMamba, fusion Mamba block.
+    Args:
+        width: d of the first modality.
+        other_width: d of the second modality; None takes ``width``.
+        states, expand: As of `MambaBlock`.
+
+    Reference: MSFMamba, fusion Mamba block; the rank of delta follows from the width of the modality that delta is
+        computed from, as in the released code.
     """
 
-    def __init__(self, width: int, *, states: int, expand: float) -> None:
+    def __init__(self, width: int, other_width: int | None = None, *, states: int, expand: float) -> None:
         super().__init__()
-        scan = partial(WindowScan, source_channels=inner_channels(width, expand))
-        self.first, self.second = (MambaBlock(width, states=states, expand=expand, scan=scan) for _ in range(2))
+        widths = (width, other_width or width)
+
+        def block(own: int, source: int) -> MambaBlock:
+            def scan(inner: int, states: int, _rank: int) -> WindowScan:
+                return WindowScan(inner, states, delta_rank(source), inner_channels(source, expand))
+
+            return MambaBlock(own, states=states, expand=expand, scan=scan, norm_eps=MSFMAMBA_EPS)
+
+        self.first, self.second = block(*widths), block(*widths[::-1])
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows of both modalities, each (b, d, h, w) -> the same shapes."""
+        """Windows of both modalities, (b, d, h, w) of either width -> the same shapes."""
         x_features, x_gate = self.first.before_scan(x)
         y_features, y_gate = self.second.before_scan(y)
         x_scanned = self.first.scan(x_features, y_features)

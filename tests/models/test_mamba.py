@@ -225,14 +225,15 @@ def test_a_window_block_equals_a_loop_over_pixels(expand: float) -> None:
     torch.testing.assert_close(block(x), expected)
 
 
-def test_a_block_for_sequences_uses_all_weights_of_its_kernel() -> None:
-    block = MambaBlock(8, states=STATES, scan=SCANS["sequence"], kernel=(1, 3))
-    sequence = normal(2, 8, 1, 9, dtype=torch.float32)
-    out = block(sequence)
-    assert out.shape == sequence.shape
-    out.square().sum().backward()
-    assert block.conv2d.weight.grad.shape[2:] == (1, 3)
-    assert block.conv2d.weight.grad.all()
+def test_a_pointwise_block_maps_the_inner_channels_of_each_place_linearly() -> None:
+    block = perturb(MambaBlock(8, states=STATES, scan=SCANS["sequence"], pointwise=True, norm_eps=0.1).double())
+    x = normal(2, 8, 1, 9)
+    wide = torch.einsum("fd,bdhw->bfhw", block.in_proj.weight, slow_norm(block.norm, x))
+    assert block.norm.eps == 0.1
+    assert block.conv2d.bias is None
+    mapped = torch.einsum("fe,behw->bfhw", block.conv2d.weight[:, :, 0, 0], wide[:, :8])
+    gated = slow_norm(block.out_norm, block.scan(mapped * torch.sigmoid(mapped))) * F.silu(wide[:, 8:])
+    torch.testing.assert_close(block(x), x + torch.einsum("de,behw->bdhw", block.out_proj.weight, gated))
 
 
 @pytest.mark.parametrize(("width", "rank"), [(8, 1), (16, 1), (17, 2), (64, 4)])
@@ -240,9 +241,12 @@ def test_the_rank_of_delta_is_a_sixteenth_of_the_width(width: int, rank: int) ->
     assert MambaBlock(width, states=STATES).scan.spaces[0].dt_proj.in_features == rank
 
 
-def test_fusion_computes_coefficients_from_the_other_modality() -> None:
-    fusion = perturb(FusionBlock(8, states=STATES, expand=0.75).double())
-    x, y = normal(2, 8, 3, 4), normal(2, 8, 3, 4, seed=1)
+@pytest.mark.parametrize("other", [None, 20])
+def test_fusion_computes_coefficients_from_the_other_modality(other: int | None) -> None:
+    fusion = perturb(FusionBlock(8, other, states=STATES, expand=0.75).double())
+    x, y = normal(2, 8, 3, 4), normal(2, other or 8, 3, 4, seed=1)
+    if other:
+        assert [block.scan.spaces[0].dt_proj.in_features for block in (fusion.first, fusion.second)] == [2, 1]
     (x_features, x_gate), (y_features, y_gate) = fusion.first.before_scan(x), fusion.second.before_scan(y)
     found_x, found_y = fusion(x, y)
     x_scanned = slow_window_scan(fusion.first.scan, x_features, y_features)

@@ -7,18 +7,19 @@ from typing import Any, Literal
 import torch
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.methods.msfmamba.network import SMALLEST_SCANNED, MSFMamba
+from mmrs_bench.methods.msfmamba.network import SMALLEST_SCANNED, MSFMamba, ReleasedMSFMamba
 from mmrs_bench.methods.toolkit.classification import ClassificationModule
 
 
 class MsfMambaModule(ClassificationModule):
-    """Trains an `MSFMamba` with cross-entropy.
+    """Trains an `MSFMamba` or a `ReleasedMSFMamba` with cross-entropy.
 
     Args:
         channels: Channels by modality: ``hsi`` and at least one other.
         num_classes: Number of classes.
         window: Window side in pixels.
-        width, layers, states, expand: Sizes, see `mmrs_bench.methods.msfmamba.network.MSFMamba`.
+        width: Channels of both modalities in the scans; None takes the released layout, see `ReleasedMSFMamba`.
+        layers, states, expand: Sizes, see `mmrs_bench.methods.msfmamba.network.MSFMamba`.
         learning_rate: Initial rate of Adam.
         schedule: ``cosine``: the rate falls to 0 along a half cosine over the trainer's epochs. ``constant``: as
             released.
@@ -35,7 +36,7 @@ class MsfMambaModule(ClassificationModule):
         num_classes: int,
         window: int = 11,
         *,
-        width: int = 64,
+        width: int | None = 64,
         layers: int = 1,
         states: int = 16,
         expand: float = 0.75,
@@ -47,7 +48,11 @@ class MsfMambaModule(ClassificationModule):
         super().__init__(channels, num_classes, window)
         self.save_hyperparameters()
         self.learning_rate, self.schedule = learning_rate, schedule
-        self.network = MSFMamba(channels, window, num_classes, width=width, layers=layers, states=states, expand=expand)
+        sizes: dict[str, Any] = {"layers": layers, "states": states, "expand": expand}
+        if width is None:
+            self.network = ReleasedMSFMamba(channels, window, num_classes, **sizes)
+        else:
+            self.network = MSFMamba(channels, window, num_classes, width=width, **sizes)
 
     def configure_optimizers(self) -> Any:
         """Adam, with the chosen schedule."""

@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.method_helpers import fitted, small_data
+from helpers.method_helpers import fitted, make, small_data
 from helpers.tiny import striped_map, tiny_manifest, tiny_scene
 
 from mmrs_bench.config import DataConfig
@@ -99,3 +99,24 @@ def test_the_variant_release_has_the_released_settings_under_every_budget(budget
     config = MsfMambaConfig.model_validate(resolve_config(method_card("msfmamba"), "release", budget))
     assert (config.learning_rate, config.schedule, config.epochs, config.batch_size) == (1e-4, "constant", 40, 128)
     assert (config.components, config.layers, config.states, config.expand) == (30, 1, 16, 0.75)
+    assert (config.width, config.drop_last) == (None, True)
+    for name, changed in (("release-augsburg", {"states": 8}), ("release-berlin", {"layers": 2})):
+        expected = config.model_copy(update=changed)
+        assert MsfMambaConfig.model_validate(resolve_config(method_card("msfmamba"), name, budget)) == expected
+
+
+@pytest.mark.parametrize(
+    ("drop_last", "size", "sizes"),
+    [(True, 8, [8, 8]), (True, 20, [20]), (True, 21, [20]), (False, 8, [7, 7, 6])],
+)
+def test_incomplete_batches_are_left_out_unless_they_are_the_only_ones(
+    drop_last: bool, size: int, sizes: list[int], tmp_path: Path
+) -> None:
+    """Of 20 windows; every epoch leaves out others."""
+    data = small_data(5, window=5)
+    method = make("msfmamba", tmp_path, **BRIEF, batch_size=size, drop_last=drop_last)
+    loader = method.loaders(data).train
+    epochs = [list(loader) for _ in range(5)]
+    assert all([len(batch["pixel"]) for batch in epoch] == sizes for epoch in epochs)
+    seen = {int(pixel) for epoch in epochs for batch in epoch for pixel in batch["pixel"]}
+    assert seen == {*data.support.tolist()}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.network_helpers import normal, random_windows, without_gradient
+from helpers.msfmamba_reference import Part, released_msfmamba, spectral
+from helpers.network_helpers import normal, random_windows, weights, without_gradient
+from torch import nn
 
-from mmrs_bench.methods.msfmamba.network import MSFMamba, PlainStem, SpectralBlock, SpectralStem
+from mmrs_bench.methods.msfmamba.network import MSFMamba, PlainStem, ReleasedMSFMamba, SpectralBlock, SpectralStem
 
 pytestmark = pytest.mark.usefixtures("same_start")
 CHANNELS = {"hsi": 12, "sar": 3}
@@ -110,9 +112,67 @@ def test_every_parameter_gets_a_gradient(side: int, layers: int) -> None:
     assert without_gradient(model) == []
 
 
-@pytest.mark.parametrize(("layers", "count"), [(1, 343_632), (2, 540_638)])
+@pytest.mark.parametrize(("layers", "count"), [(1, 346_992), (2, 542_942)])
 def test_parameter_counts_match_the_documented_example(layers: int, count: int) -> None:
     model = MSFMamba({"hsi": 30, "sar": 4}, 11, 10, width=64, layers=layers, states=16, expand=0.75)
     assert sum(values.numel() for values in model.parameters()) == count
     if layers == 1:
         assert sum(values.numel() for values in model.head.parameters()) == 103_690
+
+
+# The released layout
+
+
+def perturbed(network: nn.Module) -> nn.Module:
+    """In float64, with random values where the initial ones hide errors: norms, biases, A, D, statistics."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for values in network.double().state_dict().values():
+            if values.is_floating_point():
+                values.add_(0.2 * torch.rand(values.shape, generator=generator, dtype=values.dtype))
+    return network.eval()
+
+
+@torch.no_grad()
+def test_the_spectral_block_equals_the_released_one() -> None:
+    """A full linear map in place of a convolution, and the epsilons of both norms."""
+    block = perturbed(SpectralBlock(6, states=4, expand=0.75))
+    x = 0.01 * normal(2, 5, 2, 3, dtype=torch.float64)  # so small that the epsilons show
+    expected = torch.stack([spectral(Part(weights(block)) / "block", window) for window in x])
+    torch.testing.assert_close(block(x), expected)
+    assert [name for name, _ in block.block.named_parameters() if "conv2d" in name] == ["conv2d.weight"]
+    assert (block.block.norm.eps, block.block.out_norm.eps) == (1e-6, 1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@torch.no_grad()
+def test_the_released_network_equals_a_slow_one(layers: int) -> None:
+    network = perturbed(ReleasedMSFMamba({"hsi": 10, "sar": 2}, 7, 3, layers=layers, states=2, expand=0.75))
+    inputs = {name: x.double() for name, x in random_windows({"hsi": 10, "sar": 2}, 2, 7).items()}
+    expected = [released_msfmamba(weights(network), layers, inputs["hsi"][i], inputs["sar"][i]) for i in range(2)]
+    torch.testing.assert_close(network(inputs), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("second", "classes", "layers", "states", "count"),
+    [
+        pytest.param(1, 15, 1, 16, 1_077_873, id="houston2013"),
+        pytest.param(4, 7, 1, 8, 886_633, id="augsburg"),
+        pytest.param(4, 8, 2, 16, 2_744_992, id="berlin"),
+        pytest.param(1, 20, 2, 16, 2_969_068, id="houston2018"),
+    ],
+)
+def test_the_released_layout_has_the_released_number_of_parameters(
+    second: int, classes: int, layers: int, states: int, count: int
+) -> None:
+    sizes = {"layers": layers, "states": states, "expand": 0.75}
+    with torch.device("meta"):
+        network = ReleasedMSFMamba({"hsi": 30, "sar": second}, 11, classes, **sizes)
+    assert sum(values.numel() for values in network.parameters()) == count
+
+
+@pytest.mark.parametrize("channels", [{"hsi": 1, "sar": 1}, {"hsi": 3, "lidar": 1, "dsm": 1}])
+def test_the_released_layout_accepts_few_components_and_trains_every_parameter(channels: dict[str, int]) -> None:
+    network = ReleasedMSFMamba(channels, 7, 4, layers=2, states=2, expand=0.75)
+    torch.nn.functional.cross_entropy(network(random_windows(channels, 3, 7)), torch.tensor([0, 1, 2])).backward()
+    assert without_gradient(network) == []
