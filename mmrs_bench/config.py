@@ -20,12 +20,13 @@ from pydantic import (
 )
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.io import content_hash
+from mmrs_bench.io import canonical_json, text_hash
 from mmrs_bench.reading import validated
 from mmrs_bench.version import __version__
 
 SplitName = Literal["random-v1", "block-v1", "official-v1"]
 PixelScope = Literal["scene", "train-blocks", "support"]
+Normalisation = Literal["zscore", "minmax", "cube"]
 Selection = Literal["last", "support-cv", "paper-val"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BudgetName = Literal["smoke", "quick", "paper"]
@@ -50,7 +51,8 @@ class DataConfig(_Frozen):
         draw: Index of the support sample.
         window: Side of the square window in pixels, odd.
         modalities: Modalities that the method uses, in the manifest's order; empty means all.
-        normalisation: ``zscore`` or ``minmax`` per channel.
+        normalisation: ``zscore`` or ``minmax`` per channel, or ``cube``: 0 to 1 by the smallest and largest value of
+            all channels of a modality.
         normalisation_scope: Pixels that normalisation and PCA are fitted to, without labels.
         unlabelled: Pixels that pretraining uses, without labels.
         pca: Number of principal components that replace the HSI bands; None keeps the bands.
@@ -63,12 +65,17 @@ class DataConfig(_Frozen):
     draw: int = Field(default=0, ge=0)
     window: int = Field(default=11, ge=1)
     modalities: tuple[str, ...] = ()
-    normalisation: Literal["zscore", "minmax"] = "zscore"
+    normalisation: Normalisation = "zscore"
     normalisation_scope: PixelScope = "scene"
     unlabelled: PixelScope = "scene"
     pca: int | None = Field(default=None, ge=1)
     selection: Selection = "last"
     query_limit: int | None = Field(default=None, ge=1)
+
+    @cached_property
+    def canonical(self) -> str:
+        """The `canonical_json` of all fields."""
+        return canonical_json(self.model_dump(mode="json"))
 
     @field_validator("window")
     @classmethod
@@ -109,7 +116,23 @@ class ProtocolConfig(_Frozen):
     @cached_property
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 of all fields."""
-        return content_hash(self.model_dump(mode="json"))[:KEY_DIGITS]
+        before, between, after = self._canonical_frame
+        return text_hash(f"{before}{self.data.canonical}{between}{self.seed}{after}")[:KEY_DIGITS]
+
+    @cached_property
+    def _canonical_frame(self) -> list[str]:
+        """The `canonical_json` of all fields before, between and after the values of data and seed."""
+        fields, mark = self.model_dump(mode="json"), "\0"  # canonical JSON contains no control characters
+        parts = {name: canonical_json(value) for name, value in fields.items()} | {"data": mark, "seed": mark}
+        text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+        return f"{{{text}}}".split(mark)
+
+    def with_data(self, data: DataConfig, seed: int) -> ProtocolConfig:
+        """The same protocol with other data settings and another seed, whose key costs less than that of a new one."""
+        self._canonical_frame  # noqa: B018 - computed here, and copied with the other attributes
+        copy = self.model_copy(update={"data": data, "seed": seed})
+        copy.__dict__.pop("key", None)
+        return copy
 
 
 #: Options of a run by the trainer flags that they set.

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -221,11 +223,10 @@ def _check_keys(node: yaml.MappingNode) -> None:
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in content:
-            raise ValueError(f"key {key!r} is given twice; keep one")
-        content[key] = value
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {key!r} is given twice; keep one")
     return content
 
 
@@ -234,23 +235,29 @@ def _check_content(content: Any) -> None:
     level = [content]
     for _ in range(MAX_DEPTH + 1):
         children: list[Any] = []
+        # By type, because that is several times faster than value by value.
+        by_type: dict[type, list[Any]] = {}
         for value in level:
-            if isinstance(value, dict):
-                if other := [key for key in value if not isinstance(key, str)]:
-                    raise ValueError(f"key {other[0]!r} is not a text; put it in quotes")
-                children += [*value.keys(), *value.values()]
-            elif isinstance(value, list):
-                children += value
-            elif isinstance(value, str):
-                value.encode()  # UnicodeEncodeError for half of a surrogate pair
-            elif isinstance(value, int):
-                if not -(2**63) <= value < 2**64:
+            by_type.setdefault(type(value), []).append(value)
+        for kind, values in by_type.items():
+            if kind is dict:
+                for value in values:
+                    if other := [key for key in value if not isinstance(key, str)]:
+                        raise ValueError(f"key {other[0]!r} is not a text; put it in quotes")
+                    children += [*value.keys(), *value.values()]
+            elif kind is list:
+                children += chain.from_iterable(values)
+            elif kind is str:
+                for value in values:
+                    value.encode()  # UnicodeEncodeError for half of a surrogate pair
+            elif kind is int:
+                if not (min(values) >= -(2**63) and max(values) < 2**64):
                     raise ValueError("an integer has more than 64 bits")
-            elif isinstance(value, float):
-                if not math.isfinite(value):
-                    raise ValueError(f"{value} is not a finite number")
-            elif value is not None:
-                raise ValueError(f"{value} is a {type(value).__name__}, expected a text; put it in quotes")
+            elif kind is float:
+                if wrong := [value for value in values if not math.isfinite(value)]:
+                    raise ValueError(f"{wrong[0]} is not a finite number")
+            elif kind not in (bool, type(None)):
+                raise ValueError(f"{values[0]} is a {kind.__name__}, expected a text; put it in quotes")
         if not children:
             return
         level = children

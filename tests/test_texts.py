@@ -16,7 +16,6 @@ from rich.console import Console
 
 from mmrs_bench.commands import output
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.report.leaderboard import write_leaderboard
 from mmrs_bench.evaluation.results.records import save_failure, save_record
 from mmrs_bench.evaluation.run.progress import RunDisplay
 from mmrs_bench.io import write_csv
@@ -70,8 +69,10 @@ def hostile_results(tmp_path: Path) -> Path:
 
 
 def test_the_leaderboard_shows_no_control_characters(hostile_results: Path, printed: Callable[..., str]) -> None:
-    terminal = printed("leaderboard", "--results", hostile_results)
-    texts = {path.name: path.read_text() for path in write_leaderboard(hostile_results) if path.suffix != ".png"}
+    terminal, written = printed("leaderboard", "--results", hostile_results), hostile_results / "leaderboard"
+    texts = {
+        path.name: path.read_text() for path in written.iterdir() if path.suffix in (".md", ".csv", ".tex", ".html")
+    }
     texts["terminal"] = terminal
     assert texts.keys() >= {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.html", "draws.csv"}
     for name, text in texts.items():

@@ -31,7 +31,7 @@ def say_progress(text: str) -> None:
 
 def say_columns(rows: Iterable[Sequence[str]]) -> None:
     """Write rows as left-aligned columns."""
-    table = [list(map(printable, row)) for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    for row in table:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    table = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    line = "  ".join(f"{{:<{width}}}" for width in widths)
+    sys.stdout.writelines(f"{line.format(*row).rstrip()}\n" for row in table)

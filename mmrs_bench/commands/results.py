@@ -19,8 +19,9 @@ from mmrs_bench.evaluation.stage_lines import StageLines
 def show_leaderboard(*, results: str) -> int:
     """Print the tables of a results folder, and write them to its subfolder ``leaderboard``."""
     found = load_results(results)
-    print_tables(found.leaderboard().tables, table_console())
-    files = write_leaderboard(found.folder)
+    tables = found.leaderboard().tables
+    print_tables(tables, table_console())
+    files = write_leaderboard(found.folder, tables, found.records)
     say(f"written to {files[0].parent}: {', '.join(path.name for path in files)}")
     return 0
 

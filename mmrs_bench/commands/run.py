@@ -28,11 +28,11 @@ def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
         numbers = (str(data.shots), str(data.draw), str(protocol.seed))
         rows.append((cell.key, cell.method_label, protocol.scene, data.split, *numbers, state.value, estimate))
     say_columns(rows)
-    to_do = [cell for cell, state, _ in planned if state is not State.DONE]
+    to_do = [entry for entry in planned if entry.state is not State.DONE]
     count = min(worker_count(workers, "cpu"), len(to_do))
     say(f"{len(cells)} cells, {len(cells) - len(to_do)} done, {len(to_do)} to do")
     if to_do:
-        say(estimate_text(to_do, records, count))
+        say(estimate_text([e.cell for e in to_do], [e.seconds for e in to_do], records, count))
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -164,19 +164,30 @@ def build_cells(suite: Suite, *, fetch: Callable[[str], object] | None = None) -
     for dataset, manifest in scenes:
         _check_scene(suite, dataset, manifest)
     fingerprints = {dataset: _fingerprint(manifest, fetch) for dataset, manifest in scenes}
-    cells = [
-        _cell(suite, dataset, manifest, fingerprints[dataset], method, split=split, shots=shots, draw=draw, seed=seed)
-        for dataset, manifest in scenes
-        for split in suite.splits
-        for shots in suite.shots
-        for draw in range(suite.draws)
-        for seed in suite.seeds
-        for method in methods
-    ]
-    return list({cell.key: cell for cell in cells}.values())
+    cells: dict[str, Cell] = {}
+    for dataset, manifest in scenes:
+        for split in suite.splits:
+            for shots in suite.shots:
+                first = [
+                    _first_cell(suite, dataset, manifest, fingerprints[dataset], method, split=split, shots=shots)
+                    for method in methods
+                ]
+                cells |= {cell.key: cell for cell in _draws_of(first, suite)}
+    return list(cells.values())
 
 
-def _cell(
+def _draws_of(cells: Sequence[Cell], suite: Suite) -> Iterator[Cell]:
+    """All draws and seeds of cells, whose data settings differ in the selection rule only."""
+    rules = {cell.protocol.data.selection: cell.protocol.data for cell in cells}
+    for draw in range(suite.draws):
+        data = {rule: of_rule.model_copy(update={"draw": draw}) for rule, of_rule in rules.items()}
+        for seed in suite.seeds:
+            for cell in cells:
+                protocol = cell.protocol.with_data(data[cell.protocol.data.selection], seed)
+                yield Cell(cell.dataset, protocol, cell.card_path)
+
+
+def _first_cell(
     suite: Suite,
     dataset: str,
     manifest: Manifest,
@@ -185,14 +196,13 @@ def _cell(
     *,
     split: SplitName,
     shots: int,
-    draw: int,
-    seed: int,
 ) -> Cell:
+    """The cell of the first draw and seed."""
     card, variant, card_path = method
     data = DataConfig(
         split=split,
         shots=shots,
-        draw=draw,
+        draw=0,
         window=suite.window,
         modalities=_modalities(suite, manifest),
         normalisation=suite.normalisation,
@@ -207,7 +217,7 @@ def _cell(
         scene=manifest.tag,
         scene_fingerprint=fingerprint,
         data=data,
-        seed=seed,
+        seed=suite.seeds[0],
         budget=suite.budget,
         method=card.name,
         variant=variant,

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from helpers.fake_suite import fake_cards, write_manifest
 
+from mmrs_bench.config import KEY_DIGITS, ProtocolConfig
 from mmrs_bench.errors import BenchError, ConfigError, SplitError
 from mmrs_bench.evaluation.cells import Suite, build_cells, weightless_methods
+from mmrs_bench.io import content_hash
 
 CARDS: list[dict[str, Any]] = [
     {
@@ -155,3 +157,12 @@ def test_the_suggested_shots_run(tmp_path: Path, suite: Suite) -> None:
         build_cells(replace(suite, datasets=(single,), shots=(1,)))
     with pytest.raises(SplitError, match="give fewer --shots; block-v1 allows less than that"):
         build_cells(replace(suite, splits=("block-v1",), shots=(30,)))
+
+
+def test_the_key_of_every_draw_and_seed_is_the_hash_of_all_fields(suite: Suite) -> None:
+    cells = build_cells(replace(suite, draws=3, seeds=(0, 4), shots=(2, 3)))
+    assert len({cell.key for cell in cells}) == len(cells)
+    for cell in cells:
+        protocol = ProtocolConfig.model_validate(cell.protocol.model_dump())
+        assert cell.protocol == protocol
+        assert cell.key == protocol.key == content_hash(protocol.model_dump(mode="json"))[:KEY_DIGITS]

@@ -8,19 +8,17 @@ from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
-from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.report.card import protocol_card
 from mmrs_bench.evaluation.report.curves import write_curves
 from mmrs_bench.evaluation.report.entries import Entry, Group, MethodId, group_records, mean_leakage, metric_columns
 from mmrs_bench.evaluation.report.exports import classes_table, draws_table, identity
 from mmrs_bench.evaluation.report.modalities import modality_tables
 from mmrs_bench.evaluation.report.render import render
-from mmrs_bench.evaluation.report.reported import ReportedResult, load_reported, reported_tables
+from mmrs_bench.evaluation.report.reported import ReportedResult, reported_tables
 from mmrs_bench.evaluation.report.statistics import tie_groups
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
 from mmrs_bench.evaluation.results.metrics import METRICS
-from mmrs_bench.evaluation.results.records import load_failures, load_records
 from mmrs_bench.evaluation.results.schema import FailureRecord, Leakage, Record
 from mmrs_bench.io import write_text
 
@@ -48,17 +46,17 @@ def build_leaderboard(
     return tables
 
 
-def write_leaderboard(results: Path) -> list[Path]:
+def write_leaderboard(results: Path, tables: Sequence[Table], records: Sequence[Record]) -> list[Path]:
     """Write tables and curves to the folder ``leaderboard`` of a results folder; return the files.
 
+    Args:
+        results: The results folder.
+        tables: What `build_leaderboard` made of its records.
+        records: The records.
+
     Raises:
-        RecordError: If a record is corrupt, or there are no results.
         BenchError: If the folder cannot be written.
     """
-    records, failures = load_records(results), load_failures(results)
-    if not records and not failures:
-        raise RecordError(f"{results} contains no records; run some cells first (`mmrs-bench run`)")
-    tables = build_leaderboard(records, failures, load_reported())
     groups = group_records(records)
     folder = results / "leaderboard"
     texts = {f"leaderboard.{fmt}": render(tables, fmt) for fmt in ("md", "csv", "tex", "html")}

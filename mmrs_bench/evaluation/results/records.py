@@ -38,15 +38,24 @@ _log = logging.getLogger(__name__)
 AnyRecord = TypeVar("AnyRecord", Record, FailureRecord)
 
 
+RECORDS, FAILURES = "records", "failures"
+
+
 def _relative_path(protocol: ProtocolConfig) -> Path:
+    return Path(*_place(protocol))
+
+
+def _place(protocol: ProtocolConfig) -> tuple[str, str]:
+    """Folder and name of a record, below the folder of all records."""
     data = protocol.data
     method = protocol.method if protocol.variant == "default" else f"{protocol.method}-{protocol.variant}"
     name = (
         f"{protocol.budget}-{data.split}-{data.shots}shot-draw{data.draw:02d}-seed{protocol.seed}-{protocol.key}.json"
     )
-    return Path(_slug(protocol.scene), _slug(method), name)
+    return f"{_slug(protocol.scene)}/{_slug(method)}", name
 
 
+@cache
 def _slug(name: str) -> str:
     """A name that is valid as a folder name on every file system; equal slugs are distinguished by the key."""
     return re.sub(r"[^A-Za-z0-9_+-]", "_", name)
@@ -54,12 +63,51 @@ def _slug(name: str) -> str:
 
 def record_path(results: Path, protocol: ProtocolConfig) -> Path:
     """Path of a cell's record; the cell is done if and only if the file exists."""
-    return results / "records" / _relative_path(protocol)
+    return results / RECORDS / _relative_path(protocol)
 
 
 def failure_path(results: Path, protocol: ProtocolConfig) -> Path:
     """Path of a cell's failure record."""
-    return results / "failures" / _relative_path(protocol)
+    return results / FAILURES / _relative_path(protocol)
+
+
+class Listing:
+    """Which cells have a record or a failure record. Each folder is read once, when its first cell is looked up.
+
+    Args:
+        results: Folder of the records.
+
+    Raises:
+        RecordError: By its methods, if a folder cannot be read.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._results = results
+        self._names: dict[tuple[str, str], frozenset[str]] = {}
+
+    def has_record(self, protocol: ProtocolConfig) -> bool:
+        """Whether a cell had a record when its folder was read."""
+        return self._has(RECORDS, protocol)
+
+    def has_failure(self, protocol: ProtocolConfig) -> bool:
+        """Whether a cell had a failure record when its folder was read."""
+        return self._has(FAILURES, protocol)
+
+    def _has(self, kind: str, protocol: ProtocolConfig) -> bool:
+        folder, name = _place(protocol)
+        if (kind, folder) not in self._names:
+            self._names[kind, folder] = names_in(self._results / kind / folder)
+        return name in self._names[kind, folder]
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """Names of the files and folders in a folder; none if it does not exist. A `RecordError` says why not."""
+    try:
+        return frozenset(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError as error:
+        raise _unreadable(error) from error
 
 
 def save_record(results: Path, record: Record) -> Path:
@@ -146,6 +194,10 @@ def _corrupt(path: Path, fault: str) -> RecordError:
     return RecordError(f"{path}: {fault}; {_ADVICE}")
 
 
+def _unreadable(error: OSError) -> RecordError:
+    return RecordError(f"{error.filename}: cannot be read ({error.strerror}); make the folder readable")
+
+
 def _record_files(folder: Path) -> list[Path]:
     """Everything below a folder that is named like a record, sorted; links to other folders, which are not followed.
 
@@ -155,7 +207,7 @@ def _record_files(folder: Path) -> list[Path]:
         return []
 
     def refuse(error: OSError) -> None:
-        raise RecordError(f"{error.filename}: cannot be read ({error.strerror}); make the folder readable")
+        raise _unreadable(error)
 
     found = []
     for place, folders, files in os.walk(folder, onerror=refuse):

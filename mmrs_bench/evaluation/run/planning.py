@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.costs import Cost, CostModel, assumed_seconds, pretraining_group, typical_seconds
-from mmrs_bench.evaluation.results.records import failure_path, record_path
+from mmrs_bench.evaluation.results.records import Listing, names_in
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.claims import cell_lock
 from mmrs_bench.evaluation.run.jobs import draw_blocks
@@ -33,26 +33,37 @@ class PlannedCell(NamedTuple):
     seconds: float | None
 
 
-def state_of(results: Path, cell: Cell) -> State:
-    """State of a cell in a results folder; ``RUNNING`` if any process computes it."""
-    if record_path(results, cell.protocol).exists():
-        return State.DONE
-    lock_dir = results / "locks"
-    if (lock_dir / f"{cell.key}.lock").exists():
-        with cell_lock(lock_dir, cell.key) as free:
-            if not free:
-                return State.RUNNING
-    return State.FAILED if failure_path(results, cell.protocol).exists() else State.TO_DO
+def states_of(results: Path, cells: Iterable[Cell]) -> list[State]:
+    """State of each cell in a results folder; ``RUNNING`` if any process computes it."""
+    listing, lock_dir = Listing(results), results / "locks"
+    locks = names_in(lock_dir)
+    states = []
+    for cell in cells:
+        if listing.has_record(cell.protocol):
+            states.append(State.DONE)
+        elif f"{cell.key}.lock" in locks and _is_locked(lock_dir, cell):
+            states.append(State.RUNNING)
+        else:
+            states.append(State.FAILED if listing.has_failure(cell.protocol) else State.TO_DO)
+    return states
 
 
-def make_plan(results: Path, cells: Iterable[Cell], records: Sequence[Record]) -> list[PlannedCell]:
+def _is_locked(lock_dir: Path, cell: Cell) -> bool:
+    with cell_lock(lock_dir, cell.key) as free:
+        return not free
+
+
+def make_plan(results: Path, cells: Sequence[Cell], records: Sequence[Record]) -> list[PlannedCell]:
     """State and expected time of every cell, see `expected_seconds`; finished cells have no pretraining to do."""
-    states = [(cell, state_of(results, cell)) for cell in cells]
-    to_do = [cell for cell, state in states if state is not State.DONE]
-    expected = dict(zip((cell.key for cell in to_do), expected_seconds(to_do, records), strict=True))
-    costs = CostModel(records)
-    done = {cell.key: cost.own for cell, state in states if state is State.DONE and (cost := costs.cost(cell))}
-    return [PlannedCell(cell, state, (expected | done).get(cell.key)) for cell, state in states]
+    states = states_of(results, cells)
+    to_do = (cell for cell, state in zip(cells, states, strict=True) if state is not State.DONE)
+    expected, costs = iter(expected_seconds(to_do, records)), CostModel(records)
+    plan = []
+    for cell, state in zip(cells, states, strict=True):
+        cost = costs.cost(cell) if state is State.DONE else None
+        seconds = (cost and cost.own) if state is State.DONE else next(expected)
+        plan.append(PlannedCell(cell, state, seconds))
+    return plan
 
 
 def expected_seconds(cells: Iterable[Cell], records: Sequence[Record]) -> list[float | None]:
@@ -111,12 +122,13 @@ def wall_seconds(seconds: Sequence[float | None], workers: int) -> tuple[float, 
     return max([sum(known) / workers, *known], default=0.0), len(seconds) - len(known)
 
 
-def estimate_text(cells: Sequence[Cell], records: Sequence[Record], workers: int) -> str:
-    """What it will take to compute cells, in one line.
+def estimate_text(
+    cells: Sequence[Cell], seconds: Sequence[float | None], records: Iterable[Record], workers: int
+) -> str:
+    """What it will take to compute cells, whose `expected_seconds` are given, in one line.
 
     For example ``50 cells to compute: about 7 minutes on 2 workers (times of: AMD EPYC 7763)``.
     """
-    seconds = expected_seconds(cells, records)
     total, unknown = wall_seconds(seconds, workers)
     count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''} to compute"
     where = f"on {workers} worker{'s' if workers > 1 else ''}"

@@ -73,7 +73,8 @@ def run_cells(
     load_failures(results)
     pending = [cell for cell in cells if force or not is_done(results, cell, save_models=save_models)]
     pending, count = in_cost_order(pending, records), max(1, min(workers, len(pending)))
-    expected = dict(zip((cell.key for cell in pending), expected_seconds(pending, records), strict=True))
+    seconds = expected_seconds(pending, records)
+    expected = dict(zip((cell.key for cell in pending), seconds, strict=True))
     by_key = {cell.key: cell for cell in cells}
     finished = [record for record in records if record.key in by_key and record.key not in expected]
     display = make_display(by_key, finished, results, shown=progress, seconds=expected, workers=count)
@@ -89,7 +90,7 @@ def run_cells(
     pool = make_pool(executor, job, workers, executor_options or {})
     try:
         provide_data(pending, display)
-        display.line(estimate_text(pending, records, count))
+        display.line(estimate_text(pending, seconds, records, count))
         with display:
             execute(job, pool, on_stage=display.on_stage, on_outcome=display.on_outcome)
     except KeyboardInterrupt:

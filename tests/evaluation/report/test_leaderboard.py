@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.synthetic_records import REPORTED, fixed_set, fixed_tables, make_failure, make_record, values, varied_hits
 
+from mmrs_bench.api.results import load_results
 from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.report.comparison import compare
 from mmrs_bench.evaluation.report.exports import draws_table
@@ -58,12 +59,17 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
 
+def write_files(results: Path) -> list[Path]:
+    found = load_results(results)
+    return write_leaderboard(results, found.leaderboard().tables, found.records)
+
+
 def test_write_leaderboard_writes_tables_data_and_curves(tmp_path: Path) -> None:
     records, failures = fixed_set()
     for record in records:
         save_record(tmp_path, record)
     save_failure(tmp_path, failures[0].protocol, ValueError("no convergence"))
-    files = write_leaderboard(tmp_path)
+    files = write_files(tmp_path)
     folder, stem = tmp_path / "leaderboard", "curves-trento-r1_abababab-random-v1-11-scene-paper-v0_1_0"
     names = {"draws.csv", "classes.csv"}
     names |= {f"leaderboard.{fmt}" for fmt in ("md", "csv", "tex", "html")}
@@ -78,14 +84,14 @@ def test_write_leaderboard_writes_tables_data_and_curves(tmp_path: Path) -> None
         (label, shots) for label in ("rf-spatial", "svm", "cnn [last]", "majority") for shots in ("2", "5")
     }
     before = {path: path.read_bytes() for path in files}
-    write_leaderboard(tmp_path)
+    write_files(tmp_path)
     assert {path: path.read_bytes() for path in files} == before
 
 
 def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
     assert build_leaderboard([]) == []
-    with pytest.raises(RecordError, match="contains no records; run some cells first"):
-        write_leaderboard(tmp_path)
+    with pytest.raises(RecordError, match="contains no records; give another folder"):
+        load_results(tmp_path)
 
 
 def test_own_seconds_and_those_of_the_shared_pretraining_are_apart() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.cells import Suite, build_cells
+from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.results.costs import CostModel, assumed_seconds, expected_queries, typical_seconds
 from mmrs_bench.evaluation.results.records import save_failure, save_record
 from mmrs_bench.evaluation.results.schema import Record
@@ -25,7 +25,7 @@ from mmrs_bench.evaluation.run.planning import (
     expected_seconds,
     in_cost_order,
     make_plan,
-    state_of,
+    states_of,
     wall_seconds,
 )
 
@@ -34,6 +34,10 @@ from mmrs_bench.evaluation.run.planning import (
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Suite]:
     with fake_cards(tmp_path / "cards", monkeypatch, {"name": "alpha"}, {"name": "beta"}):
         yield Suite(datasets=(write_manifest(tmp_path),), draws=2, methods=("alpha",))
+
+
+def estimate(cells: list[Cell], records: list[Record], workers: int) -> str:
+    return estimate_text(cells, expected_seconds(cells, records), records, workers)
 
 
 def with_pretraining(record: Record, pretraining: dict[str, float] | None) -> Record:
@@ -47,7 +51,7 @@ def test_states_of_cells(tmp_path: Path) -> None:
     with cell_lock(tmp_path / "locks", running.key):
         states = [planned.state for planned in make_plan(tmp_path, [done, failed, running, todo], [])]
     assert states == [State.DONE, State.FAILED, State.RUNNING, State.TO_DO]
-    assert state_of(tmp_path, running) is State.TO_DO
+    assert states_of(tmp_path, [running]) == [State.TO_DO]
     assert not (tmp_path / "locks" / f"{todo.key}.lock").exists()
 
 
@@ -142,15 +146,15 @@ def test_a_pretraining_counts_once_for_the_cells_that_share_it(tmp_path: Path) -
 def test_what_a_run_will_take_is_said_in_one_line() -> None:
     cells = make_cells(3)
     record = fake_record(cells[0], seconds=200.0)
-    assert estimate_text(cells, [record], 2) == (
+    assert estimate(cells, [record], 2) == (
         "3 cells to compute: about 5 minutes on 2 workers (times of the records in this folder)"
     )
     other = make_cells(1, method="other")
-    assert estimate_text([*cells, *other], [record], 1) == (
+    assert estimate([*cells, *other], [record], 1) == (
         "4 cells to compute: about 10 minutes on 1 worker (times of the records in this folder); no estimate for 1 of "
         "them"
     )
-    assert estimate_text(other, [record], 1) == (
+    assert estimate(other, [record], 1) == (
         "1 cell to compute on 1 worker; no estimate of the time, because no similar cells were measured"
     )
 
@@ -158,7 +162,7 @@ def test_what_a_run_will_take_is_said_in_one_line() -> None:
 def test_shipped_methods_without_records_have_the_typical_seconds_of_a_named_processor() -> None:
     cells = build_cells(Suite(draws=2, budget="smoke"))
     assert None not in expected_seconds(cells, [])
-    assert estimate_text(cells, [], 2).endswith(f"on 2 workers (times of: {typical_seconds().processor})")
+    assert estimate(cells, [], 2).endswith(f"on 2 workers (times of: {typical_seconds().processor})")
     first = in_cost_order(cells, [])[0]
     cost = CostModel([]).cost(first)
     assert cost is not None
