@@ -35,7 +35,7 @@ CHOICE = --datasets $(call one_or_more,$(DATASET)) --splits $(SPLIT) --shots $(S
 SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(RESULTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor bench plan leaderboard compare map regress update-baselines data test test-all fuzz torture lint speed check-wheel
+.PHONY: help setup demo doctor bench plan leaderboard compare map regress update-baselines data test test-all fuzz torture lint speed speed-regress check-wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -115,8 +115,11 @@ lint: ## format, lint and types
 	@$(ENV)/ruff format --check .
 	@$(ENV)/mypy
 
-speed: ## the performance suite
-	@$(ENV)/python -m pytest benchmarks/speed --benchmark-enable --benchmark-only $(RUN)
+speed: ## hot paths beside their bounds, in one table and speed.json; needs an idle machine
+	@$(ENV)/python benchmarks/speed $(RUN)
+
+speed-regress: ## the same, and exit 1 where a ratio is worse than the committed one
+	@$(ENV)/python benchmarks/speed --regress true $(RUN)
 
 check-wheel: ## build the wheel, and run it outside the checkout
 	@.ci/check-wheel $(ENV)/python

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmrs_bench.models.pointwise import PointwiseConv, map_channels
 from mmrs_bench.models.selective_scan import selective_scan
 
 #: Range of delta at the start of training.
@@ -29,18 +30,20 @@ NORM_EPS, MSFMAMBA_EPS = 1e-5, 1e-6
 BIDIRECTIONAL = ("rows", "rows-back")
 
 
-def scan_order(direction: str, height: int, width: int) -> Tensor:
-    """Pixel indices (row * width + column) in the order of a scan (n,); ``direction`` is one of `DIRECTIONS`."""
+def to_sequence(x: Tensor, direction: str) -> Tensor:
+    """Windows (b, e, h, w) -> their pixels in the order of a scan (b, e, n); ``direction`` is one of `DIRECTIONS`."""
     if direction not in DIRECTIONS:
         raise ValueError(f"unknown scan direction {direction!r}; choose from {', '.join(DIRECTIONS)}")
-    pixels = torch.arange(height * width).reshape(height, width)
-    path = (pixels.T if direction.startswith("columns") else pixels).flatten()
-    return path.flip(0) if direction.endswith("back") else path
+    path = (x.transpose(2, 3) if direction.startswith("columns") else x).flatten(2)
+    return path.flip(2) if direction.endswith("back") else path
 
 
-def _reorder(x: Tensor, order: Tensor) -> Tensor:
-    # gather, because the backward pass of index_select takes three times as long.
-    return x.gather(2, order.expand_as(x))
+def to_windows(y: Tensor, direction: str, height: int, width: int) -> Tensor:
+    """The inverse of `to_sequence`: (b, e, n) -> (b, e, h, w)."""
+    path = y.flip(2) if direction.endswith("back") else y
+    if direction.startswith("columns"):
+        return path.reshape(*y.shape[:2], width, height).transpose(2, 3)
+    return path.reshape(*y.shape[:2], height, width)
 
 
 class StateSpace(nn.Module):
@@ -67,10 +70,10 @@ class StateSpace(nn.Module):
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """The sequence (b, e, n), and the source (b, source channels, n) if it is another one -> (b, e, n)."""
         states = self.A_log.shape[1]
-        projected = F.conv1d(x if source is None else source, self.x_proj.weight[:, :, None])  # (b, r + 2 s, n)
+        projected = map_channels(self.x_proj.weight, x if source is None else source)  # (b, r + 2 s, n)
         dt, b, c = torch.split(projected, [self.dt_proj.in_features, states, states], dim=1)
         # The bias is added outside, in full precision: bfloat16 has too few digits for it.
-        delta = F.conv1d(dt, self.dt_proj.weight[:, :, None]) + self.dt_proj.bias[:, None]  # (b, e, n)
+        delta = map_channels(self.dt_proj.weight, dt) + self.dt_proj.bias[:, None]  # (b, e, n)
         return selective_scan(x, F.softplus(delta), -self.A_log.exp(), b, c, self.D)
 
 
@@ -117,15 +120,12 @@ class WindowScan(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Windows (b, e, h, w), and source windows (b, source channels, h, w) if they are others -> (b, e, h, w)."""
-        height, width = x.shape[2:]
-        sequence = x.flatten(2)  # (b, e, n)
-        other = None if source is None else source.flatten(2)
-        total = torch.zeros_like(sequence)
+        total = torch.zeros_like(x)
         for direction, space in zip(self.directions, self.spaces, strict=True):
-            order = scan_order(direction, height, width).to(x.device)
-            y = space(_reorder(sequence, order), None if other is None else _reorder(other, order))
-            total = total + _reorder(y, order.argsort())
-        return total.reshape(x.shape)
+            other = None if source is None else to_sequence(source, direction)
+            y = space(to_sequence(x, direction), other)
+            total = total + to_windows(y, direction, *x.shape[2:])
+        return total
 
 
 class MultiScaleScan(nn.Module):
@@ -190,10 +190,11 @@ class MambaBlock(nn.Module):
         inner = inner_channels(width, expand)
         self.norm = ChannelNorm(width, eps=norm_eps)
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        if pointwise:
-            self.conv2d = nn.Conv2d(inner, inner, 1, bias=False)
-        else:
-            self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.conv2d: nn.Conv2d = (
+            PointwiseConv(inner, inner, bias=False)
+            if pointwise
+            else nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        )
         self.scan = scan(inner, states, delta_rank(width))
         self.out_norm = ChannelNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
@@ -205,13 +206,13 @@ class MambaBlock(nn.Module):
 
     def before_scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The input of the scan and the argument of the gate, each (b, e, h, w)."""
-        features, gate = F.conv2d(self.norm(x), self.in_proj.weight[:, :, None, None]).chunk(2, dim=1)
+        features, gate = map_channels(self.in_proj.weight, self.norm(x)).chunk(2, dim=1)
         return F.silu(self.conv2d(features)), gate
 
     def after_scan(self, x: Tensor, scanned: Tensor, gate: Tensor) -> Tensor:
         """Add the gated output of the scan (b, e, h, w) to ``x``."""
         gated = self.out_norm(scanned) * F.silu(gate)  # (b, e, h, w)
-        return x + F.conv2d(gated, self.out_proj.weight[:, :, None, None])
+        return x + map_channels(self.out_proj.weight, gated)
 
 
 class FusionBlock(nn.Module):

@@ -22,7 +22,8 @@ from mmrs_bench.models.mamba import (
     StateSpace,
     WindowScan,
     inner_channels,
-    scan_order,
+    to_sequence,
+    to_windows,
 )
 
 pytestmark = pytest.mark.usefixtures("same_start")
@@ -90,16 +91,15 @@ def perturb(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 4), (1, 7), (11, 11)])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_scan_visits_every_pixel_once_in_its_order(direction: str, height: int, width: int) -> None:
-    order = scan_order(direction, height, width)
-    assert sorted(order.tolist()) == list(range(height * width))
-    assert order.tolist() == [row * width + column for row, column in slow_paths(height, width)[direction]]
-    pixels = normal(height * width)
-    assert torch.equal(pixels[order][order.argsort()], pixels)
+    pixels = torch.arange(2 * height * width).reshape(2, 1, height, width)
+    sequence = to_sequence(pixels, direction)
+    assert sequence[0, 0].tolist() == [row * width + column for row, column in slow_paths(height, width)[direction]]
+    assert torch.equal(to_windows(sequence, direction, height, width), pixels)
 
 
 def test_unknown_directions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^unknown scan direction 'diagonal'; choose from rows, columns, rows-b"):
-        scan_order("diagonal", 1, 1)
+        to_sequence(torch.zeros(1, 1, 1, 1), "diagonal")
 
 
 def test_initial_values_of_a_state_space_are_those_of_the_paper() -> None:

@@ -12,7 +12,7 @@ order of the abstract's words. Sizes, the form of each guidance and everything t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmrs_bench.models.attention import Block, TokenLinear, attend
 from mmrs_bench.models.batch_norm import BatchNorm2d
 from mmrs_bench.models.mamba import ChannelNorm, MambaBlock
+from mmrs_bench.models.pointwise import PointwiseConv
 
 BranchName = Literal["cnn", "mamba", "transformer"]
 #: The branches in the order of the abstract.
@@ -64,8 +65,11 @@ class ConvLevel(nn.Sequential):
         super().__init__(*layers)
 
 
+@lru_cache(maxsize=16)
 def distance_bias(height: int, width: int, heads: int, reach: tuple[float, float]) -> Tensor:
     """Bias of attention scores by distance (heads, n, n), pixels in raster order; weights are multiplied by a Gaussian.
+
+    Calls with the same arguments share one tensor; do not change it.
 
     Head i of H adds -r^2 / (2 s^2) for a distance of r pixels, with s = s_least (s_largest / s_least)^((i - 1/2) / H)
     and ``reach`` = (s_least, s_largest) in pixels. Values below `LEAST_BIAS` become minus infinity. Without the bias,
@@ -74,13 +78,14 @@ def distance_bias(height: int, width: int, heads: int, reach: tuple[float, float
     Reference: ALiBi (Press et al. 2022), section 3, for fixed slopes that differ by head.
     Deviation: the squared distance in two dimensions, where ALiBi has the distance in one.
     """
-    rows, columns = torch.arange(height), torch.arange(width)
-    squared = [(places[:, None] - places).square() for places in (rows, columns)]  # (h, h), (w, w)
-    r2 = (squared[0][:, None, :, None] + squared[1][None, :, None, :]).reshape(height * width, height * width)
-    share = (torch.arange(heads) + 0.5) / heads
-    s = reach[0] * (reach[1] / reach[0]) ** share
-    bias = -r2 / (2 * s.square()[:, None, None])
-    return bias.masked_fill(bias < LEAST_BIAS, -torch.inf)
+    with torch.inference_mode(False):  # the tensor is also used in trainings
+        rows, columns = torch.arange(height), torch.arange(width)
+        squared = [(places[:, None] - places).square() for places in (rows, columns)]  # (h, h), (w, w)
+        r2 = (squared[0][:, None, :, None] + squared[1][None, :, None, :]).reshape(height * width, height * width)
+        share = (torch.arange(heads) + 0.5) / heads
+        s = reach[0] * (reach[1] / reach[0]) ** share
+        bias = -r2 / (2 * s.square()[:, None, None])
+        return bias.masked_fill(bias < LEAST_BIAS, -torch.inf)
 
 
 class AttentionLevel(nn.Module):
@@ -88,7 +93,7 @@ class AttentionLevel(nn.Module):
 
     def __init__(self, width: int, reach: tuple[float, float]) -> None:
         super().__init__()
-        self.heads, self.reach = head_count(width), reach
+        self.heads, self.reach = head_count(width), (reach[0], reach[1])
         self.block = Block(width, self.heads, MLP_RATIO)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -105,7 +110,7 @@ class FeatureFusion(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(2 * width, width, 1)
+        self.mix = PointwiseConv(2 * width, width)
 
     def forward(self, h: Tensor, guide: Tensor) -> Tensor:
         """Features and projected diffusion features, each (b, d, h, w) -> (b, d, h, w)."""
@@ -145,7 +150,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, reach: tuple[float, float]) -> None:
         super().__init__()
-        self.heads, self.reach = head_count(width), reach
+        self.heads, self.reach = head_count(width), (reach[0], reach[1])
         self.norm = nn.LayerNorm(width)
         self.q_proj = TokenLinear(width, width)
         self.k_proj = TokenLinear(width, width, bias=False)  # a bias would add the same to all scores: no effect
@@ -229,9 +234,9 @@ class GuidedBranch(nn.Module):
         super().__init__()
         self.modalities = tuple(channels)
         self.feature_channels = tuple(feature_channels)
-        self.stem = nn.Conv2d(sum(channels.values()), width, 1)
+        self.stem = PointwiseConv(sum(channels.values()), width)
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(count, width, 1), ChannelNorm(width)) for count in feature_channels
+            nn.Sequential(PointwiseConv(count, width), ChannelNorm(width)) for count in feature_channels
         )
         parts: dict[BranchName, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] = {
             "cnn": (ConvLevel, FeatureFusion),

@@ -97,7 +97,10 @@ class MultimodalDenoiser(nn.Module):
         Raises:
             ValueError: If modalities, channels or side are not those of the network.
         """
-        predicted = self._crop(self.unet(self._padded(windows), timesteps, return_dict=False)[0])  # (b, C, w, w)
+        padded = self._padded(windows)
+        if padded.device.type == "cpu":  # a fifth less time for a training step
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        predicted = self._crop(self.unet(padded, timesteps, return_dict=False)[0])  # (b, C, w, w)
         return dict(zip(self.channels, torch.split(predicted, list(self.channels.values()), dim=1), strict=True))
 
     def add_noise(

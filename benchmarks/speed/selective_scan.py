@@ -1,27 +1,23 @@
-"""Selective scan, forward and backward, on a CPU: batch 64, length 121 (windows of 11 x 11), 128 channels, 16 states.
+"""Selective scan on a CPU: batch 64, length 121 (windows of 11 x 11), 128 channels, 16 states.
 
-Compared with the two usual implementations without CUDA: a loop over places with materialised coefficients and autograd
-(like mamba-ssm's reference), and a work-efficient parallel scan (like mambapy).
+The references are the two usual implementations without CUDA: a loop over places with materialised coefficients and
+autograd (like mamba-ssm's reference), and a work-efficient parallel scan (like mambapy).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn import functional as F
+from work import Work, without_gradients
 
-from mmrs_bench.models import selective_scan as module
 from mmrs_bench.models.selective_scan import scan_backend, selective_scan
 
 BATCH, CHANNELS, STATES, LENGTH = 64, 128, 16, 121
-GROUP = "selective scan, forward and backward"
-
-Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def scan_place_by_place(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -80,17 +76,14 @@ class ParallelScan(torch.autograd.Function):
         return total * F.pad(h[:, :-1], (0, 0, 0, 0, 1, 0)), total
 
 
-def scan_in_parallel(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, scan: Any = ParallelScan.apply
-) -> Tensor:
+def scan_in_parallel(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     u, steps = u.transpose(1, 2), delta.transpose(1, 2)
     decay = torch.exp(steps[..., None] * a)
     drive = (steps * u)[..., None] * b.transpose(1, 2)[:, :, None]
-    y = (scan(decay, drive) @ c.transpose(1, 2)[..., None]).squeeze(3)
+    y = (ParallelScan.apply(decay, drive) @ c.transpose(1, 2)[..., None]).squeeze(3)
     return (y + d * u).transpose(1, 2)
 
 
-@pytest.fixture(scope="module")
 def arguments() -> list[Tensor]:
     random = torch.Generator().manual_seed(0)
 
@@ -108,57 +101,34 @@ def arguments() -> list[Tensor]:
     return [value.requires_grad_() for value in values]
 
 
-def forward_and_backward(scan: Scan, arguments: list[Tensor]) -> list[Tensor]:
-    y = scan(*arguments)
-    return [y, *torch.autograd.grad(y, arguments, torch.ones_like(y))]
+def forward_and_backward(scan: Any, inputs: list[Tensor]) -> list[Tensor]:
+    y = scan(*inputs)
+    return [y, *torch.autograd.grad(y, inputs, torch.ones_like(y))]
 
 
-@pytest.fixture(scope="module")
-def expected(arguments: list[Tensor]) -> list[Tensor]:
-    doubles = [value.detach().double().requires_grad_() for value in arguments]
-    return [values.float() for values in forward_and_backward(scan_place_by_place, doubles)]
-
-
-def measure(
-    benchmark: BenchmarkFixture, scan: Scan, arguments: list[Tensor], expected: list[Tensor], rounds: int
-) -> None:
-    found = benchmark.pedantic(forward_and_backward, (scan, arguments), rounds=rounds, warmup_rounds=1)
-    for values, right in zip(found, expected, strict=True):
-        assert (values - right).abs().max() <= 1e-5 * right.abs().max()
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_ours(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
-    pytest.importorskip("numba")
-    assert scan_backend("cpu") == "numba"
-    measure(benchmark, selective_scan, arguments, expected, rounds=20)
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_ours_without_numba(
-    benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_numba_scan", lambda: None)
-    assert scan_backend("cpu") == "torch"
-    measure(benchmark, selective_scan, arguments, expected, rounds=5)
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_place_by_place(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
-    measure(benchmark, scan_place_by_place, arguments, expected, rounds=3)
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_in_parallel(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
-    measure(benchmark, scan_in_parallel, arguments, expected, rounds=5)
-
-
-@pytest.mark.benchmark(group=GROUP)
-def test_mambapy(benchmark: BenchmarkFixture, arguments: list[Tensor], expected: list[Tensor]) -> None:
-    """The package itself, where it is installed."""
-    pscan = pytest.importorskip("mambapy.pscan").pscan
-
-    def scan(*inputs: Tensor) -> Tensor:
-        return scan_in_parallel(*inputs, scan=pscan)
-
-    measure(benchmark, scan, arguments, expected, rounds=5)
+def works() -> Iterator[Work]:
+    inputs = arguments()
+    plain = [value.detach() for value in inputs]
+    doubles = [value.detach().double().requires_grad_() for value in inputs]
+    expected = [values.float() for values in forward_and_backward(scan_place_by_place, doubles)]
+    for scan in (selective_scan, scan_place_by_place, scan_in_parallel):
+        for values, right in zip(forward_and_backward(scan, inputs), expected, strict=True):
+            assert (values - right).abs().max() <= 1e-5 * right.abs().max()
+    backend = scan_backend("cpu")
+    for name, scan, lead in (("loop over places", scan_place_by_place, 100), ("parallel scan", scan_in_parallel, 25)):
+        both = partial(forward_and_backward, inputs=inputs)
+        yield Work(
+            f"Mamba ({backend})",
+            f"scan, forward and backward / {name}",
+            partial(both, selective_scan),
+            reference=partial(both, scan),
+            lead=lead,
+            rounds=3,
+        )
+        yield Work(
+            f"Mamba ({backend})",
+            f"scan, forward / {name}",
+            without_gradients(partial(selective_scan, *plain)),
+            reference=without_gradients(partial(scan, *plain)),
+            rounds=3,
+        )
