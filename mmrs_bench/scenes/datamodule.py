@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from mmrs_bench.config import DataConfig, PixelScope, SplitName
+from mmrs_bench.config import DataConfig, Normalisation, PixelScope, SplitName
 from mmrs_bench.config import Selection as SelectionRule
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.reading import validated
@@ -68,7 +68,7 @@ class SceneDataModule(SceneData, L.LightningDataModule):
         split: SplitName | None = None,
         window: int | None = None,
         modalities: Sequence[str] | None = None,
-        normalisation: Literal["zscore", "minmax"] | None = None,
+        normalisation: Normalisation | None = None,
         normalisation_scope: PixelScope | None = None,
         unlabelled: PixelScope | None = None,
         pca: int | None = None,

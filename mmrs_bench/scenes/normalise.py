@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmrs_bench.config import Normalisation
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.scenes.scene import FloatArray, IntArray
 
@@ -31,15 +32,19 @@ class Normaliser:
     """Per channel: subtract ``offset``, then multiply by ``factor``.
 
     Both are float64 (channels,). A channel that is constant on the fitted pixels gets factor 0, so that other pixels do
-    not become arbitrarily large. ``minmax`` does not clip values outside the fitted range.
+    not become arbitrarily large; under ``cube``, only if all channels are. Values outside the fitted range are not
+    clipped.
     """
 
     offset: Statistics
     factor: Statistics
 
     @classmethod
-    def fit(cls, image: FloatArray, pixels: IntArray, method: Literal["zscore", "minmax"]) -> Normaliser:
-        """Fit on pixels (n,) of an image (height, width, channels): ``zscore`` (population) or ``minmax`` (0..1).
+    def fit(cls, image: FloatArray, pixels: IntArray, method: Normalisation) -> Normaliser:
+        """Fit on pixels (n,) of an image (height, width, channels).
+
+        ``zscore`` (population) and ``minmax`` (0..1) are per channel; ``cube`` maps the smallest value of all channels
+        to 0 and the largest to 1.
 
         Raises:
             ConfigError: If there are no pixels.
@@ -51,6 +56,8 @@ class Normaliser:
         for values in _chunks(image, pixels):
             low, high = np.minimum(low, values.min(axis=0)), np.maximum(high, values.max(axis=0))
             total += values.sum(axis=0)
+        if method == "cube":
+            low, high = np.full(channels, low.min()), np.full(channels, high.max())
         offset, scale = low, high - low
         if method == "zscore":
             offset = total / pixels.size

@@ -61,7 +61,7 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
 
 
 def reduced(prepared: Prepared, config: DataConfig) -> Prepared:
-    """The same pixels with images for ``config``, which may differ from the prepared protocol in ``pca`` only."""
+    """The same pixels with images for ``config``, which may have other ``pca`` or ``normalisation`` than before."""
     scope = _scope(prepared.scene, prepared.split, config)
     channels, canvas = _normalised(prepared.scene, scope, tuple(prepared.channels), config)
     return replace(prepared, channels=channels, canvas=canvas)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mmrs_bench.config import DataConfig
+from mmrs_bench.config import DataConfig, Normalisation
 from mmrs_bench.errors import unknown_name
 from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.loader import Batch
@@ -38,7 +38,7 @@ class SceneData:
         self.config = config
         self._source = scene
         self._gatherers: dict[torch.device, WindowGatherer] = {}
-        self._reduced: dict[int, Self] = {}
+        self._changed: dict[tuple[str, Any], Self] = {}
 
     @cached_property
     def _prepared(self) -> Prepared:
@@ -150,26 +150,34 @@ class SceneData:
         bands = self._bands()
         if most is None or self.config.pca is not None or bands is None:
             return self
-        if most not in self._reduced:
+        return self._with("pca", min(most, bands))
+
+    def with_normalisation(self, method: Normalisation) -> Self:
+        """The same pixels with another normalisation, fitted on the same pixels; the result is cached."""
+        return self if method == self.config.normalisation else self._with("normalisation", method)
+
+    def _with(self, setting: str, value: Any) -> Self:
+        """The same pixels with images for a changed protocol."""
+        if (setting, value) not in self._changed:
             other = copy.copy(self)
-            other.trainer, other._gatherers, other._reduced = None, {}, {}
-            other.config = self.config.model_copy(update={"pca": min(most, bands)})
+            other.trainer, other._gatherers, other._changed = None, {}, {}
+            other.config = self.config.model_copy(update={setting: value})
             other._prepared = self._reduced_to(other.config)
-            self._reduced[most] = other
-        return self._reduced[most]
+            self._changed[setting, value] = other
+        return self._changed[setting, value]
 
     def _bands(self) -> int | None:
         """Bands of the HSI; None without one."""
         return self._prepared.channels.get("hsi")
 
     def _reduced_to(self, config: DataConfig) -> Prepared:
-        """The same pixels with the components of ``config``."""
+        """The same pixels with the images of ``config``."""
         return reduced(self._prepared, config)
 
     def component_axes(self) -> dict[int, Statistics]:
         """Directions (components, bands) of the principal components that were used so far, by their number."""
-        counts = self._reduced if self.config.pca is None else [self.config.pca]
-        numbers = {min(count, self.scene.images["hsi"].shape[2]) for count in counts}
+        used = {value for setting, value in self._changed if setting == "pca"}
+        numbers = used if self.config.pca is None else {self.config.pca}
         return {number: component_axes(self._prepared, self.config, number) for number in sorted(numbers)}
 
     def images_sha256(self) -> str:

@@ -48,6 +48,15 @@ def test_statistics_in_chunks_are_those_of_numpy_in_float64(monkeypatch: pytest.
         np.testing.assert_allclose(fitted.factor, 1 / scale, rtol=1e-12)
 
 
+def test_a_cube_is_scaled_by_the_smallest_and_largest_value_of_all_channels() -> None:
+    image, pixels = image_and_scope(3)
+    values = image.reshape(-1, 4)[pixels].astype(np.float64)
+    expected = (image.astype(np.float64) - values.min()) / (values.max() - values.min())
+    np.testing.assert_allclose(Normaliser.fit(image, pixels, "cube").apply(image), expected, atol=1e-4)
+    constant = np.full((3, 4, 2), 7.0, np.float32)
+    assert not Normaliser.fit(constant, np.arange(12), "cube").apply(constant).any()
+
+
 @pytest.mark.parametrize("method", ["zscore", "minmax"])
 def test_channel_that_is_constant_in_the_scope_becomes_zero_everywhere(method: str) -> None:
     image, _ = image_and_scope(2)

@@ -131,6 +131,7 @@ def test_the_hash_of_the_images_depends_on_their_values_only(scene: Scene) -> No
         {"modalities": ("hsi",)},
         {"pca": 2},
         {"normalisation": "minmax"},
+        {"normalisation": "cube"},
         {"normalisation_scope": "support"},
         {"normalisation_scope": "support", "draw": 1},
     ):
@@ -154,6 +155,24 @@ def test_with_components_replaces_bands_of_the_same_pixels(scene: Scene) -> None
     assert data.channels == {"hsi": 5, "lidar": 2}
     assert data.with_components(99).channels == {"hsi": 5, "lidar": 2}
     assert data.with_components(99).images_sha256() != data.images_sha256(), "the components are the bands"
+
+
+def test_with_normalisation_changes_the_images_of_the_same_pixels(scene: Scene) -> None:
+    data = make(scene, normalisation_scope="support")
+    assert data.with_normalisation("zscore") is data
+    for method in ("minmax", "cube"):
+        other, expected = (
+            data.with_normalisation(method),
+            make(scene, normalisation_scope="support", normalisation=method),
+        )
+        assert other is data.with_normalisation(method)
+        assert other.images_sha256() == expected.images_sha256()
+        assert other.config == expected.config
+        np.testing.assert_array_equal(other.query, data.query)
+    both = data.with_components(3).with_normalisation("cube")
+    expected = make(scene, normalisation_scope="support", normalisation="cube", pca=3)
+    assert both.images_sha256() == expected.images_sha256()
+    assert list(data.component_axes()) == [3]
 
 
 def test_with_components_changes_nothing_without_bands(scene: Scene) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mmrs_bench.methods.base import MethodConfig
 from mmrs_bench.methods.clip.augmentation import Crop
+from mmrs_bench.methods.clip.initial_values import InitialValues
 from mmrs_bench.methods.clip.masked_vit import Readout, heads_fault
 from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig
 
@@ -17,7 +18,10 @@ class ClipConfig(MethodConfig):
 
     Attributes:
         components: Largest number of whitened principal components that replace the bands of the HSI, or None.
+        input_scale: ``protocol``: the protocol's normalisation; ``cube``: 0 to 1 over all channels of a modality, as
+            released, see `mmrs_bench.config.DataConfig`.
         width, heads, depth, mlp_ratio, learn_positions, readout: See `mmrs_bench.methods.clip.masked_vit.ImageEncoder`.
+        initial_values: See `mmrs_bench.methods.clip.initial_values.InitialValues`, in both stages.
         temperature: Initial temperature of the contrast; it is learned.
         text: Text tower, see `mmrs_bench.methods.clip.text`.
         text_layers: Layers of the tower ``scratch``.
@@ -25,7 +29,7 @@ class ClipConfig(MethodConfig):
         contrast: ``class``: images against classes; ``diagonal``: pairs of a batch against each other, as released.
         crop: Random crops of training windows, see `mmrs_bench.methods.clip.augmentation.Crop`.
         symmetries: Whether training windows get a random symmetry of the square.
-        timestep: Timestep of clean windows: ``zero``, or ``random`` as released.
+        timestep: Timestep of clean windows: ``zero``, or ``random`` as released, also in selection and prediction.
         epochs, batch_size: Passes over the support set, and windows of a step.
         learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
         encoder_rate: Learning rate of tokenizers and encoder as a share of ``learning_rate``.
@@ -33,12 +37,14 @@ class ClipConfig(MethodConfig):
     """
 
     components: int | None = Field(ge=1)
+    input_scale: Literal["protocol", "cube"]
     width: int = Field(ge=4, multiple_of=4)
     heads: int = Field(ge=1)
     depth: int = Field(ge=1)
     mlp_ratio: float = Field(gt=0)
     learn_positions: bool
     readout: Readout
+    initial_values: InitialValues
     temperature: float = Field(gt=0)
     text: str
     text_layers: int = Field(ge=1)
@@ -87,8 +93,9 @@ class DiffClipConfig(ClipConfig, PretrainingConfig):
 
 #: Settings that are sizes of tokenizers and encoder, in both stages.
 ENCODER_SIZES = ("width", "heads", "depth", "mlp_ratio")
-#: Settings that decide the weights of stage 1, besides ``components``, which changes the images.
+#: Settings that decide the weights of stage 1, besides ``components`` and ``input_scale``, which change the images.
 PRETRAINING_SETTINGS = (
     *ENCODER_SIZES,
+    "initial_values",
     *(name for name in DiffClipConfig.model_fields if name not in ClipConfig.model_fields),
 )

@@ -61,10 +61,12 @@ class Tokenizer(nn.Module):
         channels: Channels of the modality.
         side: Window side in pixels.
         width: Token width.
-        learn_positions: Whether the sine-cosine positions are trained, as in the second stage of the release.
+        learn_positions: Whether positions are trained, as in the second stage of the release: the sine-cosine ones of
+            the pixels, and one of the class token, which starts at zero.
     """
 
     positions: Tensor
+    class_position: nn.Parameter | None
 
     def __init__(self, channels: int, side: int, width: int, *, learn_positions: bool = False) -> None:
         super().__init__()
@@ -82,8 +84,10 @@ class Tokenizer(nn.Module):
         positions = sincos_positions(side, width)
         if learn_positions:
             self.positions = nn.Parameter(positions)
+            self.class_position = nn.Parameter(torch.zeros(width))
         else:
             self.register_buffer("positions", positions, persistent=False)
+            self.class_position = None
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (..., c) -> embeddings (..., d) without position."""
@@ -102,12 +106,13 @@ class Tokenizer(nn.Module):
         return torch.cat([first, embedded + positions.to(embedded.dtype)], dim=1)
 
     def class_tokens(self, timesteps: Tensor) -> Tensor:
-        """The class token plus the embeddings of timesteps (b,): (b, 1, d)."""
+        """The class token plus its position, if there is one, plus the embeddings of timesteps (b,): (b, 1, d)."""
         sinusoid = get_timestep_embedding(
             timesteps, SINUSOID_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0, max_period=MAX_PERIOD
         )
         time: Tensor = self.time(sinusoid.to(self.class_token.dtype))
-        return (self.class_token + time)[:, None]
+        token = self.class_token if self.class_position is None else self.class_token + self.class_position
+        return (token + time)[:, None]
 
 
 class SharedEncoder(nn.Module):
@@ -303,8 +308,9 @@ class ImageEncoder(TokenEncoder):
         sizes: The other arguments of `TokenEncoder`.
 
     Deviation: the released code reads class tokens only, with a head of initial standard deviation 2e-5
-    (``readout="class"``). ``readout="tokens"`` also reads pixel tokens, with an ordinary head: stage 1 trains class
-    tokens to encode the timestep only, and under a cosine a head that small hardly learns.
+    (``readout="class"``); the zero bias of that head is ours, see `mmrs_bench.methods.clip.initial_values`.
+    ``readout="tokens"`` also reads pixel tokens, with an ordinary head: stage 1 trains class tokens to encode the
+    timestep only, and under a cosine a head that small hardly learns.
     """
 
     def __init__(self, channels: Mapping[str, int], side: int, *, width: int, readout: Readout, **sizes: Any) -> None:

@@ -7,6 +7,10 @@ Reference: DiffCLIP (AAAI 2025, doi 10.1609/aaai.v39i21.34401). The paper compar
     same encoder without stage 1 is our reading.
 Deviation: the released code differs from the paper in places; see the variants of the card and
     docs/methods/diffclip.md.
+Deviation: the variants ``release`` and ``release-exact`` differ from the released code in these points: masked pixels
+    are dropped before the stem, borders of the scene are mirrored and not repeated, all batches of an epoch have about
+    the same size, minimum and maximum are those of the protocol's pixels, and ``release-exact`` predicts a pixel always
+    at the same random timestep.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
 #: Increment when the pretraining changes, so that old caches are ignored.
-PRETRAINING_VERSION = 3
+PRETRAINING_VERSION = 4
 
 
 class Clip(NetworkMethod):
@@ -47,6 +51,11 @@ class Clip(NetworkMethod):
         """See `NetworkMethod.build`; a saved module has the vectors of a frozen text tower."""
         vectors = None if weights is None else weights.get(VECTORS)
         return LanguageAlignedClassifier(**self.hyperparameters(blueprint), text_vectors=vectors)
+
+    def inputs(self, data: SceneDataModule) -> SceneDataModule:
+        """See `NetworkMethod.inputs`; with ``input_scale`` cube, other than the protocol's normalisation."""
+        data = super().inputs(data)
+        return data.with_normalisation("cube") if self.config.input_scale == "cube" else data
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `NetworkMethod.predict`; embeds each pixel of the scene once."""
@@ -76,7 +85,7 @@ class DiffClip(Clip):
         class_vectors(config.text, data.class_names, config.template, config.descriptions)
         visible_count(window, config.mask_ratio)
         data = self.inputs(data)
-        shared = ("decoder_depth", "mask_ratio", "masked_weight", "misplaced_tokens")
+        shared = ("decoder_depth", "mask_ratio", "masked_weight", "misplaced_tokens", "initial_values")
         options = config.model_dump(include={*ENCODER_SIZES, *shared})
 
         def build(seed: int) -> MaskedDiffusionPretrainer:

@@ -24,6 +24,7 @@ from mmrs_bench.methods.clip.alignment import (
     diagonal_loss,
 )
 from mmrs_bench.methods.clip.augmentation import Crop, random_crops
+from mmrs_bench.methods.clip.initial_values import InitialValues, use_released_values
 from mmrs_bench.methods.clip.masked_vit import ImageEncoder, Readout, check_sizes, window_pixels
 from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 from mmrs_bench.methods.clip.prompts import class_prompts
@@ -61,10 +62,11 @@ class LanguageAlignedClassifier(ClassificationModule):
         text_layers: Layers of the tower ``scratch``.
         template, descriptions: See `mmrs_bench.methods.clip.prompts.class_prompts`.
         width, heads, depth, mlp_ratio, learn_positions, readout: See `mmrs_bench.methods.clip.masked_vit.ImageEncoder`.
+        initial_values: See `mmrs_bench.methods.clip.initial_values.InitialValues`.
         temperature: Initial temperature of the contrast; it is learned.
         contrast: See `CONTRASTS`.
         crop: Random crops of training windows, see `mmrs_bench.methods.clip.augmentation.Crop`.
-        timestep: Timestep of clean windows: ``zero``, or ``random`` in training, test and prediction, as released.
+        timestep: Timestep of clean windows: ``zero``, or ``random`` as released, also in validation and prediction.
         learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
         encoder_rate: Learning rate of tokenizers and encoder as a share of ``learning_rate``.
         schedule: See `mmrs_bench.methods.clip.schedules.Schedule`.
@@ -99,6 +101,7 @@ class LanguageAlignedClassifier(ClassificationModule):
         mlp_ratio: float = 2.0,
         learn_positions: bool = False,
         readout: Readout = "tokens",
+        initial_values: InitialValues = "torch",
         temperature: float = 0.07,
         contrast: Literal["class", "diagonal"] = "class",
         crop: Crop = "joint",
@@ -120,6 +123,7 @@ class LanguageAlignedClassifier(ClassificationModule):
         check_choice("crop", crop, get_args(Crop))
         check_choice("timestep", timestep, ("zero", "random"))
         check_choice("readout", readout, get_args(Readout))
+        check_choice("initial_values", initial_values, get_args(InitialValues))
         check_choice("schedule", schedule, get_args(Schedule))
         check_sizes(width=width, heads=heads, mlp_ratio=mlp_ratio, depth=depth, text_layers=text_layers)
         if temperature <= 0:
@@ -145,6 +149,8 @@ class LanguageAlignedClassifier(ClassificationModule):
             learn_positions=learn_positions,
             readout=readout,
         )
+        if initial_values == "released":
+            use_released_values(image)
         self.network = ClipNetwork(image, texts, temperature)
         self.scene: WindowGatherer | None = None
         self._timesteps = torch.empty(0, dtype=torch.int64)
@@ -204,9 +210,15 @@ class LanguageAlignedClassifier(ClassificationModule):
         return gathered.flatten(0, 1)  # type: ignore[no-any-return]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Update and log the scores of validation pixels, at timestep 0 whatever ``timestep`` is."""
+        """Update and log the scores of validation pixels; random timesteps are drawn again in every epoch."""
         target = self.targets_of(batch)
-        self.validation_scores.update(self._classify(batch, torch.zeros_like(target)), target)
+        timesteps = torch.zeros_like(target)
+        if self.timestep == "random":
+            random = self.random(
+                "validation", self.draw, self.seed, self.current_epoch, batch_idx, device=target.device
+            )
+            timesteps = random.integers(TIMESTEPS, len(target))
+        self.validation_scores.update(self._classify(batch, timesteps), target)
         self.log_dict(self.validation_scores, on_step=False, on_epoch=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -5,7 +5,6 @@ Letters: b batch, c channels, w window side, n pixels of a window, v visible pix
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.clip.augmentation import Crop, random_crops
+from mmrs_bench.methods.clip.initial_values import InitialValues, use_released_values
 from mmrs_bench.methods.clip.masked_vit import (
     MaskedDiffusionTransformer,
     VisibleTokens,
@@ -29,18 +29,17 @@ from mmrs_bench.methods.toolkit.training import check_finite
 from mmrs_bench.models.diffusion import TIMESTEPS, add_noise, linear_schedule, split_error
 from mmrs_bench.randomness import SampleRandom
 
-#: Added before rounding down, because 1 - 0.8 is less than 0.2 in floating point.
-ROUNDING = 1e-9
-
 
 def visible_count(side: int, mask_ratio: float) -> int:
     """Number of visible pixels of a window: side^2 (1 - mask_ratio), rounded down.
+
+    Floating point decides, as in the released code: 0.8 leaves 44 of 225 pixels, because 1 - 0.8 is less than 0.2.
 
     Raises:
         ConfigError: If no pixel or every pixel is visible.
     """
     pixels = side * side
-    count = math.floor(pixels * (1 - mask_ratio) + ROUNDING)
+    count = int(pixels * (1 - mask_ratio))
     if not 0 < count < pixels:
         raise ConfigError(
             f"mask_ratio {mask_ratio} leaves {count} of the {pixels} pixels of a window of {side} visible; stage 1 "
@@ -65,6 +64,7 @@ class MaskedDiffusionPretrainer(StageModule):
         mask_ratio: Share of the pixels of a window that are hidden from the encoder.
         masked_weight: Weight of the error of masked pixels; visible pixels have weight 1.
         misplaced_tokens: Whether to use `misplaced_visible` masks for all modalities but the first, as released.
+        initial_values: See `mmrs_bench.methods.clip.initial_values.InitialValues`.
         learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
         schedule: See `mmrs_bench.methods.clip.schedules.Schedule`.
         crop: Random crops of windows, see `mmrs_bench.methods.clip.augmentation.Crop`.
@@ -87,6 +87,7 @@ class MaskedDiffusionPretrainer(StageModule):
         mask_ratio: float = 0.7,
         masked_weight: float = 0.1,
         misplaced_tokens: bool = False,
+        initial_values: InitialValues = "torch",
         learning_rate: float = 0.001,
         weight_decay: float = 0.0001,
         schedule: Literal["cosine", "restarts"] = "cosine",
@@ -97,6 +98,7 @@ class MaskedDiffusionPretrainer(StageModule):
         self.save_hyperparameters()
         check_choice("schedule", schedule, get_args(Schedule))
         check_choice("crop", crop, get_args(Crop))
+        check_choice("initial_values", initial_values, get_args(InitialValues))
         check_sizes(width=width, heads=heads, mlp_ratio=mlp_ratio, depth=depth, decoder_depth=decoder_depth)
         self.visible = visible_count(window, mask_ratio)
         self.masked_weight, self.misplaced_tokens = masked_weight, misplaced_tokens
@@ -111,6 +113,8 @@ class MaskedDiffusionPretrainer(StageModule):
             mlp_ratio=mlp_ratio,
             decoder_depth=decoder_depth,
         )
+        if initial_values == "released":
+            use_released_values(self.network)
         self._noise_schedule = linear_schedule()
 
     def forward(self, windows: Mapping[str, Tensor]) -> Tensor:

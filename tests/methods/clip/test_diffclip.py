@@ -158,7 +158,7 @@ def test_every_setting_of_stage_1_has_its_own_weights_and_those_of_stage_2_share
     special["text"] = text_file(tmp_path / "text")
     changes = {name: other_value(base.config, name, special) for name in DiffClipConfig.model_fields}
     separate = {*DiffClipConfig.model_fields} - {*ClipConfig.model_fields} | {"width", "heads", "depth", "mlp_ratio"}
-    separate.add("components")  # which change the images
+    separate |= {"initial_values", "components", "input_scale"}  # of which the last two change the images
     for name in sorted(separate):
         assert changes[name] != getattr(base.config, name)
         other = pretrained_weights(tmp_path, data, **{name: changes[name]})
@@ -194,9 +194,34 @@ def test_variants_have_the_settings_that_their_names_promise() -> None:
         "pretrain_schedule": "restarts",
         "schedule": "multistep",
         "components": None,
+        "input_scale": "cube",
+        "initial_values": "released",
+        "learn_positions": True,
     }
     for name in ("release", "release-exact"):
         assert released.items() <= found[name].items()
+    for name in found.keys() - {"release", "release-exact"}:
+        assert (found[name]["input_scale"], found[name]["initial_values"]) == ("protocol", "torch")
+
+
+def test_release_scales_each_modality_as_one_cube_in_both_stages(stages: list[dict[str, Any]], tmp_path: Path) -> None:
+    """By the smallest and largest value of all its channels, as computed with numpy from the padded raw images."""
+    data = small_data(window=SIDE)
+    method = pretrained(
+        tmp_path, data, input_scale="cube", components=None, symmetries=False, pretrain_symmetries=False
+    )
+    method.fit(data)
+    half = SIDE // 2
+    for stage in stages:
+        assert stage["batches"]
+        for batch in stage["batches"]:
+            for name, windows in batch["windows"].items():
+                padded = np.pad(data.scene.images[name], ((half, half), (half, half), (0, 0)), mode="reflect")
+                cube = (padded - padded.min()) / (padded.max() - padded.min())
+                for pixel, window in zip(batch["pixel"].tolist(), windows.numpy(), strict=True):
+                    row, column = divmod(pixel, data.scene.width)
+                    expected = cube[row : row + SIDE, column : column + SIDE].transpose(2, 0, 1)
+                    np.testing.assert_allclose(window, expected, atol=1e-6)
 
 
 def test_clip_is_diffclip_without_its_first_stage() -> None:

@@ -98,16 +98,20 @@ def test_tokens_are_read_and_written_at_their_own_positions(name: str, monkeypat
 
 def image_encoder(readout: Readout, channels: dict[str, int] = CHANNELS, **sizes: Any) -> ImageEncoder:
     torch.manual_seed(0)
-    return ImageEncoder(channels, SIDE, **{**SIZES, **sizes}, learn_positions=False, readout=readout)
+    return ImageEncoder(channels, SIDE, **{**SIZES, **sizes}, readout=readout)
 
 
 def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timestep: int) -> Tensor:
     """The embedding of one window (n, c): modality after modality, token after token."""
     read = []
     for name, tokenizer in model.tokenizers.items():
-        rows = [tokenizer.class_tokens(torch.tensor([timestep]))[0, 0]]
+        angles = [timestep / 10_000 ** (i / 128) for i in range(128)]
+        time = tokenizer.time(torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles]))
+        learned = tokenizer.class_position is not None
+        rows = [tokenizer.class_token + time + (tokenizer.class_position if learned else 0)]
+        positions = tokenizer.positions if learned else sincos_positions(SIDE, WIDTH)
         for place, pixel in enumerate(pixels[name]):
-            rows.append(tokenizer.embed_pixels(pixel[None])[0] + sincos_positions(SIDE, WIDTH)[place])
+            rows.append(tokenizer.embed_pixels(pixel[None])[0] + positions[place])
         x = torch.stack(rows)
         for block in model.encoder.blocks:
             x = x + slow_attention(block.attention, block.norm1(x))
@@ -121,9 +125,16 @@ def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timeste
     return model.head.weight @ torch.cat(read) + model.head.bias
 
 
+@pytest.mark.parametrize("learn_positions", [False, True])
 @pytest.mark.parametrize("readout", ["class", "tokens"])
-def test_the_image_embedding_equals_that_of_a_loop(readout: Readout) -> None:
-    model = image_encoder(readout).eval()
+def test_the_image_embedding_equals_that_of_a_loop(readout: Readout, learn_positions: bool) -> None:
+    """Learned positions start at the fixed ones, and that of the class token at zero."""
+    model = image_encoder(readout, learn_positions=learn_positions).eval()
+    for tokenizer in model.tokenizers.values() if learn_positions else ():
+        assert torch.equal(tokenizer.positions, sincos_positions(SIDE, WIDTH))
+        assert not tokenizer.class_position.any()
+        for positions in (tokenizer.positions, tokenizer.class_position):
+            nn.init.normal_(positions)
     for values in (model.head.weight, model.head.bias, *(b.attention.in_proj.bias for b in model.encoder.blocks)):
         nn.init.normal_(values)  # large enough to show
     pixels = {name: normal(4, TOKENS, c, seed=c) for name, c in CHANNELS.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,17 @@ def test_the_released_size_is_the_documented_one() -> None:
     assert sum(values.numel() for values in network.texts.parameters()) == 6_945_536
     assert sum(values.numel() for values in network.image.parameters()) == pytest.approx(0.78e6, rel=0.01)
     assert float(network.log_scale.detach()) == pytest.approx(-math.log(0.07))
+
+
+def test_stage_2_of_release_has_as_many_parameters_as_the_released_network() -> None:
+    """7,710,337 with 32 channels in all, 256 of them the positions of the class tokens."""
+    config = resolve_config(method_card("diffclip"), "release", "paper")
+    names = inspect.signature(LanguageAlignedClassifier).parameters
+    module = LanguageAlignedClassifier(
+        {"hsi": 30, "lidar": 2}, 2, class_names=("Road", "Water"), **{k: v for k, v in config.items() if k in names}
+    )
+    assert sum(values.numel() for values in module.network.parameters()) == 7_710_337
+    assert sum(tokenizer.class_position.numel() for tokenizer in module.network.image.tokenizers.values()) == 256
 
 
 # Texts
