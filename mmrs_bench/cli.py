@@ -223,6 +223,9 @@ _SWEEPS = _out(str(DEFAULT_RESULTS / "sweeps"), "folder for the files")
 _MAPS = _out(None, "folder for the files (default: RESULTS/maps)")
 _DRAW = _option("--draw", type=int, default=0, help="the draw of the cell")
 _TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
+_COST = _option(
+    "--cost", action="store_true", help="measure time and memory of the cells to do with short trainings (minutes)"
+)
 _FORCE = _option("--force", action="store_true", help="compute finished cells again and replace their records")
 _SAVE = _option("--save-models", action="store_true", help="keep the fitted model of each cell in RESULTS/models")
 _UPDATE = _option("--update-baselines", "--update", action="store_true", help="measure new baselines, print old -> new")
@@ -279,7 +282,11 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         "compute missing cells, then show the leaderboard",
         [_suite, _RESULTS, _execution, _training, _FORCE, _SAVE],
     ),
-    "plan": ("run:plan", "show every cell with its state, and the expected time", [_suite, _RESULTS, _WORKERS]),
+    "plan": (
+        "run:plan",
+        "show every cell with its state, and the expected time",
+        [_suite, _RESULTS, _WORKERS, _COST, _device],
+    ),
     "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
     "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
     "map": ("results:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),

@@ -6,19 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrs_bench.commands.options import compute, make_suite
+from mmrs_bench.commands.options import compute, make_execution, make_suite
 from mmrs_bench.commands.output import say, say_columns, say_progress, table_console
+from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.results.records import load_records
-from mmrs_bench.evaluation.run.planning import State, estimate_text, make_plan
+from mmrs_bench.evaluation.run.planning import State, estimate_text, make_plan, states_of
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, worker_count
 from mmrs_bench.texts import duration_text
 
 
-def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
-    """Show every cell with its key and state, and the expected time of the run."""
+def plan(*, results: str, workers: int | None, cost: bool, device: str, precision: str, **suite_options: Any) -> int:
+    """Show every cell with its key and state, and the expected time of the run; with ``cost``, measure it."""
     folder = Path(results).expanduser()
     cells = build_cells(make_suite(suite_options))
+    if cost:
+        return _show_costs(cells, folder, worker_count(workers, device), make_execution(device, precision))
     records = load_records(folder)
     planned = make_plan(folder, cells, records)
     rows = [("key", "method", "scene", "split", "shots", "draw", "seed", "state", "estimate")]
@@ -33,6 +36,19 @@ def plan(*, results: str, workers: int | None, **suite_options: Any) -> int:
     say(f"{len(cells)} cells, {len(cells) - len(to_do)} done, {len(to_do)} to do")
     if to_do:
         say(estimate_text([e.cell for e in to_do], [e.seconds for e in to_do], records, count))
+    return 0
+
+
+def _show_costs(cells: Sequence[Cell], folder: Path, workers: int, execution: ExecutionConfig) -> int:
+    """Print what the cells to do will cost, by method, scene and shots."""
+    from mmrs_bench.evaluation.report.render import print_tables
+    from mmrs_bench.evaluation.trial import cost_table, measure_costs
+
+    to_do = [cell for cell, state in zip(cells, states_of(folder, cells), strict=True) if state is not State.DONE]
+    say(f"{len(cells)} cells, {len(cells) - len(to_do)} done, {len(to_do)} to do")
+    if to_do:
+        costs = measure_costs(to_do, execution, say_progress)
+        print_tables([cost_table(costs, min(workers, len(to_do)))], table_console())
     return 0
 
 

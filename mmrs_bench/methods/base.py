@@ -48,6 +48,19 @@ def never_defer(reason: str) -> None:
     """Let the cell wait."""
 
 
+@dataclass
+class Trial:
+    """Measures trainings: each one stops after some seconds, and the time of its other steps is estimated.
+
+    Attributes:
+        seconds: How long each training is measured.
+        left_out: Expected seconds of all steps that were left out so far.
+    """
+
+    seconds: float
+    left_out: float = 0.0
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What the runner passes to a method.
@@ -64,6 +77,7 @@ class RunContext:
         only_cached: Raise `mmrs_bench.errors.NotPretrainedError` instead of a pretraining that the cache lacks.
         pretraining_seconds: Seconds of each shared pretraining that the cell uses, whichever cell trained it, by the
             name of its cache entry; None if they are unknown. The cache fills it.
+        trial: Shortens all trainings to measure them; None in a run.
     """
 
     seed: int
@@ -74,6 +88,7 @@ class RunContext:
     wait: Wait = never_defer
     only_cached: bool = False
     pretraining_seconds: dict[str, float | None] = field(default_factory=dict, compare=False)
+    trial: Trial | None = None
 
 
 class Method(ABC):

@@ -21,7 +21,7 @@ from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
 from mmrs_bench.io import disk_errors
-from mmrs_bench.methods.base import Method, Progress, RunContext, Wait, method_class, never_defer
+from mmrs_bench.methods.base import Method, Progress, RunContext, Trial, Wait, method_class, never_defer
 from mmrs_bench.methods.setting_files import file_hashes, usable_config
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -146,6 +146,7 @@ def pretrain_cell(
     wait: Wait = never_defer,
     *,
     only_cached: bool = False,
+    trial: Trial | None = None,
 ) -> Fitted:
     """Load a cell's data and pretrain its method, which is not fitted.
 
@@ -156,6 +157,7 @@ def pretrain_cell(
         progress: Callback for the progress of a stage.
         wait: See `RunContext`.
         only_cached: See `RunContext`.
+        trial: See `RunContext`.
 
     Raises:
         BenchError: If data or settings are wrong, or the training fails.
@@ -181,6 +183,7 @@ def pretrain_cell(
         progress=progress,
         wait=wait,
         only_cached=only_cached,
+        trial=trial,
     )
     method = method_class(cell.card)(config, context)
     with _timed(seconds, "pretrain", progress):

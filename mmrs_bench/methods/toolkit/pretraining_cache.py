@@ -141,9 +141,11 @@ def _train(
     work = context.work_dir
     resumed = work.exists()
     work.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
+    start, left_out = time.perf_counter(), context.trial.left_out if context.trial else 0.0
     train(module, context)
     seconds = time.perf_counter() - start
+    if context.trial:
+        seconds += context.trial.left_out - left_out
     fault = _fault(module.state_dict(), untrained)
     if fault:
         raise TrainingError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from mmrs_bench.config import torch_threads
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.io import disk_errors
-from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.base import RunContext, Trial
 from mmrs_bench.methods.toolkit.checkpoints import usable_checkpoint
 from mmrs_bench.methods.toolkit.trainers import finish_logs, for_children, make_trainer, own_processes
 from mmrs_bench.randomness import derive_seed
@@ -100,6 +101,8 @@ def fit(
     resume_from = None
     if maximise is not None:
         callbacks.append(_BestEpoch(maximise))
+    if context.trial is not None:
+        callbacks.append(_Stopwatch(context.trial))
     if resumable:
         folder = context.work_dir / "checkpoints" / stage
         callbacks.append(
@@ -271,6 +274,41 @@ class _Monitor(Callback):
         self._context.progress(self._stage, (batch_idx + 1) / int(trainer.num_predict_batches[0]))
 
 
+class _Stopwatch(Callback):
+    """Stops a training after the seconds of a trial, and adds the expected time of its other steps to the trial."""
+
+    #: Steps that are not measured, because the first ones are slower.
+    _WARM_UP = 3
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._steps = 0
+        self._start = self._validation_start = 0.0
+        self._validations: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._steps += 1
+        now = time.perf_counter()
+        if self._steps <= self._WARM_UP:
+            self._start = now
+        elif now - self._start >= self._trial.seconds and not trainer.should_stop:
+            trainer.should_stop = True
+            epochs = cast(int, trainer.max_epochs)
+            steps = epochs * int(trainer.num_training_batches) - self._steps
+            self._trial.left_out += steps * (now - self._start) / (self._steps - self._WARM_UP)
+            # Validations in the measured time count as steps already.
+            if self._validations and trainer.current_epoch == 0:
+                self._trial.left_out += epochs * self._validations[-1]
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validations.append(time.perf_counter() - self._validation_start)
+
+
 class _TargetCollector(Callback):
     """Writes the targets of all batches into one array (n,) int64.
 
@@ -303,7 +341,8 @@ class _BestEpoch(Callback):
             self._parameters = {name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pl_module.load_state_dict(self._parameters)
+        if self._parameters:  # none if a trial ended before the first validation
+            pl_module.load_state_dict(self._parameters)
 
     def state_dict(self) -> dict[str, Any]:
         return {"value": self._value, "parameters": self._parameters}

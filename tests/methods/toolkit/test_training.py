@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -19,7 +21,7 @@ from helpers.network_helpers import same, weights
 
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import TrainingError
-from mmrs_bench.methods.base import RunContext
+from mmrs_bench.methods.base import RunContext, Trial
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
@@ -261,3 +263,20 @@ def test_a_module_trained_on_a_gpu_ends_on_the_cpu(tmp_path: Path) -> None:
     training.fit(module, loaders(data), execution, stage="training", epochs=2)
     assert training.predict(module, data.predict_dataloader(), execution).shape == data.query.shape
     assert next(module.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_trial_stops_early_and_expects_the_other_steps_to_take_as_long(
+    validated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading of the clock is one second later: one for a step, two for a validation, which ends each epoch."""
+    clock = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    module, trial, epochs = linear(tmp_path, scores=(1.0,) * 50), Trial(seconds=2.0), 50
+    data = small_data(selection="paper-val") if validated else small_data()
+    given, options = loaders(data), {"maximise": "score"} if validated else {}
+    training.fit(module, given, context(tmp_path, trial=trial), stage="training", epochs=epochs, **options)
+    steps = epochs * len(given.train)
+    assert 3 < len(module.seen) < steps
+    assert trial.left_out == (3 if validated else 1) * (steps - len(module.seen))
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
