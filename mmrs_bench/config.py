@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.io import canonical_json, text_hash
+from mmrs_bench.io import canonical_json, content_hash, text_hash
 from mmrs_bench.reading import validated
 from mmrs_bench.version import __version__
 
@@ -116,6 +116,8 @@ class ProtocolConfig(_Frozen):
     @cached_property
     def key(self) -> str:
         """First 16 hex digits of the SHA-256 of all fields."""
+        if "_canonical_frame" not in self.__dict__:
+            return content_hash(self.model_dump(mode="json"))[:KEY_DIGITS]
         before, between, after = self._canonical_frame
         return text_hash(f"{before}{self.data.canonical}{between}{self.seed}{after}")[:KEY_DIGITS]
 

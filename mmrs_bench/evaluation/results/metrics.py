@@ -7,7 +7,7 @@ it. To store it in new records too, add a field of the same name, with the defau
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -58,7 +58,12 @@ def metric_value(record: Record, name: str) -> float | None:
 
 
 def scores(confusion: ArrayLike) -> Scores:
-    """All stored metrics of a confusion matrix (K, K); raises as `class_counts`.
+    """All stored metrics of a confusion matrix (K, K); raises as `class_counts`."""
+    return Scores.model_validate(score_values(confusion))
+
+
+def score_values(confusion: ArrayLike) -> dict[str, Any]:
+    """The fields of `scores`.
 
     Reference:
         Pontius and Millones 2011, Int. J. Remote Sensing 32(15), eqs. 2-7 (quantity and allocation disagreement,
@@ -69,16 +74,14 @@ def scores(confusion: ArrayLike) -> Scores:
     total = sum(counts.true)
     quantity = sum(abs(row - column) for _, row, column in classes)
     allocation = sum(2 * min(row - hit, column - hit) for hit, row, column in classes)
-    return Scores.model_validate(
-        {
-            **{name: metric.compute(counts) for name, metric in METRICS.items() if name in Scores.model_fields},
-            "recall": recalls(counts),
-            "f1": tuple(ratio(2 * hit, row + column) for hit, row, column in classes),
-            "iou": tuple(ratio(hit, row + column - hit) for hit, row, column in classes),
-            "quantity_disagreement": quantity / (2 * total),
-            "allocation_disagreement": allocation / (2 * total),
-        }
-    )
+    return {
+        **{name: metric.compute(counts) for name, metric in METRICS.items() if name in Scores.model_fields},
+        "recall": recalls(counts),
+        "f1": tuple(ratio(2 * hit, row + column) for hit, row, column in classes),
+        "iou": tuple(ratio(hit, row + column - hit) for hit, row, column in classes),
+        "quantity_disagreement": quantity / (2 * total),
+        "allocation_disagreement": allocation / (2 * total),
+    }
 
 
 def confusion_matrix(target: ArrayLike, prediction: ArrayLike, num_classes: int) -> IntArray:

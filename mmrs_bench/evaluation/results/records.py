@@ -13,12 +13,13 @@ import re
 import traceback
 from collections.abc import Callable, Mapping
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mmrs_bench.config import ProtocolConfig
 from mmrs_bench.errors import DataError, RecordError
-from mmrs_bench.evaluation.results.metrics import scores
+from mmrs_bench.evaluation.results.metrics import score_values
 from mmrs_bench.evaluation.results.provenance import utc_now
 from mmrs_bench.evaluation.results.schema import SCHEMA_VERSION, FailureRecord, Record
 from mmrs_bench.io import content_hash, write_json
@@ -219,7 +220,7 @@ def _record_files(folder: Path) -> list[Path]:
             else:
                 found.append(path)
         folders[:] = [name for name in folders if not name.endswith(".json")]
-    return sorted(set(found))
+    return sorted(set(found), key=attrgetter("parts"))  # faster than by paths, and the same order
 
 
 @cache
@@ -278,16 +279,18 @@ def _inconsistency(record: Record, path: Path) -> str:
     if total != record.n_query:
         return f"its confusion matrix counts {total} pixels, but n_query is {record.n_query}"
     try:
-        expected = scores(record.confusion)
+        expected = score_values(record.confusion)
     except DataError as error:
         return str(error)
     # A record that is older than a metric does not contain it.
     stored = sorted(record.scores.model_fields_set)
-    wrong = [name for name in stored if not _equal(getattr(record.scores, name), getattr(expected, name))]
+    wrong = [name for name in stored if not _equal(getattr(record.scores, name), expected[name])]
     return f"its {', '.join(wrong)} does not follow from its confusion matrix" if wrong else ""
 
 
 def _equal(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     if one is None or other is None:
