@@ -125,7 +125,8 @@ class MSFMamba(nn.Module):
 
     Reference: MSFMamba (Gao et al. 2025); kernels, states, expansion and layers as in the released code.
     Deviation: all convolutions come before all scans, where the released code alternates them; a 1 x 1 convolution
-    reduces the maps of the HSI to d, the same d as of the second modality. `ReleasedMSFMamba` has the released layout.
+    reduces the maps of the HSI to d, the same d as of the second modality. The other convolutions have no bias, which
+    the batch normalisation behind them would remove. `ReleasedMSFMamba` has the released layout.
     """
 
     def __init__(
