@@ -6,10 +6,10 @@ DiffCLIP pretrains its encoder by masked diffusion without labels (stage 1), the
 Reference: DiffCLIP (AAAI 2025, doi 10.1609/aaai.v39i21.34401). The paper compares with "CLIP" without a definition; the
     same encoder without stage 1 is our reading.
 Deviation: the released code differs from the paper in places; see the variants of the card.
-Deviation: by default, the HSI is reduced to whitened components, channels are normalised by the protocol, initial values
-    are torch's and positions fixed, the head also reads pixel tokens, images are compared with classes at a temperature
-    of 0.07, windows are augmented in both stages, and learning rates fall from ten times the released ones to 0.
-    docs/methods/diffclip.md has the reasons.
+Deviation: by default, the HSI is reduced to whitened components, channels are normalised by the protocol, initial
+    values are torch's and positions fixed, the head also reads pixel tokens, images are compared with classes at a
+    temperature of 0.07, windows are augmented in both stages, and learning rates fall from ten times the released ones
+    to 0. docs/methods/diffclip.md has the reasons.
 Deviation: the variants ``release`` and ``release-exact`` differ from the released code in these points: masked pixels
     are dropped before the stem, borders of the scene are mirrored and not repeated, all batches of an epoch have about
     the same size, minimum and maximum are those of the protocol's pixels, and ``release-exact`` predicts a pixel always
