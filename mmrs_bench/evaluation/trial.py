@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.report.tables import Column, Section, Table, Value
 from mmrs_bench.evaluation.results.costs import pretraining_group
 from mmrs_bench.evaluation.results.provenance import peak_memory_mib
-from mmrs_bench.evaluation.run.pool import worker_environment
+from mmrs_bench.evaluation.run.pool import environment, worker_environment
 from mmrs_bench.evaluation.run.processes import redirect_output, start_child
 from mmrs_bench.io import end_with_parent
 from mmrs_bench.methods.base import Trial
-from mmrs_bench.methods.setting_files import missing_files
+from mmrs_bench.methods.catalogue import resolve_config
+from mmrs_bench.methods.setting_files import file_hashes, missing_files
 from mmrs_bench.paths import CACHE_VARIABLE, DATA_VARIABLE, cache_root, data_root
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.files.verify import status
@@ -31,6 +33,9 @@ from mmrs_bench.texts import rough_duration
 
 #: Seconds for which each training is measured.
 TRAINING_SECONDS = 10.0
+if TYPE_CHECKING:
+    from mmrs_bench.evaluation.run.runner import Fitted
+
 COST_COLUMNS = (
     Column("method", "Method", fixed=True),
     Column("scene", "Scene", fixed=True),
@@ -42,7 +47,8 @@ COST_COLUMNS = (
     Column("memory_mib", "MiB", "number"),
 )
 _NOTES = (
-    "Measured now, with one worker: each training for some seconds, and the prediction of a sample of the pixels.",
+    "Measured now, with one worker: each training for some seconds, and the prediction of a sample of the pixels; "
+    "without the start of workers, which load code and scene.",
     "Seconds: those of one cell without the pretraining. Pretrain: that of a pretraining which the cache lacks; it "
     "counts once in the total.",
     "MiB: peak resident memory of the process that measured.",
@@ -77,11 +83,7 @@ class Trials:
         self._folder = TemporaryDirectory(prefix="mmrs-bench-trial-")
 
     def __enter__(self) -> Trials:
-        cache = self._path / "cache"
-        cache.mkdir()
-        for entry in cache_root().iterdir() if cache_root().is_dir() else ():
-            if entry.name not in _OWN:
-                (cache / entry.name).symlink_to(entry.absolute())
+        _make_cache(self._path / "cache")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -112,6 +114,14 @@ class Trials:
         return found
 
 
+def _make_cache(folder: Path) -> None:
+    """Make a cache with links to the weights and texts of the present one, without its pretrainings and features."""
+    folder.mkdir(parents=True)
+    for entry in cache_root().iterdir() if cache_root().is_dir() else ():
+        if entry.name not in _OWN:
+            (folder / entry.name).symlink_to(entry.absolute())
+
+
 def _measure_and_report(pipe: Connection, cell: Cell, execution: ExecutionConfig, folder: Path) -> None:
     """Main function of the process of a trial."""
     end_with_parent()
@@ -135,12 +145,11 @@ def measure_cell(
     Raises:
         BenchError: See `mmrs_bench.evaluation.run.runner.run_cell`.
     """
-    from mmrs_bench.evaluation.run.runner import pretrain_cell
     from mmrs_bench.scenes.splits.audit import audit
 
+    _warm_up(cell, execution, work_dir / "warm-up")
     trial = Trial(seconds)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    method, data, by_stage = pretrain_cell(cell, execution, work_dir, lambda _stage, _share: None, trial=trial)
+    method, data, by_stage = _pretrained(cell, execution, work_dir, trial)
     shared = {name: value for name, value in method.context.pretraining_seconds.items() if value is not None}
     own = by_stage["data"] if shared else by_stage["data"] + by_stage["pretrain"] + trial.left_out
     trial.left_out = 0.0
@@ -152,6 +161,25 @@ def measure_cell(
     own += perf_counter() - start
     own += _prediction_seconds(partial(method.predict, data), data.query, execution.inference_batch)
     return Measurement(own, shared, peak_memory_mib())
+
+
+def _pretrained(cell: Cell, execution: ExecutionConfig, work_dir: Path, trial: Trial) -> Fitted:
+    from mmrs_bench.evaluation.run.runner import pretrain_cell
+
+    work_dir.mkdir(parents=True, exist_ok=True)
+    return pretrain_cell(cell, execution, work_dir, lambda _stage, _share: None, trial=trial)
+
+
+def _warm_up(cell: Cell, execution: ExecutionConfig, folder: Path) -> None:
+    """Load the scene, and the code that a worker loads once, by a few steps of the shortest trainings."""
+    config = resolve_config(cell.card, cell.protocol.variant, "smoke")
+    changes = {"method_config": config, "files": file_hashes(config, cell.card, cell.card_path)}
+    short = replace(cell, protocol=cell.protocol.model_copy(update=changes))
+    _make_cache(folder / "cache")
+    with environment({CACHE_VARIABLE: str(folder / "cache")}):
+        method, data, _ = _pretrained(short, execution, folder, Trial(0.0))
+        method.fit(data)
+        method.predict(data, data.query[:1])
 
 
 def _prediction_seconds(predict: Callable[[IntArray], object], query: IntArray, batch: int) -> float:
