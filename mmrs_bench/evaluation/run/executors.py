@@ -6,6 +6,7 @@ so it also sees cells that another run computes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,10 @@ EXECUTORS = {
 }
 
 
+#: Other runs compute cells, too: all cells are looked at, but only in one part of the time in so many.
+LOOK_SHARE = 20
+
+
 def make_pool(executor: str, job: Job, workers: int, options: Mapping[str, Any]) -> Pool:
     """Create the pool of an executor; a `ConfigError` says what is unknown or not installed."""
     if executor not in EXECUTORS:
@@ -44,16 +49,25 @@ def execute(job: Job, pool: Pool, *, on_stage: StageListener, on_outcome: Callab
             outcome, not an error.
     """
     job.open()
-    pending = list(job.cells)
-    alive = True
+    pending = {cell.key: cell for cell in job.cells}
+    started: dict[str, None] = {}  # keys of the cells that workers of this run compute, in this order
+    alive, next_look = True, 0.0
     try:
         with pool:
             while pending and alive:
                 for stage in pool.poll():
                     on_stage(*stage)
+                    started.setdefault(stage.key)
                 job.check_folder()
                 alive = pool.alive  # before the outcomes are read, so that the last ones are not missed
-                pending = [cell for cell in pending if not _report_outcome(job, cell, on_outcome)]
+                now = time.monotonic()
+                look_at_all = now >= next_look or not alive
+                for key in list(pending if look_at_all else started):
+                    if key in pending and _report_outcome(job, pending[key], on_outcome):
+                        del pending[key]
+                        started.pop(key, None)
+                if look_at_all:
+                    next_look = now + LOOK_SHARE * (time.monotonic() - now)
     finally:
         job.clean_up()
 
