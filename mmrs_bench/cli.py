@@ -264,6 +264,7 @@ def _execution(parser: ArgumentParser) -> None:
 def _training(parser: ArgumentParser) -> None:
     """Add how cells train, which does not change their results."""
     add, fields = parser.add_argument, ExecutionConfig.model_fields
+    add("--threads", type=int, default=1, help="threads of each worker; recorded, see docs/clusters.md")
     add("--devices", type=int, default=1, help="GPUs or CPU cores of each long training (Lightning's ddp)")
     add("--logger", **_several(fields["logger"].default, LoggerName), help="where trainings log, without a network")
     flags = ", ".join(TrainerFlags.model_fields)

@@ -41,6 +41,7 @@ def run(
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     executor: str = "local",
     executor_options: Mapping[str, Any] | None = None,
+    threads: int = 1,
     devices: int = 1,
     logger: Sequence[LoggerName] = ("csv", "tensorboard"),
     trainer: Mapping[str, Any] | None = None,
@@ -76,6 +77,7 @@ def run(
         precision: Lightning's setting.
         executor: Where the workers run: ``local``, ``slurm`` or ``ray``.
         executor_options: Options of ``slurm`` or ``ray`` by name.
+        threads: Threads of each worker; recorded, because several threads change the last digits.
         devices: GPUs or CPU cores of each long training (Lightning's ddp).
         logger: Where trainings log: ``csv``, ``tensorboard``, ``wandb`` (offline) and ``mlflow`` (a local folder).
         trainer: Flags of Lightning's trainer that change no result, see `mmrs_bench.config.TrainerFlags`.
@@ -95,7 +97,7 @@ def run(
     _check_process()
     suite = Suite.of({name: values[name] for name in Suite.__dataclass_fields__})
     execution = ExecutionConfig.of(
-        device=device, precision=precision, devices=devices, logger=logger, trainer=trainer or {}
+        device=device, precision=precision, threads=threads, devices=devices, logger=logger, trainer=trainer or {}
     )
     folder = Path(results).expanduser()
     cells = build_cells(suite, fetch=line_printer(shown=progress))

@@ -35,7 +35,7 @@ def check_and_run(
 ) -> int:
     """Call `preflight`, then `run_cells` with the default number of workers if ``workers`` is None."""
     options |= {"executor": executor, "force": force, "save_models": save_models}
-    count = worker_count(workers, execution.device, execution.devices)
+    count = worker_count(workers, execution.device, execution.devices * execution.threads)
     preflight(cells, results, execution, executor=executor, force=force, save_models=save_models)
     return run_cells(cells, results, execution, workers=count, **options)
 
@@ -115,11 +115,11 @@ def _report_end(job: Job, display: RunDisplay, total: int) -> int:
     return EXIT_FAILED
 
 
-def worker_count(workers: int | None, device: str, devices: int = 1) -> int:
-    """Number of workers: ``workers`` (at least 1), or by default one per ``devices`` usable cores, and one on a GPU."""
+def worker_count(workers: int | None, device: str, cores: int = 1) -> int:
+    """Number of workers: ``workers`` (at least 1), or by default one per ``cores`` usable cores, and one on a GPU."""
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers {workers!r}: at least one worker is needed; give --workers 1 or more")
-    return workers or (max(1, usable_cores() // devices) if device == "cpu" else 1)
+    return workers or (max(1, usable_cores() // cores) if device == "cpu" else 1)
 
 
 def check_writable(results: Path) -> None:

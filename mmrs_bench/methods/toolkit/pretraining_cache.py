@@ -95,10 +95,12 @@ def load_or_pretrain(
     return module.eval()
 
 
-def execution_fields(context: RunContext) -> dict[str, str]:
-    """Device type, precision and version of the suite, on which all cached values depend."""
+def execution_fields(context: RunContext) -> dict[str, Any]:
+    """Device type, precision, threads (if several) and version of the suite, on which all cached values depend."""
     execution = context.execution.resolved()
-    return {"device": execution.device, "precision": execution.precision, "code_version": __version__}
+    fields = {"device": execution.device, "precision": execution.precision, "code_version": __version__}
+    # Sums in another order differ in the last digits.
+    return fields if execution.threads == 1 else {**fields, "threads": execution.threads}
 
 
 @contextmanager

@@ -138,13 +138,14 @@ def test_the_key_contains_everything_that_the_features_depend_on(monkeypatch: py
     request(7)
     monkeypatch.setattr(feature_cache, "FORMAT", feature_cache.FORMAT + 1)
     request(8)
+    request(9, execution=ExecutionConfig(threads=2))
     store = extract([1], lambda rows: {"fine": torch.ones(1, 3)}, shapes={"fine": (3,)})
     assert store.read(np.array([1]))["fine"].tolist() == [[1, 1, 1]]
 
 
 def test_the_key_contains_nothing_else() -> None:
     extract([1, 2], Network())
-    execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", threads=2, inference_batch=7)
+    execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", inference_batch=7)
     address, shapes = dict(reversed(ADDRESS.items())), dict(reversed(SHAPES.items()))
     extract([2], never, address=address, shapes=shapes, segment=1, seed=3, draw=5, execution=execution)
 

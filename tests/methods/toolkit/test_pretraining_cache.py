@@ -103,6 +103,7 @@ def test_the_key_contains_everything_that_the_weights_depend_on(
             (ADDRESS, cell(tmp_path, seed=1)),
             (ADDRESS, cell(tmp_path, execution=execution)),
             (ADDRESS, cell(tmp_path, execution=ExecutionConfig(device="cuda"))),
+            (ADDRESS, cell(tmp_path, execution=ExecutionConfig(threads=2))),
         ],
         start=1,
     ):
@@ -112,7 +113,7 @@ def test_the_key_contains_everything_that_the_weights_depend_on(
 
 def test_the_key_contains_nothing_else(tmp_path: Path) -> None:
     load_or_pretrain(ADDRESS, build, RandomTraining(), cell(tmp_path))
-    execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", threads=2, inference_batch=7)
+    execution = ExecutionConfig(device="cpu" if torch.cuda.is_available() else "auto", inference_batch=7)
     load_or_pretrain(ADDRESS, build, never, cell(tmp_path / "other", execution=execution))
 
 
