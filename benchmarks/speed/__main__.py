@@ -17,17 +17,17 @@ from pathlib import Path
 import jsonargparse
 import psutil
 import torch
+from page import COMMITTED, table
 from rich.console import Console
 from work import Measurement, Work, measure
 
 from mmrs_bench.doctor.machine import machine
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.report.render import print_tables
-from mmrs_bench.evaluation.report.tables import Column, Section, Table, Value
+from mmrs_bench.evaluation.report.tables import Value
 from mmrs_bench.io import write_json
 
 GROUPS = ("windows", "selective_scan", "diffclip", "bdgf", "msfmamba", "unidiff")
-COMMITTED = Path(__file__).with_name("ratios.json")
 #: Share of the processor that other programs may use.
 MOST_BUSY = 0.25
 #: A ratio is worse if it exceeds the committed one by this share, or by three times the noise of both.
@@ -55,7 +55,7 @@ def main(only: tuple[str, ...] = GROUPS, out: str = "speed.json", regress: bool 
         for work in import_module(group).works():
             print(f"{work.method}: {work.name}", file=sys.stderr)
             rows.append(row(work, measure(work)))
-    print_tables([table(rows, processor)], Console())
+    print_tables([table(rows, processor, torch.__version__)], Console())
     check_idle()
     found = {"processor": processor, "torch": torch.__version__, "ratios": {name(line): line for line in rows}}
     write_json(Path(out), found)
@@ -106,24 +106,6 @@ def verdict(work: Work, ratio: float, lead: float | None) -> str:
     if work.lead is not None and lead is not None:
         return "yes" if lead >= work.lead else "no"
     return ""
-
-
-def table(rows: list[Row], processor: str) -> Table:
-    columns = (
-        Column("method", "method"),
-        Column("work", "work", fixed=True),
-        Column("ours", "ours ms", "number", 1),
-        Column("bound", "bound ms", "number", 1),
-        Column("reference", "reference ms", "number", 1),
-        Column("ratio", "ours / bound", "number", 2),
-        Column("goal", "at most", "number", 2),
-        Column("lead", "reference / ours", "number", 1),
-        Column("least", "at least", "number", 0),
-        Column("noise", "noise", "number", 3),
-        Column("met", "met"),
-    )
-    title = f"Hot paths, one thread, {processor}, torch {torch.__version__}"
-    return Table(title, columns, (Section("", tuple(rows)),))
 
 
 def name(line: Row) -> str:
