@@ -20,7 +20,6 @@ from pydantic import Field
 from mmrs_bench.methods.base import MethodConfig
 from mmrs_bench.methods.msfmamba.module import MsfMambaModule
 from mmrs_bench.methods.toolkit.network_method import NetworkMethod
-from mmrs_bench.methods.toolkit.training import Loaders
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 
@@ -59,16 +58,7 @@ class MsfMamba(NetworkMethod):
     name = "msfmamba"
     title = "MSFMamba"
 
-    def loaders(self, data: SceneDataModule) -> Loaders:
-        """See `NetworkMethod.loaders`; an epoch has whole batches only, if ``drop_last`` and there is one."""
-        config, context = self.config, self.context
-        whole = len(data.support) // config.batch_size * config.batch_size
-        train = data.shuffled_dataloader(
-            (self.shuffle, context.draw, context.seed),
-            data.support,
-            data.support_targets,
-            batch_size=config.batch_size,
-            augment=config.symmetries,
-            per_epoch=whole if config.drop_last and whole else None,
-        )
-        return Loaders(train, data.val_dataloader())
+    def windows_per_epoch(self, data: SceneDataModule) -> int | None:
+        """Those of whole batches, if ``drop_last`` and there is one."""
+        whole = len(data.support) // self.config.batch_size * self.config.batch_size
+        return whole if self.config.drop_last and whole else None

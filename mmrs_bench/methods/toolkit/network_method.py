@@ -221,8 +221,13 @@ class NetworkMethod(Method):
             data.support_targets,
             batch_size=config.batch_size,
             augment=config.symmetries,
+            per_epoch=self.windows_per_epoch(data),
         )
         return Loaders(train, data.val_dataloader())
+
+    def windows_per_epoch(self, data: SceneDataModule) -> int | None:
+        """Largest number of support windows in an epoch; None for all."""
+        return None
 
     def epochs(self, steps_per_epoch: int) -> int:
         """Number of epochs."""
