@@ -12,6 +12,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.planning import State, estimate_text, make_plan, states_of
+from mmrs_bench.evaluation.run.preflight import notes_of
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, worker_count
 from mmrs_bench.texts import duration_text
 
@@ -34,6 +35,9 @@ def plan(*, results: str, workers: int | None, cost: bool, device: str, precisio
     to_do = [entry for entry in planned if entry.state is not State.DONE]
     count = min(worker_count(workers, "cpu"), len(to_do))
     say(f"{len(cells)} cells, {len(cells) - len(to_do)} done, {len(to_do)} to do")
+    notes = notes_of(cells)
+    for line in (*notes.lines, *(f"cannot be computed: {fault}" for fault in notes.faults)):
+        say(line)
     if to_do:
         say(estimate_text([e.cell for e in to_do], [e.seconds for e in to_do], records, count))
     return 0

@@ -133,6 +133,10 @@ class Method(ABC):
         """Why only the training scene can be classified; empty if others with the same channels can be, too."""
         return ""
 
+    def notes(self) -> tuple[str, ...]:
+        """What readers of the results must know about this cell, one line each, after `fit`; nothing by default."""
+        return ()
+
     def parameter_counts(self) -> ParameterCounts:
         """Numbers of parameters after `fit`."""
         return ParameterCounts(0, 0)

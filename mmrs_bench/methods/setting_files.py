@@ -16,6 +16,7 @@ from mmrs_bench.methods.catalogue import card_folder, method_cards
 from mmrs_bench.methods.setting_paths import OPEN_CLIP, PRECOMPUTED, absolute_paths, is_file, named_file
 from mmrs_bench.models.weights import known_weights, missing_weights
 from mmrs_bench.reading import read_yaml
+from mmrs_bench.scenes.catalogue import load_manifest
 
 #: Fields of a ``precomputed:`` file that name further files.
 FURTHER = ("vectors", "names")
@@ -73,6 +74,33 @@ def missing_files(config: dict[str, Any], card: MethodSpec, card_path: str) -> l
         lines += [f"there is no file {path} (setting {name} of {card.name}); correct the setting" for path in absent]
         lines += _absent_towers(value, folder)
     return lines
+
+
+def scene_notes(config: dict[str, Any], card: MethodSpec, card_path: str, dataset: str) -> tuple[str, ...]:
+    """How settings apply to a scene, one line each: which names a ``precomputed:`` file has for its classes.
+
+    Files that are absent are left out, see `missing_files`.
+
+    Args:
+        config: As ``card`` and ``card_path``, see `file_hashes`.
+        card: The card.
+        card_path: Its path.
+        dataset: Name of the scene, or path of its manifest.
+
+    Raises:
+        ConfigError: If the file has no name for a class.
+        DataError: If the file is faulty.
+    """
+    folder = card_folder(card_path or card.name)
+    lines: list[str] = []
+    for value in config.values():
+        files = list(_files(value, folder))
+        if files and files[0][0] == PRECOMPUTED and all(is_file(path) for _, path in files):
+            from mmrs_bench.methods.clip.precomputed_text import class_text_notes
+
+            manifest = load_manifest(dataset)
+            lines += class_text_notes(files[0][1], manifest.class_names, manifest.text)
+    return tuple(lines)
 
 
 def _absent_towers(value: Any, folder: Path) -> Iterator[str]:

@@ -20,8 +20,10 @@ from mmrs_bench.scenes.manifest_labels import (
     LabelValue,
     OfficialSplit,
     SceneClass,
+    TextNames,
     dump_labels,
     label_faults,
+    text_fault,
 )
 
 __all__ = [
@@ -83,7 +85,11 @@ class Generator(Part):
 
 
 class Manifest(Part):
-    """The description of a scene, either real (with ``sources``) or simulated (with a ``generator``)."""
+    """The description of a scene, either real (with ``sources``) or simulated (with a ``generator``).
+
+    ``text`` has the names by which a file of class vectors knows the classes, see
+    `mmrs_bench.methods.clip.precomputed_text`.
+    """
 
     schema_version: Literal[1] = Field(alias="schema")
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -96,6 +102,7 @@ class Manifest(Part):
     ground_truth: GroundTruth = GroundTruth()
     official_split: OfficialSplit | None = None
     classes: tuple[SceneClass, ...] = ()
+    text: TextNames = Field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     generator: Generator | None = None
     data_dir: str | None = None
@@ -121,6 +128,8 @@ class Manifest(Part):
         for kind, values in unique.items():
             if repeated := sorted({value for value in values if values.count(value) > 1}):
                 raise ValueError(f"{kind} repeat: {', '.join(repeated)}; each must be unique")
+        if fault := text_fault(self.text, self.class_names):
+            raise ValueError(fault)
         if (self.generator is None) == (not self.sources):
             raise ValueError("give either sources (real files) or generator (simulated), and not both")
         if self.generator is None:
@@ -209,6 +218,8 @@ class Manifest(Part):
         for modality in fields["modalities"]:
             if modality["rgb_bands"] is None:  # scenes without it keep their fingerprint
                 del modality["rgb_bands"]
+        if not self.text:  # as here
+            del fields["text"]
         fields["ground_truth"] = dump_labels(self.ground_truth)
         fields["classes"] = [dump_labels(scene_class) for scene_class in self.classes]
         fields["official_split"] = dump_labels(self.official_split) if self.official_split else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from mmrs_bench.errors import nearest
 from mmrs_bench.scenes.manifest_files import ArrayRef, Part
 
 #: The text of NaN among label values, because JSON has no NaN.
@@ -33,6 +34,22 @@ def _label_value(value: Any) -> int | float | str:
 
 #: A value of a label raster: a finite number, ``"nan"``, or ``"#rrggbb"``.
 LabelValue = Annotated[int | float | str, BeforeValidator(_label_value)]
+
+
+def _text_names(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is no mapping; give names by class, for example text: {{Grass: [grass]}}")
+    for owner, names in value.items():
+        listed = [names] if isinstance(names, str) else names
+        if not (isinstance(listed, list | tuple) and listed and all(isinstance(n, str) and n for n in listed)):
+            raise ValueError(f"{names!r} of {owner!r} is no list of names; give one or more, for example [grass, tree]")
+        if repeated := sorted({name for name in listed if listed.count(name) > 1}):
+            raise ValueError(f"{owner!r} has {', '.join(repeated)} more than once; give each name once")
+    return {owner: (names,) if isinstance(names, str) else tuple(names) for owner, names in value.items()}
+
+
+#: Names by class; a single one needs no list.
+TextNames = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_text_names)]
 
 
 class SceneClass(Part):
@@ -140,3 +157,16 @@ def label_faults(classes: tuple[SceneClass, ...], truth: GroundTruth) -> Iterato
             yield f"label value {value} of {owner} is not {wanted}, as encoding: {truth.encoding} needs"
         elif truth.encoding == "one-hot" and not (isinstance(value, int) and value >= 0):
             yield f"label value {value} of {owner} is no channel of a one-hot stack; count channels from 0"
+
+
+def text_fault(text: TextNames, class_names: Sequence[str]) -> str:
+    """Why ``text`` does not fit the classes; empty if it does."""
+    for name in text:
+        if name not in class_names:
+            near = nearest(name, class_names)
+            return (
+                f"text has names of {name!r}, which is no class; "
+                + (f"did you mean {' or '.join(near)}? " if near else "")
+                + f"Classes: {', '.join(class_names)}"
+            )
+    return ""

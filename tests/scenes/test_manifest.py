@@ -92,6 +92,9 @@ def test_the_fingerprint_changes_with_what_can_change_a_number(tmp_path: Path) -
     assert fingerprint(sources=[{"file": "scene.npz", "sha256": "0" * 64}]) != base
     assert fingerprint(revision="r2") != base
     assert fingerprint(official_split=official_fields()) != base
+    name = manifest_fields()["classes"][0]["name"]
+    assert fingerprint(text={}) == base
+    assert fingerprint(text={name: "grass"}) == fingerprint(text={name: ["grass"]}) != base
     modalities = manifest_fields()["modalities"]
     modalities[0]["rgb_bands"] = [2, 1, 0]
     assert fingerprint(modalities=modalities) != base
@@ -124,6 +127,11 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "no wavelength": ("modalities.1.wavelengths_nm", [400, float("nan")], "nan is not a finite number"),
     "colours of heights": ("modalities.1.rgb_bands", [0, 1, 1], "rgb_bands is given for lidar.*move it"),
     "colour twice": ("modalities.0.rgb_bands", [0, 1, 1], "give three different bands of 0..3"),
+    "text of no class": ("text", {"Gras": ["grass"]}, "'Gras', which is no class; .*Classes: "),
+    "text without names": ("text", {"grass": []}, r"text: \[\] of 'grass' is no list of names; give one or more"),
+    "text with a number": ("text", {"grass": ["a", 5]}, "'grass' is no list of names"),
+    "text twice": ("text", {"grass": ["a", "a"]}, "'grass' has a more than once; give each name once"),
+    "text without classes": ("text", ["grass"], "is no mapping; give names by class, for example text: "),
     "one class": ("classes", manifest_fields()["classes"][:1], "classes has 1 entries.*at least 2"),
     "class ids": ("classes.1.id", 5, r"classes are numbered \[1, 5, 3\]; number them 1\.\.3 in order"),
     "class colours": ("classes.1.color", "#00FF00", "class colors repeat: #00ff00"),

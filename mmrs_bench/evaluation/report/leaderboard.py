@@ -154,6 +154,11 @@ def _notes(group: Group, ranked: Sequence[Entry]) -> list[str]:
         )
     if any(len(entry.seeds) > 1 for entry in ranked):
         notes.append("Where a method has several seeds, a draw's value is the mean over its seeds.")
+    noted = defaultdict(list)
+    for entry in group.entries:
+        for note in dict.fromkeys(note for record in entry.records for note in record.notes):
+            noted[note].append(entry.label)
+    notes += [f"{', '.join(labels)}: {note}." for note, labels in noted.items()]
     pretrained = defaultdict(list)
     for entry in group.entries:
         pretrained[entry.records[0].external_data].append(entry.label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 
@@ -83,6 +83,7 @@ class Record(_Part):
         n_query: Number of scored pixels.
         confusion: K x K counts, rows are truth, columns are predictions.
         unranked: Why the result is not ranked; empty if it is ranked.
+        notes: What readers must know about the cell (see `mmrs_bench.methods.base.Method.notes`); left out if empty.
         signature: The protocol in one line (see `mmrs_bench.evaluation.results.signature`).
     """
 
@@ -106,9 +107,17 @@ class Record(_Part):
     parameters_total: int
     parameters_trainable: int
     unranked: str = ""
+    notes: tuple[str, ...] = ()
     signature: str
     provenance: Provenance
     measured: Measured
+
+    @model_serializer(mode="wrap")
+    def _without_empty_notes(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if not self.notes:
+            fields.pop("notes", None)
+        return fields
 
     def body(self) -> dict[str, Any]:
         """All fields except ``measured``: identical for the same cell on the same machine."""

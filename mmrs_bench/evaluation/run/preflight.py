@@ -6,12 +6,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mmrs_bench.config import ExecutionConfig
-from mmrs_bench.errors import ConfigError, PreflightError
+from mmrs_bench.errors import BenchError, ConfigError, PreflightError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.run.jobs import is_done
-from mmrs_bench.methods.setting_files import missing_files
+from mmrs_bench.methods.setting_files import missing_files, scene_notes
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.plugins import EXTRAS, missing_package
 
@@ -66,8 +67,30 @@ def preflight(
         if any(_uses_cache(cell) for cell in pending):
             faults += _folder_faults(cache_root(), f"set {CACHE_VARIABLE} to a writable folder")
         faults += _method_faults(pending)
+        faults += notes_of(pending).faults
     if faults:
         raise PreflightError(dict.fromkeys(faults))
+
+
+class Notes(NamedTuple):
+    """What users must know about cells before they are computed: lines to show, and why cells cannot be computed."""
+
+    lines: list[str]
+    faults: list[str]
+
+
+def notes_of(cells: Iterable[Cell]) -> Notes:
+    """How the settings of methods apply to scenes, see `mmrs_bench.methods.setting_files.scene_notes`."""
+    notes = Notes([], [])
+    for cell in {(cell.dataset, cell.card_path, cell.method_label): cell for cell in cells}.values():
+        where = f"{cell.method_label} on {cell.protocol.scene}"
+        try:
+            found = scene_notes(cell.protocol.method_config, cell.card, cell.card_path, cell.dataset)
+        except BenchError as error:
+            notes.faults.append(f"{where}: {error}")
+        else:
+            notes.lines.extend(f"{where}: {line}" for line in found)
+    return notes
 
 
 def _folder_faults(folder: Path, advice: str) -> Iterator[str]:

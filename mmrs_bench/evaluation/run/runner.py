@@ -103,6 +103,7 @@ def _run(
         unranked=unranked_reason(
             protocol, labels_used=data.labels_used, n_support=n_support, variant_reason=variant.unranked
         ),
+        notes=method.notes(),
         signature=signature(protocol),
         provenance=provenance(),
         measured=measured(seconds, method.context.pretraining_seconds),

@@ -13,7 +13,7 @@ from mmrs_bench.evaluation.results.records import load_failures, load_records, r
 from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_AND_SAVE, RUN_CELL, Job, is_done, stale_outcomes
 from mmrs_bench.evaluation.run.planning import estimate_text, expected_seconds, in_cost_order
-from mmrs_bench.evaluation.run.preflight import preflight
+from mmrs_bench.evaluation.run.preflight import notes_of, preflight
 from mmrs_bench.evaluation.run.progress import RunDisplay, make_display
 from mmrs_bench.io import write_text
 from mmrs_bench.scenes.catalogue import load_manifest
@@ -90,6 +90,8 @@ def run_cells(
     pool = make_pool(executor, job, workers, executor_options or {})
     try:
         provide_data(pending, display)
+        for line in notes_of(pending).lines:
+            display.line(line)
         display.line(estimate_text(pending, seconds, records, count))
         with display:
             execute(job, pool, on_stage=display.on_stage, on_outcome=display.on_outcome)

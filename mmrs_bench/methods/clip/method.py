@@ -18,8 +18,9 @@ Deviation: the variants ``release`` and ``release-exact`` differ from the releas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch import Tensor
 from mmrs_bench.methods.clip.config import ENCODER_SIZES, PRETRAINING_SETTINGS, ClipConfig, DiffClipConfig
 from mmrs_bench.methods.clip.module import VECTORS, LanguageAlignedClassifier, SceneEmbedding
 from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
-from mmrs_bench.methods.clip.text import class_vectors
+from mmrs_bench.methods.clip.text import class_vectors, text_notes
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod
 from mmrs_bench.methods.toolkit.pretraining import pretrain_on_windows
@@ -49,6 +50,22 @@ class Clip(NetworkMethod):
     shuffle = "alignment"
 
     module: LanguageAlignedClassifier
+    #: ``text`` of the manifest; a loaded module does not need it.
+    text_names: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+    def create(self, data: SceneDataModule) -> None:
+        """See `NetworkMethod.create`."""
+        self.text_names = data.scene.manifest.text
+        super().create(data)
+
+    def hyperparameters(self, blueprint: Blueprint) -> dict[str, Any]:
+        """See `NetworkMethod.hyperparameters`; with ``text_names`` if the scene has them."""
+        found = super().hyperparameters(blueprint)
+        return {**found, "text_names": dict(self.text_names)} if self.text_names else found
+
+    def notes(self) -> tuple[str, ...]:
+        """See `Method.notes`: names of class vectors that the scene or near names chose."""
+        return text_notes(self.config.text, self.blueprint.class_names, self.text_names)
 
     def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> LanguageAlignedClassifier:
         """See `NetworkMethod.build`; a saved module has the vectors of a frozen text tower."""
@@ -85,7 +102,8 @@ class DiffClip(Clip):
         """
         config, window = self.config, data.config.window
         # Faulty texts end the cell before the long stage 1, not after it.
-        class_vectors(config.text, data.class_names, config.template, config.descriptions)
+        text_names = data.scene.manifest.text
+        class_vectors(config.text, data.class_names, config.template, config.descriptions, text_names)
         visible_count(window, config.mask_ratio)
         data = self.inputs(data)
         shared = ("decoder_depth", "mask_ratio", "masked_weight", "misplaced_tokens", "initial_values")

@@ -60,6 +60,7 @@ class LanguageAlignedClassifier(ClassificationModule):
         class_names: Names of the classes in target order; required.
         text: Text tower, see `mmrs_bench.methods.clip.text`.
         text_layers: Layers of the tower ``scratch``.
+        text_names: Names of a ``precomputed`` tower by class, as ``text`` in a manifest.
         template, descriptions: See `mmrs_bench.methods.clip.prompts.class_prompts`.
         width, heads, depth, mlp_ratio, learn_positions, readout: See `mmrs_bench.methods.clip.masked_vit.ImageEncoder`.
         initial_values: See `mmrs_bench.methods.clip.initial_values.InitialValues`.
@@ -92,6 +93,7 @@ class LanguageAlignedClassifier(ClassificationModule):
         *,
         class_names: Sequence[str] | None = None,
         text: str = "scratch",
+        text_names: Mapping[str, Sequence[str]] = {},
         text_layers: int = 3,
         template: str = "a multimodal fusion patch of a {class}.",
         descriptions: Mapping[str, Sequence[str]] = {},
@@ -117,6 +119,7 @@ class LanguageAlignedClassifier(ClassificationModule):
     ) -> None:
         class_names = _checked_names(class_names, num_classes)
         descriptions = {name: list(texts) for name, texts in descriptions.items()}
+        text_names = {name: list(names) for name, names in text_names.items()}
         super().__init__(channels, num_classes, window)
         self.save_hyperparameters(ignore=["pretrained", "text_vectors"])
         check_choice("contrast", contrast, CONTRASTS)
@@ -132,7 +135,9 @@ class LanguageAlignedClassifier(ClassificationModule):
         self.learning_rate, self.encoder_rate = learning_rate, encoder_rate
         self.weight_decay, self.schedule = weight_decay, schedule
         self.seed, self.draw = seed, draw
-        vectors = class_vectors(text, class_names, template, descriptions) if text_vectors is None else text_vectors
+        vectors = text_vectors
+        if vectors is None:
+            vectors = class_vectors(text, class_names, template, descriptions, text_names)
         texts: ScratchTexts | FrozenTexts
         if vectors is None:
             tower = ScratchTextTower(width, heads, text_layers)

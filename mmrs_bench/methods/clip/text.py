@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mmrs_bench.errors import ConfigError, DataError, unknown_name
 from mmrs_bench.io import content_hash
 from mmrs_bench.methods.clip.clip_checkpoint import find_checkpoint, load_open_clip
-from mmrs_bench.methods.clip.precomputed_text import precomputed_class_embeddings
+from mmrs_bench.methods.clip.precomputed_text import class_text_notes, precomputed_class_embeddings
 from mmrs_bench.methods.clip.prompts import CONTEXT_LENGTH, VOCABULARY, class_prompts, tokenize
 from mmrs_bench.methods.toolkit.sealed import read_sealed, write_sealed
 from mmrs_bench.paths import cache_root
@@ -87,7 +87,11 @@ def ensemble(embeddings: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def class_vectors(
-    text: str, class_names: Sequence[str], template: str, descriptions: Mapping[str, Sequence[str]]
+    text: str,
+    class_names: Sequence[str],
+    template: str,
+    descriptions: Mapping[str, Sequence[str]],
+    text_names: Mapping[str, Sequence[str]] | None = None,
 ) -> Tensor | None:
     """Unit vectors (k, d) of classes by a frozen tower; None for ``scratch``, whose prompts are only checked.
 
@@ -96,6 +100,7 @@ def class_vectors(
         class_names: k names, in target order.
         template: Text of every class, see `mmrs_bench.methods.clip.prompts.class_prompts`.
         descriptions: More texts by class name.
+        text_names: Names of a ``precomputed`` tower by class name, from ``text`` in the scene's manifest.
 
     Raises:
         BenchError: See `class_prompts` and `frozen_class_embeddings`.
@@ -104,10 +109,15 @@ def class_vectors(
     if text == SCRATCH:
         tokenize(list(chain.from_iterable(prompts)))
         return None
-    return frozen_class_embeddings(text, class_names, prompts)
+    return frozen_class_embeddings(text, class_names, prompts, text_names)
 
 
-def frozen_class_embeddings(tower: str, class_names: Sequence[str], prompts: Sequence[Sequence[str]]) -> Tensor:
+def frozen_class_embeddings(
+    tower: str,
+    class_names: Sequence[str],
+    prompts: Sequence[Sequence[str]],
+    text_names: Mapping[str, Sequence[str]] | None = None,
+) -> Tensor:
     """Unit vectors of classes (k, d) float32 by a frozen tower; those of ``open_clip`` towers are cached.
 
     Args:
@@ -115,6 +125,7 @@ def frozen_class_embeddings(tower: str, class_names: Sequence[str], prompts: Seq
         class_names: k names, in target order.
         prompts: The prompts of each class (k groups of one or more), whose vectors are ensembled; ignored by
             ``precomputed``.
+        text_names: See `class_vectors`; ignored by ``open_clip``.
 
     Raises:
         ConfigError: If the tower is unknown or not frozen, a prompt is too long, a class has no vector, or two classes
@@ -129,11 +140,25 @@ def frozen_class_embeddings(tower: str, class_names: Sequence[str], prompts: Seq
     if kind == "open_clip" and argument:
         embeddings = _open_clip_embeddings(argument, prompts)
     elif kind == "precomputed" and argument:
-        embeddings = ensemble(*precomputed_class_embeddings(Path(argument).expanduser(), class_names))
+        vectors, counts = precomputed_class_embeddings(Path(argument).expanduser(), class_names, text_names)
+        embeddings = ensemble(torch.from_numpy(vectors), counts)
     else:
         raise unknown_name("text tower", tower, TOWERS)
     _check_embeddings(tower, embeddings, class_names)
     return embeddings
+
+
+def text_notes(
+    text: str, class_names: Sequence[str], text_names: Mapping[str, Sequence[str]] | None = None
+) -> tuple[str, ...]:
+    """The names of a ``precomputed`` tower that its file does not map to the classes, for records; arguments as above.
+
+    Empty for other towers.
+    """
+    kind, _, argument = text.partition(":")
+    if kind != "precomputed":
+        return ()
+    return class_text_notes(Path(argument).expanduser(), class_names, text_names or {})
 
 
 def _open_clip_embeddings(argument: str, prompts: Sequence[Sequence[str]]) -> Tensor:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from helpers.clip_helpers import text_file
 from helpers.fake_suite import fake_cards, write_manifest
 
 from mmrs_bench import plugins
@@ -16,7 +18,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import PreflightError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.run import preflight as module
-from mmrs_bench.evaluation.run.preflight import preflight
+from mmrs_bench.evaluation.run.preflight import notes_of, preflight
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.models.weights import weights_named
 from mmrs_bench.plugins import install_command
@@ -91,7 +93,30 @@ def test_files_that_settings_name_are_looked_for_beside_the_card(tower: str, tmp
     path = tmp_path / tower.replace("/", ":").split(":")[-1]
     assert f"there is no file {path} (setting text of mine)" in line
     path.write_bytes(b"")
-    preflight(cells_of(str(card)), tmp_path, CPU)
+    if tower.startswith("open_clip"):
+        preflight(cells_of(str(card)), tmp_path, CPU)
+    else:
+        (line,) = faults(cells_of(str(card)), tmp_path)
+        assert f"{path}: " in line
+        assert line.endswith("use a file with the fields vectors, names, classes")
+
+
+def test_names_of_class_vectors_are_checked_and_shown_before_a_run(tmp_path: Path) -> None:
+    near = {"Stressed grass": "grass", "Woodland": "woodland", "Vineyard": "vineyards", "Bare soil": "soil"}
+    near |= {"Road": "road", "Parking lot": "parking", "Flat roof": "roof", "Tile roof": "tile roof", "Water": "water"}
+    listed = ["lake", *near.values()]
+    tower = text_file(tmp_path, {"Meadow": "lake"}, listed=listed, array=np.ones((len(listed), 2)))
+    cells = cells_of(str(card_with(tower, tmp_path)), draws=2)
+    preflight(cells, tmp_path, CPU)
+    (line,) = notes_of(cells).lines
+    start, _, text = line.partition(": text: ")
+    assert start == "mine on simulated-r1: class texts by near names of names.json"
+    assert yaml.safe_load(text) == {name: [word] for name, word in near.items()}
+    text_file(tmp_path, {"Meadow": "lake"}, listed=["lake", *"abcdefghi"], array=np.ones((len(listed), 2)))
+    cells = cells_of(str(tmp_path / "mine.yaml"))
+    assert notes_of(cells).lines == []
+    (line,) = faults(cells, tmp_path)
+    assert line.startswith(f"mine on simulated-r1: {tmp_path / 'text.yaml'}: no vector for 'Stressed grass', ")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import torch
 import yaml
 from helpers.clip_helpers import NAMES, text_file
 from helpers.method_helpers import refused
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.methods.clip.text import frozen_class_embeddings
+from mmrs_bench.methods.clip.precomputed_text import near_names, text_line
+from mmrs_bench.methods.clip.text import frozen_class_embeddings, text_notes
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest
 
@@ -126,3 +130,84 @@ def test_a_file_with_other_content_is_refused(content: str | None, tmp_path: Pat
         (tmp_path / "text.yaml").write_text(content)
     with refused(DataError, "vectors, names, classes"):
         frozen_class_embeddings(f"precomputed:{tmp_path / 'text.yaml'}", NAMES, [])
+
+
+# Names of a class: the manifest's, the file's, near ones
+
+STUFF = ["building-other", "dirt", "grass", "road", "sand", "tree", "wall-brick", "wall-stone", "water-other"]
+
+
+@pytest.mark.parametrize(
+    ("class_name", "expected"),
+    [
+        ("Grass", ["grass"]),
+        ("Trees", ["tree"]),
+        ("BUILDINGS", ["building-other"]),
+        ("Dirt & sand", ["dirt", "sand"]),
+        ("Gravel road (wide)", ["road"]),
+        ("Stone wall", ["wall-stone"]),
+        ("Wall", ["wall-brick", "wall-stone"]),
+        ("Vineyards", ["tree", "grass"]),
+        ("Old vineyard", ["tree", "grass"]),
+        ("Roadside", []),
+        ("Asphalt", []),
+        ("Other", []),
+        ("", []),
+        ("---", []),
+    ],
+)
+def test_near_names_have_the_words_of_the_class(class_name: str, expected: list[str]) -> None:
+    terms = {name: (name,) for name in STUFF} | {"Vineyard": ("tree", "grass")}
+    assert list(near_names(class_name, terms)) == expected
+
+
+def test_the_manifest_comes_before_the_file_and_the_file_before_near_names(tmp_path: Path) -> None:
+    tower = text_file(tmp_path, {"Road": "a", "Water": "b"}, listed=["a", "b", "road", "water", "apple", "f"])
+    vectors = np.load(tmp_path / "vectors.npy").astype(np.float64)
+    found = frozen_class_embeddings(tower, NAMES, [], {"Road": ["b", "f"]}).double().numpy()
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    means = np.stack([units[1] + units[5], units[1], units[4]])
+    np.testing.assert_allclose(found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-6)
+    assert text_notes(tower, NAMES, {"Road": ["b", "f"]}) == (
+        "class texts of the manifest: text: {Road: [b, f]}",
+        "class texts by near names of names.json: text: {Apple trees: [apple]}",
+    )
+    assert text_notes(text_file(tmp_path, CLASSES), NAMES) == ()
+    assert text_notes("scratch", NAMES) == ()
+
+
+def test_a_class_without_a_near_name_is_an_error_with_the_line_for_the_manifest(tmp_path: Path) -> None:
+    tower = text_file(tmp_path, {"Road": "a"}, listed=["a", "watery", "edge", "moon", "cup", "key"])
+    names = ["Road", "Waterway", "Dirt & sand"]
+    with refused(
+        ConfigError, r"no vector for 'Waterway', 'Dirt & sand' \(similar names: watery for 'Waterway'\); map each"
+    ) as caught:
+        frozen_class_embeddings(tower, names, [])
+    line = re.search(r"for example (text: \{.*?\})\)", str(caught.value))
+    assert line is not None
+    assert yaml.safe_load(line[1]) == {"text": {"Waterway": ["watery"], "Dirt & sand": ["a name"]}}
+
+
+def test_two_classes_with_the_same_near_names_are_refused(tmp_path: Path) -> None:
+    tower = text_file(tmp_path, {"Road": "a"}, listed=["a", "grass", "c", "d", "e", "f"])
+    names = ["Road", "Healthy grass", "Dry grass"]
+    with refused(
+        ConfigError, r"near names of 'Healthy grass' and 'Dry grass' are the same \(grass\).*text: \{Dry grass"
+    ):
+        frozen_class_embeddings(tower, names, [])
+    assert len(frozen_class_embeddings(tower, names, [], {"Dry grass": ["grass", "c"]})) == 3
+
+
+def test_a_name_of_the_manifest_that_the_file_lacks_is_named_with_similar_ones(tmp_path: Path) -> None:
+    with refused(ConfigError, r"names\.json does not contain 'aa' of class 'Road'; similar names: a"):
+        frozen_class_embeddings(text_file(tmp_path, CLASSES), NAMES, [], {"Road": ["aa"]})
+
+
+PRINTABLE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=8)
+
+
+@given(st.dictionaries(PRINTABLE, st.lists(PRINTABLE, min_size=1)))
+def test_the_line_for_the_manifest_is_yaml_with_the_same_names(names: dict[str, list[str]]) -> None:
+    line = text_line(names)
+    assert "\n" not in line
+    assert yaml.safe_load(line) == {"text": names}
