@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 from torch import Tensor
+
+from mmrs_bench.models._compiled import compiled, in_threads
 
 #: States per pass; more states take several passes, fewer are padded with zeros.
 LANES = 16
@@ -33,16 +34,6 @@ NEXT_H = ROW + H
 A, DA, DH = range(0, 3 * LANES, LANES)
 
 LN2 = math.log(2)
-#: Only the optimisations that keep NaN and infinity.
-FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-
-
-def compiled(function: Callable) -> Callable:
-    """Compile a function at its first call, with numba's cache on disk if a cache folder can be written."""
-    try:
-        return njit(cache=True, nogil=True, fastmath=FASTMATH)(function)
-    except RuntimeError:  # no cache folder
-        return njit(nogil=True, fastmath=FASTMATH)(function)
 
 
 def power_of_two(x):
@@ -178,10 +169,7 @@ def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, rows,
 
 
 def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> None:
-    """Run a kernel over all samples in as many threads as torch has; results do not depend on their number.
-
-    Numba's own threads stay alive, and can make a forked process (of a data loader) abort.
-    """
+    """Run a kernel over all samples; results do not depend on the number of threads."""
     batch, _, length = outputs[0].shape
     passes = -(-inputs[-4].shape[1] // LANES)
     arrays = [tensor.numpy() for tensor in (*outputs, *inputs)]
@@ -191,13 +179,7 @@ def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tens
         rows, carried = (outputs[0].new_zeros(shape).numpy() for shape in ((passes, length + 1, ROW), 3 * LANES))
         kernel(*arrays, rows, carried, start, stop, LANES)
 
-    threads = min(torch.get_num_threads(), batch)
-    if threads <= 1:
-        run(0, batch)
-        return
-    bounds = [batch * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, bounds[:-1], bounds[1:]))
+    in_threads(run, batch)
 
 
 def forward(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

@@ -7,41 +7,87 @@ Reference: Vaswani et al. 2017, section 3.2; pre-norm blocks as in the vision tr
 
 from __future__ import annotations
 
+import functools
+import importlib
+from types import ModuleType
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAYER_NORM_EPS = 1e-6
-#: Attention scores per chunk of bfloat16 products; 6 MB fit a CPU's cache.
-CACHED_SCORES = 1 << 20
-#: Most attention scores of a layer that a bfloat16 training on a CPU stores for the gradient (200 MB).
-HELD_SCORES = 1 << 25
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of queries, keys and values, each (b, heads, n, e) -> (b, heads, n, e).
+def attend(packed: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of packed queries, keys and values (b, n, 3 d) -> (b, n, d).
 
-    ``bias`` (heads, n, n) is added to the scores, and gets no gradient. For bfloat16 on a CPU, the backward pass of
-    torch's fused kernel is several times slower than in float32. There this function uses matrix products on a few
-    sequences at a time or, if a training would have to store more than `HELD_SCORES` scores, float32.
+    ``bias`` (heads, n, n) is added to the scores, and gets no gradient. On a CPU it is computed in float32 for
+    bfloat16, whose softmax is slow there, and by the compiled kernels of `mmrs_bench.models._attention_numba` if numba
+    (extra ``fast``) is installed: for heads of 16 channels they need about half the time of torch's.
     """
-    bias = None if bias is None else bias.detach().to(q.device)[None]
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
-    b, heads, n, _ = q.shape
-    scores = heads * n**2
-    with torch.autocast("cpu", enabled=False):
-        if torch.is_grad_enabled() and b * scores > HELD_SCORES:
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias).to(q.dtype)
-        chunks = (torch.split(part, max(1, CACHED_SCORES // scores)) for part in (q, k, v))
-        return torch.cat([_attend_by_products(*chunk, bias=bias) for chunk in zip(*chunks, strict=True)])
+    b, n, _ = packed.shape
+    bias = None if bias is None else bias.detach().to(packed.device)
+    on_cpu = packed.device.type == "cpu"
+    computed = packed.float() if on_cpu and packed.dtype == torch.bfloat16 else packed
+    if on_cpu and computed.dtype == torch.float32 and _kernels() is not None:
+        out: Tensor = _attend(computed, heads, bias)[0]
+        return out.to(packed.dtype)
+    with torch.autocast(packed.device.type, enabled=False):
+        q, k, v = computed.reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if bias is None else bias[None].to(computed.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2).to(packed.dtype)
 
 
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None) -> Tensor:
-    # Two casts and a float32 softmax are several times faster than torch's bfloat16 softmax.
-    scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).float()
-    weights = (scores if bias is None else scores + bias).softmax(dim=-1).to(v.dtype)
-    return torch.matmul(weights, v)
+@functools.cache
+def _kernels() -> ModuleType | None:
+    # Imported at the first use, because the import takes half a second.
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return None
+    return importlib.import_module("mmrs_bench.models._attention_numba")
+
+
+@torch.library.custom_op("mmrs_bench::attend", mutates_args=())
+def _attend(packed: Tensor, heads: int, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return _kernels().forward(packed.contiguous(), heads, bias)  # type: ignore[union-attr,no-any-return]
+
+
+@torch.library.custom_op("mmrs_bench::attend_backward", mutates_args=())
+def _attend_backward(
+    dout: Tensor, largest: Tensor, shares: Tensor, packed: Tensor, heads: int, bias: Tensor | None
+) -> Tensor:
+    kernels = _kernels()
+    return kernels.backward(  # type: ignore[union-attr,no-any-return]
+        dout.contiguous(), largest, shares, packed.contiguous(), heads, bias
+    )
+
+
+@_attend.register_fake
+def _(packed: Tensor, heads: int, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    b, n, width = packed.shape
+    rows = _kernels().padded(n)  # type: ignore[union-attr]
+    largest = packed.new_empty(b, heads, rows)
+    return packed.new_empty(b, n, width // 3), largest, torch.empty_like(largest)
+
+
+@_attend_backward.register_fake
+def _(dout: Tensor, largest: Tensor, shares: Tensor, packed: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    return packed.new_empty(packed.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, int, Tensor | None], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    packed, ctx.heads, ctx.bias = inputs
+    ctx.save_for_backward(output[1], output[2], packed)
+
+
+def _gradient(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+    return _attend_backward(dout, *ctx.saved_tensors, ctx.heads, ctx.bias), None, None
+
+
+_attend.register_autograd(_gradient, setup_context=_save)
 
 
 class TokenLinear(nn.Linear):
@@ -78,9 +124,7 @@ class Attention(nn.Module):
             raise ValueError("class_only supports no bias; leave out one of the two")
         if class_only:
             return self.out_proj(self._first(x))  # type: ignore[no-any-return]
-        b, n, d = x.shape
-        q, k, v = self.in_proj(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        return self.out_proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(attend(self.in_proj(x), self.heads, bias))  # type: ignore[no-any-return]
 
     def _first(self, x: Tensor) -> Tensor:
         """Attention of the first token (b, 1, d), before ``out_proj``.

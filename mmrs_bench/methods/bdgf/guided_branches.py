@@ -160,12 +160,9 @@ class CrossAttention(nn.Module):
     def forward(self, h: Tensor, guide: Tensor) -> Tensor:
         """Features and projected diffusion features, each (b, d, h, w) -> (b, d, h, w)."""
         tokens = _to_tokens(guide)
-        q, k, v = (
-            x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (b, heads, n, d / heads)
-            for x in (self.q_proj(self.norm(_to_tokens(h))), self.k_proj(tokens), self.v_proj(tokens))
-        )
+        q, k, v = self.q_proj(self.norm(_to_tokens(h))), self.k_proj(tokens), self.v_proj(tokens)  # (b, n, d)
         bias = distance_bias(h.shape[2], h.shape[3], self.heads, self.reach)
-        attended = attend(q, k, v, bias).transpose(1, 2).flatten(2)  # (b, n, d)
+        attended = attend(torch.cat([q, k, v], dim=2), self.heads, bias)
         return h + _from_tokens(self.out_proj(attended), h)
 
 
