@@ -22,6 +22,7 @@ from mmrs_bench.doctor.part import Part, make_table
 from mmrs_bench.evaluation.report.tables import Column, Value
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit import training
+from mmrs_bench.models.attention import attend
 from mmrs_bench.models.selective_scan import scan_backend, selective_scan
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.loader import BatchSampler, PixelDataset, PixelLoader, ignore_loader_warnings
@@ -69,11 +70,12 @@ def check_modules(device: str, folder: Path) -> Part:
 
 
 def check_kernels(device: str) -> Part:
-    """The selective scan and the window gatherer of a device, against plain implementations on the CPU."""
+    """Selective scan, attention and window gatherer of a device, against plain implementations on the CPU."""
     scan = scan_backend(device)
     checks = {
         f"selective scan ({scan})": lambda: _scan_difference(device, torch.float32),
         "selective scan in float64": lambda: _scan_difference(device, torch.float64),
+        "attention": lambda: _attention_difference(device),
         "windows": lambda: _window_difference(device),
     }
     rows, failures = [], []
@@ -204,9 +206,26 @@ def _scan_difference(device: str, dtype: torch.dtype) -> float:
     return max(_relative(one.cpu(), other) for one, other in zip(found, expected, strict=True))
 
 
-def _with_gradients(scan: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
+def _attention_difference(device: str) -> float:
+    """Largest relative difference of the outputs and gradients of `attend` with a bias from those of plain products."""
+    heads, n = 2, 19
+    generator = torch_generator("doctor", "attention")
+    packed = torch.randn(3, n, 3 * heads * 12, generator=generator, dtype=torch.float64)
+    bias = torch.randn(heads, n, n, generator=generator, dtype=torch.float64)
+    found = _with_gradients(lambda x: attend(x, heads, bias.float()), [packed.to(device, torch.float32)])
+    expected = _with_gradients(lambda x: _plain_attention(x, heads, bias), [packed])
+    return max(_relative(one.cpu(), other) for one, other in zip(found, expected, strict=True))
+
+
+def _plain_attention(packed: Tensor, heads: int, bias: Tensor) -> Tensor:
+    q, k, v = (part.unflatten(2, (heads, -1)) for part in packed.chunk(3, dim=2))
+    scores = torch.einsum("bihe,bjhe->bhij", q, k) / math.sqrt(q.shape[-1]) + bias
+    return torch.einsum("bhij,bjhe->bihe", scores.softmax(dim=-1), v).flatten(2)
+
+
+def _with_gradients(function: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
     inputs = [value.clone().requires_grad_() for value in values]
-    y = scan(*inputs)
+    y = function(*inputs)
     return [y.detach(), *torch.autograd.grad(y.sin().sum(), inputs)]
 
 

@@ -112,13 +112,15 @@ def reversed_samples(value: Any) -> Any:
 
 
 def test_a_wrong_kernel_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan, gather = selftest.selective_scan, WindowGatherer.gather
+    scan, attend, gather = selftest.selective_scan, selftest.attend, WindowGatherer.gather
     monkeypatch.setattr(selftest, "selective_scan", lambda u, *others: scan(u, *others) + 0.01 * u)
+    monkeypatch.setattr(selftest, "attend", lambda packed, heads, bias: attend(packed, heads, 0.9 * bias))
     monkeypatch.setattr(WindowGatherer, "gather", lambda gatherer, pixels: gather(gatherer, pixels.roll(1)))
     failures = selftest.check_kernels("cpu").failures
     assert [failure.partition(" on cpu: ")[0].partition(" (")[0] for failure in failures] == [
         "selective scan",
         "selective scan in float64",
+        "attention",
         "windows",
     ]
     assert all("the difference is" in failure for failure in failures)
