@@ -122,6 +122,12 @@ class ProtocolConfig(_Frozen):
         return text_hash(f"{before}{self.data.canonical}{between}{self.seed}{after}")[:KEY_DIGITS]
 
     @cached_property
+    def settings_hash(self) -> str:
+        """First 6 hex digits of the SHA-256 of the method's settings and files."""
+        files = {"files": self.files} if self.files else {}
+        return content_hash({**self.method_config, **files})[:6]
+
+    @cached_property
     def _canonical_frame(self) -> list[str]:
         """The `canonical_json` of all fields before, between and after the values of data and seed."""
         fields, mark = self.model_dump(mode="json"), "\0"  # canonical JSON contains no control characters
@@ -306,7 +312,8 @@ class MethodSpec(_Frozen):
     Attributes:
         name: Name in tables and on command lines.
         version: Incremented when results change; part of the key of every cell.
-        class_path: ``package.module:Class`` of the `mmrs_bench.methods.base.Method`.
+        class_path: ``package.module:Class`` of the `mmrs_bench.methods.base.Method`, or ``file.py:Class``, where a
+            relative path starts at the card's folder.
         title: One line for lists.
         reference: Paper or library.
         selections: Supported selection rules, the default first.
@@ -321,7 +328,7 @@ class MethodSpec(_Frozen):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: int = Field(ge=1)
-    class_path: str = Field(pattern=r"^[\w.]+:\w+$")
+    class_path: str = Field(pattern=r"^([\w.]+|.+\.py):\w+$")
     title: str
     reference: str
     selections: tuple[Selection, ...] = ("last",)

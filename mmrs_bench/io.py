@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gc
 import hashlib
 import io
 import json
@@ -138,6 +139,22 @@ def file_sha256(path: Path) -> str:
         while block := file.read(CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Do not look for unreachable objects within a block that creates many small ones that stay.
+
+    Python looks for them whenever the number of objects has grown by a quarter, which takes half of the time of reading
+    10,000 records. Objects without cycles are freed as before.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def end_with_parent() -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import stat
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
 from yaml.constructor import ConstructorError
 
 from mmrs_bench.errors import BenchError
@@ -33,6 +37,9 @@ MAX_DEPTH = 64
 MAX_FAULTS = 3
 
 T = TypeVar("T")
+
+#: The adapter of a type; making one costs as much as the validation of a record.
+_adapters: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter)
 
 
 def read_yaml(path: Path, *, error: type[BenchError], advice: str, nan_keys: Collection[str] = ()) -> Any:
@@ -84,15 +91,37 @@ def parse_yaml(
 
 def read_json(path: Path, *, error: type[BenchError], advice: str) -> Any:
     """Read a JSON file; arguments and errors as `read_yaml`, but an empty file is an error."""
-    text = _read_text(path, error, advice, MAX_BYTES)
+    return parse_json(json_text(path, error=error, advice=advice), where=path, error=error, advice=advice)
+
+
+def json_text(path: Path, *, error: type[BenchError], advice: str) -> str:
+    """The text of a JSON file, for `parse_json`; arguments and errors as `read_json`."""
+    return _read_text(path, error, advice, MAX_BYTES)
+
+
+def parse_json(text: str, *, where: str | Path, error: type[BenchError], advice: str, known_valid: bool = False) -> Any:
+    """Read JSON from a text.
+
+    Args:
+        text: The text.
+        where: Begins the message of an error.
+        error: See `read_yaml`.
+        advice: See `read_yaml`.
+        known_valid: Whether this function accepted the same text before; it is faster then.
+
+    Raises:
+        BenchError: As `read_json`.
+    """
+    if known_valid:
+        return from_json(text)
     if not text.strip():
-        raise error(f"{path}: is an empty file; {advice}")
+        raise error(f"{where}: is an empty file; {advice}")
     try:
         content = json.loads(text, object_pairs_hook=_without_repeated_keys)
         _check_content(content)
         return content
     except (ValueError, RecursionError) as fault:
-        raise error(f"{path}: is not valid JSON ({_one_line(fault)}); {advice}") from fault
+        raise error(f"{where}: is not valid JSON ({_one_line(fault)}); {advice}") from fault
 
 
 def validated(
@@ -110,7 +139,7 @@ def validated(
     Raises:
         BenchError: An ``error`` that names the wrong fields and values, and the known fields if one is unknown.
     """
-    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    adapter = model if isinstance(model, TypeAdapter) else _adapters(model)
     try:
         return adapter.validate_python(fields)
     except ValidationError as fault:
@@ -158,12 +187,14 @@ class _Loader(yaml.SafeLoader):
 
 def _read_text(path: Path, error: type[BenchError], advice: str, limit: int) -> str:
     try:
-        if not path.is_file():
-            kind = "is not a regular file" if path.exists() else "does not exist"
-            raise error(f"{path}: {kind}; {advice}")
-        size = path.stat().st_size
-        if size > limit:
-            raise error(f"{path}: has {size:,} bytes, expected at most {limit:,}; {advice}")
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise error(f"{path}: does not exist; {advice}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise error(f"{path}: is not a regular file; {advice}")
+        if status.st_size > limit:
+            raise error(f"{path}: has {status.st_size:,} bytes, expected at most {limit:,}; {advice}")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as fault:  # ValueError: not UTF-8, or a path with a NUL character
         raise error(f"{path}: cannot be read ({_one_line(fault)}); {advice}") from fault
@@ -233,28 +264,42 @@ def _check_content(content: Any) -> None:
     """Refuse deep nesting, and values that JSON or a message cannot contain; without recursion."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
-        children: list[Any] = []
+        by_type: dict[type, list[Any]] = {}
         for value in level:
-            if isinstance(value, dict):
-                if other := [key for key in value if not isinstance(key, str)]:
-                    raise ValueError(f"key {other[0]!r} is not a text; put it in quotes")
-                children += [*value.keys(), *value.values()]
-            elif isinstance(value, list):
-                children += value
-            elif isinstance(value, str):
-                value.encode()  # UnicodeEncodeError for half of a surrogate pair
-            elif isinstance(value, int):
-                if not -(2**63) <= value < 2**64:
-                    raise ValueError("an integer has more than 64 bits")
-            elif isinstance(value, float):
-                if not math.isfinite(value):
-                    raise ValueError(f"{value} is not a finite number")
-            elif value is not None:
-                raise ValueError(f"{value} is a {type(value).__name__}, expected a text; put it in quotes")
-        if not children:
+            kind = type(value)
+            if kind in by_type:
+                by_type[kind].append(value)
+            else:
+                by_type[kind] = [value]
+        level = []
+        for kind, values in by_type.items():
+            if kind is dict:
+                for mapping in values:
+                    if other := [key for key in mapping if not isinstance(key, str)]:
+                        raise ValueError(f"key {other[0]!r} is not a text; put it in quotes")
+                    level += mapping
+                    level += mapping.values()
+            elif kind is list:
+                level += chain.from_iterable(values)
+            else:
+                _check_values(kind, values)
+        if not level:
             return
-        level = children
     raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_values(kind: type, values: list[Any]) -> None:
+    """Refuse values of one type that JSON or a message cannot contain."""
+    if kind is str:
+        "".join(values).encode()  # UnicodeEncodeError for half of a surrogate pair
+    elif kind is int:
+        if min(values) < -(2**63) or max(values) >= 2**64:
+            raise ValueError("an integer has more than 64 bits")
+    elif kind is float:
+        if other := [value for value in values if not math.isfinite(value)]:
+            raise ValueError(f"{other[0]} is not a finite number")
+    elif kind not in (bool, type(None)):
+        raise ValueError(f"{values[0]} is a {kind.__name__}, expected a text; put it in quotes")
 
 
 def _one_line(fault: BaseException | str) -> str:

@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import unicodedata
+from functools import lru_cache
 
 #: Unicode categories that are shown as escapes: control characters, invisible format characters (such as those that
 #: reverse the direction of writing), halves of surrogate pairs, unassigned and private characters, separators of lines
@@ -64,6 +65,7 @@ def figure_text(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
+@lru_cache(maxsize=10_000)  # a table has the same names in many rows
 def inert(text: str) -> str:
     """A `printable` text that no spreadsheet runs as a formula: a quote is put before it unless it is a number."""
     formula = text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)

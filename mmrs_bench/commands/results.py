@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from mmrs_bench.evaluation.class_map import classify_scene
 from mmrs_bench.evaluation.report.leaderboard import write_leaderboard
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.stage_lines import StageLines
+from mmrs_bench.io import garbage_kept
 
 
 def show_leaderboard(*, results: str) -> int:
     """Print the tables of a results folder, and write them to its subfolder ``leaderboard``."""
-    found = load_results(results)
-    tables = found.leaderboard().tables
-    print_tables(tables, table_console())
-    files = write_leaderboard(found.folder, tables, found.records)
+    with garbage_kept():
+        found = load_results(results)
+        gc.freeze()  # the records stay until this process ends
+        tables = found.leaderboard().tables
+        print_tables(tables, table_console())
+        files = write_leaderboard(found.folder, tables, found.records)
     say(f"written to {files[0].parent}: {', '.join(path.name for path in files)}")
     return 0
 

@@ -17,7 +17,6 @@ from mmrs_bench.evaluation.report.tables import Column, Estimate
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.schema import FailureRecord, Leakage, Record
 from mmrs_bench.evaluation.results.signature import signature_fields, signature_text
-from mmrs_bench.io import content_hash
 
 
 def metric_columns() -> list[Column]:
@@ -37,9 +36,8 @@ class MethodId(NamedTuple):
     @classmethod
     def of(cls, protocol: ProtocolConfig) -> MethodId:
         """Return the identity of a cell's method."""
-        files = {"files": protocol.files} if protocol.files else {}
-        settings = content_hash({**protocol.method_config, **files})[:6]
-        return cls(protocol.method, protocol.variant, protocol.data.selection, protocol.method_version, settings)
+        selection, version = protocol.data.selection, protocol.method_version
+        return cls(protocol.method, protocol.variant, selection, version, protocol.settings_hash)
 
     @property
     def name(self) -> str:
@@ -54,6 +52,11 @@ class Entry:
     method_id: MethodId
     label: str
     records: tuple[Record, ...]
+
+    @cached_property
+    def _by_draw(self) -> dict[tuple[str, int | None], dict[int, float]]:
+        """The values that `by_draw` has computed."""
+        return {}
 
     @cached_property
     def draws(self) -> tuple[int, ...]:
@@ -72,12 +75,15 @@ class Entry:
 
     def by_draw(self, metric: str, *, seed: int | None = None) -> dict[int, float]:
         """Defined values (fractions) by draw, averaged over seeds or of one seed."""
-        values = defaultdict(list)
-        for record in self.records:
-            value = metric_value(record, metric)
-            if value is not None and seed in (None, record.protocol.seed):
-                values[record.protocol.data.draw].append(value)
-        return {draw: sum(of_draw) / len(of_draw) for draw, of_draw in sorted(values.items())}
+        if (metric, seed) not in self._by_draw:
+            values = defaultdict(list)
+            for record in self.records:
+                value = metric_value(record, metric)
+                if value is not None and seed in (None, record.protocol.seed):
+                    values[record.protocol.data.draw].append(value)
+            averages = {draw: sum(of_draw) / len(of_draw) for draw, of_draw in sorted(values.items())}
+            self._by_draw[metric, seed] = averages
+        return self._by_draw[metric, seed].copy()
 
     def estimate(self, metric: str) -> Estimate | None:
         """Mean and spread over draws in percent; None if the metric is defined in no draw."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -46,17 +47,19 @@ def wilcoxon(differences: Sequence[float]) -> float:
 
     Reference: Wilcoxon 1945, Biometrics Bulletin 1(6).
     """
-    kept = [d for d in differences if round(abs(d), _DECIMALS) > 0]
-    sizes = [round(abs(d), _DECIMALS) for d in kept]
+    rounded = (round(difference, _DECIMALS) for difference in differences)
+    kept = [difference for difference in rounded if difference]
+    sizes = [abs(difference) for difference in kept]
     # Twice the mean rank, which is an integer: smaller + (smaller + equal) + 1.
-    ranks = [2 * sum(o < m for o in sizes) + sum(o == m for o in sizes) + 1 for m in sizes]
+    ordered = sorted(sizes)
+    ranks = [bisect_left(ordered, size) + bisect_right(ordered, size) + 1 for size in sizes]
     observed = sum(rank for rank, d in zip(ranks, kept, strict=True) if d > 0)
     # shares[s]: share of sign patterns with the sum s of positive ranks, which is symmetric about half of all ranks.
     shares = np.zeros(min(observed, sum(ranks) - observed) + 1)
     shares[0] = 1.0
     for rank in ranks:
-        shares[rank:] += shares[: max(shares.size - rank, 0)].copy()
-        shares /= 2
+        shares[rank:] += shares[: max(shares.size - rank, 0)]
+        shares *= 0.5
     return min(1.0, 2 * float(shares.sum()))
 
 

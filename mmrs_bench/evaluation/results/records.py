@@ -12,7 +12,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +22,9 @@ from mmrs_bench.errors import DataError, RecordError
 from mmrs_bench.evaluation.results.metrics import score_values
 from mmrs_bench.evaluation.results.provenance import utc_now
 from mmrs_bench.evaluation.results.schema import SCHEMA_VERSION, FailureRecord, Record
-from mmrs_bench.io import content_hash, write_json
-from mmrs_bench.reading import read_json, validated
+from mmrs_bench.evaluation.results.verified import VerifiedFiles, record_hash
+from mmrs_bench.io import content_hash, garbage_kept, write_json
+from mmrs_bench.reading import json_text, parse_json, validated
 from mmrs_bench.texts import one_line, printable
 
 #: ``MIGRATIONS[n]`` converts the fields of schema n to those of schema n + 1.
@@ -146,45 +147,65 @@ def save_failure(results: Path, protocol: ProtocolConfig, error: BaseException) 
     return path
 
 
-def load_record(path: Path) -> Record:
-    """Read one record; a `RecordError` says why it is not valid or consistent, or that it was edited."""
-    fields = _read_fields(path)
+def load_record(path: Path, *, verified: VerifiedFiles | None = None) -> Record:
+    """Read one record; a `RecordError` says why it is not valid or consistent, or that it was edited.
+
+    Args:
+        path: The file.
+        verified: Files that were checked before, whose fields are read without the other checks.
+    """
+    text = json_text(path, error=RecordError, advice=_ADVICE)
+    found = record_hash(path, text) if verified is not None else ""
+    known = verified is not None and found in verified
+    fields = _fields_of(path, text, known_valid=known)
     stated = fields.pop("sha256", None)
-    found = _body_sha256(fields)
     record = _validated(path, Record, fields)
-    fault = _inconsistency(record, path)
-    if not fault and stated not in (None, found):  # older records have no checksum
-        fault = f"was edited after it was written (its content has sha256 {found[:12]}..., it states another one)"
-    if fault:
+    if not known and (fault := _inconsistency(record, path) or _edited(fields, stated)):
         raise _corrupt(path, fault)
+    if verified is not None:
+        verified.add(found)
     return record
+
+
+def _edited(fields: Mapping[str, Any], stated: Any) -> str:
+    """What is wrong with the checksum of a record's fields; empty if nothing. Older records have none."""
+    found = _body_sha256(fields)
+    if stated in (None, found):
+        return ""
+    return f"was edited after it was written (its content has sha256 {found[:12]}..., it states another one)"
 
 
 def load_failure(path: Path) -> FailureRecord:
     """Read one failure record; a `RecordError` says why it is not valid."""
-    return _validated(path, FailureRecord, _read_fields(path))
+    text = json_text(path, error=RecordError, advice=_ADVICE)
+    return _validated(path, FailureRecord, _fields_of(path, text))
 
 
 def load_records(results: Path) -> list[Record]:
     """All records of a results folder, sorted by path; a `RecordError` names the first three corrupt files."""
-    return _load_all(results / "records", load_record)
+    folder = results / RECORDS
+    verified = VerifiedFiles(folder)
+    records = _load_all(folder, partial(load_record, verified=verified))
+    verified.save()
+    return records
 
 
 def load_failures(results: Path) -> list[FailureRecord]:
     """Failure records of all cells without a record, sorted by path; raises as `load_records`."""
-    failures = _load_all(results / "failures", load_failure)
+    failures = _load_all(results / FAILURES, load_failure)
     return [failure for failure in failures if not record_path(results, failure.protocol).exists()]
 
 
 def _load_all(folder: Path, load: Callable[[Path], AnyRecord]) -> list[AnyRecord]:
     records, faults = [], []
-    for path in _record_files(folder):
-        try:
-            if path.is_symlink():
-                raise _corrupt(path, "is a symbolic link, which is not followed")
-            records.append(load(path))
-        except RecordError as error:
-            faults.append(str(error))
+    with garbage_kept():
+        for path in _record_files(folder):
+            try:
+                if path.is_symlink():
+                    raise _corrupt(path, "is a symbolic link, which is not followed")
+                records.append(load(path))
+            except RecordError as error:
+                faults.append(str(error))
     if faults:
         more = f" (and {len(faults) - 3} more files)" if len(faults) > 3 else ""
         raise RecordError(" ".join(faults[:3]) + more)
@@ -233,8 +254,8 @@ def _body_sha256(fields: Mapping[str, Any]) -> str:
     return content_hash({name: value for name, value in fields.items() if name not in {"measured", "sha256"}})
 
 
-def _read_fields(path: Path) -> dict[str, Any]:
-    fields = read_json(path, error=RecordError, advice=_ADVICE)
+def _fields_of(path: Path, text: str, *, known_valid: bool = False) -> dict[str, Any]:
+    fields = parse_json(text, where=path, error=RecordError, advice=_ADVICE, known_valid=known_valid)
     if not isinstance(fields, dict):
         raise _corrupt(path, f"contains a JSON {type(fields).__name__}, expected a record")
     return fields
