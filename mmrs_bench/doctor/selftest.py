@@ -218,7 +218,7 @@ def _attention_difference(device: str) -> float:
 
 
 def _plain_attention(packed: Tensor, heads: int, bias: Tensor) -> Tensor:
-    q, k, v = (part.unflatten(2, (heads, -1)) for part in packed.chunk(3, dim=2))
+    q, k, v = (part.reshape(*part.shape[:2], heads, -1) for part in packed.chunk(3, dim=2))
     scores = torch.einsum("bihe,bjhe->bhij", q, k) / math.sqrt(q.shape[-1]) + bias
     return torch.einsum("bhij,bjhe->bihe", scores.softmax(dim=-1), v).flatten(2)
 
