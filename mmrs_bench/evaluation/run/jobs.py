@@ -34,6 +34,7 @@ from mmrs_bench.evaluation.run.claims import (
     remove_quietly,
     results_errors,
 )
+from mmrs_bench.evaluation.run.processes import import_core_metrics
 from mmrs_bench.io import write_text
 
 #: Called with a cell's key, the name of a stage and the share of the stage that is done, in [0, 1].
@@ -77,6 +78,13 @@ class Job:
     def lock_dir(self) -> Path:
         """Folder of the locks."""
         return self.results / "locks"
+
+    @property
+    def runs_code_of_users(self) -> bool:
+        """Whether a method or a callback of the trainer is not of this package."""
+        one_of_each = {(cell.protocol.method, cell.card_path): cell for cell in self.cells}.values()
+        own = all(cell.card.class_path.startswith("mmrs_bench.") for cell in one_of_each)
+        return not own or bool(self.execution.trainer.callbacks)
 
     def file(self, name: str) -> Path:
         """A file that only this run uses."""
@@ -344,6 +352,9 @@ def _import_cell_function(job: Job) -> None:
 
     Errors are left to the first cell, whose failure record has the traceback.
     """
+    with suppress(Exception):
+        if not job.runs_code_of_users:
+            import_core_metrics()
     with suppress(Exception):
         _cell_function(job.compute)
 

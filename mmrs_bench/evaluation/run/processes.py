@@ -1,4 +1,4 @@
-"""Child processes of a run: they ignore Ctrl-C, write to a log file, and end with the process that started them."""
+"""Child processes of a run: they ignore Ctrl-C, write to a log file, end with their parent, and start quickly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -18,6 +21,9 @@ from typing import Any, NamedTuple
 
 from mmrs_bench.evaluation.run.claims import results_errors
 from mmrs_bench.evaluation.run.pool import environment
+
+#: Packages that torchmetrics needs for metrics of texts, pictures and sounds, and for plots.
+_UNUSED = frozenset({"matplotlib", "scipy", "torchvision", "transformers"})
 
 
 class Child(NamedTuple):
@@ -104,3 +110,43 @@ def _interrupt_deferred() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
     if received:
         raise KeyboardInterrupt
+
+
+def import_core_metrics() -> None:
+    """Import torchmetrics without metrics for texts and pictures, which saves a worker half of its start.
+
+    Lightning imports torchmetrics, which imports torchvision, transformers, matplotlib and scipy.signal if they are
+    installed, for metrics and plots that no method of this suite uses. Here torchmetrics finds none of them. Whoever
+    imports these packages afterwards gets them.
+    """
+    if "torchmetrics" not in sys.modules:
+        with _absent_for_lightning():
+            import_module("torchmetrics")
+
+
+@contextmanager
+def _absent_for_lightning() -> Iterator[None]:
+    """Let Lightning's checks of requirements report the unused packages as absent."""
+    checks: Any = import_module("lightning_utilities.core.imports")
+    version, find_spec = checks._version, checks.find_spec
+
+    def version_of(name: str) -> str:
+        if name in _UNUSED:
+            raise PackageNotFoundError(name)
+        return str(version(name))
+
+    def spec_of(name: str) -> ModuleSpec | None:
+        found: ModuleSpec | None = None if name in _UNUSED else find_spec(name)
+        return found
+
+    def forget() -> None:
+        checks.package_available.cache_clear()
+        checks.module_available.cache_clear()
+
+    forget()
+    checks._version, checks.find_spec = version_of, spec_of
+    try:
+        yield
+    finally:
+        checks._version, checks.find_spec = version, find_spec
+        forget()
