@@ -22,6 +22,7 @@ from torch import nn
 
 from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.evaluation.report.statistics import p_text, paired, summarise
+from mmrs_bench.evaluation.report.tables import Estimate
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.method import Bdgf
 from mmrs_bench.methods.catalogue import method_card, resolve_config
@@ -54,19 +55,19 @@ def main(
                     found[label].setdefault(who, {})[draw] = value
         for who in found["mutual"]:
             both = [found[label][who] for label in VARIANTS]
-            means = [summarise([*values.values()]) for values in both]
+            means = [Estimate.percent(summarise([*values.values()])) for values in both]
             pair = paired(*both)
             cells = [f"{mean.mean:.2f} ± {mean.sd or 0:.2f}" for mean in means]
             against = (
                 "| | | |"
                 if pair is None
-                else f"| {pair.difference.mean:+.2f} | {pair.wins} of {len(both[0])} | {p_text(pair.p)} |"
+                else f"| {100 * pair.difference.mean:+.2f} | {pair.wins} of {len(both[0])} | {p_text(pair.p)} |"
             )
             print(f"| {count} | {who} | {' | '.join(cells)} {against}", flush=True)
 
 
 def measured(data: SceneDataModule, variant: str, budget: BudgetName) -> dict[str, float]:
-    """OA in percent of each branch and of all together, and the share of disagreement of two branches in percent."""
+    """OA of each branch and of all together, and the share of disagreement of two branches."""
     with tempfile.TemporaryDirectory() as work:
         context = RunContext(seed=0, draw=data.config.draw, work_dir=Path(work))
         method = Bdgf(resolve_config(method_card("bdgf"), variant, budget), context)
@@ -80,8 +81,8 @@ def measured(data: SceneDataModule, variant: str, budget: BudgetName) -> dict[st
     disagreements = [(one != other).mean() for one, other in combinations(individual.values(), 2)]
     predictions = {**individual, TOGETHER: together}
     return {
-        **{who: 100 * float((targets == data.query_targets).mean()) for who, targets in predictions.items()},
-        DISAGREEMENT: 100 * float(np.mean(disagreements)),
+        **{who: float((targets == data.query_targets).mean()) for who, targets in predictions.items()},
+        DISAGREEMENT: float(np.mean(disagreements)),
     }
 
 

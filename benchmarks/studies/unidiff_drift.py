@@ -18,6 +18,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import jsonargparse
@@ -26,7 +27,6 @@ import torch
 from matplotlib.figure import Figure
 
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
-from mmrs_bench.evaluation.report.statistics import paired, summarise
 from mmrs_bench.io import write_csv, write_png
 from mmrs_bench.methods.base import RunContext, method_class
 from mmrs_bench.methods.catalogue import method_card, resolve_config
@@ -179,20 +179,20 @@ def table(rows: Sequence[Row]) -> str:
         cells.append(spread(drift(rows, label)))
         cells += [", ".join(spread(by_seed(rows, label, name, epoch)) for epoch in (0, -1)) for name in others]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    pair = paired(*(drift(rows, label) for label in reversed(VARIANTS)))
-    assert pair is not None, "both variants have the same seeds"
+    with_anchor, without = (drift(rows, label) for label in VARIANTS)
+    differences = {seed: value - with_anchor[seed] for seed, value in without.items()}
     lines.append("")
     lines.append(
-        f"Drift without anchoring minus drift with it: {pair.difference.mean:+.4f} ± {pair.difference.sd or 0:.4f}; "
-        f"larger without it on {pair.wins} of {pair.difference.n} seeds."
+        f"Drift without anchoring minus drift with it: {spread(differences)}; larger without it on "
+        f"{sum(value > 0 for value in differences.values())} of {len(differences)} seeds."
     )
     return "\n".join(lines)
 
 
 def spread(values: Mapping[int, float]) -> str:
     """Mean and standard deviation, or the value of a single seed."""
-    found = summarise(list(values.values()))
-    return f"{found.mean:.4f}" if found.sd is None else f"{found.mean:.4f} ± {found.sd:.4f}"
+    mean = f"{fmean(values.values()):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {stdev(values.values()):.4f}"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionConfig
 from mmrs_bench.evaluation.report.statistics import p_text, paired, summarise
+from mmrs_bench.evaluation.report.tables import Estimate
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.unidiff.adaptation import adapted_denoiser
@@ -67,7 +68,7 @@ def main(
                 found[label][draw] = probe_accuracy(data, method, variant, budget)
         first = found["adapted"]
         for label, accuracies in found.items():
-            mean = summarise([100 * accuracy for accuracy in accuracies.values()])
+            mean = Estimate.percent(summarise([*accuracies.values()]))
             pair = None if accuracies is first else paired(first, accuracies)
             against = "| | |" if pair is None else f"| {-100 * pair.difference.mean:+.2f} | {p_text(pair.p)} |"
             print(f"| {count} | {label} | {mean.mean:.2f} ± {mean.sd or 0:.2f} {against}", flush=True)

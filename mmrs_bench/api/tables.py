@@ -53,7 +53,7 @@ class Tables:
         """The rows as a data frame.
 
         A mean over draws fills four columns, all in percent: ``<name>_mean``, ``<name>_sd``, and ``<name>_low`` and
-        ``<name>_high`` of the 95 % t-interval. Missing values are NaN.
+        ``<name>_high`` of the 95 % interval. Missing values are NaN.
         """
         import pandas as pd
 

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mmrs_bench.evaluation.report.entries import Entry, Group, mean_leakage
-from mmrs_bench.evaluation.report.statistics import MIN_DRAWS
+from mmrs_bench.evaluation.report.statistics import separable
 from mmrs_bench.evaluation.results.schema import Record
 
 
 def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
-    """Label and text of everything that is needed to interpret or repeat a table of these entries."""
+    """Label and text of everything that is needed to interpret or repeat a table of these entries (at least one)."""
     records = [record for entry in entries for record in entry.records]
     first = records[0]
     data = first.protocol.data
@@ -23,10 +23,10 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
     rules = " or ".join(sorted({entry.method_id.selection for entry in entries}))
     scope = "scene (transductive, without labels)" if data.unlabelled == "scene" else data.unlabelled
     leakage = mean_leakage(records)
-    if len(draws) < MIN_DRAWS:
-        groups = f"groups need >= {MIN_DRAWS} draws (exact paired tests cannot reach 0.05 below): none is separable"
-    else:
+    if separable([entry.by_draw("oa") for entry in entries]):
         groups = "a group is not separable from its best (exact paired Wilcoxon over common draws, Holm, 0.05)"
+    else:
+        groups = "no groups, because there are too few common draws or methods"
     return (
         ("scene", f"{first.protocol.scene} (fingerprint {first.protocol.scene_fingerprint[:8]})"),
         ("modalities", f"{modalities or '–'}; {len(first.class_names)} classes"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from mmrs_bench.evaluation.report.entries import Group
@@ -13,7 +14,7 @@ from mmrs_bench.evaluation.report.exports import csv_table
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.tables import Estimate, Value
 from mmrs_bench.io import atomic_write, write_png, write_text
-from mmrs_bench.texts import figure_text
+from mmrs_bench.texts import figure_text, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 #: Okabe and Ito's palette for colour-blind readers, without yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+#: Sizes of titles and legends in points, and their characters in an inch.
+_TITLE_POINTS, _TITLE_CHARACTERS = 10, 12
+_LEGEND_POINTS, _LEGEND_CHARACTERS = 9, 13
+#: Width of a legend's symbol in characters, and height of one line of a legend in inches.
+_LEGEND_SYMBOL, _LEGEND_LINE = 8, 0.19
 
 
 def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
@@ -64,7 +70,7 @@ def _rows(group: Group) -> list[dict[str, Value]]:
 
 
 def curve_figure(groups: Sequence[Group]) -> Figure:
-    """OA over shots of the ranked methods in groups of one protocol, with 95 % t-intervals over draws."""
+    """OA over shots of the ranked methods in groups of one protocol, with 95 % intervals over draws."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
     from mmrs_bench.evaluation.report.figures import ShownFigure
@@ -82,7 +88,7 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
             # Points of different methods at one shot count are shifted so that their intervals do not overlap.
             [shots * 1.02 ** (number - (len(curves) - 1) / 2) for shots, _ in curves[label]],
             [estimate.mean for estimate in estimates],
-            yerr=[0.0 if estimate.high is None else estimate.high - estimate.mean for estimate in estimates],
+            yerr=error_bars(estimates),
             label=figure_text(label),
             **line_style(number),
         )
@@ -93,10 +99,24 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("shots (labels per class)")
     fields = groups[0].fields
-    title = f"{figure_text(groups[0].scene_label)}\n{fields['split']}, budget {fields['budget']}"
-    axes.set_title(f"{title}; mean and 95 % t-interval over draws", fontsize=10)
+    protocol = f"{fields['split']}, budget {fields['budget']}"
+    add_title(figure, f"{groups[0].scene_label}\n{protocol}; mean and 95 % interval over draws")
     style_axes(figure, axes)
     return figure
+
+
+def error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """Distances (2, n) from the mean to the lower and the upper end of the 95 % interval; 0 for a single draw."""
+    lower = [0.0 if estimate.low is None else estimate.mean - estimate.low for estimate in estimates]
+    upper = [0.0 if estimate.high is None else estimate.high - estimate.mean for estimate in estimates]
+    return [lower, upper]
+
+
+def add_title(figure: Figure, text: str) -> None:
+    """Write a title above a figure, whose lines are broken where they would leave it."""
+    width = round(_TITLE_CHARACTERS * figure.get_figwidth())
+    lines = [part for line in text.splitlines() for part in wrap(printable(line), width)]
+    figure.suptitle("\n".join(map(figure_text, lines)), fontsize=_TITLE_POINTS)
 
 
 def line_style(number: int) -> dict[str, Any]:
@@ -112,9 +132,13 @@ def line_style(number: int) -> dict[str, Any]:
 
 
 def style_axes(figure: Figure, axes: Axes) -> None:
-    """Label the y axis, add a grid, and put the legend beside the axes."""
+    """Label the y axis, add a grid, and put the legend below the axes, in a figure that is high enough for it."""
     axes.set_ylabel("overall accuracy, %")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    names = axes.get_legend_handles_labels()[1]
+    columns = max(1, int(figure.get_figwidth() * _LEGEND_CHARACTERS / (max(map(len, names)) + _LEGEND_SYMBOL)))
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (rows - 1))
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=_LEGEND_POINTS)

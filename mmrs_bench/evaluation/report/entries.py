@@ -88,7 +88,7 @@ class Entry:
     def estimate(self, metric: str) -> Estimate | None:
         """Mean and spread over draws in percent; None if the metric is defined in no draw."""
         values = list(self.by_draw(metric).values())
-        return Estimate.percent(summarise(values)) if values else None
+        return Estimate.percent(summarise(values, lowest=METRICS[metric].lowest)) if values else None
 
 
 @dataclass(frozen=True)

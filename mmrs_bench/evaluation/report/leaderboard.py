@@ -15,7 +15,7 @@ from mmrs_bench.evaluation.report.exports import classes_table, draws_table, ide
 from mmrs_bench.evaluation.report.modalities import modality_tables
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.reported import ReportedResult, reported_tables
-from mmrs_bench.evaluation.report.statistics import tie_groups
+from mmrs_bench.evaluation.report.statistics import draws_needed, separable, tie_groups
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
 from mmrs_bench.evaluation.results.metrics import METRICS
@@ -70,7 +70,8 @@ def write_leaderboard(results: Path, tables: Sequence[Table], records: Sequence[
 def _ranking(group: Group) -> Table:
     entries = sorted(group.entries, key=lambda e: (e.unranked, -fmean(e.by_draw("oa").values()), e.label))
     ranked = [entry for entry in entries if not entry.unranked]
-    ranks: list[int | None] = [*tie_groups([entry.by_draw("oa") for entry in ranked])]
+    values = [entry.by_draw("oa") for entry in ranked]
+    ranks: list[int | None] = [*tie_groups(values)] if separable(values) else [None] * len(ranked)
     ranks += [None] * (len(entries) - len(ranked))
     rows = [_row(group, entry, rank) for entry, rank in zip(entries, ranks, strict=True)]
     sections = [Section("", tuple(rows[: len(ranked)]))]
@@ -165,6 +166,12 @@ def _notes(group: Group, ranked: Sequence[Entry]) -> list[str]:
     for external, labels in sorted(pretrained.items()):
         if external != "none":
             notes.append(f"Uses weights pretrained on {external}: {', '.join(labels)}.")
+    if len(ranked) > 1 and not separable([entry.by_draw("oa") for entry in ranked]):
+        common = set.intersection(*(set(entry.draws) for entry in ranked))
+        notes.append(
+            f"No groups: to separate {len(ranked)} methods takes at least {draws_needed(len(ranked))} common draws "
+            f"(exact paired Wilcoxon test, Holm, 0.05); these have {len(common)}."
+        )
     return notes
 
 

@@ -13,7 +13,7 @@ ABSENT = "–"
 
 
 class Estimate(NamedTuple):
-    """A mean over draws in percent with its sd and 95 % t-interval (None for a single draw)."""
+    """A mean over draws in percent with its sd and 95 % interval (None for a single draw)."""
 
     mean: float
     sd: float | None

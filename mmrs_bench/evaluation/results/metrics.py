@@ -29,13 +29,14 @@ from mmrs_bench.scenes.scene import IntArray
 class Metric(NamedTuple):
     """A metric: name in records, baselines and CSV files, title in tables, and a function.
 
-    The function returns a fraction, or None where the metric is undefined.
+    The function returns a fraction between ``lowest`` and 1, or None where the metric is undefined.
     """
 
     name: str
     title: str
     compute: Callable[[ClassCounts], float | None]
     higher_is_better: bool = True
+    lowest: float = 0.0
 
 
 #: Metrics that tables, CSV files and baselines contain, by name, in this order.
@@ -44,7 +45,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("oa", "OA", overall_accuracy),
         Metric("aa", "AA", average_accuracy),
-        Metric("kappa", "κ", kappa),
+        Metric("kappa", "κ", kappa, lowest=-1.0),
     )
 }
 

@@ -15,6 +15,7 @@ from mmrs_bench.evaluation.report.comparison import compare
 from mmrs_bench.evaluation.report.exports import draws_table
 from mmrs_bench.evaluation.report.leaderboard import build_leaderboard, write_leaderboard
 from mmrs_bench.evaluation.report.render import render
+from mmrs_bench.evaluation.report.tables import Table
 from mmrs_bench.evaluation.results.metrics import METRICS, Metric
 from mmrs_bench.evaluation.results.records import save_failure, save_record
 
@@ -30,17 +31,38 @@ def test_a_note_states_that_seeds_were_averaged() -> None:
     assert any("mean over its seeds" in note for note in table.notes)
 
 
+def test_notes_of_records_stand_below_their_table_once() -> None:
+    records = [make_record(method, draw=draw) for method in ("rf", "svm") for draw in range(2)]
+    noted = [record.model_copy(update={"notes": ("texts: {Road: [road]}",)}) for record in records[:2]]
+    (table,) = build_leaderboard([*noted, *records[2:]])
+    assert table.notes[0] == "rf: texts: {Road: [road]}."
+    assert sum("Road" in note for note in table.notes) == 1
+    assert noted[0].body()["notes"] == ["texts: {Road: [road]}"]
+    assert "notes" not in records[2].body(), "records without notes are those of earlier versions"
+
+
 def test_failed_cells_are_listed_even_if_all_cells_failed() -> None:
     (table,) = build_leaderboard([], [make_failure("cnn", "no memory", draw=draw) for draw in (3, 1)])
     assert table.notes == ("Failed: cnn, draws 1, 3: TrainingError: no memory",)
     assert "no memory" in render([table], "terminal")
 
 
-def test_below_six_draws_the_card_states_why_there_are_no_groups() -> None:
-    records = [make_record(m, varied_hits(q, d), draw=d) for d in range(5) for m, q in (("rf", 190), ("svm", 100))]
-    (table,) = build_leaderboard(records)
-    assert values(table, "group") == [(1,), (1,)]
-    assert "need >= 6 draws" in dict(table.card)["score"]
+@pytest.mark.parametrize(("methods", "draws"), [(2, 5), (4, 6)])
+def test_with_too_few_draws_a_table_shows_no_groups_and_states_how_many_it_takes(methods: int, draws: int) -> None:
+    def ranking(draws: int) -> Table:
+        records = [
+            make_record(f"m{m}", varied_hits(190 - 30 * m, d), draw=d) for d in range(draws) for m in range(methods)
+        ]
+        (table,) = build_leaderboard(records)
+        return table
+
+    few, enough = ranking(draws), ranking(draws + 1)
+    assert values(few, "group") == [(None,)] * methods
+    assert f"to separate {methods} methods takes at least {draws + 1} common draws" in few.notes[-1]
+    assert f"these have {draws}." in few.notes[-1]
+    assert "no groups" in dict(few.card)["score"]
+    assert values(enough, "group") == [(rank,) for rank in range(1, methods + 1)]
+    assert not any("No groups" in note for note in enough.notes)
 
 
 def test_a_new_metric_needs_only_a_row_in_the_table_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:

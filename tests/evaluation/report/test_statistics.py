@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mmrs_bench.evaluation.report.statistics import MIN_DRAWS, holm, p_text, paired, summarise, tie_groups, wilcoxon
+from mmrs_bench.errors import DataError
+from mmrs_bench.evaluation.report.statistics import (
+    MIN_DRAWS,
+    draws_needed,
+    holm,
+    p_text,
+    paired,
+    separable,
+    summarise,
+    tie_groups,
+    wilcoxon,
+)
 from mmrs_bench.randomness import numpy_generator
 
 VALUES = st.floats(-1, 1, allow_nan=False).map(lambda v: round(v, 6))
@@ -81,10 +92,56 @@ def test_holm_rejects_by_its_definition(p_values: list[float]) -> None:
         assert {i for i, a in enumerate(adjusted) if a <= alpha} == set(order[: [*kept, True].index(True)])
 
 
-@pytest.mark.parametrize("values", [[0.70, 0.74, 0.81, 0.66, 0.79], [1.0, 2.0, 3.0]])
-def test_summary_is_mean_sd_and_t_interval(values: list[float]) -> None:
-    interval = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    assert summarise(values) == pytest.approx((len(values), np.mean(values), np.std(values, ddof=1), *interval))
+@pytest.mark.parametrize(("values", "lowest"), [([0.70, 0.74, 0.81, 0.66, 0.79], 0.0), ([-0.2, 0.1, 0.4], -1.0)])
+def test_summary_is_mean_sd_and_t_interval_on_the_logit_scale(values: list[float], lowest: float) -> None:
+    mean = np.mean(values)
+    share, scale = (mean - lowest) / (1 - lowest), 1 - lowest
+    error = stats.sem(values) / scale / (share * (1 - share))
+    interval = stats.t.interval(0.95, len(values) - 1, loc=np.log(share / (1 - share)), scale=error)
+    low, high = lowest + scale / (1 + np.exp(-np.array(interval)))
+    expected = (len(values), mean, np.std(values, ddof=1), low, high)
+    assert summarise(values, lowest=lowest) == pytest.approx(expected)
+
+
+def test_with_many_close_values_the_interval_is_the_usual_t_interval() -> None:
+    values = [0.8 + 0.01 * ((7 * i) % 11 - 5) for i in range(40)]
+    usual = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert summarise(values)[3:] == pytest.approx(usual, abs=3e-4)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_an_interval_contains_the_mean_and_never_leaves_the_range_of_the_values(values: list[float]) -> None:
+    for lowest, given_values in ((0.0, values), (-1.0, [2 * value - 1 for value in values])):
+        _, mean, _, low, high = summarise(given_values, lowest=lowest)
+        assert low is not None
+        assert high is not None
+        assert lowest - 1e-12 <= low <= mean <= high <= 1 + 1e-12
+
+
+def test_equal_values_at_the_end_of_the_range_have_an_interval_without_width() -> None:
+    assert summarise([1.0, 1.0]) == (2, 1.0, 0.0, 1.0, 1.0)
+    assert summarise([0.0, 0.0]) == (2, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_percent_in_place_of_fractions_are_refused() -> None:
+    with pytest.raises(DataError, match=r"from 70\.0 to 80\.0; expected fractions between 0 and 1"):
+        summarise([70.0, 80.0])
+
+
+@pytest.mark.parametrize(("methods", "draws"), [(2, 6), (4, 7), (6, 8), (10, 9), (17, 10)])
+def test_draws_needed_is_the_fewest_with_which_holm_can_separate_the_best(methods: int, draws: int) -> None:
+    assert draws_needed(methods) == draws
+    for number, possible in ((draws - 1, False), (draws, True)):
+        smallest = wilcoxon(range(1, number + 1))
+        assert (holm([smallest] * (methods - 1))[0] <= 0.05) == possible
+        best = [dict.fromkeys(range(number), 0.9)]
+        others = [{draw: 0.5 - 0.01 * draw for draw in range(number)}] * (methods - 1)
+        assert separable(best + others) == possible
+        assert (max(tie_groups(best + others)) > 1) == possible
+
+
+def test_one_method_cannot_be_separated() -> None:
+    assert not separable([dict.fromkeys(range(20), 0.5)])
 
 
 def test_one_draw_has_no_spread() -> None:
