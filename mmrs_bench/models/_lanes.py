@@ -22,6 +22,10 @@ LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 #: Sums that are computed beside each other, because each addition waits for the one before it.
 CHAINS = 4
 
+#: Smaller powers of two are 0. Beside a weight of 1 they do not count in float32, and their products would be so small
+#: that CPUs compute them a hundred times slower (subnormal numbers).
+LOWEST_POWER = -64.0
+
 LN2 = math.log(2)
 _INT = ir.IntType(32)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
@@ -220,7 +224,8 @@ def _larger(builder, x, y):
 
 
 def _power_of_two(builder, x):
-    x = builder.select(builder.fcmp_ordered("<", x, _constant(-127.0)), _constant(-127.0), x)  # keeps NaN
+    tiny = builder.fcmp_ordered("<", x, _constant(LOWEST_POWER))  # false for NaN
+    x = builder.select(tiny, _constant(LOWEST_POWER), x)
     whole = _call(builder, "rint", x)
     part = builder.fsub(x, whole)
     # Taylor coefficients; for |part| <= 1/2 the first omitted term is below a tenth of float32's rounding.
@@ -228,7 +233,8 @@ def _power_of_two(builder, x):
     for k in range(6, -1, -1):
         power = _call(builder, "fma", power, part, _constant(LN2**k / math.factorial(k)))
     exponent = builder.add(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [127] * LANES))
-    return builder.fmul(power, builder.bitcast(builder.shl(exponent, ir.Constant(_INTS, [23] * LANES)), _VECTOR))
+    bits = builder.shl(exponent, ir.Constant(_INTS, [23] * LANES))
+    return builder.select(tiny, _constant(0.0), builder.fmul(power, builder.bitcast(bits, _VECTOR)))
 
 
 subtract = _elementwise(2, lambda builder, x, y: builder.fsub(x, y), "x - y.")
@@ -236,4 +242,4 @@ multiply = _elementwise(2, lambda builder, x, y: builder.fmul(x, y), "x y.")
 multiply_add = _elementwise(3, lambda builder, x, y, z: _call(builder, "fma", x, y, z), "x y + z.")
 inverse = _elementwise(1, lambda builder, x: builder.fdiv(_constant(1.0), x), "1 / x.")
 larger = _elementwise(2, _larger, "The larger of x and y; y if one of them is NaN.")
-power_of_two = _elementwise(1, _power_of_two, "2 ** x for x up to 127; 0 for x below -126.")
+power_of_two = _elementwise(1, _power_of_two, "2 ** x for x up to 127; 0 for x below `LOWEST_POWER`.")
