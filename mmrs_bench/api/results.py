@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mmrs_bench.api.tables import Tables
 from mmrs_bench.config import DEFAULT_RESULTS, ExecutionConfig
 from mmrs_bench.errors import ConfigError, RecordError, unknown_name
-from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.cells import Cell, recorded_name
 from mmrs_bench.evaluation.report.comparison import compare
 from mmrs_bench.evaluation.report.curves import curve_families, curve_figure
 from mmrs_bench.evaluation.report.entries import Entry, Group, MethodId, group_records
@@ -66,7 +66,7 @@ class Results:
 
         Args:
             scene: Name or tag, for example ``trento`` or ``trento-r1``.
-            method: ``method``, or ``method:variant``.
+            method: ``method``, or ``method:variant``; the path of a card stands for its method, as everywhere below.
             split: Split protocol.
             shots: Labels per class.
             budget: Budget.
@@ -78,7 +78,7 @@ class Results:
         found = self
         for name, value in wanted.items():
             if value is not None:
-                found = found._with(name, value)
+                found = found._with(name, recorded_name(str(value)) if name == "method" else value)
         return found
 
     def _with(self, name: str, value: str | int) -> Results:
@@ -110,17 +110,17 @@ class Results:
         """Compare two methods over their common draws, as ``mmrs-bench compare`` does.
 
         Returns:
-            One table per protocol with one row per metric: mean difference a - b in percent with its 95 % t-interval,
+            One table per protocol with one row per metric: mean difference a - b in percent with its 95 % interval,
             draws won, lost and tied, and p of the exact paired Wilcoxon test (``p_value`` in the data frame: NaN
             below 6 draws).
 
         Raises:
             ConfigError: If a method has no records, or the methods have no common draw.
         """
-        return Tables(tuple(compare(self.records, a, b)))
+        return Tables(tuple(compare(self.records, recorded_name(a), recorded_name(b))))
 
     def curves(self) -> Figure:
-        """Accuracy over shots: OA with 95 % t-intervals over draws, one line per ranked method.
+        """Accuracy over shots: OA with 95 % intervals over draws, one line per ranked method.
 
         Raises:
             ConfigError: If there are ranked results of only one shot count, or of several protocols.
@@ -178,7 +178,7 @@ class Results:
 
     def _entry(self, method: str, figure: str) -> tuple[Group, Entry]:
         """The only group with results of a method, and these results."""
-        groups = group_records(self.records)
+        groups, method = group_records(self.records), recorded_name(method)
         found = [group for group in groups if group.find(method)]
         if not found:
             known = {name for group in groups for e in group.entries for name in (e.label, e.method_id.name)}

@@ -11,7 +11,8 @@ EXIT_FAILED = 1
 
 def check(*, method: str) -> int:
     """Print one line per conformance test; return 1 if one fails."""
-    findings = run_checks(method_card(method), method if is_card_path(method) else "")
+    name, _, variant = method.partition(":")
+    findings = run_checks(method_card(name), name if is_card_path(name) else "", variant or "default")
     for finding in findings:
         fault = " ".join(finding.fault.split())
         say(f"{'FAILED' if fault else 'ok':8}{finding.check}{': ' + fault if fault else ''}")

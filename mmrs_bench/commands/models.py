@@ -26,6 +26,9 @@ def export(*, model: str, out: str, pretrained: bool) -> int:
     """Write a Lightning checkpoint."""
     target = Path(out).expanduser()
     found = export_model(Path(model).expanduser(), target, StageLines(say_progress), pretrained=pretrained)
-    module, _, name = found.partition(":")
-    say(f"{target}: read it with {module}.{name}.load_from_checkpoint")
+    place, _, name = found.rpartition(":")
+    where = (
+        f"{name}.load_from_checkpoint of {place}" if place.endswith(".py") else f"{place}.{name}.load_from_checkpoint"
+    )
+    say(f"{target}: read it with {where}")
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, ValidationError
@@ -23,7 +22,7 @@ from mmrs_bench.config import (
     method_label,
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
-from mmrs_bench.methods.catalogue import is_card_path, method_card, method_cards, resolve_config
+from mmrs_bench.methods.catalogue import card_file, is_card_path, method_card, method_cards, resolve_config
 from mmrs_bench.methods.setting_files import file_hashes
 from mmrs_bench.reading import describe
 from mmrs_bench.scenes.catalogue import load_manifest
@@ -133,6 +132,17 @@ class _MethodVariant(NamedTuple):
     card: MethodSpec
     variant: str
     card_path: str
+
+
+def recorded_name(method: str | os.PathLike[str]) -> str:
+    """How records name a method that is given as in `Suite`: ``card.yaml:variant`` becomes ``name:variant``.
+
+    Raises:
+        ConfigError: If the card cannot be read.
+    """
+    text = os.fspath(method)
+    name, _, variant = text.partition(":")
+    return method_label(method_card(name).name, variant or "default") if is_card_path(name) else text
 
 
 def weightless_methods() -> list[str]:
@@ -252,7 +262,7 @@ def _methods(suite: Suite) -> Iterator[_MethodVariant]:
                 f"method {card.name!r} does not support the selection rule {suite.selection!r}; it supports "
                 f"{', '.join(card.selections)}. Omit --selection to use each method's default."
             )
-        yield _MethodVariant(card, variant, str(Path(name).resolve()) if is_card_path(name) else "")
+        yield _MethodVariant(card, variant, str(card_file(name).resolve()) if is_card_path(name) else "")
 
 
 def _check_numbers(suite: Suite) -> None:

@@ -16,7 +16,7 @@ from mmrs_bench.config import ExecutionConfig, MethodSpec, torch_threads
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.class_map import ClassMap
 from mmrs_bench.evaluation.results.models import ModelCard, read_axes, read_model
-from mmrs_bench.io import atomic_write
+from mmrs_bench.io import atomic_write, file_sha256
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.files.fingerprint import scene_fingerprint
@@ -79,13 +79,15 @@ def export_model(model: Path, out: Path, progress: Progress, *, pretrained: bool
         pretrained: Write the module of stage 1, which is read from the pretraining cache.
 
     Returns:
-        ``module:Class`` of the LightningModule, whose ``load_from_checkpoint`` reads the file.
+        ``module:Class`` or ``file.py:Class`` of the LightningModule, whose ``load_from_checkpoint`` reads the file.
 
     Raises:
         ConfigError: If there is no such model, or it has no LightningModule.
         DataError: If files of the model are missing or damaged.
         NotPretrainedError: If the cache does not contain stage 1.
     """
+    from mmrs_bench.methods.base import place_of
+
     folder, card = read_model(model)
     _check_version(folder, card)
     if pretrained:
@@ -101,7 +103,7 @@ def export_model(model: Path, out: Path, progress: Progress, *, pretrained: bool
                     "mmrs-bench predict classifies scenes with it"
                 )
     write_checkpoint(out, module)
-    return f"{type(module).__module__}:{type(module).__qualname__}"
+    return place_of(type(module))
 
 
 def write_checkpoint(path: Path, module: LightningModule) -> None:
@@ -173,6 +175,9 @@ def _execution(card: ModelCard, device: Literal["auto", "cpu", "cuda"]) -> Execu
 def _check_version(folder: Path, card: ModelCard) -> None:
     """Raise a `ConfigError` if the installed method would predict other classes than the one that was fitted."""
     protocol = card.protocol
+    file = Path(card.class_path.rpartition(":")[0])
+    if "class" in protocol.files and not (file.is_file() and file_sha256(file) == protocol.files["class"]):
+        raise ConfigError(f"{folder}: {file} was changed or removed after the training; train it again")
     installed = method_cards().get(protocol.method)
     if installed is None or installed.class_path != card.class_path:  # a card given by path
         return

@@ -17,16 +17,17 @@ from filelock import FileLock
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.report.curves import line_style, style_axes
+from mmrs_bench.evaluation.report.curves import add_title, line_style, style_axes
 from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
-from mmrs_bench.evaluation.results.metrics import METRICS
+from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.records import load_record, record_path, save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.results.signature import signature
 from mmrs_bench.io import write_csv
 from mmrs_bench.methods.base import Progress, RunContext, method_class
-from mmrs_bench.methods.catalogue import method_card, method_cards
+from mmrs_bench.methods.catalogue import method_cards
+from mmrs_bench.methods.setting_files import usable_config
 from mmrs_bench.scenes.catalogue import load_manifest
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def _check_settings(cells: Sequence[Cell], folder: Path) -> None:
     for cell in cells:
         protocol = cell.protocol
         context = RunContext(seed=protocol.seed, draw=protocol.data.draw, work_dir=folder)
-        method_class(method_card(protocol.method))(protocol.method_config, context)
+        config = usable_config(protocol.method_config, cell.card_path or protocol.method)
+        method_class(cell.card)(config, context)
 
 
 def _compute(cell: Cell, folder: Path, execution: ExecutionConfig, progress: Progress) -> None:
@@ -177,16 +179,16 @@ def _lines(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[dict[st
         {
             "block": block,
             "timestep": timestep,
-            **{name: _estimate([getattr(record.scores, name) for record in found]) for name in ROW_METRICS},
+            **{name: _estimate(name, found) for name in ROW_METRICS},
             "draws": len(found),
         }
         for (block, timestep), found in points.items()
     ]
 
 
-def _estimate(values: Sequence[float | None]) -> Estimate | None:
-    defined = [value for value in values if value is not None]
-    return Estimate.percent(summarise(defined)) if defined else None
+def _estimate(metric: str, records: Sequence[Record]) -> Estimate | None:
+    defined = [value for record in records if (value := metric_value(record, metric)) is not None]
+    return Estimate.percent(summarise(defined, lowest=METRICS[metric].lowest)) if defined else None
 
 
 def _draws(cells: Sequence[Cell]) -> int:
@@ -227,7 +229,7 @@ def sweep_figure(cells: Sequence[Cell], records: Mapping[str, Record]) -> Figure
     axes.set_xticks(timesteps)
     axes.set_xlabel("timestep")
     scene, how = _heading(cells)
-    figure.suptitle(f"{scene}\n{how}; {spread}", fontsize=10)
+    add_title(figure, f"{scene}\n{how}; {spread}")
     style_axes(figure, axes)
     figure.supxlabel(f"This sweep {NOTE}.", fontsize=7)
     return figure

@@ -7,20 +7,27 @@ For each cell the runner calls ``Method(config, context)``, ``pretrain(data)``, 
 from __future__ import annotations
 
 import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from mmrs_bench.config import ExecutionConfig, MethodSpec
 from mmrs_bench.errors import ConfigError
+from mmrs_bench.io import file_sha256, text_hash, write_text
+from mmrs_bench.methods.catalogue import class_file
+from mmrs_bench.paths import cache_root
 from mmrs_bench.reading import validated
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
+#: Begins the names of packages of files that cards name.
+FILES = "mmrs_bench_files_"
 #: Receives the name of a stage and its finished share in [0, 1].
 Progress = Callable[[str, float], None]
 #: Receives the reason for waiting (see `RunContext`).
@@ -160,9 +167,10 @@ def method_class(card: MethodSpec) -> type[Method]:
     Raises:
         ConfigError: If the card's ``class_path`` cannot be imported or is not a subclass of `Method`.
     """
-    module, _, name = card.class_path.partition(":")
+    module, _, name = card.class_path.rpartition(":")
+    file = class_file(card)
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module) if file is None else _module_of_file(file), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"method {card.name!r}: {card.class_path} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
@@ -170,3 +178,37 @@ def method_class(card: MethodSpec) -> type[Method]:
             f"method {card.name!r}: {card.class_path} is not a subclass of mmrs_bench.methods.base.Method; derive it"
         )
     return found
+
+
+def _module_of_file(file: Path) -> ModuleType:
+    """Import a file as part of a package of the files beside it, which it may import relatively.
+
+    A changed file is imported again. The package is a file in the cache that names the folder, so that processes which
+    a training starts can import it, too.
+
+    Raises:
+        ImportError: If the file is absent, or its code raises an error.
+        BenchError: If the cache cannot be written.
+    """
+    try:
+        folder, content = file.resolve().parent, file_sha256(file)
+    except OSError as error:
+        raise ImportError(str(error)) from error
+    package = f"{FILES}{text_hash(f'{folder}:{content}')[:16]}"
+    start = cache_root().absolute() / "imports" / package / "__init__.py"
+    if not start.is_file():
+        write_text(start, f"__path__ = [{str(folder)!r}]\n")
+    if (place := str(start.parents[1])) not in sys.path:
+        sys.path.append(place)
+    try:
+        importlib.invalidate_caches()
+        return importlib.import_module(f"{package}.{file.stem}")
+    except Exception as error:  # whatever the user's code raises
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+
+
+def place_of(kind: type) -> str:
+    """``module:Class`` of a class, or ``file.py:Class`` if its module is a file that a card names or one beside it."""
+    module = sys.modules[kind.__module__]
+    place = str(module.__file__) if module.__name__.startswith(FILES) else module.__name__
+    return f"{place}:{kind.__qualname__}"

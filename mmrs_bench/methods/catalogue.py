@@ -19,6 +19,8 @@ from mmrs_bench.reading import read_yaml, validated
 
 METHOD_GROUP = "mmrs_bench.methods"
 CARD_DIR = BENCHMARK_DIR / "methods"
+#: Ending of a file in ``class_path``.
+CLASS_FILE = ".py"
 #: Fields of a card that contain settings.
 SETTINGS = ("config", "budgets", "variants")
 
@@ -28,23 +30,29 @@ def read_method_card(path: Path) -> MethodSpec:
 
     A card with ``extends: NAME`` starts from the fields of another card in its folder or among the shipped ones. Its
     ``config`` and ``budgets`` are merged key by key; its other fields replace those of the other card. Inherited
-    settings name the same files as in the other card.
+    settings name the same files as in the other card. A ``class_path`` with a relative file gets its absolute path.
 
     Raises:
-        ConfigError: If the file cannot be read or a field is wrong.
+        ConfigError: If the file cannot be read, a field is wrong, or the file of the class does not exist.
     """
     return validated(MethodSpec, _card_fields(path, ()), where=path, error=ConfigError)
 
 
 def _card_fields(path: Path, extended_by: tuple[Path, ...]) -> Any:
     fields = read_yaml(path, error=ConfigError, advice="give the path of a method card (.yaml)")
-    if not isinstance(fields, dict) or "extends" not in fields:
+    if not isinstance(fields, dict):
+        return fields
+    if isinstance(fields.get("class_path"), str):
+        fields["class_path"] = _absolute_class_path(fields["class_path"], path)
+    if "extends" not in fields:
         return fields
     name = fields.pop("extends")
-    candidates = [folder / f"{name}.yaml" for folder in (path.parent, CARD_DIR)]
+    file = name if is_card_path(str(name)) else f"{name}.yaml"
+    candidates = [folder / file for folder in (path.parent, CARD_DIR)]
+    candidates.sort(key=lambda candidate: candidate.resolve() == path.resolve())  # a copy of rf.yaml may extend rf
     base_path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if base_path is None:
-        raise ConfigError(f"{path}: extends {name!r}, but there is no {name}.yaml in {path.parent} or {CARD_DIR}")
+        raise ConfigError(f"{path}: extends {name!r}, but there is no {file} in {path.parent} or {CARD_DIR}")
     chain = (*extended_by, path)
     if base_path in chain:
         raise ConfigError(f"{path}: extends {name!r}, which extends this card; remove one of the two fields")
@@ -52,6 +60,23 @@ def _card_fields(path: Path, extended_by: tuple[Path, ...]) -> Any:
     if not isinstance(base, dict):
         return base
     return _merged(_moved(base, _folder_of(base_path), _folder_of(path)), fields)
+
+
+def _absolute_class_path(class_path: str, card: Path) -> str:
+    """A ``class_path`` whose file, if it names one, has its absolute path.
+
+    Raises:
+        ConfigError: If there is no such file, or Python cannot import a file of this name.
+    """
+    file, _, name = class_path.rpartition(":")
+    if not file.endswith(CLASS_FILE):
+        return class_path
+    path = (card.parent / Path(file).expanduser()).resolve()
+    if not path.is_file():
+        raise ConfigError(f"{card}: class_path names {path}, which is no file; give its path from the card's folder")
+    if not path.stem.isidentifier():
+        raise ConfigError(f"{card}: Python cannot import {path.name}; name it with letters, digits and underscores")
+    return f"{path}:{name}"
 
 
 def _moved(fields: dict[str, Any], folder: Path, new: Path) -> dict[str, Any]:
@@ -97,6 +122,17 @@ def is_card_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def card_file(name: str) -> Path:
+    """The file of a card that is given by path; ``~`` is the home folder."""
+    return Path(name).expanduser()
+
+
+def class_file(card: MethodSpec) -> Path | None:
+    """The file of a card's class; None if the class belongs to a package."""
+    file = card.class_path.rpartition(":")[0]
+    return Path(file) if file.endswith(CLASS_FILE) else None
+
+
 def method_card(name: str) -> MethodSpec:
     """The card of a method.
 
@@ -108,9 +144,12 @@ def method_card(name: str) -> MethodSpec:
     """
     cards = method_cards()
     if is_card_path(name):
-        card = read_method_card(Path(name))
+        card = read_method_card(card_file(name))
         if cards.get(card.name, card) != card:
-            raise ConfigError(f"{name}: the method name {card.name!r} is taken; choose another name")
+            raise ConfigError(
+                f"{name}: the method name {card.name!r} is taken; give the card another one, for example name: "
+                f"my-{card.name}"
+            )
         return card
     if name not in cards:
         raise unknown_name("method", name, {known: card.title for known, card in cards.items()})
@@ -124,7 +163,7 @@ def card_folder(name: str) -> Path:
         name: Name of a method, or path of a card.
     """
     if is_card_path(name):
-        return _folder_of(Path(name))
+        return _folder_of(card_file(name))
     installed = (path for _, path in entry_point_paths(METHOD_GROUP) if read_method_card(path).name == name)
     return REPOSITORY if (CARD_DIR / f"{name}.yaml").is_file() else next((p.parent for p in installed), REPOSITORY)
 

@@ -29,7 +29,10 @@ from mmrs_bench.scenes.scene import IntArray, Scene
 from mmrs_bench.scenes.splits.support import official_pixels
 
 BUDGET: BudgetName = "smoke"
-HEIGHT, WIDTH, CLASSES, SHOTS, WINDOW = 20, 22, 3, 2, 11
+HEIGHT, WIDTH, SHOTS, WINDOW = 20, 22, 2, 11
+#: Names that a file of class vectors probably contains.
+CLASS_NAMES = ("Grass", "Trees", "Road")
+CLASSES = len(CLASS_NAMES)
 #: Channels by modality of the scenes: one to three modalities, odd and even numbers of channels.
 MODALITIES: tuple[dict[str, int], ...] = ({"hsi": 7}, {"hsi": 5, "lidar": 1}, {"hsi": 6, "sar": 3, "dsm": 1})
 PIXELS = np.arange(HEIGHT * WIDTH)
@@ -44,18 +47,23 @@ class Finding(NamedTuple):
     fault: str
 
 
-def check(card: MethodSpec, path: str = "") -> list[Finding]:
+def check(card: MethodSpec, path: str = "", variant: str = "default") -> list[Finding]:
     """Run all checks of a method.
 
     Args:
         card: The method's card.
         path: Path of the card, where relative paths in it start; empty for shipped and installed methods.
+        variant: The variant that is checked.
 
     Returns:
         One finding per check. If one of the first three checks fails, the others are left out.
+
+    Raises:
+        ConfigError: If the card has no such variant.
     """
+    resolve_config(card, variant, BUDGET)
     with tempfile.TemporaryDirectory() as folder:
-        trial = _Trial(card, path, Path(folder))
+        trial = _Trial(card, path, variant, Path(folder))
         findings = [
             _finding("the card lists every setting with a valid value", trial.settings),
             _finding("unknown settings are refused", trial.unknown_setting),
@@ -122,7 +130,7 @@ def _manifest(modalities: Mapping[str, int]) -> Manifest:
                 {"name": name, "sensor": "none", "bands": bands, **colours.get(name, {})}
                 for name, bands in modalities.items()
             ],
-            "classes": [{"id": k, "name": f"class {k}", "color": f"#{k:06x}"} for k in range(1, CLASSES + 1)],
+            "classes": [{"id": k, "name": name, "color": f"#{k:06x}"} for k, name in enumerate(CLASS_NAMES, 1)],
             "generator": {"layout": "conformance"},
             "terms": "none",
             "citation": "none",
@@ -141,8 +149,8 @@ def scramble_query(scene: Scene, attempt: int) -> Scene:
 class _Trial:
     """The checks of one method; each returns the fault, or an empty text."""
 
-    def __init__(self, card: MethodSpec, path: str, folder: Path) -> None:
-        self._card, self._path, self._folder = card, path, folder
+    def __init__(self, card: MethodSpec, path: str, variant: str, folder: Path) -> None:
+        self._card, self._path, self._variant, self._folder = card, path, variant, folder
         self._methods = 0
         self._progress: list[float] = []
 
@@ -156,7 +164,7 @@ class _Trial:
         work_dir = self._folder / str(self._methods)
         work_dir.mkdir()
         context = RunContext(0, 0, work_dir, progress=lambda stage, share: self._progress.append(share))
-        return method_class(self._card)({**self._config("default", BUDGET), **changes}, context)
+        return method_class(self._card)({**self._config(self._variant, BUDGET), **changes}, context)
 
     def _data(self, scene: Scene) -> SceneDataModule:
         selection = self._card.selections[0]

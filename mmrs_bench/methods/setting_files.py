@@ -12,7 +12,7 @@ from typing import Any
 from mmrs_bench.config import MethodSpec
 from mmrs_bench.errors import BenchError, DataError
 from mmrs_bench.io import content_hash, file_sha256
-from mmrs_bench.methods.catalogue import card_folder, method_cards
+from mmrs_bench.methods.catalogue import card_folder, class_file, method_cards
 from mmrs_bench.methods.setting_paths import OPEN_CLIP, PRECOMPUTED, absolute_paths, is_file, named_file
 from mmrs_bench.models.weights import known_weights, missing_weights
 from mmrs_bench.reading import read_yaml
@@ -38,7 +38,9 @@ def usable_config(config: dict[str, Any], card: str) -> dict[str, Any]:
 
 
 def file_hashes(config: dict[str, Any], card: MethodSpec, card_path: str) -> dict[str, str]:
-    """Hashes of the content of all files that a setting names, by setting; ``card`` is that of a card given by path.
+    """Hashes of the content of all files that a setting names, by setting.
+
+    ``card`` is that of a card given by path, ``class`` that of the file of its class.
 
     Args:
         config: Settings as in a card.
@@ -54,8 +56,12 @@ def file_hashes(config: dict[str, Any], card: MethodSpec, card_path: str) -> dic
         contents = [[text, _content(path)] for text, path in _files(value, folder)]
         if contents:
             hashes[name] = content_hash(contents)
+    described = card.model_dump(mode="json", exclude=DESCRIPTIONS)
+    if file := class_file(card):
+        hashes["class"] = _content(file)
+        described["class_path"] = described["class_path"].rpartition(":")[2]  # not where the file lies
     if card_path and method_cards().get(card.name) != card:
-        hashes["card"] = content_hash(card.model_dump(mode="json", exclude=DESCRIPTIONS))
+        hashes["card"] = content_hash(described)
     return hashes
 
 

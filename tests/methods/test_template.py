@@ -19,12 +19,6 @@ NAMES = ("my_method", "my_plain_method")
 LARGEST_METHOD = 35
 
 
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(TEMPLATES))
-    monkeypatch.setenv("PYTHONPATH", str(TEMPLATES))  # for worker processes
-
-
 def code_lines(text: str) -> int:
     """Number of lines without blank lines, comments and docstrings."""
     docstrings: set[int] = set()
@@ -41,7 +35,8 @@ def test_templates_conform(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_entry_point_of_a_template_is_its_card(name: str) -> None:
+def test_the_entry_point_of_a_template_is_its_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TEMPLATES))
     assert TEMPLATES / name / "card.yaml" == importlib.import_module(name).CARD
 
 
