@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
@@ -40,13 +40,12 @@ def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
     files: list[Path] = []
     for members in curve_families(groups):
         rows = [row for group in members for row in _rows(group)]
-        fields = filter(None, members[0].fields_without_shots.values())
-        stem = folder / ("curves-" + re.sub(r"[^A-Za-z0-9+-]", "_", "-".join(fields)))
+        stem = folder / file_stem("curves", members[0].fields_without_shots.values())
         csv, png, pdf = (stem.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf"))
         write_text(csv, render([csv_table("OA over shots", rows, estimates=["oa"])], "csv"))
         figure = curve_figure(members)
         write_png(png, figure, dpi=200)
-        _write_pdf(pdf, figure)
+        write_pdf(pdf, figure)
         files += [csv, png, pdf]
     return files
 
@@ -57,8 +56,13 @@ def curve_families(groups: Sequence[Group]) -> list[list[Group]]:
     return [family for family in families if len({group.shots for group in family if group.ranked}) > 1]
 
 
-def _write_pdf(path: Path, figure: Figure) -> None:
-    # Without a date, the same records give the same bytes.
+def file_stem(kind: str, fields: Iterable[str]) -> str:
+    """Name of a figure's files without their ending: its kind and the fields of its protocol."""
+    return f"{kind}-" + re.sub(r"[^A-Za-z0-9+-]", "_", "-".join(filter(None, fields)))
+
+
+def write_pdf(path: Path, figure: Figure) -> None:
+    """Write a figure atomically, as PDF without a date: the same records give the same bytes."""
     atomic_write(path, lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None}))
 
 

@@ -1,0 +1,1 @@
+"""Ranks of methods over several scenes."""
