@@ -34,8 +34,11 @@ BENCH = $(strip $(ENV))/mmrs-bench
 CHOICE = --datasets $(call one_or_more,$(DATASET)) --splits $(SPLIT) --shots $(SHOTS) --methods $(call one_or_more,$(METHODS))
 SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(RESULTS))
 
+# Pages with tables of results.
+PAGES = README.md $(wildcard docs/*.md docs/methods/*.md)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor bench plan leaderboard compare map regress update-baselines data test test-all fuzz torture lint speed speed-regress check-wheel
+.PHONY: help setup demo doctor bench plan leaderboard tables collect compare map regress update-baselines data test test-all fuzz torture lint speed speed-regress check-wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -82,6 +85,12 @@ plan: ## every cell, its state, and how long the rest will take
 
 leaderboard: ## all tables of RESULTS, to the terminal and to files
 	@$(BENCH) leaderboard --results $(call quoted,$(RESULTS))
+
+tables: ## the tables of README and docs, generated from benchmarks/results; collect fills that from RESULTS
+	@$(BENCH) tables $(PAGES) --results benchmarks/results $(RUN)
+
+collect: ## add the records of RESULTS to benchmarks/results
+	@$(BENCH) collect $(call quoted,$(RESULTS)) --out benchmarks/results $(RUN)
 
 compare: ## two methods draw by draw: METHODS="rf-spatial cnn"
 	@$(BENCH) compare $(METHODS) --results $(call quoted,$(RESULTS))

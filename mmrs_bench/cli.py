@@ -185,6 +185,7 @@ def _suite(parser: ArgumentParser) -> None:
     add("--selection", choices=get_args(Selection), default=None, help="selection rule for trained states")
     add("--window", type=int, default=suite.window, help="side of the window in pixels, odd")
     add("--modalities", nargs="*", type=str, default=[], help="modalities that methods see (default: all)")
+    add("--drop", nargs="*", type=str, default=[], help="modalities that are missing in predictions, not in training")
     add("--normalisation", choices=["zscore", "minmax"], default=suite.normalisation, help="per channel")
     add("--normalisation-scope", choices=scopes, default=suite.normalisation_scope, help="pixels it is fitted to")
     add("--unlabelled", choices=scopes, default=suite.unlabelled, help="pixels that pretraining may use")
@@ -247,6 +248,11 @@ _ANY_DEVICE = _option("--device", choices=["auto", "cpu", "cuda"], default="auto
 _UNTIMED = _option("--no-timing", dest="timing", action="store_false", help="leave out the times of the hot paths")
 _JSON = _option("--json", dest="file", type=str | None, default=None, help="also write everything to this file")
 _METHODS_HELP = "name, name:variant, or path of a card (.yaml); all: those without weights"
+_FOLDERS = _option("folders", nargs="+", type=str, metavar="RESULTS", help="results folders")
+_COLLECTED = _option("--out", type=str, required=True, help="folder of the collected files")
+_REPLACE = _option("--replace", action="store_true", help="replace records of the same cells, also of other versions")
+_PAGES = _option("pages", nargs="+", type=str, metavar="PAGE", help="Markdown files")
+_CHECK = _option("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
 #: Commands with actions.
 _GROUPS = {"data": "list, fetch and verify the files of scenes", "weights": "list and fetch pretrained checkpoints"}
 _WORKERS = _option("--workers", type=int | None, default=None, help="default: one per usable core; on a GPU 1")
@@ -290,6 +296,16 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     ),
     "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
     "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
+    "collect": (
+        "results:collect_records",
+        "collect the records of results folders into small files with checksums, one per scene and budget",
+        [_FOLDERS, _COLLECTED, _REPLACE],
+    ),
+    "tables": (
+        "results:write_tables",
+        "generate the tables of results in Markdown pages from records",
+        [_PAGES, _RESULTS, _CHECK],
+    ),
     "map": ("results:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),
     "predict": ("models:predict", "classify a scene with a fitted model", [_MODEL, _SCENE, _MAP_FILE, _PLACE]),
     "export": ("models:export", "write a Lightning checkpoint of a fitted model", [_MODEL, _CHECKPOINT, _STAGE]),

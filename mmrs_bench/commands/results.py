@@ -1,4 +1,4 @@
-"""``leaderboard``, ``compare`` and ``map``."""
+"""``leaderboard``, ``compare``, ``collect``, ``tables`` and ``map``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from mmrs_bench.commands.output import say, say_progress, table_console
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.class_map import classify_scene
+from mmrs_bench.evaluation.collect import collect
+from mmrs_bench.evaluation.doc_tables import update_page
 from mmrs_bench.evaluation.report.leaderboard import write_leaderboard
 from mmrs_bench.evaluation.report.render import print_tables
+from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.stage_lines import StageLines
 from mmrs_bench.io import garbage_kept
 
@@ -34,6 +37,27 @@ def compare(*, one: str, other: str, results: str) -> int:
     """Print the paired comparison of two methods."""
     print_tables(load_results(results).compare(one, other).tables, table_console())
     return 0
+
+
+def collect_records(*, folders: list[str], out: str, replace: bool) -> int:
+    """Collect records into small files."""
+    written = collect([Path(folder).expanduser() for folder in folders], Path(out).expanduser(), replace=replace)
+    for path, cells, new, size in written:
+        say(f"{path}: {cells} cells, {new} new or replaced; {size:,} bytes, {size / cells:.0f} a cell")
+    if not written:
+        say(f"{out} contains these records already")
+    return 0
+
+
+def write_tables(*, pages: list[str], results: str, check: bool) -> int:
+    """Generate the tables of pages."""
+    records = load_records(Path(results).expanduser())
+    outdated = [page for page in pages if update_page(Path(page).expanduser(), records, write=not check)]
+    for page in outdated:
+        say(f"{page}: {'is out of date; run mmrs-bench tables without --check' if check else 'written'}")
+    if not outdated:
+        say("all pages are up to date")
+    return int(check and bool(outdated))
 
 
 def draw_map(

@@ -129,8 +129,16 @@ def _markdown(table: Table) -> str:
     if table.card:
         pad = max(len(label) for label, _ in table.card)
         lines += ["```text", *(f"{label:<{pad}}  {text}" for label, text in table.card), "```", ""]
+    lines.append(markdown_table(table))
+    if table.notes:
+        lines += ["", *(f"- {_markdown_escape(note)}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """The columns and rows of a table in Markdown, without title, card and notes."""
     shown = table.shown
-    lines.append(_markdown_row([_markdown_escape(column.title) for column in shown]))
+    lines = [_markdown_row([_markdown_escape(column.title) for column in shown])]
     lines.append(_markdown_row(["---" if column.kind == "text" else "---:" for column in shown]))
     # Markdown has no spanning cells, so a section's heading is in the first text column.
     first_text = next((i for i, column in enumerate(shown) if column.kind == "text"), 0)
@@ -139,9 +147,7 @@ def _markdown(table: Table) -> str:
             heading = f"*{_markdown_escape(section.title)}*"
             lines.append(_markdown_row([heading if i == first_text else "" for i in range(len(shown))]))
         lines += [_markdown_row(map(_markdown_escape, table.texts(row))) for row in section.rows]
-    if table.notes:
-        lines += ["", *(f"- {_markdown_escape(note)}" for note in table.notes)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _markdown_row(cells: Iterable[str]) -> str:

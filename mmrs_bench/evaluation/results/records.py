@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from mmrs_bench.config import ProtocolConfig
 from mmrs_bench.errors import DataError, RecordError
+from mmrs_bench.evaluation.results.collected import cell_title, collected_files, read_collected
 from mmrs_bench.evaluation.results.metrics import score_values
 from mmrs_bench.evaluation.results.provenance import utc_now
 from mmrs_bench.evaluation.results.schema import SCHEMA_VERSION, FailureRecord, Record
@@ -120,7 +121,7 @@ def save_record(results: Path, record: Record) -> Path:
         RecordError: If the record is inconsistent, or the file differs from what was written.
     """
     path = record_path(results, record.protocol)
-    if fault := _inconsistency(record, path):
+    if fault := _misplaced(record, path) or _inconsistency(record):
         raise RecordError(f"{path} was not written: {fault}; this is a defect of the code that made the record")
     fields = record.model_dump(mode="json", by_alias=True)
     write_json(path, {**fields, "sha256": _body_sha256(fields)})
@@ -160,7 +161,7 @@ def load_record(path: Path, *, verified: VerifiedFiles | None = None) -> Record:
     fields = _fields_of(path, text, known_valid=known)
     stated = fields.pop("sha256", None)
     record = _validated(path, Record, fields)
-    if not known and (fault := _inconsistency(record, path) or _edited(fields, stated)):
+    if not known and (fault := _misplaced(record, path) or _inconsistency(record) or _edited(fields, stated)):
         raise _corrupt(path, fault)
     if verified is not None:
         verified.add(found)
@@ -182,12 +183,49 @@ def load_failure(path: Path) -> FailureRecord:
 
 
 def load_records(results: Path) -> list[Record]:
-    """All records of a results folder, sorted by path; a `RecordError` names the first three corrupt files."""
+    """All records of a results folder, sorted by path, and after them those of its collected files.
+
+    Raises:
+        RecordError: If files are corrupt (it names the first three), or two records of one cell differ.
+    """
     folder = results / RECORDS
     verified = VerifiedFiles(folder)
     records = _load_all(folder, partial(load_record, verified=verified))
     verified.save()
+    collected = (record for path in collected_files(results) for record in load_collected(path))
+    return merged(records, collected)
+
+
+def load_collected(path: Path) -> list[Record]:
+    """The records of one collected file; a `RecordError` names the first wrong cell."""
+    records = []
+    for where, fields in read_collected(path):
+        record = validated(Record, _migrate(path, fields), where=where, error=RecordError)
+        if fault := _inconsistency(record):
+            raise RecordError(f"{where}: {fault}; restore the committed file")
+        records.append(record)
     return records
+
+
+def merged(records: Iterable[Record], more: Iterable[Record]) -> list[Record]:
+    """The records, and those of ``more`` for other cells.
+
+    Raises:
+        RecordError: If two records of one cell differ in more than their measurements.
+    """
+    by_key = {record.key: record for record in records}
+    for record in more:
+        known = by_key.setdefault(record.key, record)
+        if known is record:
+            continue
+        one, other = known.body(), record.body()
+        if differing := sorted(name for name in one | other if one.get(name) != other.get(name)):
+            raise RecordError(
+                f"two records of {record.protocol.scene}, {cell_title(one)} (key {record.key}) differ in "
+                f"{', '.join(differing)}; keep one, or let the new ones replace the others with mmrs-bench collect "
+                "--replace"
+            )
+    return list(by_key.values())
 
 
 def load_failures(results: Path) -> list[FailureRecord]:
@@ -282,13 +320,16 @@ def _migrate(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _inconsistency(record: Record, path: Path) -> str:
-    """The first field that disagrees with the rest of a record; empty if there is none."""
+def _misplaced(record: Record, path: Path) -> str:
+    """What is wrong with the key or the place of a record; empty if nothing."""
     if record.key != record.protocol.key:
         return f"its key {record.key} is not that of its protocol ({record.protocol.key}); a field was changed"
     expected_path = _relative_path(record.protocol)
-    if path.parts[-3:] != expected_path.parts:
-        return f"contains a record that belongs in {expected_path}"
+    return "" if path.parts[-3:] == expected_path.parts else f"contains a record that belongs in {expected_path}"
+
+
+def _inconsistency(record: Record) -> str:
+    """The first field that disagrees with the rest of a record; empty if there is none."""
     classes, shots = len(record.class_names), record.protocol.data.shots
     if [len(row) for row in record.confusion] != [classes] * classes:
         return f"its confusion matrix is not {classes} x {classes}, although it has {classes} class names"

@@ -9,6 +9,7 @@ from typing import Any
 from mmrs_bench.config import ExecutionConfig, usable_cores
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell
+from mmrs_bench.evaluation.results.collected import collected_files
 from mmrs_bench.evaluation.results.records import load_failures, load_records, record_path
 from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_AND_SAVE, RUN_CELL, Job, is_done, stale_outcomes
@@ -125,7 +126,12 @@ def worker_count(workers: int | None, device: str, cores: int = 1) -> int:
 
 
 def check_writable(results: Path) -> None:
-    """Raise a `BenchError` if the results folder cannot be written."""
+    """Raise a `BenchError` if the results folder cannot be written, or has collected records, which no run adds to."""
+    if collected := collected_files(results):
+        raise ConfigError(
+            f"{results}: contains collected records ({collected[0].name}); give --results another folder, and add its "
+            f"records afterwards with mmrs-bench collect"
+        )
     write_text(results / "locks" / "writable", "")
 
 

@@ -30,13 +30,13 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose content is checked."""
     found: list[Path] = []
-    inconsistency = store._inconsistency
+    misplaced = store._misplaced
 
     def check(record: Any, path: Path) -> str:
         found.append(path)
-        return inconsistency(record, path)
+        return misplaced(record, path)
 
-    monkeypatch.setattr(store, "_inconsistency", check)
+    monkeypatch.setattr(store, "_misplaced", check)
     return found
 
 

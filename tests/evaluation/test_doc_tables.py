@@ -1,0 +1,172 @@
+"""Tables in Markdown pages: generated from records, and never out of date or silently incomplete."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.synthetic_records import make_record, varied_hits
+
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.doc_tables import update_page
+from mmrs_bench.evaluation.results.records import load_records, save_record
+from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
+
+PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
+#: Pages whose accuracies are still typed, because their records are not in benchmarks/results.
+TYPED = {"README.md", "bdgf.md", "diffclip.md", "msfmamba.md", "unidiff.md"}
+BLOCK = "# Title\n\n<!-- results\n{spec}\n-->\n{table}<!-- end of results -->\n\nMore.\n"
+SPEC = "scenes: [town]\nshots: [2]\nbudget: paper\nmethods: [rf, svm]"
+
+
+def records(draws: int = 8, **changes: Any) -> list[Record]:
+    methods = (("rf", 170), ("svm", 150))
+    return [make_record(m, varied_hits(q, draw), draw=draw, **changes) for m, q in methods for draw in range(draws)]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[..., Path]:
+    def make(spec: str = SPEC, table: str = "") -> Path:
+        path = tmp_path / "page.md"
+        path.write_text(BLOCK.format(spec=spec, table=table))
+        return path
+
+    return make
+
+
+def between(path: Path) -> list[str]:
+    """The lines of the generated table."""
+    return path.read_text().partition("-->\n")[2].partition("<!-- end")[0].splitlines()
+
+
+def test_a_table_has_the_means_of_the_records_and_says_what_they_are(page: Callable[..., Path]) -> None:
+    path = page()
+    assert update_page(path, records())
+    assert between(path) == [
+        "| method | 2 shots |",
+        "| --- | ---: |",
+        "| rf | 79.38 ± 5.18 |",
+        "| svm | 69.38 ± 5.18 |",
+        "",
+        "OA in percent, mean ± sd over 8 draws; random-v1, budget paper, window 11; code 0123456.",
+    ]
+    assert path.read_text().startswith("# Title\n")
+    assert path.read_text().endswith("<!-- end of results -->\n\nMore.\n")
+
+
+def test_differences_are_paired_over_common_draws(page: Callable[..., Path]) -> None:
+    path = page(SPEC + "\nagainst: rf")
+    update_page(path, records())
+    assert between(path)[3] == "| svm | 69.38 ± 5.18 | −10.00 ± 0.00 (0 of 8, p 0.008) |"
+    assert "p: exact paired Wilcoxon test" in between(path)[-1]
+    update_page(path, records(draws=3))
+    assert "a test needs >= 6 draws" in between(path)[-1]
+
+
+def test_rows_have_labels_modalities_and_the_newest_version(page: Callable[..., Path]) -> None:
+    path = page(
+        SPEC.partition("methods")[0] + "methods:\n- {method: rf, label: forest}\n- {method: rf, modalities: [hsi]}"
+    )
+    newer = [make_record("rf", (190, 190, 190), draw=draw, method_version=2) for draw in range(2)]
+    fewer = [make_record("rf", (100, 100, 100), draw=draw, modalities=("hsi",)) for draw in range(2)]
+    update_page(path, records() + newer + fewer)
+    assert between(path)[2:4] == ["| forest | 95.00 ± 0.00 |", "| rf, hsi only | 50.00 ± 0.00 |"]
+
+
+def test_several_scenes_and_shot_counts_are_columns_and_simulated_ones_are_named(page: Callable[..., Path]) -> None:
+    path = page("scenes: [town, sim]\nshots: [1, 5]\nbudget: paper\nmethods: [rf]")
+    found = [
+        r for shots in (1, 5) for r in records(2, shots=shots) + records(2, shots=shots, scene="sim-r1", simulated=True)
+    ]
+    update_page(path, found)
+    assert between(path)[0] == "| method | town, 1 shot | town, 5 shots | sim, 1 shot | sim, 5 shots |"
+    assert between(path)[-1].startswith("SIMULATED: sim. OA in percent")
+
+
+def test_a_ranking_is_that_of_the_leaderboard(page: Callable[..., Path]) -> None:
+    path = page("kind: ranking\nscenes: [town]\nshots: [2]\nbudget: paper")
+    update_page(path, records(10))
+    assert between(path)[0] == "| Group | Method | OA % | AA % | κ % | Draws | Labels | Seconds |"
+    assert [line.split("|")[2].strip() for line in between(path)[2:4]] == ["rf", "svm"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            SPEC.replace("svm", "cnn"),
+            r"page.md, line 3: there are no records of cnn on town, random-v1, 2 shots, budget",
+        ),
+        (SPEC.replace("[2]", "[5]"), "there are no records of rf on town, random-v1, 5 shots"),
+        (SPEC + "\ndraws: 10", "rf on town, 2 shots has 8 draws, expected 10; run them"),
+        (SPEC + "\nmetric: f2", "metric 'f2' is unknown; known: oa"),
+        (SPEC + "\nfoo: 1", "foo is not a known field"),
+        ("scenes: [town]\nshots: [2]", "an accuracy table needs methods"),
+        ("kind: ranking\nscenes: [a, b]\nshots: [2]", "a ranking shows one scene and one shot count"),
+        ("scenes: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_block_and_a_value_without_records_are_errors_that_name_the_line(
+    spec: str, message: str, page: Callable[..., Path]
+) -> None:
+    path = page(spec)
+    before = path.read_text()
+    with pytest.raises(ConfigError, match=message) as caught:
+        update_page(path, records())
+    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert path.read_text() == before
+
+
+def test_records_of_several_protocols_are_never_pooled(page: Callable[..., Path]) -> None:
+    limited = records(query_limit=50)
+    path = page()
+    with pytest.raises(ConfigError, match=r"several protocols with rf on town.*query:50.*choose one by signature"):
+        update_page(path, records() + limited)
+    assert update_page(page(SPEC + '\nsignature: {query: "50"}'), records() + limited)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- results\nscenes: [a]\n-->\n",
+        "<!-- end of results -->",
+        "<!-- results -->",
+        "<!-- results\n-->\n<!-- results\n-->\n<!-- end of results -->",
+    ],
+)
+def test_an_incomplete_block_is_an_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="a block begins with a line <!-- results and ends with a line"):
+        update_page(path, [])
+
+
+def test_the_command_writes_pages_or_says_which_are_out_of_date(
+    page: Callable[..., Path], tmp_path: Path, printed: Callable[..., str]
+) -> None:
+    for record in records():
+        save_record(tmp_path / "results", record)
+    path = page()
+    arguments = ("tables", path, "--results", tmp_path / "results")
+    assert f"{path}: is out of date" in printed(*arguments, "--check", status=1)
+    assert between(path) == []
+    assert f"{path}: written" in printed(*arguments)
+    assert printed(*arguments, "--check") == "all pages are up to date\n"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_tables_of_the_documentation_are_those_of_the_committed_records(path: Path) -> None:
+    if re.search(r"^<!-- results$", path.read_text(), re.MULTILINE):
+        assert not update_page(path, load_records(BENCHMARK_DIR / "results"), write=False), "run make tables"
+
+
+def test_no_page_has_typed_accuracies_but_those_without_committed_records() -> None:
+    def typed(text: str) -> bool:
+        rest = re.sub(r"<!-- results\n.*?<!-- end of results -->", "", text, flags=re.DOTALL)
+        return re.search(r"^[| ].*\b\d\d\.\d\d ± \d", rest, re.MULTILINE) is not None
+
+    assert {path.name for path in PAGES if typed(path.read_text())} == TYPED
