@@ -223,7 +223,10 @@ class ClipImage(Method):
                 f"pca {protocol.pca}, normalisation_scope {protocol.normalisation_scope}: a picture shows raw bands, "
                 "stretched over the whole scene; set pca to none and normalisation_scope to scene"
             )
-        canvas = build_canvas({"rgb": pseudo_rgb(data.scene)}, crop)
+        picture = pseudo_rgb(data.complete_scene)
+        if "hsi" in data.absent:
+            picture[:] = picture.mean(axis=(0, 1), dtype=np.float64)
+        canvas = build_canvas({"rgb": picture}, crop)
         return WindowGatherer(canvas, {"rgb": 3}, crop, self._tower.device)
 
     def _features(self, crops: WindowGatherer, pixels: IntArray) -> Iterator[tuple[Tensor, int]]:

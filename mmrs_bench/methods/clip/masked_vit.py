@@ -25,9 +25,11 @@ MAX_PERIOD = 10_000
 #: Initial standard deviation of the image head, as released.
 HEAD_STD = 2e-5
 
-#: Tokens of each modality that the head receives: the ``class`` token, or all ``tokens``: the class token, the token
-#: of the centre pixel, and the mean of all pixels' tokens.
-Readout = Literal["class", "tokens"]
+#: Tokens of each modality that the head receives: the ``class`` token; ``tokens``: the class token, the token of the
+#: centre pixel, and the mean of all pixels' tokens; ``pooled``: the rows of `centred_means`.
+Readout = Literal["class", "tokens", "pooled"]
+#: Pixels of the two smaller means of `centred_means` are at most so far from the centre, in rows and in columns.
+MEAN_REACHES = (1, 2)
 
 
 def sincos_positions(side: int, width: int) -> Tensor:
@@ -40,6 +42,14 @@ def sincos_positions(side: int, width: int) -> Tensor:
     """
     positions: Tensor = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
     return positions.float()
+
+
+def centred_means(side: int) -> Tensor:
+    """Weights (3, side * side) of means over the pixels within 1 pixel of a window's centre, within 2, and over all."""
+    distance = (torch.arange(side) - side // 2).abs()
+    reach = torch.maximum(distance[:, None], distance).flatten()  # (side * side,)
+    inside = torch.stack([(reach <= limit).float() for limit in (*MEAN_REACHES, side)])
+    return inside / inside.sum(dim=1, keepdim=True)
 
 
 class PixelNorm(nn.Module):
@@ -218,6 +228,8 @@ class TokenEncoder(nn.Module):
         learn_positions: See `Tokenizer`.
     """
 
+    means: Tensor
+
     def __init__(
         self,
         channels: Mapping[str, int],
@@ -234,13 +246,14 @@ class TokenEncoder(nn.Module):
             {name: Tokenizer(c, side, width, learn_positions=learn_positions) for name, c in channels.items()}
         )
         self.encoder = SharedEncoder(width, heads, depth, mlp_ratio)
+        self.register_buffer("means", centred_means(side), persistent=False)
 
     def embed_pixels(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pixels (..., c) -> embeddings (..., d) by modality."""
         return {name: tokenizer.embed_pixels(pixels[name]) for name, tokenizer in self.tokenizers.items()}
 
     def read(self, embedded: Mapping[str, Tensor], timesteps: Tensor, readout: Readout) -> Tensor:
-        """Encoded tokens of whole windows, modality after modality: (b, m d), or (b, 3 m d) of all ``tokens``.
+        """Encoded tokens of whole windows, modality after modality: (b, m d) of ``class``, else (b, 3 m d).
 
         Args:
             embedded: Embedded pixels (b, n, d) by modality.
@@ -249,10 +262,11 @@ class TokenEncoder(nn.Module):
         """
         sequences = [tokenizer.sequence(embedded[name], timesteps) for name, tokenizer in self.tokenizers.items()]
         tokens = self.encoder(torch.cat(sequences), class_only=readout == "class")  # (m b, 1 + n or 1, d)
-        read = tokens[:, :1]
+        read, pixels = tokens[:, :1], tokens[:, 1:]
         if readout == "tokens":
-            pixels = tokens[:, 1:]
             read = torch.stack([tokens[:, 0], pixels[:, pixels.shape[1] // 2], pixels.mean(dim=1)], dim=1)
+        elif readout == "pooled":
+            read = self.means.to(pixels.dtype) @ pixels
         return torch.cat(read.flatten(1).chunk(len(sequences)), dim=1)
 
 
@@ -309,8 +323,8 @@ class ImageEncoder(TokenEncoder):
 
     Deviation: the released code reads class tokens only, with a head of initial standard deviation 2e-5
     (``readout="class"``); the zero bias of that head is ours, see `mmrs_bench.methods.clip.initial_values`.
-    ``readout="tokens"`` also reads pixel tokens, with an ordinary head: stage 1 trains class tokens to encode the
-    timestep only, and under a cosine a head that small hardly learns.
+    The other readouts read pixel tokens, with an ordinary head: stage 1 trains class tokens to encode the timestep
+    only, and under a cosine a head that small hardly learns.
     """
 
     def __init__(self, channels: Mapping[str, int], side: int, *, width: int, readout: Readout, **sizes: Any) -> None:

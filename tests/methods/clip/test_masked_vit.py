@@ -117,16 +117,20 @@ def slow_image_embedding(model: ImageEncoder, pixels: dict[str, Tensor], timeste
             x = x + slow_attention(block.attention, block.norm1(x))
             x = x + block.mlp(block.norm2(x))
         x = model.encoder.norm(x)
-        read.append(x[0])
+        row = column = SIDE // 2
+        if model.readout in ("class", "tokens"):
+            read.append(x[0])
         if model.readout == "tokens":
-            row = column = SIDE // 2
             read.append(x[1 + row * SIDE + column])
             read.append(sum(x[1 + place] for place in range(TOKENS)) / TOKENS)
+        for reach in (1, 2, SIDE) if model.readout == "pooled" else ():
+            near = [p for p in range(TOKENS) if max(abs(p // SIDE - row), abs(p % SIDE - column)) <= reach]
+            read.append(sum(x[1 + place] for place in near) / len(near))
     return model.head.weight @ torch.cat(read) + model.head.bias
 
 
 @pytest.mark.parametrize("learn_positions", [False, True])
-@pytest.mark.parametrize("readout", ["class", "tokens"])
+@pytest.mark.parametrize("readout", ["class", "tokens", "pooled"])
 def test_the_image_embedding_equals_that_of_a_loop(readout: Readout, learn_positions: bool) -> None:
     """Learned positions start at the fixed ones, and that of the class token at zero."""
     model = image_encoder(readout, learn_positions=learn_positions).eval()
@@ -146,7 +150,7 @@ def test_the_image_embedding_equals_that_of_a_loop(readout: Readout, learn_posit
         torch.testing.assert_close(found[b], expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("readout", "parts"), [("class", 1), ("tokens", 3)])
+@pytest.mark.parametrize(("readout", "parts"), [("class", 1), ("tokens", 3), ("pooled", 3)])
 def test_the_head_of_class_tokens_starts_near_zero_and_that_of_all_tokens_as_in_torch(
     readout: Readout, parts: int
 ) -> None:
@@ -154,7 +158,7 @@ def test_the_head_of_class_tokens_starts_near_zero_and_that_of_all_tokens_as_in_
     assert head.in_features == 2 * parts * 128
     expected = 2e-5 if readout == "class" else (3 * head.in_features) ** -0.5
     assert float(head.weight.detach().std()) == pytest.approx(expected, rel=0.05)
-    assert bool(head.bias.any()) == (readout == "tokens")
+    assert bool(head.bias.any()) == (readout != "class")
 
 
 def test_the_released_size_of_stage_1_is_the_documented_one() -> None:

@@ -54,7 +54,7 @@ def learned(folder: Path, data: SceneDataModule, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("timestep", ["zero", "random"])
-@pytest.mark.parametrize("readout", ["class", "tokens"])
+@pytest.mark.parametrize("readout", ["class", "tokens", "pooled"])
 def test_a_scene_is_classified_like_its_windows_one_by_one(
     readout: str, timestep: str, scene_data: SceneDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
