@@ -267,13 +267,17 @@ def _caption(spec: TableSpec, entries: Sequence[Entry]) -> str:
     limits = [record.protocol.data.query_limit for record in records]
     pixels = f", at most {_range(limit for limit in limits if limit)} query pixels" if any(limits) else ""
     draws, window = _range(len(entry.draws) for entry in entries), _range(r.protocol.data.window for r in records)
-    commits = sorted(
-        {record.provenance.commit[:7] if record.provenance.commit else "without a checkout" for record in records}
-    )
+    commits = ", ".join(sorted({_commit(record) for record in records}))
     return (
         f"{mark}{metrics} in percent, mean ± sd over {draws} draws; {spec.split}, budget {spec.budget}, window {window}"
-        f"{pixels}; code {', '.join(commits)}."
+        f"{pixels}; code {commits}."
     )
+
+
+def _commit(record: Record) -> str:
+    """The commit of a record's code, for a caption."""
+    commit, dirty = record.provenance.commit, record.provenance.dirty
+    return f"{commit[:7]}{' with changes' if dirty else ''}" if commit else f"v{record.protocol.code_version}"
 
 
 def _tests(pairs: Sequence[Paired]) -> str:

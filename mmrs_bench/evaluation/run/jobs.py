@@ -35,7 +35,7 @@ from mmrs_bench.evaluation.run.claims import (
     results_errors,
 )
 from mmrs_bench.evaluation.run.processes import import_core_metrics
-from mmrs_bench.io import write_text
+from mmrs_bench.io import garbage_kept, write_text
 
 #: Called with a cell's key, the name of a stage and the share of the stage that is done, in [0, 1].
 StageListener = Callable[[str, str, float], None]
@@ -352,10 +352,10 @@ def _import_cell_function(job: Job) -> None:
 
     Errors are left to the first cell, whose failure record has the traceback.
     """
-    with suppress(Exception):
+    with garbage_kept(), suppress(Exception):
         if not job.runs_code_of_users:
             import_core_metrics()
-    with suppress(Exception):
+    with garbage_kept(), suppress(Exception):
         _cell_function(job.compute)
 
 
