@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,8 @@ class DataConfig(_Frozen):
         pca: Number of principal components that replace the HSI bands; None keeps the bands.
         selection: How the trained state is selected. ``paper-val`` uses query labels and is never ranked.
         query_limit: Largest number of scored query pixels; None scores all.
+        drop: Modalities that are missing when pixels are predicted; the training has them. Left out of hash and record
+            if it is empty.
     """
 
     split: SplitName = "random-v1"
@@ -71,6 +73,14 @@ class DataConfig(_Frozen):
     pca: int | None = Field(default=None, ge=1)
     selection: Selection = "last"
     query_limit: int | None = Field(default=None, ge=1)
+    drop: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_drop(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if not self.drop:
+            fields.pop("drop", None)
+        return fields
 
     @cached_property
     def canonical(self) -> str:
@@ -85,6 +95,16 @@ class DataConfig(_Frozen):
                 f"window {window} is even; a window needs a centre pixel, so use {window - 1} or {window + 1}"
             )
         return window
+
+
+def drop_fault(drop: Collection[str], modalities: Collection[str]) -> str:
+    """Why modalities cannot be missing when pixels are predicted; empty if they can."""
+    seen = " and ".join(modalities)
+    if unknown := sorted(set(drop) - set(modalities)):
+        return f"drop {' '.join(unknown)}: methods see {seen}; drop one of these"
+    if drop and set(drop) == set(modalities):
+        return f"drop {' '.join(drop)}: methods see {seen} only, so nothing would be left; drop fewer modalities"
+    return ""
 
 
 class ProtocolConfig(_Frozen):

@@ -241,7 +241,7 @@ def _values(record: Record | FailureRecord, name: str) -> tuple[str | int, ...]:
 
 
 def _protocol(group: Group) -> str:
-    return f"{group.fields['split']}, budget {group.fields['budget']}"
+    return f"{group.protocol_label}, budget {group.fields['budget']}"
 
 
 def _check_single(titles: list[str], figure: str) -> None:

@@ -31,6 +31,7 @@ def run(
     selection: Selection | None = None,
     window: int = 11,
     modalities: str | Sequence[str] = (),
+    drop: str | Sequence[str] = (),
     normalisation: Literal["zscore", "minmax"] = "zscore",
     normalisation_scope: PixelScope = "scene",
     unlabelled: PixelScope = "scene",
@@ -67,6 +68,8 @@ def run(
         selection: Selection rule for trained states; None means each method's default.
         window: Side of the window in pixels, odd.
         modalities: Modalities that methods see; empty means all.
+        drop: Modalities that are missing when pixels are predicted, although the training had them; see
+            ``docs/protocol.md``.
         normalisation: Normalisation per channel.
         normalisation_scope: Pixels that normalisation is fitted to.
         unlabelled: Pixels that pretraining may use.

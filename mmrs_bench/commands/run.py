@@ -30,7 +30,8 @@ def plan(*, results: str, workers: int | None, cost: bool, device: str, precisio
         protocol, data = cell.protocol, cell.protocol.data
         estimate = "?" if seconds is None else duration_text(seconds)
         numbers = (str(data.shots), str(data.draw), str(protocol.seed))
-        rows.append((cell.key, cell.method_label, protocol.scene, data.split, *numbers, state.value, estimate))
+        split = f"{data.split} without {'+'.join(data.drop)}" if data.drop else data.split
+        rows.append((cell.key, cell.method_label, protocol.scene, split, *numbers, state.value, estimate))
     say_columns(rows)
     to_do = [entry for entry in planned if entry.state is not State.DONE]
     count = min(worker_count(workers, "cpu"), len(to_do))

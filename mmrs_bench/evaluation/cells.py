@@ -19,6 +19,7 @@ from mmrs_bench.config import (
     ProtocolConfig,
     Selection,
     SplitName,
+    drop_fault,
     method_label,
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
@@ -43,6 +44,7 @@ class Suite:
         methods: ``name`` or ``name:variant``, where the name may be the path of a card; ``all`` means every method
             that needs no pretrained weights.
         selection: Selection rule for trained states; None means each method's default.
+        drop: Modalities that are missing when pixels are predicted; each scene takes those that it has.
         window: As the following fields, see `mmrs_bench.config.DataConfig`.
     """
 
@@ -56,6 +58,7 @@ class Suite:
     selection: Selection | None = None
     window: int = 11
     modalities: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
     normalisation: Literal["zscore", "minmax"] = "zscore"
     normalisation_scope: PixelScope = "scene"
     unlabelled: PixelScope = "scene"
@@ -125,7 +128,8 @@ class Cell:
         """For example ``rf-spatial trento-r1 random-v1 2-shot draw 3``."""
         protocol, data = self.protocol, self.protocol.data
         seed = f" seed {protocol.seed}" if protocol.seed else ""
-        return f"{self.method_label} {protocol.scene} {data.split} {data.shots}-shot draw {data.draw}{seed}"
+        drop = f" without {'+'.join(data.drop)}" if data.drop else ""
+        return f"{self.method_label} {protocol.scene} {data.split} {data.shots}-shot draw {data.draw}{seed}{drop}"
 
 
 class _MethodVariant(NamedTuple):
@@ -173,6 +177,7 @@ def build_cells(suite: Suite, *, fetch: Callable[[str], object] | None = None) -
     methods = list(_methods(suite))
     for dataset, manifest in scenes:
         _check_scene(suite, dataset, manifest)
+    _check_drop(suite, scenes)
     fingerprints = {dataset: _fingerprint(manifest, fetch) for dataset, manifest in scenes}
     cells: dict[str, Cell] = {}
     for dataset, manifest in scenes:
@@ -221,6 +226,7 @@ def _first_cell(
         pca=suite.pca,
         selection=suite.selection or card.selections[0],
         query_limit=QUERY_LIMITS[suite.budget],
+        drop=tuple(name for name in manifest.modality_names if name in suite.drop),
     )
     config = resolve_config(card, variant, suite.budget)
     protocol = ProtocolConfig(
@@ -306,6 +312,24 @@ def _check_scene(suite: Suite, dataset: str, manifest: Manifest) -> None:
     if suite.pca is not None and suite.pca > bands:
         raise ConfigError(f"pca {suite.pca}: the HSI of {dataset} has {bands} bands; give at most that many components")
     _check_shots(suite, dataset, manifest)
+
+
+def _check_drop(suite: Suite, scenes: Sequence[tuple[str, Manifest]]) -> None:
+    """Refuse modalities that no scene has, and scenes that have none of them or would have nothing left."""
+    known = list(dict.fromkeys(name for _, manifest in scenes for name in manifest.modality_names))
+    for name in suite.drop:
+        if name not in known:
+            raise unknown_name("modality to drop", name, known)
+    for dataset, manifest in scenes if suite.drop else ():
+        seen = _modalities(suite, manifest) or manifest.modality_names
+        drop = [name for name in manifest.modality_names if name in suite.drop]
+        if not drop:
+            raise ConfigError(
+                f"drop {' '.join(suite.drop)}: {dataset} has {' and '.join(manifest.modality_names)}; also name one of "
+                "these, or run this scene by itself"
+            )
+        if fault := drop_fault(drop, seen):
+            raise ConfigError(f"{dataset}: {fault}")
 
 
 def _check_shots(suite: Suite, dataset: str, manifest: Manifest) -> None:

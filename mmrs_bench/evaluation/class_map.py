@@ -65,5 +65,5 @@ def classify_scene(
     with torch_threads():
         method, data, _ = fit_cell(cell, execution.resolved(), results, progress)
         progress("predict the whole scene", 0.0)
-        targets = method.predict(data, np.arange(data.scene.labels.size))
+        targets = method.classify(data, np.arange(data.scene.labels.size))
     return ClassMap(data.scene, targets, data.support, cell.title)

@@ -65,7 +65,7 @@ def predict_scene(model: Path, dataset: str | None, execution: ExecutionConfig, 
         unlabelled = _as_trained(scene, card)
         data = _data(scene if same else unlabelled, folder, card, execution, same=same)
         progress(f"predict {manifest.tag}", 0.0)
-        targets = method.predict(data, np.arange(scene.labels.size))
+        targets = method.classify(data, np.arange(scene.labels.size))
     return ClassMap(unlabelled, targets, None, f"{_title(card)}, trained on {card.protocol.scene}")
 
 

@@ -159,7 +159,7 @@ def measure_cell(
     start = perf_counter()
     audit(data.scene, data.split)
     own += perf_counter() - start
-    own += _prediction_seconds(partial(method.predict, data), data.query, execution.inference_batch)
+    own += _prediction_seconds(partial(method.classify, data), data.query, execution.inference_batch)
     return Measurement(own, shared, peak_memory_mib())
 
 
@@ -179,7 +179,7 @@ def _warm_up(cell: Cell, execution: ExecutionConfig, folder: Path) -> None:
     with environment({CACHE_VARIABLE: str(folder / "cache")}):
         method, data, _ = _pretrained(short, execution, folder, Trial(0.0))
         method.fit(data)
-        method.predict(data, data.query[:1])
+        method.classify(data, data.query[:1])
 
 
 def _prediction_seconds(predict: Callable[[IntArray], object], query: IntArray, batch: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -135,6 +135,22 @@ class Method(ABC):
     @abstractmethod
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """Targets (n,) int64 in 0..K-1 of the pixels with flat indices (n,)."""
+
+    def predict_without(self, data: SceneDataModule, pixels: IntArray, missing: Sequence[str]) -> IntArray:
+        """`predict` if modalities are missing that the training had.
+
+        By default the missing values are the means over the scene, for all methods. Override it if the architecture has
+        a way of its own, which must not read the missing modalities.
+
+        Raises:
+            ConfigError: If a modality is unknown, or none is left.
+        """
+        return self.predict(data.without(missing), pixels)
+
+    def classify(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
+        """Predict under the protocol of ``data``: without the modalities that it drops, if any."""
+        drop = data.config.drop
+        return self.predict_without(data, pixels, drop) if drop else self.predict(data, pixels)
 
     def bound_to_scene(self) -> str:
         """Why only the training scene can be classified; empty if others with the same channels can be, too."""

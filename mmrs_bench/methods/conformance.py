@@ -77,6 +77,7 @@ def check(card: MethodSpec, path: str = "", variant: str = "default") -> list[Fi
             _finding("a prediction does not depend on the other pixels", trial.other_pixels),
             _finding("repeated fits are equal", trial.fit_again),
             _finding("query labels are not used", trial.label_budget),
+            _finding("a missing modality does not change predictions", trial.missing_modality),
             _finding("a saved and loaded method predicts the same", trial.save_and_load),
             _finding("the random state of the process is unchanged", trial.random_state),
             _finding("progress is between 0 and 1", trial.progress),
@@ -247,6 +248,21 @@ class _Trial:
         scrambled = next(scene for scene in scenes if np.array_equal(self._data(scene).support, support))
         fault = self._difference(*self._fit(scrambled))
         return f"{fault} after the labels of the query pixels were permuted; the method uses them" if fault else ""
+
+    def missing_modality(self) -> str:
+        method, data = self._fitted
+        for name in data.modalities:
+            images = dict(self._scene.images)
+            order = numpy_generator("missing", name).permutation(PIXELS)
+            images[name] = images[name].reshape(PIXELS.size, -1)[order].reshape(images[name].shape)
+            other = self._data(replace(self._scene, images=images))
+            targets = method.predict_without(data, PIXELS, (name,))
+            fault = _target_fault(targets, PIXELS) or _difference(
+                targets, method.predict_without(other, PIXELS, (name,))
+            )
+            if fault:
+                return f"without {name}: {fault}" + ("; its values were read" if "differ" in fault else "")
+        return self._difference(method, data)
 
     def save_and_load(self) -> str:
         # The three modalities are not in alphabetical order, so a method that loses their order fails.

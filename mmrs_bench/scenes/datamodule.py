@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
 import numpy as np
@@ -37,8 +37,8 @@ class SceneDataModule(SceneData, L.LightningDataModule):
         scene: A scene, the name of a shipped scene, the path of a manifest, or a manifest.
         config: The data protocol; the defaults are those of `mmrs_bench.config.DataConfig`.
         shots, draw, split, window, modalities, normalisation, normalisation_scope, unlabelled, pca, selection,
-            query_limit: Settings of the data protocol that replace those of ``config``; see
-            `mmrs_bench.config.DataConfig`.
+            query_limit, drop: Settings of the data protocol that replace those of ``config``; see
+            `mmrs_bench.config.DataConfig`. The test and prediction loaders serve windows without ``drop``.
         seed: Seed of the order of batches and of augmentation. The split does not depend on it.
         batch_size: Largest training batch of one process.
         inference_batch: Largest batch of the validation, test and prediction loaders.
@@ -74,6 +74,7 @@ class SceneDataModule(SceneData, L.LightningDataModule):
         pca: int | None = None,
         selection: SelectionRule | None = None,
         query_limit: int | None = None,
+        drop: Sequence[str] | None = None,
         seed: int = 0,
         batch_size: int = 128,
         inference_batch: int = 2048,
@@ -107,6 +108,7 @@ class SceneDataModule(SceneData, L.LightningDataModule):
             "pca": pca,
             "selection": selection,
             "query_limit": query_limit,
+            "drop": drop,
         }
         given = {name: value for name, value in protocol.items() if value is not None}
         settings = {**(config or DataConfig()).model_dump(), **given}
@@ -168,11 +170,18 @@ class SceneDataModule(SceneData, L.LightningDataModule):
 
     def test_dataloader(self) -> PixelLoader:
         """Query pixels in ascending order, with targets, only for scoring."""
-        return self.pixel_dataloader(self.query, self.query_targets)
+        return self._without_dropped().pixel_dataloader(self.query, self.query_targets)
 
     def predict_dataloader(self) -> PixelLoader:
         """Query pixels in ascending order, or all pixels of the scene (``predict_on``), without targets."""
-        return self.scene_dataloader() if self.predict_on == "scene" else self.pixel_dataloader(self.query)
+        data = self._without_dropped()
+        return data.scene_dataloader() if self.predict_on == "scene" else data.pixel_dataloader(self.query)
+
+    def _without_dropped(self) -> Self:
+        """The data of predictions: without the modalities that the protocol drops."""
+        data = self.without(self.config.drop)
+        data.trainer = self.trainer
+        return data
 
     def scene_dataloader(self) -> PixelLoader:
         """Every pixel of the raster, row by row, without targets."""

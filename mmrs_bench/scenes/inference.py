@@ -61,4 +61,4 @@ class InferenceDataModule(SceneDataModule):
             known = ", ".join(map(str, self._axes)) or "none"
             raise DataError(f"the model has no directions of {config.pca} components (it has {known}); train it again")
         axes = None if config.pca is None else self._axes[config.pca]
-        return prepare_whole(self._scene, config, self._order, axes)
+        return prepare_whole(self._scene, config, self._order, axes, self.absent)

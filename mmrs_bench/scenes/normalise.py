@@ -29,15 +29,16 @@ def _chunks(image: FloatArray, pixels: IntArray) -> Iterator[Statistics]:
 
 @dataclass(frozen=True, eq=False)
 class Normaliser:
-    """Per channel: subtract ``offset``, then multiply by ``factor``.
+    """Per channel: subtract ``offset``, then multiply by ``factor``; ``mean`` is that of the fitted pixels.
 
-    Both are float64 (channels,). A channel that is constant on the fitted pixels gets factor 0, so that other pixels do
+    All are float64 (channels,). A channel that is constant on the fitted pixels gets factor 0, so that other pixels do
     not become arbitrarily large; under ``cube``, only if all channels are. Values outside the fitted range are not
     clipped.
     """
 
     offset: Statistics
     factor: Statistics
+    mean: Statistics
 
     @classmethod
     def fit(cls, image: FloatArray, pixels: IntArray, method: Normalisation) -> Normaliser:
@@ -58,18 +59,22 @@ class Normaliser:
             total += values.sum(axis=0)
         if method == "cube":
             low, high = np.full(channels, low.min()), np.full(channels, high.max())
-        offset, scale = low, high - low
+        offset, scale, mean = low, high - low, total / pixels.size
         if method == "zscore":
-            offset = total / pixels.size
+            offset = mean
             squares = sum(((values - offset) ** 2).sum(axis=0) for values in _chunks(image, pixels))
             scale = np.sqrt(squares / pixels.size)
         constant = low == high
-        return cls(offset, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, scale)))
+        return cls(offset, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, scale)), mean)
 
     def apply(self, image: FloatArray, out: FloatArray | None = None) -> FloatArray:
         """Normalise an image (height, width, channels) into ``out`` (same shape; new if None) and return it."""
         result = np.subtract(image, self.offset.astype(np.float32), out=out)
         return np.multiply(result, self.factor.astype(np.float32), out=result)
+
+    def normalised_mean(self) -> FloatArray:
+        """The normalised mean (channels,) of the fitted pixels; exactly 0 under ``zscore``."""
+        return self.apply(self.mean.astype(np.float32))
 
 
 def principal_components(image: FloatArray, pixels: IntArray, components: int) -> FloatArray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmrs_bench.config import DataConfig, PixelScope
+from mmrs_bench.config import DataConfig, PixelScope, drop_fault
 from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.scenes.normalise import Normaliser, Statistics, principal_axes, principal_components, project
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene, check_window
@@ -60,10 +61,13 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
     )
 
 
-def reduced(prepared: Prepared, config: DataConfig) -> Prepared:
-    """The same pixels with images for ``config``, which may have other ``pca`` or ``normalisation`` than before."""
+def reduced(prepared: Prepared, config: DataConfig, absent: Collection[str] = ()) -> Prepared:
+    """The same pixels with images for ``config``, which may have other ``pca`` or ``normalisation`` than before.
+
+    Images of the modalities ``absent`` are the means of the pixels that the normalisation is fitted to.
+    """
     scope = _scope(prepared.scene, prepared.split, config)
-    channels, canvas = _normalised(prepared.scene, scope, tuple(prepared.channels), config)
+    channels, canvas = _normalised(prepared.scene, scope, tuple(prepared.channels), config, absent=absent)
     return replace(prepared, channels=channels, canvas=canvas)
 
 
@@ -74,7 +78,11 @@ def component_axes(prepared: Prepared, config: DataConfig, components: int) -> S
 
 
 def prepare_whole(
-    scene: Scene, config: DataConfig, modalities: tuple[str, ...], axes: Statistics | None = None
+    scene: Scene,
+    config: DataConfig,
+    modalities: tuple[str, ...],
+    axes: Statistics | None = None,
+    absent: Collection[str] = (),
 ) -> Prepared:
     """Normalise a scene without a split, by the statistics of all its pixels. Labels are not used.
 
@@ -83,6 +91,7 @@ def prepare_whole(
         config: The protocol.
         modalities: Modalities of the scene, in the order of the result.
         axes: Directions (components, bands) onto which the HSI is projected if the protocol has components.
+        absent: See `reduced`.
 
     Raises:
         ConfigError: If the window does not fit the scene.
@@ -90,12 +99,17 @@ def prepare_whole(
     check_window(config.window, scene.height, scene.width)
     everything, none = np.arange(scene.labels.size, dtype=np.int64), np.empty(0, dtype=np.int64)
     split = Split(config.split, config.shots, config.draw, config.window, support=none, query=none)
-    channels, canvas = _normalised(scene, everything, modalities, config, axes)
+    channels, canvas = _normalised(scene, everything, modalities, config, axes, absent)
     return Prepared(scene, split, channels, canvas, query=none, unlabelled=everything, validation=none)
 
 
 def _normalised(
-    scene: Scene, scope: IntArray, modalities: tuple[str, ...], config: DataConfig, axes: Statistics | None = None
+    scene: Scene,
+    scope: IntArray,
+    modalities: tuple[str, ...],
+    config: DataConfig,
+    axes: Statistics | None = None,
+    absent: Collection[str] = (),
 ) -> tuple[dict[str, int], FloatArray]:
     """Channels by modality and the canvas of normalised images.
 
@@ -105,6 +119,7 @@ def _normalised(
         modalities: Names of the images.
         config: The protocol.
         axes: Directions of the components, instead of those of the scene.
+        absent: Modalities whose images are the means of the scope.
     """
     raw = {name: scene.images[name] for name in modalities}
     if config.pca is not None:
@@ -113,7 +128,11 @@ def _normalised(
     channels = {name: image.shape[2] for name, image in raw.items()}
     canvas = empty_canvas(scene.height, scene.width, sum(channels.values()), config.window)
     for name, view in _by_modality(interior(canvas, config.window), channels).items():
-        Normaliser.fit(raw[name], scope, config.normalisation).apply(raw[name], out=view)
+        normaliser = Normaliser.fit(raw[name], scope, config.normalisation)
+        if name in absent:
+            view[...] = normaliser.normalised_mean()
+        else:
+            normaliser.apply(raw[name], out=view)
     reflect_borders(canvas, config.window)
     return channels, canvas
 
@@ -133,6 +152,8 @@ def _chosen_modalities(scene: Scene, config: DataConfig) -> tuple[str, ...]:
         raise ConfigError(
             f"pca {config.pca} needs modality hsi, but the chosen modalities are {', '.join(chosen)}; set pca to none."
         )
+    if fault := drop_fault(config.drop, chosen):
+        raise ConfigError(f"scene {scene.manifest.id}: {fault}")
     return chosen
 
 

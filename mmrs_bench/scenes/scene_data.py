@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
 
-from mmrs_bench.config import DataConfig, Normalisation
-from mmrs_bench.errors import unknown_name
+from mmrs_bench.config import DataConfig, Normalisation, drop_fault
+from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.loader import Batch
 from mmrs_bench.scenes.manifest import Manifest
@@ -33,6 +34,9 @@ class SceneData:
 
     #: The trainer of a data module.
     trainer: Any = None
+    #: Modalities that are missing, see `without`.
+    absent: tuple[str, ...] = ()
+    _shown: Scene | None = None
 
     def __init__(self, scene: Scene | str | Manifest, config: DataConfig) -> None:
         self.config = config
@@ -47,7 +51,12 @@ class SceneData:
 
     @property
     def scene(self) -> Scene:
-        """The scene with raw images."""
+        """The scene with raw images; those of missing modalities are their means, see `without`."""
+        return self._shown or self._prepared.scene
+
+    @property
+    def complete_scene(self) -> Scene:
+        """The scene with all raw images, for statistics of whole images only."""
         return self._prepared.scene
 
     @property
@@ -156,13 +165,28 @@ class SceneData:
         """The same pixels with another normalisation, fitted on the same pixels; the result is cached."""
         return self if method == self.config.normalisation else self._with("normalisation", method)
 
+    def without(self, modalities: Sequence[str]) -> Self:
+        """The same pixels as if modalities were missing; the result is cached.
+
+        Missing values are the means of the pixels that the normalisation is fitted to: 0 under ``zscore``.
+
+        Raises:
+            ConfigError: If one of them is not among those of the protocol, or none is left.
+        """
+        if fault := drop_fault(modalities, self.modalities):
+            raise ConfigError(fault)
+        return self._with("absent", tuple(modalities)) if modalities else self
+
     def _with(self, setting: str, value: Any) -> Self:
-        """The same pixels with images for a changed protocol."""
+        """The same pixels with images for a changed protocol, or without some modalities."""
         if (setting, value) not in self._changed:
             other = copy.copy(self)
             other.trainer, other._gatherers, other._changed = None, {}, {}
-            other.config = self.config.model_copy(update={setting: value})
-            other._prepared = self._reduced_to(other.config)
+            if setting == "absent":
+                other.absent, other._shown = value, _blanked(self._prepared.scene, value)
+            else:
+                other.config = self.config.model_copy(update={setting: value})
+            other._prepared = other._reduced_to(other.config)
             self._changed[setting, value] = other
         return self._changed[setting, value]
 
@@ -172,7 +196,7 @@ class SceneData:
 
     def _reduced_to(self, config: DataConfig) -> Prepared:
         """The same pixels with the images of ``config``."""
-        return reduced(self._prepared, config)
+        return reduced(self._prepared, config, self.absent)
 
     def component_axes(self) -> dict[int, Statistics]:
         """Directions (components, bands) of the principal components that were used so far, by their number."""
@@ -204,3 +228,12 @@ class SceneData:
         if device not in self._gatherers:
             self._gatherers[device] = WindowGatherer(self._prepared.canvas, self.channels, self.config.window, device)
         return self._gatherers[device]
+
+
+def _blanked(scene: Scene, modalities: Sequence[str]) -> Scene:
+    """A scene whose raw images of some modalities are their means."""
+    images = dict(scene.images)
+    for name in modalities:
+        mean = images[name].mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+        images[name] = np.broadcast_to(mean, images[name].shape)
+    return replace(scene, images=images)

@@ -84,6 +84,36 @@ def test_selection_defaults_to_the_card_and_is_checked_against_it(suite: Suite) 
         build_cells(replace(suite, methods=("alpha", "beta"), selection="support-cv"))
 
 
+def test_a_dropped_modality_makes_cells_of_their_own(tmp_path: Path, suite: Suite) -> None:
+    plain = build_cells(suite)
+    cells = build_cells(replace(suite, drop=("lidar",)))
+    assert [cell.protocol.data.drop for cell in cells] == [("lidar",)] * 2
+    assert not {cell.key for cell in cells} & {cell.key for cell in plain}
+    assert cells[1].title == f"{plain[1].title} without lidar"
+    assert all("drop" not in cell.protocol.model_dump(mode="json")["data"] for cell in plain)
+    modalities = [{"name": name, "sensor": "none", "bands": 2} for name in ("hsi", "sar")]
+    other = write_manifest(tmp_path, "other", modalities=modalities)
+    both = build_cells(replace(suite, datasets=(*suite.datasets, other), drop=("sar", "lidar"), draws=1))
+    assert [cell.protocol.data.drop for cell in both] == [("lidar",), ("sar",)]
+    with pytest.raises(ConfigError, match=r"drop lidar: .*other.* has hsi and sar; also name one of these"):
+        build_cells(replace(suite, datasets=(*suite.datasets, other), drop=("lidar",)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"drop": ("lida",)}, "unknown modality to drop 'lida': did you mean lidar"),
+        ({"drop": ("hsi", "lidar")}, "methods see hsi and lidar only, so nothing would be left"),
+        ({"drop": ("hsi",), "modalities": ("hsi",)}, "methods see hsi only, so nothing would be left"),
+        ({"drop": ("hsi",), "modalities": ("lidar",)}, "drop hsi: methods see lidar; drop one of these"),
+    ],
+)
+def test_impossible_drops_are_refused(suite: Suite, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_cells(replace(suite, **changes))
+    assert "\n" not in str(caught.value)
+
+
 def test_naming_all_modalities_gives_the_same_cell_as_naming_none(suite: Suite) -> None:
     (one,) = build_cells(replace(suite, draws=1))
     (other,) = build_cells(replace(suite, draws=1, modalities=("lidar", "hsi")))

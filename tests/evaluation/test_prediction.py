@@ -240,7 +240,7 @@ def test_a_geotiff_lies_where_the_scene_does(tmp_path: Path, printed: Callable[.
         assert raster.crs.to_epsg() == 32632
         assert tuple(raster.transform[:6]) == (2.5, 0, 600000, 0, -2.5, 5100000)
         assert (raster.nodata, raster.dtypes) == (0, ("uint8",))
-        assert raster.tags(1)["CLASS_2"] == "class 2"
+        assert raster.tags(1)["CLASS_2"] == "Trees"
         np.testing.assert_array_equal(raster.read(1).reshape(-1), classes(model) + 1)
 
 

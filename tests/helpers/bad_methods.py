@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,13 @@ class PredictsDifferently(NearestPrototype):
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         return (super().predict(data, pixels) + next(_calls)) % data.num_classes
+
+
+class ReadsMissingModalities(NearestPrototype):
+    """Predicts with the modalities that are missing."""
+
+    def predict_without(self, data: SceneDataModule, pixels: IntArray, missing: Sequence[str]) -> IntArray:
+        return self.predict(data, pixels)
 
 
 class DependsOnOtherPixels(NearestPrototype):

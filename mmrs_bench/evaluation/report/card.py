@@ -18,6 +18,7 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
     draws = {draw for entry in entries for draw in entry.draws}
     seeds = {seed for entry in entries for seed in entry.seeds}
     modalities = " + ".join(f"{name} ({channels})" for name, channels in first.modalities.items())
+    missing = f"; predicted without {' + '.join(data.drop)}, whose mean stands in its place" if data.drop else ""
     limit = f", at most {data.query_limit:,} query pixels scored" if data.query_limit else ""
     labels = sorted({r.labels_used for r in records})
     rules = " or ".join(sorted({entry.method_id.selection for entry in entries}))
@@ -29,7 +30,7 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
         groups = "no groups, because there are too few common draws or methods"
     return (
         ("scene", f"{first.protocol.scene} (fingerprint {first.protocol.scene_fingerprint[:8]})"),
-        ("modalities", f"{modalities or '–'}; {len(first.class_names)} classes"),
+        ("modalities", f"{modalities or '–'}; {len(first.class_names)} classes{missing}"),
         (
             "protocol",
             f"{data.split}, shots {data.shots}, draws {len(draws)} (nested over shots), seeds per draw {len(seeds)}, "

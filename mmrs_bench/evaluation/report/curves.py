@@ -103,7 +103,7 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("shots (labels per class)")
     fields = groups[0].fields
-    protocol = f"{fields['split']}, budget {fields['budget']}"
+    protocol = f"{groups[0].protocol_label}, budget {fields['budget']}"
     add_title(figure, f"{groups[0].scene_label}\n{protocol}; mean and 95 % interval over draws")
     style_axes(figure, axes)
     return figure

@@ -136,10 +136,16 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Scene, split, shots and budget."""
+        """Scene, split, missing modalities, shots and budget."""
         shots = "shot" if self.shots == 1 else "shots"
         mark = f", splits {self.fields['splits']}" if "splits" in self.fields else ""
-        return f"{self.scene_label}, {self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}{mark}"
+        return f"{self.scene_label}, {self.protocol_label}, {self.shots} {shots}, budget {self.fields['budget']}{mark}"
+
+    @property
+    def protocol_label(self) -> str:
+        """The split, and the modalities that are missing in predictions: ``random-v1, predicted without lidar``."""
+        drop = self.fields.get("drop", "").replace("+", " + ")
+        return self.fields["split"] + (f", predicted without {drop}" if drop else "")
 
     def signature(self, entries: Sequence[Entry]) -> str:
         """Signature of a table of these entries; different draw counts give a range."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
+from mmrs_bench.config import MethodSpec
 from mmrs_bench.evaluation.report.card import protocol_card
 from mmrs_bench.evaluation.report.curves import write_curves
 from mmrs_bench.evaluation.report.entries import Entry, Group, MethodId, group_records, mean_leakage, metric_columns
 from mmrs_bench.evaluation.report.exports import classes_table, draws_table, identity
 from mmrs_bench.evaluation.report.modalities import modality_tables
+from mmrs_bench.evaluation.report.page.document import build_document
+from mmrs_bench.evaluation.report.page.page import render_page
+from mmrs_bench.evaluation.report.ranks.diagram import write_ranks
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.reported import ReportedResult, reported_tables
 from mmrs_bench.evaluation.report.statistics import draws_needed, separable, tie_groups
@@ -31,14 +35,14 @@ def build_leaderboard(
     """Tables of all results, by scene.
 
     For each protocol: one ranking by OA per shot count, and an overview if there are several shot counts. Then what
-    each modality adds, and results reported in papers.
+    each modality adds, what a missing one costs, and results reported in papers.
     """
     tables: list[Table] = []
     for scene, grouped in groupby(group_records(records, failures), key=lambda group: group.scene_id):
         of_scene = list(grouped)
         for _, family in groupby(of_scene, key=lambda group: group.fields_without_shots):
             groups = list(family)
-            tables += map(_ranking, groups)
+            tables += map(ranking, groups)
             if sum(bool(group.entries) for group in groups) > 1:
                 tables.append(_overview([group for group in groups if group.entries]))
         tables += modality_tables(of_scene)
@@ -46,28 +50,42 @@ def build_leaderboard(
     return tables
 
 
-def write_leaderboard(results: Path, tables: Sequence[Table], records: Sequence[Record]) -> list[Path]:
-    """Write tables and curves to the folder ``leaderboard`` of a results folder; return the files.
+def write_leaderboard(
+    results: Path,
+    tables: Sequence[Table],
+    records: Sequence[Record],
+    failures: Sequence[FailureRecord] = (),
+    *,
+    reported: Sequence[ReportedResult] = (),
+    cards: Mapping[str, MethodSpec] | None = None,
+) -> list[Path]:
+    """Write tables, the page and figures to the folder ``leaderboard`` of a results folder; return the files.
 
     Args:
         results: The results folder.
         tables: What `build_leaderboard` made of its records.
         records: The records.
+        failures: The failures.
+        reported: Results of papers for the page.
+        cards: Cards of methods for the page, by name.
 
     Raises:
         BenchError: If the folder cannot be written.
     """
-    groups = group_records(records)
+    groups = group_records(records, failures)
+    rankings = [table for table in tables if table.in_csv]
     folder = results / "leaderboard"
-    texts = {f"leaderboard.{fmt}": render(tables, fmt) for fmt in ("md", "csv", "tex", "html")}
+    texts = {f"leaderboard.{fmt}": render(tables, fmt) for fmt in ("md", "csv", "tex")}
+    texts["leaderboard.html"] = render_page(build_document(groups, rankings, reported, cards))
     texts["draws.csv"] = render([draws_table(records)], "csv")
     texts["classes.csv"] = render([classes_table(groups)], "csv")
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [folder / name for name in texts] + write_curves(groups, folder)
+    return [folder / name for name in texts] + write_curves(groups, folder) + write_ranks(groups, folder)
 
 
-def _ranking(group: Group) -> Table:
+def ranking(group: Group) -> Table:
+    """The ranking of one protocol by OA: a section of ranked entries, and one for each reason of unranked ones."""
     entries = sorted(group.entries, key=lambda e: (e.unranked, -fmean(e.by_draw("oa").values()), e.label))
     ranked = [entry for entry in entries if not entry.unranked]
     values = [entry.by_draw("oa") for entry in ranked]
@@ -201,7 +219,7 @@ def _overview(groups: Sequence[Group]) -> Table:
     rows: list[dict[str, Value]] = [{"label": label, **values[label]} for label in sorted(values, key=order)]
     fields = groups[0].fields
     return Table(
-        title=f"{groups[0].scene_label}, {fields['split']}, budget {fields['budget']}, OA over shots",
+        title=f"{groups[0].scene_label}, {groups[0].protocol_label}, budget {fields['budget']}, OA over shots",
         columns=(Column("label", "Method", fixed=True), *columns),
         sections=(Section("", tuple(rows)),),
         notes=("Draws are nested over shots; leakage grows with shots, so part of a curve is leakage.",),

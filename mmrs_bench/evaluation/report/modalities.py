@@ -1,22 +1,43 @@
-"""What each modality adds: a method with all modalities compared with the same method on some of them."""
+"""What each modality adds, and what a missing one costs: a method with all modalities, and with fewer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from mmrs_bench.evaluation.report.comparison import OUTCOME_COLUMNS, outcome
 from mmrs_bench.evaluation.report.entries import Entry, Group
 from mmrs_bench.evaluation.report.statistics import holm, p_text, paired
 from mmrs_bench.evaluation.report.tables import Column, Section, Table, Value
 
-COLUMNS = (
-    Column("label", "Method", fixed=True),
-    Column("modalities", "Modalities", fixed=True),
-    Column("oa", "OA %", "estimate"),
-    Column("difference", "All - these", "estimate"),
-    *OUTCOME_COLUMNS,
-    Column("draws", "Draws", "number"),
-    Column("p", "p (Holm)", fixed=True),
+
+class _Comparison(NamedTuple):
+    """A field of the signature that only the partial results have, and the texts of their table."""
+
+    field: str
+    title: str
+    column: str
+    start: str
+    note: str
+
+
+_P_NOTE = "p: exact paired Wilcoxon test, two-sided, Holm over the table."
+_COMPARISONS = (
+    _Comparison(
+        field="mod",
+        title="what each modality adds",
+        column="Modalities",
+        start="",
+        note="All - these: mean difference over common draws, in points, with its sd; ",
+    ),
+    _Comparison(
+        field="drop",
+        title="what a missing modality costs",
+        column="Predicted",
+        start="without ",
+        note="Trained with all modalities; the mean of a missing one stands in its place. All - these: mean difference "
+        "over common draws, in points, with its sd; ",
+    ),
 )
 
 
@@ -24,28 +45,32 @@ def modality_tables(groups: Sequence[Group]) -> list[Table]:
     """Compare methods on all modalities with themselves on fewer modalities, over common draws.
 
     Returns:
-        One table per group of one scene that has such results; p is corrected by Holm over the table.
+        For each group of one scene that has such results: one table of results without some modalities at all, and one
+        of results whose predictions lacked them; p is corrected by Holm over the table.
     """
     tables = []
     for group in groups:
-        if "mod" not in group.fields:
-            fewer = [other for other in groups if other.fields == {**group.fields, "mod": other.fields.get("mod")}]
-            tables.append(_table(group, fewer))
+        for comparison in _COMPARISONS:
+            name = comparison.field
+            if name not in group.fields:
+                fewer = [other for other in groups if other.fields == {**group.fields, name: other.fields.get(name)}]
+                tables.append(_table(group, fewer, comparison))
     return [table for table in tables if table.rows]
 
 
-def _table(group: Group, fewer: Sequence[Group]) -> Table:
+def _table(group: Group, fewer: Sequence[Group], comparison: _Comparison) -> Table:
     rows: list[dict[str, Value]] = []
     p_values: dict[int, float] = {}
     compared = []
     for entry in group.entries:
-        partial = [(g.fields["mod"], e) for g in fewer for e in g.entries if e.method_id == entry.method_id]
+        partial = [(g.fields[comparison.field], e) for g in fewer for e in g.entries if e.method_id == entry.method_id]
         if not partial:
             continue
         compared.append(entry)
-        rows.append(_row(entry, " + ".join(entry.records[0].modalities)))
-        for modalities, other in partial:
-            row = _row(other, modalities.replace("+", " + "))
+        modalities = " + ".join(entry.records[0].modalities)
+        rows.append(_row(entry, f"with {modalities}" if comparison.start else modalities))
+        for names, other in partial:
+            row = _row(other, comparison.start + names.replace("+", " + "))
             pair = paired(entry.by_draw("oa"), other.by_draw("oa"))
             if pair is not None:
                 row |= outcome(pair)
@@ -55,14 +80,19 @@ def _table(group: Group, fewer: Sequence[Group]) -> Table:
     for index, corrected in zip(p_values, holm(list(p_values.values())), strict=True):
         rows[index]["p"] = p_text(corrected)
     return Table(
-        title=f"{group.title}, what each modality adds",
-        columns=COLUMNS,
+        title=f"{group.title}, {comparison.title}",
+        columns=(
+            Column("label", "Method", fixed=True),
+            Column("modalities", comparison.column, fixed=True),
+            Column("oa", "OA %", "estimate"),
+            Column("difference", "All - these", "estimate"),
+            *OUTCOME_COLUMNS,
+            Column("draws", "Draws", "number"),
+            Column("p", "p (Holm)", fixed=True),
+        ),
         sections=(Section("", tuple(rows)),),
         card=(("signature", group.signature(compared)),),
-        notes=(
-            "All - these: mean difference over common draws, in points, with its sd; p: exact paired Wilcoxon test, "
-            "two-sided, Holm over the table.",
-        ),
+        notes=(comparison.note + _P_NOTE,),
     )
 
 

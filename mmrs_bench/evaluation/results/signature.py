@@ -14,8 +14,9 @@ def signature_fields(protocol: ProtocolConfig) -> dict[str, str]:
 
     Always included: scene (tag and eight digits of the fingerprint, because a manifest can change without a new
     revision), split, shots, window, unlabelled scope, selection rule, budget, version. Included if they differ from
-    the default: query limit, normalisation (``norm``, ``normfit``), modalities (``mod``), ``pca``. Not included: draw
-    and seed, which are averaged over, and the method, which is compared.
+    the default: query limit, normalisation (``norm``, ``normfit``), modalities (``mod``), ``pca``, modalities that are
+    missing in predictions (``drop``). Not included: draw and seed, which are averaged over, and the method, which is
+    compared.
     """
     data, default = protocol.data, DataConfig()
     fields = {
@@ -37,6 +38,8 @@ def signature_fields(protocol: ProtocolConfig) -> dict[str, str]:
         fields["mod"] = "+".join(data.modalities)
     if data.pca is not None:
         fields["pca"] = str(data.pca)
+    if data.drop:
+        fields["drop"] = "+".join(data.drop)
     fields["version"] = f"v{protocol.code_version}"
     return fields
 

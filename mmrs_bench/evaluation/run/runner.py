@@ -66,7 +66,7 @@ def _run(
     execution = execution.resolved()
     method, data, seconds = fit_cell(cell, execution, results, progress, wait)
     with _timed(seconds, "predict", progress):
-        prediction = method.predict(data, data.query)
+        prediction = method.classify(data, data.query)
     with _timed(seconds, "score", progress):
         confusion = confusion_matrix(data.query_targets, prediction, data.num_classes)
         leakage = audit(data.scene, data.split)

@@ -26,6 +26,8 @@ from mmrs_bench.scenes.scene import Scene
 
 #: The picture with which stage A is anchored.
 ANCHOR = "rgb"
+#: Pictures of the HSI; the others have the names of their modalities.
+HSI_PICTURES = ("rgb", "pca")
 #: Row of the class embedding for each picture; the second raster of a modality has the next row.
 ROWS = {"rgb": 1, "pca": 2, "sar": 3, "dsm": 4, "lidar": 4}
 #: Largest number of tiles for measuring drift.
@@ -75,6 +77,7 @@ def select_pictures(
     scene: Scene,
     modalities: Collection[str] | None = None,
     pictures: Collection[str] = (),
+    absent: Collection[str] = (),
     *,
     tile: int = 64,
     stride: int = 32,
@@ -85,6 +88,7 @@ def select_pictures(
         scene: The scene, not normalised.
         modalities: Modalities that become pictures; None takes all.
         pictures: Names of pictures (``lidar1``) or their kinds (``lidar``); empty takes all.
+        absent: Modalities that are missing; their pictures show the mean colour.
         tile: Side of a tile in pixels.
         stride: Distance of neighbouring tiles in pixels.
 
@@ -96,6 +100,9 @@ def select_pictures(
     for wanted in pictures:
         if not any(wanted in (name, _kind(name)) for name in available):
             raise unknown_name(f"picture of scene {scene.manifest.id}", wanted, {*available, *map(_kind, available)})
+    for name, image in available.items():
+        if ("hsi" if name in HSI_PICTURES else _kind(name)) in absent:
+            image[:] = image.mean(axis=(0, 1), dtype="float64")
     images = {
         name: torch.from_numpy(image)
         for name, image in available.items()
@@ -140,7 +147,9 @@ def scene_pictures(config: AdaptationConfig, data: SceneDataModule) -> ScenePict
         DataError: See `sensor_images`.
     """
     check_protocol(data.config)
-    found = select_pictures(data.scene, data.modalities, config.pictures, tile=config.tile, stride=config.stride)
+    found = select_pictures(
+        data.complete_scene, data.modalities, config.pictures, data.absent, tile=config.tile, stride=config.stride
+    )
     if config.backbone == "tiny" and ANCHOR not in found.images:
         raise ConfigError(
             f"the pictures are {', '.join(found.images)}, but the backbone tiny is trained on the pseudo-RGB; add rgb "

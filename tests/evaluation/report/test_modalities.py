@@ -38,6 +38,30 @@ def test_all_modalities_are_compared_with_fewer_draw_by_draw() -> None:
     assert not table.in_csv, "the rows are derived from other rows"
 
 
+def test_a_missing_modality_has_a_table_and_a_ranking_of_its_own() -> None:
+    whole = runs(150)
+    dropped = [
+        make_record("rf", (100 + 3 * draw, 160, 150), drop=drop, draw=draw, shots=2)
+        for drop in (("lidar",), ("hsi", "lidar"))
+        for draw in range(10)
+    ]
+    tables = build_leaderboard(whole + dropped)
+    assert [table.title.partition("Town (town), ")[2] for table in tables] == [
+        "random-v1, predicted without hsi + lidar, 2 shots, budget paper",
+        "random-v1, predicted without lidar, 2 shots, budget paper",
+        "random-v1, 2 shots, budget paper",
+        "random-v1, 2 shots, budget paper, what a missing modality costs",
+    ]
+    assert [len(table.rows) for table in tables] == [1, 1, 1, 3]
+    assert "|drop:lidar|" in dict(tables[1].card)["signature"]
+    assert "predicted without lidar, whose mean stands in its place" in dict(tables[1].card)["modalities"]
+    assert values(tables[3], "modalities", "won", "lost", "tied", "draws", "p") == [
+        ("with hsi + lidar", None, None, None, 10, None),
+        ("without hsi + lidar", 10, 0, 0, 10, "0.004"),
+        ("without lidar", 10, 0, 0, 10, "0.004"),
+    ]
+
+
 @pytest.mark.parametrize(("draws", "p"), [(10, "0.002"), (3, "needs >= 6 draws")])
 def test_a_single_pair_is_not_corrected_and_few_draws_have_no_p(draws: int, p: str) -> None:
     (table,) = modality_tables(runs(150) + runs(100, "hsi", draws=draws))

@@ -1,0 +1,56 @@
+"""A missing modality from end to end: one training, other predictions, records and tables of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.stored_scene import store_scene
+
+from mmrs_bench.cli import main
+from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.evaluation.prediction import predict_scene
+from mmrs_bench.evaluation.results.models import model_folder
+from mmrs_bench.evaluation.results.records import load_records
+from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.scenes.datamodule import SceneDataModule
+
+
+def by_protocol(results: Path) -> dict[tuple[str, tuple[str, ...]], Record]:
+    return {(record.protocol.method, record.protocol.data.drop): record for record in load_records(results)}
+
+
+def test_a_run_with_drop_shares_the_training_and_has_its_own_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, results = store_scene(tmp_path / "scene"), tmp_path / "results"
+    options = ["--datasets", str(manifest), "--draws", "1", "--budget", "smoke", "--results", str(results)]
+    options += ["--methods", "nearest-prototype", "diffclip"]
+    run = ["run", *options, "--workers", "1", "--save-models"]
+    assert main(run) == main([*run, "--drop", "lidar"]) == 0
+    records = by_protocol(results)
+    assert set(records) == {(m, d) for m in ("nearest-prototype", "diffclip") for d in ((), ("lidar",))}
+    cache = list((tmp_path / "cache-root" / "pretraining").glob("*.safetensors"))
+    assert len(cache) == 1, "stage 1 of both protocols is the same"
+    shown = capsys.readouterr().out
+    assert "predicted without lidar, 2 shots" in shown
+    assert main(["leaderboard", "--results", str(results)]) == 0
+    assert "what a missing modality costs" in capsys.readouterr().out
+    assert main(["plan", *options, "--drop", "lidar"]) == 0
+    assert "random-v1 without lidar" in capsys.readouterr().out
+    for method in ("nearest-prototype", "diffclip"):
+        whole, dropped = records[method, ()], records[method, ("lidar",)]
+        assert dropped.modalities == whole.modalities, "it was trained with both"
+        assert "|drop:lidar|" in dropped.signature
+        assert "drop" not in whole.model_dump(mode="json")["protocol"]["data"]
+        assert dropped.confusion != whole.confusion
+        targets = {}
+        for record in (whole, dropped):
+            model = model_folder(results, record.protocol)
+            targets[record.key] = predict_scene(model, None, ExecutionConfig(), lambda _stage, _share: None).targets
+            data = SceneDataModule(str(manifest), record.protocol.data)
+            confusion = np.zeros((3, 3), dtype=int)
+            np.add.at(confusion, (data.query_targets, targets[record.key][data.query]), 1)
+            assert confusion.tolist() == [list(row) for row in record.confusion]
+        assert not np.array_equal(*targets.values())
