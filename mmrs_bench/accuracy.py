@@ -53,11 +53,12 @@ def class_counts(confusion: ArrayLike) -> ClassCounts:
     matrix = np.asarray(confusion)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise DataError(f"confusion matrix has shape {matrix.shape}; expected (K, K)")
-    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
+    if matrix.dtype.kind not in "iu" or (matrix.size and matrix.min() < 0):
         raise DataError("confusion matrix must contain whole, non-negative counts")
-    if not matrix.any():
+    true = matrix.sum(axis=1).tolist()
+    if not any(true):
         raise DataError("confusion matrix is empty: no query pixel was scored; lower the shots or the block buffer")
-    return ClassCounts(np.diagonal(matrix).tolist(), matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist())
+    return ClassCounts(matrix.diagonal().tolist(), true, matrix.sum(axis=0).tolist())
 
 
 def ratio(numerator: int, denominator: int) -> float | None:

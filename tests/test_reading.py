@@ -148,6 +148,27 @@ def test_invalid_content_is_an_error(reader: Reader, text: str, message: str, fi
     assert message in fault(reader, file)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a" :1}',
+        '{"a":{"b": 1, "b": 1}, "c": ":"}',
+        '{"a": 1, "b": 1, "a": "\\": "}',
+        '[{"a": 1, "\\u0061": 2}]',
+        '{"a": {"x": 1}, "a": {}}',
+    ],
+)
+def test_keys_that_are_given_twice_are_found_in_every_format(text: str, file: Path) -> None:
+    file.write_text(text)
+    assert "is given twice; keep one" in fault(read_json, file)
+
+
+@pytest.mark.parametrize("text", ['{"a": "b\\": c"}', '{"a" : ":", "\\":": 1}', '["\\": "]', '{"a":\n{"b"\t:1}}'])
+def test_texts_that_look_like_keys_are_read(text: str, file: Path) -> None:
+    file.write_text(text)
+    assert read(read_json, file) == json.loads(text)
+
+
 @READERS
 def test_the_limit_of_nesting_is_exact(reader: Reader, file: Path) -> None:
     file.write_text("[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH)
