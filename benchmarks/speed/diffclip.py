@@ -1,4 +1,4 @@
-"""DiffCLIP at its released sizes: a step of its pretraining, and pixels of a scene by readout ``tokens``.
+"""DiffCLIP at its released sizes: a step of its pretraining, and pixels of a scene by the default readout.
 
 Windows of 11 x 11, 63 + 1 bands, 8 heads, width 128, 4 + 3 blocks, 70 % masked. The bound is one large matrix product
 with the same number of operations and the same precision. Pixels are embedded once for a scene; that time is left out.

@@ -24,7 +24,7 @@ NAMES = ("Road", "Water", "Apple trees")
 TEMPLATE = "a photo of a {class}."
 PROMPTS = class_prompts(NAMES, TEMPLATE, {"Road": ["asphalt seen from above", "a grey {class}"]})
 #: Enough to separate classes with very different texts, such as those of `text_file`.
-LEARNING = {"width": 16, "epochs": 40, "learning_rate": 0.005}
+LEARNING = {"encoder_rate": 1.0, "width": 16, "epochs": 40, "learning_rate": 0.005}
 
 
 def small_method(name: str, folder: Path, **options: Any) -> Any:

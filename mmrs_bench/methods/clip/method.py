@@ -7,9 +7,9 @@ Reference: DiffCLIP (AAAI 2025, doi 10.1609/aaai.v39i21.34401). The paper compar
     same encoder without stage 1 is our reading.
 Deviation: the released code differs from the paper in places; see the variants of the card.
 Deviation: by default, the HSI is reduced to whitened components, channels are normalised by the protocol, initial
-    values are torch's and positions fixed, the head also reads pixel tokens, images are compared with classes at a
-    temperature of 0.07, windows are augmented in both stages, and learning rates fall from ten times the released ones
-    to 0. docs/methods/diffclip.md has the reasons.
+    values are torch's and positions fixed, the head reads means of pixel tokens, images are compared with classes at a
+    temperature of 0.07, windows are augmented in both stages, learning rates fall from ten times the released ones to
+    0, and stage 2 trains tokenizers and encoder at a tenth of the rate. docs/methods/diffclip.md has the reasons.
 Deviation: the variants ``release`` and ``release-exact`` differ from the released code in these points: masked pixels
     are dropped before the stem, borders of the scene are mirrored and not repeated, all batches of an epoch have about
     the same size, minimum and maximum are those of the protocol's pixels, and ``release-exact`` predicts a pixel always
