@@ -221,6 +221,8 @@ def _scene(**settings: Any) -> _Options:
 
 _RESULTS = _results(str(DEFAULT_RESULTS))
 _SWEEPS = _out(str(DEFAULT_RESULTS / "sweeps"), "folder for the files")
+_SOURCES = _option("--results", **_several([str(DEFAULT_RESULTS)]), help="one or more folders of records")
+_PAGE = _out("report", "folder for report.html")
 _MAPS = _out(None, "folder for the files (default: RESULTS/maps)")
 _DRAW = _option("--draw", type=int, default=0, help="the draw of the cell")
 _TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
@@ -295,6 +297,11 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         [_suite, _RESULTS, _WORKERS, _COST, _device],
     ),
     "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
+    "report": (
+        "results:report",
+        "write one interactive page of all results, which opens without a network",
+        [_SOURCES, _PAGE],
+    ),
     "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
     "collect": (
         "results:collect_records",

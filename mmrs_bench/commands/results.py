@@ -1,8 +1,9 @@
-"""``leaderboard``, ``compare``, ``collect``, ``tables`` and ``map``."""
+"""``leaderboard``, ``report``, ``compare``, ``collect``, ``tables`` and ``map``."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.class_map import classify_scene
 from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.doc_tables import update_page
-from mmrs_bench.evaluation.report.leaderboard import write_leaderboard
+from mmrs_bench.evaluation.report.entries import group_records
+from mmrs_bench.evaluation.report.leaderboard import ranking, write_leaderboard
+from mmrs_bench.evaluation.report.page.document import build_document
+from mmrs_bench.evaluation.report.page.page import render_page
+from mmrs_bench.evaluation.report.page.sources import merged_failures, merged_records
 from mmrs_bench.evaluation.report.render import print_tables
+from mmrs_bench.evaluation.report.reported import load_reported
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.stage_lines import StageLines
-from mmrs_bench.io import garbage_kept
+from mmrs_bench.io import garbage_kept, write_text
+from mmrs_bench.methods.catalogue import method_cards
 
 
 def show_leaderboard(*, results: str) -> int:
@@ -28,8 +35,24 @@ def show_leaderboard(*, results: str) -> int:
         gc.freeze()  # the records stay until this process ends
         tables = found.leaderboard().tables
         print_tables(tables, table_console())
-        files = write_leaderboard(found.folder, tables, found.records)
+        files = write_leaderboard(
+            found.folder, tables, found.records, found.failures, reported=load_reported(), cards=method_cards()
+        )
     say(f"written to {files[0].parent}: {', '.join(path.name for path in files)}")
+    return 0
+
+
+def report(*, results: Sequence[str], out: str) -> int:
+    """Write the interactive page of one or more results folders."""
+    with garbage_kept():
+        found = [load_results(folder) for folder in results]
+        gc.freeze()
+        records = merged_records((each.folder, each.records) for each in found)
+        groups = group_records(records, merged_failures(records, (f for each in found for f in each.failures)))
+        document = build_document(groups, [ranking(group) for group in groups], load_reported(), method_cards())
+        path = Path(out).expanduser() / "report.html"
+        write_text(path, render_page(document))
+    say(f"{len(records)} records: {path}")
     return 0
 
 

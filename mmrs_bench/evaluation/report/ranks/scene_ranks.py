@@ -21,6 +21,8 @@ from mmrs_bench.evaluation.report.statistics import ALPHA, summarise
 _DECIMALS = 12
 #: Distances and steps of the integral in `range_quantile`: beyond, the density is below 1e-15.
 _REACH, _STEPS = 8.0, 2001
+#: Fields that a title contains in other words, or that rarely differ.
+_IN_TITLE = {"split", "shots", "budget", "sel", "win", "unlab", "version", "simulated"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ class SceneRanks:
 
     @property
     def title(self) -> str:
-        """Protocol and scenes."""
+        """Protocol and number of scenes."""
         shots = "shot" if self.shots == 1 else "shots"
         simulated = "SIMULATED: " if "simulated" in self.fields else ""
+        others = "".join(f", {name} {value}" for name, value in self.fields.items() if name not in _IN_TITLE)
         return (
-            f"{simulated}{self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}, "
+            f"{simulated}{self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}{others}, "
             f"{len(self.scenes)} scenes"
         )
 

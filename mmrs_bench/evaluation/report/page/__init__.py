@@ -1,0 +1,1 @@
+"""The interactive page of results: one HTML file without a network."""

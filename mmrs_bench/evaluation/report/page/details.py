@@ -1,0 +1,124 @@
+"""What a row of the page shows when it is opened: per-class scores, confusion matrix, and each record.
+
+The details of a row are JSON text, compressed, so that a page of 10,000 records stays small. The page's script unpacks
+them when the row is opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from mmrs_bench.evaluation.report.entries import Entry
+from mmrs_bench.evaluation.report.tables import Value
+from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
+from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
+from mmrs_bench.evaluation.results.records import record_path
+from mmrs_bench.evaluation.results.schema import Leakage, Record
+from mmrs_bench.texts import printable
+
+#: Scores of each class in a record.
+CLASS_SCORES = ("recall", "f1", "iou")
+#: Decimals of percent and of seconds on the page, and of scores of classes.
+DIGITS, CLASS_DIGITS = 4, 1
+_NUMBERS = {int, float, type(None)}
+
+
+def packed(value: Any) -> str:
+    """JSON text as base64 of a zlib stream."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    if "\\" in text or not text.isprintable():  # other characters are printable
+        text = json.dumps(printable_texts(value), separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
+
+
+def printable_texts(value: Any) -> Any:
+    """Plain data in which all texts are `mmrs_bench.texts.printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(str(name)): printable_texts(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        # Rows of numbers are most of the data.
+        return list(value) if set(map(type, value)) <= _NUMBERS else [printable_texts(item) for item in value]
+    return value
+
+
+def percent(value: float | None, digits: int = DIGITS) -> float | None:
+    """A fraction in percent, rounded for the page."""
+    return None if value is None else round(100 * value, digits)
+
+
+def rounded(value: Value) -> float | None:
+    """A number rounded for the page; None stays."""
+    return round(value, DIGITS) if isinstance(value, int | float) else None
+
+
+def entry_details(entry: Entry) -> dict[str, Any]:
+    """Scores of classes, summed confusion matrix and records of one row."""
+    first = entry.records[0]
+    protocol = first.protocol.model_dump(mode="json")
+    del protocol["data"]["draw"], protocol["seed"]
+    return {
+        "classes": [_class_row(entry.records, index, name) for index, name in enumerate(first.class_names)],
+        "confusion": np.sum([record.confusion for record in entry.records], axis=0).tolist(),
+        "modalities": first.modalities,
+        "protocol": protocol,
+        "notes": [*dict.fromkeys(note for record in entry.records for note in record.notes)],
+        "stages": _mean_stages(entry.records),
+        "records": [_record(record) for record in entry.records],
+    }
+
+
+def _class_row(records: Sequence[Record], index: int, name: str) -> list[Any]:
+    """Name, mean number of query pixels, and mean, lowest and highest recall, F1 and IoU of the records."""
+    row: list[Any] = [name, round(fmean(sum(record.confusion[index]) for record in records), 1)]
+    for score in CLASS_SCORES:
+        values = [v for record in records if (v := getattr(record.scores, score)[index]) is not None]
+        shown = (fmean(values), min(values), max(values)) if values else ()
+        row.append([percent(value, CLASS_DIGITS) for value in shown] or None)
+    return row
+
+
+def _mean_stages(records: Sequence[Record]) -> dict[str, float]:
+    stages = dict.fromkeys(stage for record in records for stage in record.measured.seconds)
+    return {stage: round(fmean(record.measured.seconds.get(stage, 0.0) for record in records), 2) for stage in stages}
+
+
+def _record(record: Record) -> dict[str, Any]:
+    scores, measured = record.scores, record.measured
+    return {
+        "key": record.key,
+        "file": record_path(Path(), record.protocol).as_posix(),
+        "draw": record.protocol.data.draw,
+        "seed": record.protocol.seed,
+        "scores": {name: percent(metric_value(record, name)) for name in METRICS},
+        "quantity": percent(scores.quantity_disagreement),
+        "allocation": percent(scores.allocation_disagreement),
+        "classes": [_shares(getattr(scores, name)) for name in CLASS_SCORES],
+        "confusion": record.confusion,
+        "query": record.n_query,
+        "labels": record.labels_used,
+        "leakage": [percent(getattr(record.leakage, name)) for name in Leakage.model_fields],
+        "split": record.split_sha256,
+        "seconds": {stage: round(value, 2) for stage, value in measured.seconds.items()},
+        "own": round(own_seconds(record), 2),
+        "pretraining": rounded(pretraining_seconds(record)),
+        "memory": round(measured.peak_memory_mib, 1),
+        "host": measured.host,
+        "finished": measured.finished_at,
+        "execution": record.execution.model_dump(mode="json"),
+        "provenance": record.provenance.model_dump(mode="json"),
+        "signature": record.signature,
+    }
+
+
+def _shares(values: Iterable[float | None]) -> list[float | None]:
+    return [percent(value, CLASS_DIGITS) for value in values]

@@ -1,0 +1,33 @@
+"""Results of several folders on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmrs_bench.errors import RecordError
+from mmrs_bench.evaluation.results.schema import FailureRecord, Record
+
+
+def merged_records(folders: Iterable[tuple[Path, Iterable[Record]]]) -> list[Record]:
+    """The records of all folders, each cell once.
+
+    Raises:
+        RecordError: If two folders have different results of one cell.
+    """
+    found: dict[str, tuple[Path, Record]] = {}
+    for folder, records in folders:
+        for record in records:
+            place, first = found.setdefault(record.key, (folder, record))
+            if first.confusion != record.confusion:
+                raise RecordError(
+                    f"{place} and {folder} have different results of the cell {record.key} ({record.signature}); give "
+                    "one of the two folders, or move one of the two records away"
+                )
+    return [record for _, record in found.values()]
+
+
+def merged_failures(records: Iterable[Record], failures: Iterable[FailureRecord]) -> list[FailureRecord]:
+    """The failures of cells without a record in any folder, each cell once."""
+    done = {record.key for record in records}
+    return list({failure.key: failure for failure in failures if failure.key not in done}.values())
