@@ -165,6 +165,7 @@ def load_record(path: Path, *, verified: VerifiedFiles | None = None) -> Record:
         raise _corrupt(path, fault)
     if verified is not None:
         verified.add(found)
+        record.protocol.__dict__["key"] = record.key  # equal, as was checked; so it is not computed again
     return record
 
 
