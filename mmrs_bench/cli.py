@@ -243,6 +243,9 @@ _SCENE = _option("--scene", type=str, default=None, help="name, or path of a man
 _MAP_FILE = _option(
     "--out", type=str, required=True, help="file for the classes: .tif (needs the extra geo), .png, .npy"
 )
+_MISSING = _option(
+    "--drop", nargs="*", type=str, default=None, help="modalities not to use; the scene may lack them (default: as run)"
+)
 _PLACE = _option("--device", choices=["auto", "cpu", "cuda"], default="cpu", help="where the model runs")
 _CHECKPOINT = _option("--out", type=str, required=True, help="the file, for load_from_checkpoint")
 _STAGE = _option("--pretrained", action="store_true", help="the module of stage 1, from the cache")
@@ -314,7 +317,11 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         [_PAGES, _RESULTS, _CHECK],
     ),
     "map": ("results:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),
-    "predict": ("models:predict", "classify a scene with a fitted model", [_MODEL, _SCENE, _MAP_FILE, _PLACE]),
+    "predict": (
+        "models:predict",
+        "classify a scene with a fitted model",
+        [_MODEL, _SCENE, _MISSING, _MAP_FILE, _PLACE],
+    ),
     "export": ("models:export", "write a Lightning checkpoint of a fitted model", [_MODEL, _CHECKPOINT, _STAGE]),
     "sweep": (
         "sweep:sweep",

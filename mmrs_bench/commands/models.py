@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmrs_bench.commands.options import make_execution
@@ -12,12 +13,12 @@ from mmrs_bench.evaluation.report.maps import check_map_path
 from mmrs_bench.evaluation.stage_lines import StageLines
 
 
-def predict(*, model: str, scene: str | None, out: str, device: str) -> int:
+def predict(*, model: str, scene: str | None, out: str, device: str, drop: Sequence[str] | None) -> int:
     """Classify every pixel of a scene, and write the class map."""
     target = Path(out).expanduser()
     check_map_path(target)
     execution = make_execution(device, ExecutionConfig().precision)
-    predict_scene(Path(model).expanduser(), scene, execution, StageLines(say_progress)).write(target)
+    predict_scene(Path(model).expanduser(), scene, execution, StageLines(say_progress), drop=drop).write(target)
     say(str(target))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmrs_bench.config import ExecutionConfig, MethodSpec, torch_threads
+from mmrs_bench.config import DataConfig, ExecutionConfig, MethodSpec, drop_fault, torch_threads
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.class_map import ClassMap
 from mmrs_bench.evaluation.results.models import ModelCard, read_axes, read_model
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from mmrs_bench.scenes.scene import Scene
 
 
-def predict_scene(model: Path, dataset: str | None, execution: ExecutionConfig, progress: Progress) -> ClassMap:
+def predict_scene(
+    model: Path,
+    dataset: str | None,
+    execution: ExecutionConfig,
+    progress: Progress,
+    *,
+    drop: Sequence[str] | None = None,
+) -> ClassMap:
     """Classify every pixel of a scene with a model that ``mmrs-bench run --save-models`` wrote.
 
     The training scene is prepared as in the training. Another scene is normalised by its own statistics. Its ground
@@ -41,15 +48,19 @@ def predict_scene(model: Path, dataset: str | None, execution: ExecutionConfig, 
         dataset: Name of a scene, or path of a manifest; None takes the training scene.
         execution: The device; precision and batch size are those of the training.
         progress: Callback for the progress of a stage.
+        drop: Modalities that are not used, or that the scene does not have; None takes those of the model's protocol.
 
     Raises:
-        ConfigError: If there is no such model or scene, or the scene has other channels.
+        ConfigError: If there is no such model or scene, the scene has other channels, or ``drop`` is impossible.
         DataError: If files of the model or the scene are missing or damaged.
     """
     folder, card = read_model(model)
     _check_version(folder, card)
     manifest = load_manifest(dataset or card.dataset)
-    _check_channels(folder, card, manifest)
+    config = card.protocol.data if drop is None else card.protocol.data.model_copy(update={"drop": tuple(drop)})
+    if fault := drop_fault(config.drop, card.bands):
+        raise ConfigError(f"{folder}: {fault}")
+    _check_channels(folder, card, manifest, config.drop)
     scene = load_scene(manifest, progress=lambda line: progress(line, 0.0))
     same = scene_fingerprint(manifest) == card.protocol.scene_fingerprint
     if not same:
@@ -63,7 +74,7 @@ def predict_scene(model: Path, dataset: str | None, execution: ExecutionConfig, 
                 f"{folder}: {reason}, so it classifies {card.protocol.scene} only; train on {manifest.tag}"
             )
         unlabelled = _as_trained(scene, card)
-        data = _data(scene if same else unlabelled, folder, card, execution, same=same)
+        data = _data(scene if same else unlabelled, folder, card, execution, config, same=same)
         progress(f"predict {manifest.tag}", 0.0)
         targets = method.classify(data, np.arange(scene.labels.size))
     return ClassMap(unlabelled, targets, None, f"{_title(card)}, trained on {card.protocol.scene}")
@@ -145,20 +156,21 @@ def _loaded(folder: Path, card: ModelCard, execution: ExecutionConfig, progress:
         yield method
 
 
-def _data(scene: Scene, folder: Path, card: ModelCard, execution: ExecutionConfig, *, same: bool) -> SceneDataModule:
+def _data(
+    scene: Scene, folder: Path, card: ModelCard, execution: ExecutionConfig, config: DataConfig, *, same: bool
+) -> SceneDataModule:
     """The scene as the method receives it."""
     from mmrs_bench.scenes.datamodule import SceneDataModule
     from mmrs_bench.scenes.inference import InferenceDataModule
 
-    config, seed = card.protocol.data, card.protocol.seed
     options: dict[str, Any] = {
-        "seed": seed,
+        "seed": card.protocol.seed,
         "inference_batch": execution.inference_batch,
         "device": execution.device,
     }
     if same:
         return SceneDataModule(scene, config, **options)
-    return InferenceDataModule(scene, config, tuple(card.bands), read_axes(folder), **options)
+    return InferenceDataModule(scene, config, card.bands, read_axes(folder), **options)
 
 
 def _execution(card: ModelCard, device: Literal["auto", "cpu", "cuda"]) -> ExecutionConfig:
@@ -188,12 +200,15 @@ def _check_version(folder: Path, card: ModelCard) -> None:
         )
 
 
-def _check_channels(folder: Path, card: ModelCard, manifest: Manifest) -> None:
+def _check_channels(folder: Path, card: ModelCard, manifest: Manifest, drop: Collection[str]) -> None:
     found: dict[str, int] = {modality.name: modality.bands for modality in manifest.modalities}
-    if any(found.get(name) != bands for name, bands in card.bands.items()):
+    wrong = {name for name, bands in card.bands.items() if found.get(name) != bands}
+    if wrong - set(drop):
+        lacking = [name for name in card.bands if name not in found and len(card.bands) > 1]
         raise ConfigError(
             f"{folder}: was trained on {_bands(card.bands)}, but {manifest.tag} has {_bands(found)}; use a scene with "
             "these bands, or train on this one"
+            + (f", or predict without {' and '.join(lacking)} (--drop {' '.join(lacking)})" if lacking else "")
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError
@@ -22,7 +25,7 @@ class InferenceDataModule(SceneDataModule):
     Args:
         scene: The scene.
         config: The protocol of the training.
-        modalities: Modalities in the order of the training.
+        bands: Bands by modality, in the order of the training. The scene may lack those that ``config`` drops.
         axes: `SceneDataModule.component_axes` of the training data.
         options: Further arguments of `SceneDataModule`.
 
@@ -36,7 +39,7 @@ class InferenceDataModule(SceneDataModule):
         self,
         scene: Scene,
         config: DataConfig,
-        modalities: Sequence[str],
+        bands: Mapping[str, int],
         axes: Mapping[int, Statistics],
         **options: Any,
     ) -> None:
@@ -47,7 +50,11 @@ class InferenceDataModule(SceneDataModule):
                 f"which {scene.manifest.tag} does not have; train with normalisation_scope scene to classify other "
                 "scenes"
             )
-        self._scene, self._order, self._axes = scene, tuple(modalities), axes
+        found = {name: image.shape[2] for name, image in scene.images.items()}
+        lacking = [name for name in config.drop if found.get(name) != bands[name]]
+        blank = {name: np.zeros((scene.height, scene.width, bands[name]), np.float32) for name in lacking}
+        self._scene, self._order, self._axes = replace(scene, images={**scene.images, **blank}), tuple(bands), axes
+        self._lacking = lacking
 
     @cached_property
     def _prepared(self) -> Prepared:
@@ -60,5 +67,10 @@ class InferenceDataModule(SceneDataModule):
         if config.pca is not None and config.pca not in self._axes:
             known = ", ".join(map(str, self._axes)) or "none"
             raise DataError(f"the model has no directions of {config.pca} components (it has {known}); train it again")
+        if self._lacking and config.normalisation != "zscore":
+            raise ConfigError(
+                f"{self._scene.manifest.tag} lacks {' and '.join(self._lacking)}, whose mean is unknown under the "
+                f"normalisation {config.normalisation}; use a model with zscore, whose mean is 0"
+            )
         axes = None if config.pca is None else self._axes[config.pca]
         return prepare_whole(self._scene, config, self._order, axes, self.absent)

@@ -37,6 +37,7 @@ class SceneData:
     #: Modalities that are missing, see `without`.
     absent: tuple[str, ...] = ()
     _shown: Scene | None = None
+    _complete: Self | None = None
 
     def __init__(self, scene: Scene | str | Manifest, config: DataConfig) -> None:
         self.config = config
@@ -55,9 +56,9 @@ class SceneData:
         return self._shown or self._prepared.scene
 
     @property
-    def complete_scene(self) -> Scene:
-        """The scene with all raw images, for statistics of whole images only."""
-        return self._prepared.scene
+    def complete(self) -> Self:
+        """The same pixels with all modalities, only for statistics of whole images that a method computes itself."""
+        return self if self._complete is None else self._complete
 
     @property
     def split(self) -> Split:
@@ -184,8 +185,10 @@ class SceneData:
             other.trainer, other._gatherers, other._changed = None, {}, {}
             if setting == "absent":
                 other.absent, other._shown = value, _blanked(self._prepared.scene, value)
+                other._complete = self
             else:
                 other.config = self.config.model_copy(update={setting: value})
+                other._complete = None if self._complete is None else self._complete._with(setting, value)
             other._prepared = other._reduced_to(other.config)
             self._changed[setting, value] = other
         return self._changed[setting, value]

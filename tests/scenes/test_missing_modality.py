@@ -81,6 +81,18 @@ def test_components_and_scales_are_those_with_all_modalities(scene: Scene) -> No
         assert not windows(changed, "lidar").any()
 
 
+def test_complete_data_have_all_modalities_of_the_same_protocol(scene: Scene) -> None:
+    data = SceneDataModule(scene, window=5)
+    assert data.complete is data
+    for other, expected in (
+        (data.without(["lidar"]), data),
+        (data.without(["lidar"]).with_components(2), data.with_components(2)),
+        (data.with_components(2).without(["lidar"]), data.with_components(2)),
+    ):
+        assert other.complete.images_sha256() == expected.images_sha256()
+        assert other.complete.scene.images["lidar"] is scene.images["lidar"]
+
+
 def test_loaders_of_a_dropping_protocol_miss_it_in_test_and_prediction_only(scene: Scene) -> None:
     data = SceneDataModule(scene, window=5, drop=["lidar"], selection="paper-val")
     plain = SceneDataModule(scene, window=5, selection="paper-val")
@@ -100,7 +112,7 @@ def test_loaders_of_a_dropping_protocol_miss_it_in_test_and_prediction_only(scen
 
 
 def test_another_scene_misses_them_too(scene: Scene) -> None:
-    data = InferenceDataModule(scene, DataConfig(window=5, drop=("lidar",)), ("hsi", "lidar"), {})
+    data = InferenceDataModule(scene, DataConfig(window=5, drop=("lidar",)), {"hsi": 5, "lidar": 2}, {})
     assert not windows(data.without(["lidar"]), "lidar").any()
     assert torch.equal(windows(data.without(["lidar"]), "hsi"), windows(data, "hsi"))
 

@@ -190,7 +190,13 @@ def leading_components(image: FloatArray, scope: IntArray, count: int, variance:
 
 
 def extended_profile(
-    images: Mapping[str, FloatArray], scope: IntArray, components: int, variance: float, radii: Sequence[int]
+    images: Mapping[str, FloatArray],
+    scope: IntArray,
+    components: int,
+    variance: float,
+    radii: Sequence[int],
+    *,
+    without_hsi: bool = False,
 ) -> FloatArray:
     """Morphological profiles of the leading principal components of the HSI and of every channel of the others.
 
@@ -200,13 +206,15 @@ def extended_profile(
         components: Largest number of principal components of the HSI.
         variance: Share of the HSI's variance; components beyond it are dropped.
         radii: Radii of the disks in pixels, ascending.
+        without_hsi: Whether the components of the HSI are replaced by their mean, 0.
 
     Returns:
         (h, w, (2 r + 1) * channels) float32.
     """
-    channels = [
-        leading_components(image, scope, components, variance) if name == "hsi" else image
-        for name, image in images.items()
-    ]
-    stack = np.concatenate(channels, axis=2)
+    channels = dict(images)
+    if "hsi" in images:
+        channels["hsi"] = leading_components(images["hsi"], scope, components, variance)
+    if without_hsi:
+        channels["hsi"] = np.zeros_like(channels["hsi"])
+    stack = np.concatenate(list(channels.values()), axis=2)
     return np.concatenate([morphological_profile(stack[:, :, c], radii) for c in range(stack.shape[2])], axis=2)

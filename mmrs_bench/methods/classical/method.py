@@ -107,9 +107,11 @@ class ProfileInput(FeatureInput):
 
     def extractor(self, data: SceneDataModule) -> FeatureExtractor:
         """The feature extractor for a scene."""
-        return StackFeatures(
-            [extended_profile(data.images, data.unlabelled, self.components, self.variance, self.radii)]
-        )
+        images, missing = dict(data.images), "hsi" in data.absent
+        if missing:  # the components are those of the training
+            images["hsi"] = data.complete.images["hsi"]
+        settings = (self.components, self.variance, self.radii)
+        return StackFeatures([extended_profile(images, data.unlabelled, *settings, without_hsi=missing)])
 
 
 Input = Annotated[PixelInput | NeighbourhoodInput | ProfileInput, Field(discriminator="kind")]

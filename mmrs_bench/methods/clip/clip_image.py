@@ -223,7 +223,7 @@ class ClipImage(Method):
                 f"pca {protocol.pca}, normalisation_scope {protocol.normalisation_scope}: a picture shows raw bands, "
                 "stretched over the whole scene; set pca to none and normalisation_scope to scene"
             )
-        picture = pseudo_rgb(data.complete_scene)
+        picture = pseudo_rgb(data.complete.scene)
         if "hsi" in data.absent:
             picture[:] = picture.mean(axis=(0, 1), dtype=np.float64)
         canvas = build_canvas({"rgb": picture}, crop)

@@ -148,7 +148,7 @@ def scene_pictures(config: AdaptationConfig, data: SceneDataModule) -> ScenePict
     """
     check_protocol(data.config)
     found = select_pictures(
-        data.complete_scene, data.modalities, config.pictures, data.absent, tile=config.tile, stride=config.stride
+        data.complete.scene, data.modalities, config.pictures, data.absent, tile=config.tile, stride=config.stride
     )
     if config.backbone == "tiny" and ANCHOR not in found.images:
         raise ConfigError(

@@ -54,3 +54,32 @@ def test_a_run_with_drop_shares_the_training_and_has_its_own_records(
             np.add.at(confusion, (data.query_targets, targets[record.key][data.query]), 1)
             assert confusion.tolist() == [list(row) for row in record.confusion]
         assert not np.array_equal(*targets.values())
+
+
+def test_a_model_classifies_scenes_that_lack_a_modality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both, hsi = store_scene(tmp_path / "both"), store_scene(tmp_path / "hsi", bands={"hsi": 6}, labelled=False)
+    run = ["run", "--datasets", str(both), "--draws", "1", "--budget", "smoke", "--results", str(tmp_path / "results")]
+    assert main([*run, "--methods", "nearest-prototype", "--workers", "1", "--save-models"]) == 0
+    (model,) = (tmp_path / "results").glob("models/*/*/*")
+
+    def classes(*options: str) -> np.ndarray:
+        assert main(["predict", str(model), *options, "--out", str(tmp_path / "map.npy")]) == 0
+        return np.load(tmp_path / "map.npy")
+
+    whole, dropped = classes(), classes("--drop", "lidar")
+    assert (whole != dropped).any()
+    # The images of a scene of the conformance tests depend on its modalities.
+    with np.load(tmp_path / "both" / "scene.npz") as arrays:
+        np.savez(tmp_path / "hsi" / "scene.npz", **{name: arrays[name] for name in ("hsi", "gt")})
+    np.testing.assert_array_equal(classes("--scene", str(hsi), "--drop", "lidar"), dropped)
+    capsys.readouterr()
+    for options, message in (
+        (["--scene", str(hsi)], "or predict without lidar (--drop lidar)"),
+        (["--drop", "hsi", "lidar"], "methods see hsi and lidar only, so nothing would be left"),
+        (["--drop", "sar"], "drop sar: methods see hsi and lidar; drop one of these"),
+        (["--drop", "hsi", "--scene", str(hsi)], "was trained on hsi 6, lidar 1, but stored-r1 has hsi 6"),
+    ):
+        assert main(["predict", str(model), *options, "--out", str(tmp_path / "map.npy")]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

@@ -146,3 +146,14 @@ def test_an_extended_profile_has_components_of_the_hsi_and_channels_of_the_other
     profile = extended_profile({"hsi": hsi, "lidar": lidar}, np.arange(144), 3, 1.0, (1, 2))
     assert profile.shape == (12, 12, (3 + 2) * 5)
     np.testing.assert_array_equal(profile[:, :, 5 * 4 + 2], lidar[:, :, 1])
+
+
+def test_a_profile_without_the_hsi_has_zeros_in_its_components_and_the_same_size() -> None:
+    images = {
+        name: np.random.default_rng(bands).normal(size=(12, 12, bands)).astype(np.float32)
+        for name, bands in (("hsi", 4), ("lidar", 1))
+    }
+    whole = extended_profile(images, np.arange(144), 3, 1.0, (1, 2))
+    missing = extended_profile(images, np.arange(144), 3, 1.0, (1, 2), without_hsi=True)
+    assert not missing[:, :, :15].any()
+    np.testing.assert_array_equal(missing[:, :, 15:], whole[:, :, 15:])
