@@ -40,7 +40,7 @@ class VerifiedFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = cache_root() / "verified" / f"{text_hash(str(folder.absolute()))[:16]}.txt"
+        self._file = cache_root() / "verified" / f"{text_hash(ascii(str(folder.absolute())))[:16]}.txt"
         self._known = _hashes_in(self._file)
         self._seen: set[str] = set()
 
@@ -63,7 +63,7 @@ class VerifiedFiles:
 
 def record_hash(path: Path, content: str) -> str:
     """The hash of a record file: of the checking code, of folder and name, and of its text."""
-    return text_hash("\0".join((_code_hash(), *path.parts[-3:], content)))
+    return text_hash("\0".join((_code_hash(), ascii(path.parts[-3:]), content)))
 
 
 def _hashes_in(file: Path) -> frozenset[str]:

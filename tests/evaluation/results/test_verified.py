@@ -117,3 +117,12 @@ def test_records_are_read_where_the_cache_cannot_be_written(tmp_path: Path, monk
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file"))
     save_record(tmp_path / "results", make_record())
     assert len(load_records(tmp_path / "results")) == 1
+
+
+def test_names_that_are_no_unicode_are_no_problem(checked: list[Path], tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path / "odd-") + b"\xff"))
+    (tmp_path / "results").rename(odd)
+    assert len(load_records(odd)) == 3
+    (odd / "records" / "town-r1").rename(odd / "records" / os.fsdecode(b"\xff"))
+    with pytest.raises(RecordError, match="record that belongs in"):
+        load_records(odd)
