@@ -69,6 +69,11 @@ def record_path(results: Path, protocol: ProtocolConfig) -> Path:
     return results / RECORDS / _relative_path(protocol)
 
 
+def record_place(protocol: ProtocolConfig) -> str:
+    """Path of a cell's record within a results folder, with slashes on every system."""
+    return "/".join((RECORDS, *_place(protocol)))
+
+
 def failure_path(results: Path, protocol: ProtocolConfig) -> Path:
     """Path of a cell's failure record."""
     return results / FAILURES / _relative_path(protocol)

@@ -10,7 +10,7 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
@@ -20,7 +20,7 @@ from mmrs_bench.evaluation.report.entries import Entry
 from mmrs_bench.evaluation.report.tables import Value
 from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
-from mmrs_bench.evaluation.results.records import record_path
+from mmrs_bench.evaluation.results.records import record_place
 from mmrs_bench.evaluation.results.schema import Leakage, Record
 from mmrs_bench.texts import printable
 
@@ -96,7 +96,7 @@ def _record(record: Record) -> dict[str, Any]:
     scores, measured = record.scores, record.measured
     return {
         "key": record.key,
-        "file": record_path(Path(), record.protocol).as_posix(),
+        "file": record_place(record.protocol),
         "draw": record.protocol.data.draw,
         "seed": record.protocol.seed,
         "scores": {name: percent(metric_value(record, name)) for name in METRICS},
@@ -114,10 +114,16 @@ def _record(record: Record) -> dict[str, Any]:
         "memory": round(measured.peak_memory_mib, 1),
         "host": measured.host,
         "finished": measured.finished_at,
-        "execution": record.execution.model_dump(mode="json"),
-        "provenance": record.provenance.model_dump(mode="json"),
+        "execution": _fields(record.execution.model_dump_json()),
+        "provenance": _fields(record.provenance.model_dump_json()),
         "signature": record.signature,
     }
+
+
+@lru_cache(maxsize=100)
+def _fields(text: str) -> Any:
+    """Fields that most records share."""
+    return json.loads(text)
 
 
 def _shares(values: Iterable[float | None]) -> list[float | None]:
