@@ -36,7 +36,7 @@ def packed(value: Any) -> str:
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     if "\\" in text or not text.isprintable():  # other characters are printable
         text = json.dumps(printable_texts(value), separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode())).decode("ascii")
 
 
 def printable_texts(value: Any) -> Any:
