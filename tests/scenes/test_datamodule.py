@@ -155,6 +155,7 @@ def test_keywords_are_the_settings_of_the_protocol(scene: Scene) -> None:
         "unlabelled": "support",
         "selection": "paper-val",
         "query_limit": 50,
+        "drop": ["lidar"],
     }
     assert set(settings) == set(DataConfig.model_fields)
     by_keyword, by_config = SceneDataModule(scene, **settings), SceneDataModule(scene, DataConfig(**settings))
