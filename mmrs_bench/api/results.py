@@ -17,6 +17,8 @@ from mmrs_bench.evaluation.report.curves import curve_families, curve_figure
 from mmrs_bench.evaluation.report.entries import Entry, Group, MethodId, group_records
 from mmrs_bench.evaluation.report.exports import draws_table
 from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
+from mmrs_bench.evaluation.report.ranks.diagram import rank_figure
+from mmrs_bench.evaluation.report.ranks.scene_ranks import rank_over_scenes
 from mmrs_bench.evaluation.report.reported import load_reported
 from mmrs_bench.evaluation.results.records import load_failures, load_records
 from mmrs_bench.evaluation.results.schema import FailureRecord, Record
@@ -130,6 +132,21 @@ class Results:
             raise ConfigError("curves need ranked results of at least two shot counts; e.g. run(..., shots=[2, 5, 10])")
         _check_single([f"{family[0].scene_label}, {_protocol(family[0])}" for family in families], "curves")
         return curve_figure(families[0])
+
+    def ranks(self) -> Figure:
+        """Mean ranks over scenes as a critical-difference diagram: bars connect methods that are not separable.
+
+        Raises:
+            ConfigError: If no two methods are ranked on two scenes under one protocol, or there are several protocols.
+        """
+        found = rank_over_scenes(group_records(self.records))
+        if not found:
+            raise ConfigError(
+                "ranks need at least two methods with ranked results on two scenes; e.g. run(datasets=['trento', "
+                "'muufl'], ...)"
+            )
+        _check_single([ranks.title for ranks in found], "ranks")
+        return rank_figure(found[0])
 
     def confusion(self, method: str) -> Figure:
         """The confusion matrix of a method, summed over draws, in percent of the pixels of each true class.

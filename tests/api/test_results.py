@@ -120,6 +120,19 @@ def test_figures_show_one_protocol(results: Results) -> None:
     assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows the figure"  # type: ignore[attr-defined]
 
 
+def test_ranks_need_two_scenes_and_one_protocol(results: Results) -> None:
+    with pytest.raises(ConfigError, match="ranks need at least two methods with ranked results on two scenes"):
+        results.ranks()
+
+    def of(*shots: int) -> Results:
+        cells = ((m, q, s, n) for m, q in (("rf", 150), ("svm", 120)) for s in ("a-r1", "b-r1") for n in shots)
+        return Results(Path("x"), tuple(make_record(m, (q, q, q), scene=s, shots=n) for m, q, s, n in cells))
+
+    with pytest.raises(ConfigError, match=r"ranks shows one protocol.*2 shots.*5 shots"):
+        of(2, 5).ranks()
+    assert isinstance(of(2).ranks(), Figure)
+
+
 def test_the_confusion_figure_shows_percent_of_the_true_class(results: Results) -> None:
     selected = results.select(scene="trento", shots=2)
     figure = selected.confusion("svm")
