@@ -221,6 +221,7 @@ def _scene(**settings: Any) -> _Options:
 
 _RESULTS = _results(str(DEFAULT_RESULTS))
 _SWEEPS = _out(str(DEFAULT_RESULTS / "sweeps"), "folder for the files")
+_COLUMNS = _option("--columns", **_several(["oa"]), help="metrics in paper.tex, e.g. oa aa kappa")
 _SOURCES = _option("--results", **_several([str(DEFAULT_RESULTS)]), help="one or more folders of records")
 _PAGE = _out("report", "folder for report.html")
 _MAPS = _out(None, "folder for the files (default: RESULTS/maps)")
@@ -299,7 +300,11 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         "show every cell with its state, and the expected time",
         [_suite, _RESULTS, _WORKERS, _COST, _device],
     ),
-    "leaderboard": ("results:show_leaderboard", "show the tables, and write them to RESULTS/leaderboard", [_RESULTS]),
+    "leaderboard": (
+        "results:show_leaderboard",
+        "show the tables, and write them to RESULTS/leaderboard",
+        [_RESULTS, _COLUMNS],
+    ),
     "report": (
         "results:report",
         "write one interactive page of all results, which opens without a network",

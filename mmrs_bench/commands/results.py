@@ -28,7 +28,7 @@ from mmrs_bench.io import garbage_kept, write_text
 from mmrs_bench.methods.catalogue import method_cards
 
 
-def show_leaderboard(*, results: str) -> int:
+def show_leaderboard(*, results: str, columns: Sequence[str] = ("oa",)) -> int:
     """Print the tables of a results folder, and write them to its subfolder ``leaderboard``."""
     with garbage_kept():
         found = load_results(results)
@@ -36,7 +36,13 @@ def show_leaderboard(*, results: str) -> int:
         tables = found.leaderboard().tables
         print_tables(tables, table_console())
         files = write_leaderboard(
-            found.folder, tables, found.records, found.failures, reported=load_reported(), cards=method_cards()
+            found.folder,
+            tables,
+            found.records,
+            found.failures,
+            reported=load_reported(),
+            cards=method_cards(),
+            metrics=columns,
         )
     say(f"written to {files[0].parent}: {', '.join(path.name for path in files)}")
     return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mmrs_bench.evaluation.report.entries import Entry, Group, mean_leakage
 from mmrs_bench.evaluation.report.statistics import separable
 from mmrs_bench.evaluation.results.schema import Record
+
+#: Labels and texts.
+Card = Sequence[tuple[str, str]]
 
 
 def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
@@ -48,6 +51,24 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
         ("code", _code(records)),
         ("signature", group.signature(entries)),
     )
+
+
+def merged_card(cards: Iterable[tuple[int, Card]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The cards of several shot counts of one protocol as one: labels, each with its texts and their shots.
+
+    A text that is equal for all shots stands there once, without shots.
+    """
+    lines: dict[str, dict[int, str]] = {}
+    for shots, card in cards:
+        for label, text in card:
+            lines.setdefault(label, {})[shots] = text
+    return [(label, _once(texts)) for label, texts in lines.items()]
+
+
+def _once(texts: Mapping[int, str]) -> list[tuple[str, str]]:
+    if len(set(texts.values())) == 1:
+        return [("", next(iter(texts.values())))]
+    return [(f"{shots} shot{'' if shots == 1 else 's'}", text) for shots, text in texts.items()]
 
 
 def _code(records: Sequence[Record]) -> str:

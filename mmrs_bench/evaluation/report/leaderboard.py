@@ -16,6 +16,7 @@ from mmrs_bench.evaluation.report.exports import classes_table, draws_table, ide
 from mmrs_bench.evaluation.report.modalities import modality_tables
 from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.page.page import render_page
+from mmrs_bench.evaluation.report.paper.latex import paper_tables
 from mmrs_bench.evaluation.report.ranks.diagram import write_ranks
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.reported import ReportedResult, reported_tables
@@ -58,6 +59,7 @@ def write_leaderboard(
     *,
     reported: Sequence[ReportedResult] = (),
     cards: Mapping[str, MethodSpec] | None = None,
+    metrics: Sequence[str] = ("oa",),
 ) -> list[Path]:
     """Write tables, the page and figures to the folder ``leaderboard`` of a results folder; return the files.
 
@@ -68,6 +70,7 @@ def write_leaderboard(
         failures: The failures.
         reported: Results of papers for the page.
         cards: Cards of methods for the page, by name.
+        metrics: Metrics in the tables for papers.
 
     Raises:
         BenchError: If the folder cannot be written.
@@ -76,6 +79,7 @@ def write_leaderboard(
     rankings = [table for table in tables if table.in_csv]
     folder = results / "leaderboard"
     texts = {f"leaderboard.{fmt}": render(tables, fmt) for fmt in ("md", "csv", "tex")}
+    texts["paper.tex"] = paper_tables(groups, rankings, metrics)
     texts["leaderboard.html"] = render_page(build_document(groups, rankings, reported, cards))
     texts["draws.csv"] = render([draws_table(records)], "csv")
     texts["classes.csv"] = render([classes_table(groups)], "csv")

@@ -177,7 +177,8 @@ _LATEX = {
 }
 
 
-def _latex_escape(text: str) -> str:
+def latex_escape(text: str) -> str:
+    """A text in which LaTeX finds no command."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -187,7 +188,7 @@ def _latex(table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex_escape(table.title)}}}",
+        rf"\caption{{{latex_escape(table.title)}}}",
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",
         _latex_row([column.title for column in shown]),
@@ -196,19 +197,19 @@ def _latex(table: Table) -> str:
     for number, section in enumerate(table.sections):
         if section.title:
             lines += [r"\midrule"] if number else []
-            lines.append(rf"\multicolumn{{{len(shown)}}}{{l}}{{\emph{{{_latex_escape(section.title)}}}}} \\")
+            lines.append(rf"\multicolumn{{{len(shown)}}}{{l}}{{\emph{{{latex_escape(section.title)}}}}} \\")
         lines += [_latex_row(table.texts(row)) for row in section.rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
     small = [f"{label}: {text}" for label, text in table.card] + list(table.notes)
     if small:
         lines += ["", r"\smallskip", r"\parbox{\linewidth}{\footnotesize\raggedright"]
-        lines += [_latex_escape(line) + r"\par" for line in small]
+        lines += [latex_escape(line) + r"\par" for line in small]
         lines.append("}")
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return f"{' & '.join(map(_latex_escape, cells))} \\\\"
+    return f"{' & '.join(map(latex_escape, cells))} \\\\"
 
 
 _HTML_HEAD = """<!DOCTYPE html>

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from mmrs_bench.config import MethodSpec
+from mmrs_bench.evaluation.report.card import merged_card
 from mmrs_bench.evaluation.report.entries import Entry, Group
 from mmrs_bench.evaluation.report.modalities import modality_tables
 from mmrs_bench.evaluation.report.page.cards import card_data, family_of
@@ -141,25 +142,14 @@ def _protocol(family: Sequence[tuple[Group, Table]]) -> dict[str, Any]:
     group = family[0][0]
     others = ((key, value) for key, value in group.fields.items() if key not in _OWN_PLACE)
     further = (f"{_FIELD_NAMES.get(key, key)} {value}".strip() for key, value in others)
-    lines: dict[str, dict[int, str]] = {}
-    for member, ranking in family:
-        for label, text in ranking.card:
-            lines.setdefault(label, {})[member.shots] = text
     return {
         "scene": group.scene_id,
         "split": group.fields["split"],
         "budget": group.fields["budget"],
         "title": f"{group.scene_label}, {group.fields['split']}, budget {group.fields['budget']}",
         "further": ", ".join(further),
-        "card": [[label, _once(texts)] for label, texts in lines.items()],
+        "card": merged_card((member.shots, ranking.card) for member, ranking in family),
     }
-
-
-def _once(texts: Mapping[int, str]) -> list[list[str]]:
-    """One text for all shots if they are equal, else one for each."""
-    if len(set(texts.values())) == 1:
-        return [["", next(iter(texts.values()))]]
-    return [[f"{shots} shot{'' if shots == 1 else 's'}", text] for shots, text in texts.items()]
 
 
 def _row(number: int, entry: Entry, row: Mapping[str, Value], names: Sequence[str]) -> list[Any]:

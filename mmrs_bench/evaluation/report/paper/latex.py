@@ -1,0 +1,208 @@
+"""Compact LaTeX tables for two-column papers: methods by scenes and shots, and the protocol cards as an appendix."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import fmean
+
+from mmrs_bench.errors import unknown_name
+from mmrs_bench.evaluation.report.card import merged_card
+from mmrs_bench.evaluation.report.entries import Group
+from mmrs_bench.evaluation.report.render import latex_escape
+from mmrs_bench.evaluation.report.tables import Estimate, Table, Value
+from mmrs_bench.evaluation.results.metrics import METRICS
+from mmrs_bench.texts import printable
+
+#: Columns of values that fit beside the names in the width of two columns of IEEEtran.
+MOST_COLUMNS = 9
+
+_HEAD = """\
+% Needs \\usepackage{booktabs} in the preamble. Written by mmrs-bench leaderboard.
+"""
+
+#: One column of results: a protocol with a number of shots, and its rows by label.
+_Column = tuple[Group, Mapping[str, Mapping[str, Value]]]
+
+
+def paper_tables(groups: Sequence[Group], rankings: Sequence[Table], metrics: Sequence[str] = ("oa",)) -> str:
+    """LaTeX of ranked results: one ``table*`` for all scenes and shots of a protocol, then the cards.
+
+    Values are mean ± sd over draws in percent. The best mean of a column is bold; underlined are the methods that do
+    not differ significantly from it. Columns that do not fit stand in a further table.
+
+    Args:
+        groups: Groups in the order of `mmrs_bench.evaluation.report.entries.group_records`.
+        rankings: The leaderboard's ranking of each group.
+        metrics: Names of metrics; each is a column of every scene and number of shots.
+
+    Raises:
+        ConfigError: If a metric is unknown.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+    found: dict[str, list[_Column]] = defaultdict(list)
+    for group, ranking in zip(groups, rankings, strict=True):
+        rows = {str(row["label"]): row for row in ranking.rows if not row["unranked"]}
+        if rows:
+            found[_protocol(group)].append((group, rows))
+    texts = []
+    for number, (protocol, columns) in enumerate(found.items(), 1):
+        parts = _parts(columns, max(1, MOST_COLUMNS // len(metrics)))
+        texts += [
+            _table(protocol, part, metrics, label=f"{_label(number)}{'' if len(parts) == 1 else f'-{place}'}")
+            for place, part in enumerate(parts, 1)
+        ]
+    return _HEAD + "\n".join([*texts, *_cards(groups, rankings)])
+
+
+def _parts(columns: Sequence[_Column], most: int) -> list[list[_Column]]:
+    """The columns in parts of at most ``most``; a scene is divided only if it does not fit into one part."""
+    parts: list[list[_Column]] = [[]]
+    for _, of_scene in groupby(columns, key=lambda column: _scene(column[0])):
+        scene = list(of_scene)
+        if parts[-1] and len(parts[-1]) + len(scene) > most:
+            parts.append([])
+        for column in scene:
+            if len(parts[-1]) == most:
+                parts.append([])
+            parts[-1].append(column)
+    return parts
+
+
+def _scene(group: Group) -> str:
+    """The scene's id, which is shorter than its title; the title is in the caption of the card."""
+    return ("SIMULATED: " if any(record.simulated for record in group.records) else "") + group.scene_id
+
+
+def _protocol(group: Group) -> str:
+    """The fields that columns of one table have in common."""
+    names = {"split": "", "win": "window ", "budget": "budget ", "mod": "modalities ", "drop": "predicted without "}
+    left_out = {"scene", "shots", "sel", "version", "unlab"}
+    fields = (f"{names.get(name, f'{name} ')}{value}" for name, value in group.fields.items() if name not in left_out)
+    return ", ".join(fields)
+
+
+def _label(number: int) -> str:
+    return f"tab:mmrs-bench-{number}"
+
+
+def _table(protocol: str, columns: Sequence[_Column], metrics: Sequence[str], *, label: str) -> str:
+    draws = sorted({value for _, rows in columns for row in rows.values() if isinstance(value := row["draws"], int)})
+    over = str(draws[0]) if len(draws) == 1 else f"{draws[0]} to {draws[-1]}"
+    titles = ", ".join(METRICS[name].title for name in metrics)
+    grouped = any(row["group"] for _, rows in columns for row in rows.values())
+    ties = "; underlined: not significantly different from it (exact paired Wilcoxon test, Holm, 0.05)"
+    caption = (
+        f"{titles} in percent, mean ± sd over {over} draws; {protocol}. Columns: shots. Bold: the best mean"
+        f"{ties if grouped else ''}."
+    )
+    count = len(columns) * len(metrics)
+    lines = [
+        r"\begin{table*}[!t]",
+        r"\centering",
+        rf"\caption{{{_text(caption)}}}",
+        rf"\label{{{label}}}",
+        r"\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{tabular}}{{@{{}}l{'r' * count}@{{}}}}",
+        r"\toprule",
+        *_headings(columns, metrics),
+        r"\midrule",
+        *(_line(name, columns, metrics) for name in _order(columns, metrics[0])),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _headings(columns: Sequence[_Column], metrics: Sequence[str]) -> Iterator[str]:
+    """A line of scenes with rules, one of shots, and one of metrics if there are several."""
+    scenes = [(scene, len([*of_scene])) for scene, of_scene in groupby(_scene(group) for group, _ in columns)]
+    yield _spanning("", [(scene, count * len(metrics)) for scene, count in scenes])
+    first = 2
+    rules = []
+    for _, count in scenes:
+        rules.append(rf"\cmidrule(lr){{{first}-{first + count * len(metrics) - 1}}}")
+        first += count * len(metrics)
+    yield "".join(rules)
+    if len(metrics) == 1:
+        yield rf"Method & {' & '.join(str(group.shots) for group, _ in columns)} \\"
+        return
+    yield _spanning("", [(f"{group.shots}", len(metrics)) for group, _ in columns])
+    titles = [_text(METRICS[name].title) for name in metrics] * len(columns)
+    yield rf"Method & {' & '.join(titles)} \\"
+
+
+def _spanning(first: str, texts: Iterable[tuple[str, int]]) -> str:
+    cells = (rf"\multicolumn{{{count}}}{{c}}{{{_text(text)}}}" for text, count in texts)
+    return rf"{first} & {' & '.join(cells)} \\"
+
+
+def _order(columns: Sequence[_Column], metric: str) -> list[str]:
+    """Labels, the highest mean over their columns first."""
+    means: dict[str, list[float]] = defaultdict(list)
+    for _, rows in columns:
+        for name, row in rows.items():
+            value = row[metric]
+            means[name] += [value.mean] if isinstance(value, Estimate) else []
+    return sorted(means, key=lambda name: (-fmean(means[name]) if means[name] else 0.0, name))
+
+
+def _line(name: str, columns: Sequence[_Column], metrics: Sequence[str]) -> str:
+    cells = [_cell(rows.get(name), rows, metric) for _, rows in columns for metric in metrics]
+    return rf"{_text(name)} & {' & '.join(cells)} \\"
+
+
+def _cell(row: Mapping[str, Value] | None, rows: Mapping[str, Mapping[str, Value]], metric: str) -> str:
+    value = row[metric] if row else None
+    if not row or not isinstance(value, Estimate):
+        return "--"
+    text = f"{value.mean:.1f}" + ("" if value.sd is None else rf"\,$\pm$\,{value.sd:.1f}")
+    if value.mean == max(other.mean for r in rows.values() if isinstance(other := r[metric], Estimate)):
+        return rf"\textbf{{{text}}}"
+    # Groups are those of OA.
+    return rf"\underline{{{text}}}" if metric == "oa" and row["group"] == 1 else text
+
+
+def _cards(groups: Sequence[Group], rankings: Sequence[Table]) -> Iterator[str]:
+    """One ``table*`` with the card of each scene and protocol."""
+    pairs = [(group, ranking) for group, ranking in zip(groups, rankings, strict=True) if ranking.card]
+    for number, (_, found) in enumerate(groupby(pairs, key=lambda pair: pair[0].fields_without_shots), 1):
+        family = list(found)
+        lines = merged_card([(group.shots, ranking.card) for group, ranking in family])
+        body = [
+            rf"{_text(label)} & \parbox[t]{{0.82\textwidth}}{{\raggedright {_text(prefix)}{_text(text)}\strut}} \\"
+            for label, texts in lines
+            for label, prefix, text in _card_rows(label, texts)
+        ]
+        yield "\n".join(
+            [
+                r"\begin{table*}[!t]",
+                r"\centering",
+                rf"\caption{{{_text(f'Protocol: {family[0][0].scene_label}, {_protocol(family[0][0])}')}}}",
+                rf"\label{{tab:mmrs-bench-card-{number}}}",
+                r"\scriptsize\setlength{\tabcolsep}{3pt}",
+                r"\begin{tabular}{@{}ll@{}}",
+                r"\toprule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table*}",
+                "",
+            ]
+        )
+
+
+def _card_rows(label: str, texts: Sequence[Sequence[str]]) -> Iterator[tuple[str, str, str]]:
+    """Label, shots and text of each line; the label stands in the first one only."""
+    for place, (shots, text) in enumerate(texts):
+        yield label if place == 0 else "", f"{shots}: " if shots else "", text
+
+
+def _text(text: str) -> str:
+    """A text for LaTeX that may be broken within signatures."""
+    return re.sub(r"\\textbar\{\}", r"\\textbar\\allowbreak{}", latex_escape(printable(text)))

@@ -1,0 +1,112 @@
+"""Tables for papers: what is bold and underlined, columns, and a compiled two-column paper."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from helpers.pages import HOSTILE
+from helpers.synthetic_records import fixed_set, make_record, varied_hits
+
+from mmrs_bench.cli import main
+from mmrs_bench.errors import ConfigError
+from mmrs_bench.evaluation.report.entries import group_records
+from mmrs_bench.evaluation.report.leaderboard import ranking
+from mmrs_bench.evaluation.report.paper.latex import MOST_COLUMNS, paper_tables
+from mmrs_bench.evaluation.results.records import save_record
+from mmrs_bench.evaluation.results.schema import Record
+
+PAPER = r"""\documentclass[journal]{IEEEtran}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs}
+\begin{document}
+Text.
+\input{paper}
+\end{document}
+"""
+
+
+def tables_of(records: Sequence[Record], *metrics: str) -> str:
+    groups = group_records(records)
+    return paper_tables(groups, [ranking(group) for group in groups], metrics or ("oa",))
+
+
+def many_records(scenes: int, shots: Sequence[int], methods: Sequence[str]) -> list[Record]:
+    return [
+        make_record(method, varied_hits(60 + 9 * place, 0), scene=f"scene-{n}-r1", shots=count, title=f"Scene {n}")
+        for n in range(scenes)
+        for count in shots
+        for place, method in enumerate(methods)
+    ]
+
+
+def test_the_best_mean_is_bold_and_what_does_not_differ_from_it_is_underlined() -> None:
+    text = tables_of(fixed_set()[0])
+    (line,) = [line for line in text.splitlines() if line.startswith("rf-spatial &")]
+    assert line == r"rf-spatial & \textbf{79.4\,$\pm$\,5.2} & \textbf{86.9\,$\pm$\,5.2} \\"
+    (line,) = [line for line in text.splitlines() if line.startswith("svm &")]
+    assert line == r"svm & \underline{79.4\,$\pm$\,6.4} & \underline{86.9\,$\pm$\,6.4} \\"
+    (line,) = [line for line in text.splitlines() if line.startswith("majority &")]
+    assert "textbf" not in line
+    assert "underline" not in line
+    assert "paper-val" not in text.partition("Protocol: ")[0], "unranked results are left out"
+
+
+def test_every_table_has_a_label_and_every_protocol_a_card() -> None:
+    text = tables_of(fixed_set()[0])
+    labels = re.findall(r"\\label\{(.*?)\}", text)
+    assert labels == ["tab:mmrs-bench-1", "tab:mmrs-bench-2", "tab:mmrs-bench-card-1", "tab:mmrs-bench-card-2"]
+    assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 4
+    assert text.count("zscore fitted on scene") == 2, "a line that is equal for all shots stands there once"
+
+
+@pytest.mark.parametrize(("scenes", "shots", "metrics"), [(5, (2, 5, 10, 20), 1), (2, (2, 5), 3), (1, range(1, 12), 1)])
+def test_columns_that_do_not_fit_stand_in_a_further_table(scenes: int, shots: Sequence[int], metrics: int) -> None:
+    names = ("oa", "aa", "kappa")[:metrics]
+    text = tables_of(many_records(scenes, shots, ("rf", "svm")), *names)
+    widths = [len(found) for found in re.findall(r"\\begin\{tabular\}\{@\{\}l(r+)@", text)]
+    assert sum(widths) == scenes * len(shots) * metrics
+    assert max(widths) <= MOST_COLUMNS
+    for line in text.splitlines():
+        assert not line.startswith(("rf &", "svm &")) or line.count("&") in widths
+
+
+def test_an_unknown_column_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown metric 'kapa'.*kappa"):
+        tables_of([make_record()], "kapa")
+
+
+def test_leaderboard_writes_the_chosen_columns(tmp_path: Path) -> None:
+    save_record(tmp_path, make_record())
+    assert main(["leaderboard", "--results", str(tmp_path), "--columns", "aa", "kappa"]) == 0
+    text = (tmp_path / "leaderboard" / "paper.tex").read_text(encoding="utf-8")
+    assert r"Method & AA & $\kappa$ \\" in text
+
+
+def compiler() -> str | None:
+    """``pdflatex`` if it has IEEEtran and booktabs."""
+    found = shutil.which("pdflatex")
+    names = ("IEEEtran.cls", "booktabs.sty", "ptmr7t.tfm")
+    has = found and all(subprocess.run(["kpsewhich", name], capture_output=True).returncode == 0 for name in names)
+    return found if has else None
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs pdflatex with IEEEtran, booktabs and the Times fonts")
+@pytest.mark.parametrize("metrics", [("oa",), ("oa", "aa", "kappa")])
+def test_the_tables_fit_into_a_two_column_paper(metrics: tuple[str, ...], tmp_path: Path) -> None:
+    methods = [f"a-long-name-{number}" for number in range(5)]
+    records = [*fixed_set()[0], *many_records(3, (2, 5, 10, 20), methods)]
+    records += [make_record(text, title=text, scene="hostile-r1", unranked="") for text in HOSTILE.values()]
+    (tmp_path / "paper.tex").write_text(tables_of(records, *metrics), encoding="utf-8")
+    (tmp_path / "main.tex").write_text(PAPER, encoding="utf-8")
+    command = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "main"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "main.log").read_text(encoding="latin-1")
+    assert "Overfull" not in log
+    assert "Float too large" not in log
+    assert "passwd" not in log
