@@ -310,6 +310,11 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         "write one interactive page of all results, which opens without a network",
         [_SOURCES, _PAGE],
     ),
+    "cite": (
+        "results:cite",
+        "print BibTeX of the suite, scenes and methods of results, and their protocol in words",
+        [_SOURCES],
+    ),
     "compare": ("results:compare", "compare two methods draw by draw", [_method("one"), _method("other"), _RESULTS]),
     "collect": (
         "results:collect_records",

@@ -1,4 +1,4 @@
-"""``leaderboard``, ``report``, ``compare``, ``collect``, ``tables`` and ``map``."""
+"""``leaderboard``, ``report``, ``cite``, ``compare``, ``collect``, ``tables`` and ``map``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.class_map import classify_scene
 from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.doc_tables import update_page
-from mmrs_bench.evaluation.report.entries import group_records
+from mmrs_bench.evaluation.report.entries import Group, group_records
 from mmrs_bench.evaluation.report.leaderboard import ranking, write_leaderboard
 from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.page.page import render_page
 from mmrs_bench.evaluation.report.page.sources import merged_failures, merged_records
+from mmrs_bench.evaluation.report.paper.citation import bibtex, methods_paragraph
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.report.reported import load_reported
 from mmrs_bench.evaluation.results.records import load_records
@@ -51,15 +52,29 @@ def show_leaderboard(*, results: str, columns: Sequence[str] = ("oa",)) -> int:
 def report(*, results: Sequence[str], out: str) -> int:
     """Write the interactive page of one or more results folders."""
     with garbage_kept():
-        found = [load_results(folder) for folder in results]
-        gc.freeze()
-        records = merged_records((each.folder, each.records) for each in found)
-        groups = group_records(records, merged_failures(records, (f for each in found for f in each.failures)))
+        groups = _merged_groups(results)
         document = build_document(groups, [ranking(group) for group in groups], load_reported(), method_cards())
         path = Path(out).expanduser() / "report.html"
         write_text(path, render_page(document))
-    say(f"{len(records)} records: {path}")
+    say(f"{sum(len(group.records) for group in groups)} records: {path}")
     return 0
+
+
+def cite(*, results: Sequence[str]) -> int:
+    """Print BibTeX of what the results of one or more folders use, and their protocol in words."""
+    groups = _merged_groups(results)
+    for text in (bibtex(groups, method_cards()), methods_paragraph(groups, method_cards())):
+        for line in text.splitlines():
+            say(line)
+        say()
+    return 0
+
+
+def _merged_groups(results: Sequence[str]) -> list[Group]:
+    found = [load_results(folder) for folder in results]
+    gc.freeze()
+    records = merged_records((each.folder, each.records) for each in found)
+    return group_records(records, merged_failures(records, (f for each in found for f in each.failures)))
 
 
 def compare(*, one: str, other: str, results: str) -> int:
