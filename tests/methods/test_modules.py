@@ -89,7 +89,7 @@ def test_logits_depend_neither_on_the_precision_nor_on_the_batch(case: ModuleCas
     module = case.build(case.data()).eval()
     with torch.no_grad():
         exact = module.logits(batch)
-        rounding = 0.02 * float(exact.abs().max())
+        rounding = 0.04 * float(exact.abs().max())  # small cosines are differences of large products
         torch.testing.assert_close(module.logits(smaller), exact[:2])
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(module.logits(batch).float(), exact, atol=rounding, rtol=0)
