@@ -24,7 +24,7 @@ def attend(packed: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
 
     ``bias`` (heads, n, n) is added to the scores, and gets no gradient. On a CPU it is computed in float32 for
     bfloat16, whose softmax is slow there, and by the compiled kernels of `mmrs_bench.models._attention_numba` if numba
-    (extra ``fast``) is installed: for heads of 16 channels they need about half the time of torch's.
+    (extra ``fast``) is installed; docs/performance.md compares them with torch's.
     """
     b, n, _ = packed.shape
     bias = None if bias is None else bias.detach().to(packed.device)
