@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -42,7 +42,18 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataConfig(_Frozen):
+class OmitsEmpty(BaseModel):
+    """A model whose content has some fields only if they are not empty, so that hashes of older content stay."""
+
+    omitted_if_empty: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if value or name not in self.omitted_if_empty}
+
+
+class DataConfig(_Frozen, OmitsEmpty):
     """Settings of `mmrs_bench.scenes.datamodule.SceneDataModule`.
 
     Attributes:
@@ -75,12 +86,7 @@ class DataConfig(_Frozen):
     query_limit: int | None = Field(default=None, ge=1)
     drop: tuple[str, ...] = ()
 
-    @model_serializer(mode="wrap")
-    def _without_empty_drop(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        if not self.drop:
-            fields.pop("drop", None)
-        return fields
+    omitted_if_empty = ("drop",)
 
     @cached_property
     def canonical(self) -> str:
@@ -107,7 +113,7 @@ def drop_fault(drop: Collection[str], modalities: Collection[str]) -> str:
     return ""
 
 
-class ProtocolConfig(_Frozen):
+class ProtocolConfig(_Frozen, OmitsEmpty):
     """All settings that determine a cell's scores; hashed into its key.
 
     ``scene`` is the manifest's tag (``trento-r1``); ``method_config`` includes variant and budget; ``files`` are hashes
@@ -126,12 +132,7 @@ class ProtocolConfig(_Frozen):
     files: dict[str, str] = Field(default_factory=dict)
     code_version: str = __version__
 
-    @model_serializer(mode="wrap")
-    def _without_empty_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        if not self.files:
-            fields.pop("files", None)
-        return fields
+    omitted_if_empty = ("files",)
 
     @cached_property
     def key(self) -> str:

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrs_bench.models._compiled import compiled, in_threads
+from mmrs_bench.models._compiled import LN2, compiled, in_threads
 from mmrs_bench.models._lanes import (
     LANES,
-    LN2,
     add_outer,
     add_products,
     inverse,

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from numba import njit
 
+LN2 = math.log(2)
 #: Only the optimisations that keep NaN and infinity.
 FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 

@@ -16,6 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from mmrs_bench.models._compiled import LN2
+
 #: One AVX-512 register, or two registers of AVX2 or NEON.
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
 
@@ -26,7 +28,6 @@ CHAINS = 4
 #: that CPUs compute them a hundred times slower (subnormal numbers).
 LOWEST_POWER = -64.0
 
-LN2 = math.log(2)
 _INT = ir.IntType(32)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(_INT, LANES)

@@ -20,7 +20,7 @@ from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-from mmrs_bench.models._compiled import compiled, in_threads
+from mmrs_bench.models._compiled import LN2, compiled, in_threads
 
 #: States per pass; more states take several passes, fewer are padded with zeros.
 LANES = 16
@@ -32,8 +32,6 @@ ROW = 6 * LANES
 NEXT_H = ROW + H
 #: Fields per channel: its a (in units of ln 2), and the gradients of a and of the state.
 A, DA, DH = range(0, 3 * LANES, LANES)
-
-LN2 = math.log(2)
 
 
 def power_of_two(x):

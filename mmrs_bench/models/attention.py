@@ -7,14 +7,14 @@ Reference: Vaswani et al. 2017, section 3.2; pre-norm blocks as in the vision tr
 
 from __future__ import annotations
 
-import functools
-import importlib
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mmrs_bench.models.kernels import compiled_kernels
 
 LAYER_NORM_EPS = 1e-6
 
@@ -24,7 +24,7 @@ def attend(packed: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
 
     ``bias`` (heads, n, n) is added to the scores, and gets no gradient. On a CPU it is computed in float32 for
     bfloat16, whose softmax is slow there, and by the compiled kernels of `mmrs_bench.models._attention_numba` if numba
-    (extra ``fast``) is installed; docs/performance.md compares them with torch's.
+    (extra ``fast``) is installed.
     """
     b, n, _ = packed.shape
     bias = None if bias is None else bias.detach().to(packed.device)
@@ -40,14 +40,8 @@ def attend(packed: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
     return out.transpose(1, 2).flatten(2).to(packed.dtype)
 
 
-@functools.cache
 def _kernels() -> ModuleType | None:
-    # Imported at the first use, because the import takes half a second.
-    try:
-        importlib.import_module("numba")
-    except ImportError:
-        return None
-    return importlib.import_module("mmrs_bench.models._attention_numba")
+    return compiled_kernels("_attention_numba")
 
 
 @torch.library.custom_op("mmrs_bench::attend", mutates_args=())

@@ -22,6 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mmrs_bench.models.kernels import compiled_kernels
+
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -78,14 +80,8 @@ def _cuda_scan() -> Callable[..., Tensor] | None:
     return scan
 
 
-@functools.cache
 def _numba_scan() -> ModuleType | None:
-    # Imported at the first scan, because the import takes half a second.
-    try:
-        importlib.import_module("numba")
-    except ImportError:
-        return None
-    return importlib.import_module("mmrs_bench.models._scan_numba")
+    return compiled_kernels("_scan_numba")
 
 
 def _check(**tensors: Tensor) -> None:

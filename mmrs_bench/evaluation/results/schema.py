@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
-from mmrs_bench.config import ExecutionConfig, ProtocolConfig
+from mmrs_bench.config import ExecutionConfig, OmitsEmpty, ProtocolConfig
 
 SCHEMA_VERSION = 1
 
@@ -71,7 +71,7 @@ class Measured(_Part):
     finished_at: str
 
 
-class Record(_Part):
+class Record(_Part, OmitsEmpty):
     """The result of one cell.
 
     Attributes:
@@ -112,12 +112,7 @@ class Record(_Part):
     provenance: Provenance
     measured: Measured
 
-    @model_serializer(mode="wrap")
-    def _without_empty_notes(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        if not self.notes:
-            fields.pop("notes", None)
-        return fields
+    omitted_if_empty = ("notes",)
 
     def body(self) -> dict[str, Any]:
         """All fields except ``measured``: identical for the same cell on the same machine."""
