@@ -21,6 +21,7 @@ from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.page.page import render_page
 from mmrs_bench.evaluation.report.page.sources import merged_failures, merged_records
 from mmrs_bench.evaluation.report.paper.citation import bibtex, methods_paragraph
+from mmrs_bench.evaluation.report.paper.latex import check_metrics
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.report.reported import load_reported
 from mmrs_bench.evaluation.results.records import load_records
@@ -31,6 +32,7 @@ from mmrs_bench.methods.catalogue import method_cards
 
 def show_leaderboard(*, results: str, columns: Sequence[str] = ("oa",)) -> int:
     """Print the tables of a results folder, and write them to its subfolder ``leaderboard``."""
+    check_metrics(columns)
     with garbage_kept():
         found = load_results(results)
         gc.freeze()  # the records stay until this process ends

@@ -27,6 +27,13 @@ _HEAD = """\
 _Column = tuple[Group, Mapping[str, Mapping[str, Value]]]
 
 
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raise ConfigError if a metric is unknown."""
+    for name in metrics:
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+
+
 def paper_tables(groups: Sequence[Group], rankings: Sequence[Table], metrics: Sequence[str] = ("oa",)) -> str:
     """LaTeX of ranked results: one ``table*`` for all scenes and shots of a protocol, then the cards.
 
@@ -41,9 +48,7 @@ def paper_tables(groups: Sequence[Group], rankings: Sequence[Table], metrics: Se
     Raises:
         ConfigError: If a metric is unknown.
     """
-    for name in metrics:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
+    check_metrics(metrics)
     found: dict[str, list[_Column]] = defaultdict(list)
     for group, ranking in zip(groups, rankings, strict=True):
         rows = {str(row["label"]): row for row in ranking.rows if not row["unranked"]}
