@@ -116,8 +116,18 @@ def drop_fault(drop: Collection[str], modalities: Collection[str]) -> str:
 class ProtocolConfig(_Frozen, OmitsEmpty):
     """All settings that determine a cell's scores; hashed into its key.
 
-    ``scene`` is the manifest's tag (``trento-r1``); ``method_config`` includes variant and budget; ``files`` are hashes
-    of files that its settings name, by setting, and is left out of hash and record if it is empty.
+    Attributes:
+        scene: The manifest's tag, for example ``trento-r1``.
+        scene_fingerprint: Hash of everything in the manifest that can change a number.
+        data: Split, pixels and normalisation.
+        seed: Seed of initialisation and training.
+        budget: Training lengths and query limit.
+        method: Name of the method.
+        variant: Name of its variant.
+        method_version: Version in the method's card.
+        method_config: Settings of the method, with those of variant and budget.
+        files: Hashes of files that the settings name, by setting; left out of hash and record if it is empty.
+        code_version: Version of the suite.
     """
 
     scene: str
@@ -192,8 +202,13 @@ _CHANGING_CALLBACKS = {
 class TrainerFlags(_Frozen):
     """Flags of Lightning's trainer that change no result; the names and values are Lightning's.
 
-    ``callbacks`` are class paths, or mappings with ``class_path`` and ``init_args``. Profilers write to the subfolder
-    ``profile`` of the cell's folder.
+    Attributes:
+        log_every_n_steps: Steps between two lines of a log.
+        profiler: Profiler of the trainings; it writes to the subfolder ``profile`` of the cell's folder.
+        enable_progress_bar: Whether trainings show a progress bar.
+        enable_model_summary: Whether trainings print their layers.
+        detect_anomaly: Whether a value that is not finite ends the training with its origin.
+        callbacks: Class paths, or mappings with ``class_path`` and ``init_args``.
     """
 
     log_every_n_steps: int = Field(default=1, ge=1)
@@ -237,10 +252,16 @@ class TrainerFlags(_Frozen):
 
 
 class ExecutionConfig(_Frozen):
-    """Settings that determine how a cell is computed; recorded, not hashed. ``precision`` is Lightning's setting.
+    """Settings that determine how a cell is computed; recorded, not hashed.
 
-    ``logger``, ``trainer`` and ``devices`` (processes of each long training, one per GPU or CPU core) are recorded only
-    if they differ from the defaults.
+    Attributes:
+        device: Where modules run; ``auto`` is the GPU if there is one.
+        precision: Lightning's setting.
+        inference_batch: Largest number of pixels that are predicted at once.
+        threads: Threads of each worker.
+        devices: Processes of each long training, one per GPU or CPU core; recorded only if it is not the default.
+        logger: Where trainings log; recorded only if it is not the default.
+        trainer: Flags of the trainer; recorded only if they are not the defaults.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "cpu"

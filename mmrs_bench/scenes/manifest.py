@@ -45,9 +45,17 @@ BandIndex = Annotated[int, Field(ge=0)]
 
 
 class Modality(Part):
-    """One co-registered image of the scene; ``parts`` are stacked along the channels.
+    """One co-registered image of the scene.
 
-    ``rgb_bands`` are the HSI bands, counted from 0, for red, green and blue.
+    Attributes:
+        name: What kind of image it is.
+        sensor: Name of the sensor.
+        bands: Number of channels.
+        channel_names: One name per channel.
+        wavelengths_nm: One published band centre per channel.
+        wavelengths_note: What is known where the band centres are not published.
+        rgb_bands: Bands of the HSI, counted from 0, for red, green and blue.
+        parts: Its arrays, stacked along the channels.
     """
 
     name: Literal["hsi", "lidar", "sar", "dsm"]
@@ -77,7 +85,13 @@ class Modality(Part):
 
 
 class Generator(Part):
-    """Settings of the simulator (see `mmrs_bench.scenes.simulator.simulated`); ``layout`` names its scene type."""
+    """Settings of the simulator (see `mmrs_bench.scenes.simulator.simulated`).
+
+    Attributes:
+        layout: Type of the scene.
+        seed: Chooses the random scene.
+        options: Further settings, see docs/simulated-scene.md.
+    """
 
     layout: str
     seed: int = 0
@@ -87,8 +101,27 @@ class Generator(Part):
 class Manifest(Part):
     """The description of a scene, either real (with ``sources``) or simulated (with a ``generator``).
 
-    ``text`` has the names by which a file of class vectors knows the classes, see
-    `mmrs_bench.methods.clip.precomputed_text`.
+    Attributes:
+        schema_version: Version of this format.
+        id: Name of the data folder and in results: lower case, digits, dashes.
+        revision: ``r1``, ``r2``, ...; a new one keeps results on changed files or labels apart.
+        title: The scene in words.
+        height: Rows.
+        width: Columns.
+        gsd_m: Ground sampling distance in metres.
+        modalities: The images, in the order in which methods receive them.
+        ground_truth: The labels.
+        official_split: Train and test pixels that the publishers fixed.
+        classes: The classes.
+        text: Names by which a file of class vectors knows the classes (see
+            `mmrs_bench.methods.clip.precomputed_text`).
+        sources: Files to download, or that the user provides.
+        generator: Settings of the simulator.
+        data_dir: Folder of the files, relative to the manifest; by default a folder below ``$MMRS_BENCH_DATA``.
+        terms: Terms of use.
+        citation: BibTeX entries.
+        notes: What users should know about the data.
+        variants: Other versions of the files that are in circulation.
     """
 
     schema_version: Literal[1] = Field(alias="schema")

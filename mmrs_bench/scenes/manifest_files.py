@@ -32,9 +32,14 @@ class Part(BaseModel):
 
 
 class ArrayRef(Part):
-    """An array in a file: its key (see `mmrs_bench.scenes.files.formats.read_array`) and the order of its axes.
+    """An array in a file.
 
-    Lists of pixel positions have rows (row, column) and ignore ``axes``.
+    Attributes:
+        file: Path below the scene's folder.
+        key: Place of the array in the file (see `mmrs_bench.scenes.files.formats.read_array`); None if the file
+            contains only one.
+        axes: Order of its axes (h rows, w columns, c channels). Lists of pixel positions, whose rows are (row,
+            column), ignore it.
     """
 
     file: Member
@@ -43,7 +48,12 @@ class ArrayRef(Part):
 
 
 class SourceMember(Part):
-    """A file in the scene's folder, with its hash if it is known."""
+    """A file in the scene's folder.
+
+    Attributes:
+        path: Its path below this folder, and in the archive.
+        sha256: Its hash, if it is known.
+    """
 
     path: Member
     sha256: Sha256 | None = None
@@ -52,8 +62,14 @@ class SourceMember(Part):
 class Source(Part):
     """One file to download: an archive with ``members`` to extract (see `ARCHIVES`), or a file that is used as it is.
 
-    ``urls`` are the address and its mirrors; ``manual`` explains how to get the file without them. Only
-    ``official-v1`` may need an ``optional`` source.
+    Attributes:
+        file: Name of the file.
+        urls: Its address, and mirrors.
+        sha256: Its hash.
+        bytes: Its size.
+        members: Files of the archive that are extracted.
+        manual: How to get the file without ``urls``.
+        optional: Whether only ``official-v1`` needs it.
     """
 
     file: Member

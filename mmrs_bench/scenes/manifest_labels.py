@@ -55,8 +55,13 @@ TextNames = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_text_names)]
 class SceneClass(Part):
     """One land-cover class.
 
-    ``count`` is its expected number of labelled pixels. ``values`` are the values that mean it in the files; by default
-    its id, in RGB rasters its colour, and in one-hot stacks its channel ``id - 1``.
+    Attributes:
+        id: 1..K, in the order of the manifest.
+        name: Its name in tables and maps, and for text encoders.
+        color: Its colour in maps, ``#rrggbb``.
+        count: Expected number of its labelled pixels, which is checked.
+        values: The values that mean it in the files; by default its id, in RGB rasters its colour, and in one-hot
+            stacks its channel ``id - 1``.
     """
 
     id: int = Field(ge=1)
@@ -69,8 +74,12 @@ class SceneClass(Part):
 class GroundTruth(Part):
     """The label raster, or several that are joined.
 
-    ``unlabelled`` and ``ignore`` are the values of pixels without a label. ``encoding`` is ``labels`` (one channel of
-    values), ``one-hot`` (one channel per class; a pixel without a label is zero in all) or ``rgb`` (three channels).
+    Attributes:
+        parts: Its arrays; a scene without any can only be classified (``mmrs-bench predict``).
+        unlabelled: Value of pixels without a label.
+        ignore: Further values without a label.
+        encoding: ``labels`` (one channel of values), ``one-hot`` (one channel per class; a pixel without a label is
+            zero in all) or ``rgb`` (three channels).
     """
 
     parts: tuple[ArrayRef, ...] = ()
@@ -80,11 +89,19 @@ class GroundTruth(Part):
 
 
 class OfficialSplit(Part):
-    """The train and test pixels of the data set's publishers. Counts are the expected pixels per class.
+    """The train and test pixels of the data set's publishers.
 
-    ``kind: raster`` has one value (1, 255) for all pixels of the part, or their classes; 0 and the values in ``ignore``
-    (by default the ground truth's values without a label) are outside. ``kind: index`` has one row per pixel with these
-    ``columns``, counted from ``index_base``; a linear index is in C order (row by row) or MATLAB's (column by column).
+    Attributes:
+        train: Pixels that the support is drawn from.
+        test: Query pixels.
+        kind: ``raster`` has one value (1, 255) for all pixels of the part, or their classes; ``index`` has one row per
+            pixel.
+        index_base: What an index counts from.
+        columns: Columns of an index.
+        order: Order of a linear index: ``c`` (row by row) or ``matlab`` (column by column).
+        ignore: Values of a raster, beside 0, that are outside; by default the ground truth's values without a label.
+        train_counts: Expected pixels of each class in ``train``, which are checked.
+        test_counts: Expected pixels of each class in ``test``, which are checked.
     """
 
     train: ArrayRef

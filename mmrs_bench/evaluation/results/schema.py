@@ -18,7 +18,15 @@ class _Part(BaseModel):
 class Scores(_Part):
     """Metrics of the confusion matrix (see `mmrs_bench.evaluation.results.metrics`): fractions, None if undefined.
 
-    ``recall``, ``f1`` and ``iou`` have one value per class.
+    Attributes:
+        oa: Overall accuracy.
+        aa: Average accuracy: mean recall of the classes with query pixels.
+        kappa: Cohen's kappa.
+        recall: Recall by class.
+        f1: F1 by class.
+        iou: Intersection over union by class.
+        quantity_disagreement: Share of wrong amounts of classes.
+        allocation_disagreement: Share of correct amounts in wrong places.
     """
 
     oa: float
@@ -32,7 +40,13 @@ class Scores(_Part):
 
 
 class Leakage(_Part):
-    """Shares of query pixels whose window depends on the support set (see `mmrs_bench.scenes.splits.audit`)."""
+    """Shares of query pixels whose window depends on the support set (see `mmrs_bench.scenes.splits.audit`).
+
+    Attributes:
+        shared_window: The pixel's window shares a pixel with a support window.
+        centre_inside: The pixel's window contains a support pixel.
+        same_component: The pixel is in the same labelled polygon as a support pixel.
+    """
 
     shared_window: float
     centre_inside: float
@@ -40,7 +54,13 @@ class Leakage(_Part):
 
 
 class PixelBoundRecord(_Part):
-    """Upper bound of a simulated scene (see `mmrs_bench.scenes.scene.PixelBound`)."""
+    """Upper bound of a simulated scene (see `mmrs_bench.scenes.scene.PixelBound`).
+
+    Attributes:
+        modalities: Modalities that the classifier sees.
+        accuracy: OA of the best possible classifier of single pixels.
+        standard_error: Standard error of ``accuracy``, which is estimated.
+    """
 
     modalities: tuple[str, ...]
     accuracy: float
@@ -48,7 +68,14 @@ class PixelBoundRecord(_Part):
 
 
 class Provenance(_Part):
-    """Code commit, whether files differ from it (both None outside a checkout), Python and library versions."""
+    """What computed the cell.
+
+    Attributes:
+        commit: Commit of the code; None outside a checkout.
+        dirty: Whether files differ from the commit; None outside a checkout.
+        python: Version of Python.
+        packages: Versions of libraries.
+    """
 
     commit: str | None
     dirty: bool | None
@@ -59,9 +86,13 @@ class Provenance(_Part):
 class Measured(_Part):
     """Time, memory and host: the only fields that may differ between two runs of one cell.
 
-    ``seconds`` is wall-clock time by stage, ``peak_memory_mib`` the peak resident memory of the process, and
-    ``finished_at`` a UTC time in ISO 8601. ``pretraining`` has the seconds of each shared pretraining that the cell
-    uses, whichever cell trained it, by the name of its cache entry (None if unknown); it is None in older records.
+    Attributes:
+        seconds: Wall-clock time by stage.
+        pretraining: Seconds of each shared pretraining that the cell uses, whichever cell trained it, by the name of
+            its cache entry (None if unknown); None in older records.
+        peak_memory_mib: Peak resident memory of the process.
+        host: Name of the machine.
+        finished_at: UTC time in ISO 8601.
     """
 
     seconds: dict[str, float]
@@ -75,16 +106,30 @@ class Record(_Part, OmitsEmpty):
     """The result of one cell.
 
     Attributes:
+        schema_version: Version of this format.
         key: ``protocol.key``; also in the file name.
+        protocol: Everything that the result depends on.
+        execution: How the cell was computed.
+        simulated: Whether the scene is simulated.
+        scene_title: Title in the manifest.
         modalities: Number of input channels by modality, after PCA.
         external_data: Data that the method's weights were pretrained on (``none``, ``ImageNet``, ``CLIP``).
+        class_names: Classes 1..K.
+        split_sha256: Hash of the split's content.
         n_support: Labelled pixels in the support set, shots x K.
         labels_used: All labels that were used, selection included.
         n_query: Number of scored pixels.
         confusion: K x K counts, rows are truth, columns are predictions.
+        scores: Metrics of the confusion matrix.
+        leakage: Spatial dependence between support and query.
+        pixel_bounds: Bounds of a simulated scene, by modalities.
+        parameters_total: Number of learned parameters; 0 for methods without a parameter vector.
+        parameters_trainable: Number of those that the training changes.
         unranked: Why the result is not ranked; empty if it is ranked.
         notes: What readers must know about the cell (see `mmrs_bench.methods.base.Method.notes`); left out if empty.
         signature: The protocol in one line (see `mmrs_bench.evaluation.results.signature`).
+        provenance: What computed the cell.
+        measured: Time, memory and host.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -120,7 +165,17 @@ class Record(_Part, OmitsEmpty):
 
 
 class FailureRecord(_Part):
-    """Why a cell failed: error class, message in one line, traceback, and UTC time in ISO 8601."""
+    """Why a cell failed.
+
+    Attributes:
+        schema_version: Version of this format.
+        key: ``protocol.key``; also in the file name.
+        protocol: Settings of the cell.
+        error: Class of the error.
+        message: The error in one line.
+        traceback: Where it was raised.
+        failed_at: UTC time in ISO 8601.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     key: str
