@@ -24,7 +24,7 @@ from mmrs_bench.methods.catalogue import class_file
 from mmrs_bench.paths import cache_root
 from mmrs_bench.reading import validated
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.scene import IntArray
+from mmrs_bench.scenes.scene import FloatArray, IntArray
 
 #: Begins the names of packages of files that cards name.
 FILES = "mmrs_bench_files_"
@@ -45,6 +45,18 @@ class MethodConfig(BaseModel):
     """Base of a method's settings: immutable, without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Prediction(NamedTuple):
+    """Predicted classes of pixels.
+
+    Attributes:
+        targets: Targets (n,) int64 in 0..K-1.
+        confidence: The largest class probability (n,) float32 of each pixel; None if the method has no probabilities.
+    """
+
+    targets: IntArray
+    confidence: FloatArray | None
 
 
 def _no_progress(stage: str, share: float) -> None:
@@ -136,6 +148,10 @@ class Method(ABC):
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """Targets (n,) int64 in 0..K-1 of the pixels with flat indices (n,)."""
 
+    def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
+        """`predict`, and the confidence of each target; by default the method has none."""
+        return Prediction(self.predict(data, pixels), None)
+
     def predict_without(self, data: SceneDataModule, pixels: IntArray, missing: Sequence[str]) -> IntArray:
         """`predict` if modalities are missing that the training had.
 
@@ -151,6 +167,13 @@ class Method(ABC):
         """Predict under the protocol of ``data``: without the modalities that it drops, if any."""
         drop = data.config.drop
         return self.predict_without(data, pixels, drop) if drop else self.predict(data, pixels)
+
+    def classify_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
+        """`classify`, and the confidence of each target; None for a method that has its own `predict_without`."""
+        drop = data.config.drop
+        if drop and type(self).predict_without is not Method.predict_without:
+            return Prediction(self.predict_without(data, pixels, drop), None)
+        return self.predict_with_confidence(data.without(drop) if drop else data, pixels)
 
     def bound_to_scene(self) -> str:
         """Why only the training scene can be classified; empty if others with the same channels can be, too."""

@@ -77,6 +77,7 @@ def check(card: MethodSpec, path: str = "", variant: str = "default") -> list[Fi
             _finding("a prediction does not depend on the other pixels", trial.other_pixels),
             _finding("repeated fits are equal", trial.fit_again),
             _finding("query labels are not used", trial.label_budget),
+            _finding("confidence is a probability of the same targets", trial.confidence),
             _finding("a missing modality does not change predictions", trial.missing_modality),
             _finding("a saved and loaded method predicts the same", trial.save_and_load),
             _finding("the random state of the process is unchanged", trial.random_state),
@@ -240,6 +241,19 @@ class _Trial:
 
     def fit_again(self) -> str:
         return self._difference(*self._fit(self._scene))
+
+    def confidence(self) -> str:
+        method, data = self._fitted
+        targets, confidence = method.predict_with_confidence(data, PIXELS)
+        if fault := _difference(self._prediction, targets):
+            return f"{fault} from those of predict"
+        if confidence is None:
+            return ""
+        if confidence.dtype != np.float32 or confidence.shape != PIXELS.shape:
+            return f"the confidence is {confidence.dtype} {confidence.shape}, expected float32 {PIXELS.shape}"
+        if not (np.isfinite(confidence).all() and confidence.min() > 0 and confidence.max() <= 1.0001):
+            return f"the confidence spans {confidence.min()}..{confidence.max()}, expected more than 0 and at most 1"
+        return ""
 
     def label_budget(self) -> str:
         support = self._data(self._scene).support

@@ -9,11 +9,12 @@ Deviation: our reading of the abstract; the authors' code could not be obtained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mmrs_bench.methods.bdgf.config import BdgfConfig
@@ -21,12 +22,11 @@ from mmrs_bench.methods.bdgf.features import DiffusionFeatures, InMemoryFeatures
 from mmrs_bench.methods.bdgf.module import STAGE_2, GuidedLearner
 from mmrs_bench.methods.bdgf.pretraining import check_modalities, pretrained_denoiser
 from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
-from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod
 from mmrs_bench.methods.toolkit.training import Loaders
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
-from mmrs_bench.scenes.loader import Batch, Unlabelled
+from mmrs_bench.scenes.loader import Batch, PixelLoader, Unlabelled
 from mmrs_bench.scenes.scene import IntArray
 
 
@@ -77,19 +77,16 @@ class Bdgf(NetworkMethod):
         )
         return Loaders(train, data.pixel_dataloader(data.validation, data.validation_targets, add_inputs=add_inputs))
 
-    def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """See `Method.predict`.
+    def prediction_inputs(self, data: SceneDataModule, pixels: IntArray) -> tuple[PixelLoader, Sequence[Callback]]:
+        """See `NetworkMethod.prediction_inputs`; batches have windows and features.
 
         Features of query pixels that the cache lacks are computed and stored first, because all draws and branches
         share them. Those of other pixels, as of a whole scene, are computed batch by batch and not stored: 15 GB for
         665,000 pixels with budget ``quick``.
 
         Raises:
-            ConfigError: If the network was fitted to windows of another side or other channels.
             BenchError: See `mmrs_bench.methods.toolkit.feature_cache.load_or_extract`.
         """
-        data = self.inputs(data)
-        self.blueprint.check_inputs(self.describe(data), self.title)
         features = self._features(data)
         store = features.load_or_extract(pixels, store=bool(np.isin(pixels, data.query).all()))
 
@@ -97,7 +94,7 @@ class Bdgf(NetworkMethod):
             levels = store.read(batch["pixel"].cpu().numpy())
             return {**data.add_windows(batch), "features": [levels[name] for name in features.shapes]}
 
-        return training.predict(self.module, data.pixel_dataloader(pixels, add_inputs=add_inputs), self.context)
+        return data.pixel_dataloader(pixels, add_inputs=add_inputs), ()
 
     def _unlabelled_pool(self, data: SceneDataModule) -> IntArray:
         """Unlabelled pixels for the mutual terms; the same for all draws, which share their features."""

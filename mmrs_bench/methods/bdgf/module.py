@@ -194,15 +194,19 @@ class GuidedLearner(ClassificationModule):
         """Mean of the branches' softmaxes (b, k) for a batch with ``windows``."""
         return self(self.windows_of(batch), batch.get("features"))  # type: ignore[no-any-return]
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Predicted targets (b,) of a batch with ``windows``."""
+    def class_scores(self, batch: Mapping[str, Any]) -> Tensor:
+        """`logits` of a batch, in parts of `PREDICTION_BATCH` windows."""
         windows, features = self.windows_of(batch), batch.get("features")
-        targets = []
+        scores = []
         for part in torch.split(torch.arange(len(next(iter(windows.values())))), PREDICTION_BATCH):
             levels = None if features is None else [level[part] for level in features]
             chosen = {name: window[part] for name, window in windows.items()}
-            targets.append(self(chosen, levels).argmax(dim=1))
-        return torch.cat(targets)
+            scores.append(self(chosen, levels))
+        return torch.cat(scores)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """The scores, which are probabilities."""
+        return scores
 
     def configure_optimizers(self) -> Any:
         """AdamW of the branches with a cosine schedule over the epochs."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write, write_json
-from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts, Progress
+from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts, Prediction, Progress
 from mmrs_bench.methods.classical.features import (
     FeatureExtractor,
     NeighbourhoodFeatures,
@@ -193,9 +193,10 @@ class NearestPrototype(Method):
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`."""
         offset = (self._prototypes**2).sum(axis=1) / 2  # (|x - p|^2 - |x|^2) / 2 = |p|^2 / 2 - x p
-        extractor = self.config.features.extractor(data)
-        progress = self.context.progress
-        return _predict_blocks(extractor, pixels, lambda x: (offset - x @ self._prototypes.T).argmin(axis=1), progress)
+        targets = np.empty(len(pixels), np.int64)
+        for positions, x in _parts(self.config.features.extractor(data), pixels, self.context.progress):
+            targets[positions] = (offset - x @ self._prototypes.T).argmin(axis=1)
+        return targets
 
     def parameter_counts(self) -> ParameterCounts:
         """All coordinates of the prototypes."""
@@ -214,20 +215,14 @@ class NearestPrototype(Method):
         self._prototypes = _load_arrays(folder, prototypes="fkd")["prototypes"]
 
 
-def _predict_blocks(
-    extractor: FeatureExtractor,
-    pixels: IntArray,
-    classify: Callable[[FloatArray], NDArray[np.integer]],
-    progress: Progress,
-) -> IntArray:
-    targets = np.empty(len(pixels), np.int64)
+def _parts(extractor: FeatureExtractor, pixels: IntArray, progress: Progress) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Positions (m,) in ``pixels`` and features (m, d) of all pixels, in parts; reports the parts that were used."""
     done = 0
     for positions, block in extractor.blocks(pixels):
         for part in np.array_split(np.arange(len(positions)), -(-len(positions) // CLASSIFIED)):
-            targets[positions[part]] = classify(block[part])
+            yield positions[part], block[part]
             done += len(part)
             progress("prediction", done / len(pixels))
-    return targets
 
 
 class ClassicalConfig(MethodConfig):
@@ -263,7 +258,10 @@ class Classical(Method):
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`."""
-        return _predict_blocks(self._extractor(data), pixels, self._estimator.predict, self.context.progress)
+        targets = np.empty(len(pixels), np.int64)
+        for positions, x in _parts(self._extractor(data), pixels, self.context.progress):
+            targets[positions] = self._estimator.predict(x)
+        return targets
 
     def bound_to_scene(self) -> str:
         """See `Method.bound_to_scene`."""
@@ -352,6 +350,15 @@ class Forest(Classical):
     """Random forest of fully grown trees (Gini impurity, bootstrap samples)."""
 
     Config = ForestConfig
+
+    def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
+        """See `Method.predict_with_confidence`: the trees' mean share of the class in a leaf."""
+        targets, confidence = np.empty(len(pixels), np.int64), np.empty(len(pixels), np.float32)
+        for positions, x in _parts(self._extractor(data), pixels, self.context.progress):
+            probabilities = self._estimator.predict_proba(x)  # scikit-learn predicts the class of the largest one
+            targets[positions] = self._estimator.classes_[probabilities.argmax(axis=1)]
+            confidence[positions] = probabilities.max(axis=1)
+        return Prediction(targets, confidence)
 
     def _grid(self) -> list[dict[str, Any]]:
         return [{"max_features": share} for share in self.config.max_features]

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError, DataError, unknown_name
 from mmrs_bench.io import write_json
-from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts, Prediction
 from mmrs_bench.methods.clip.clip_checkpoint import find_checkpoint, load_open_clip
 from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
@@ -163,12 +163,20 @@ class ClipImage(Method):
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`; each pixel costs one pass of the tower."""
+        return self.predict_with_confidence(data, pixels).targets
+
+    def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
+        """See `Method.predict_with_confidence`: the softmax of the scores."""
         head = {name: tensor.to(self._tower.device) for name, tensor in self._head.items()}
-        targets = [np.empty(0, np.int64)]
+        targets, confidence = np.empty(len(pixels), np.int64), np.empty(len(pixels), np.float32)
+        done = 0
         for features, count in self._features(self._crops(data), pixels):
-            targets.append(self._scores(features, head).argmax(dim=1).cpu().numpy()[:count])
-            self.context.progress("prediction", min(1.0, BATCH * (len(targets) - 1) / len(pixels)))
-        return np.concatenate(targets)
+            scores, part = self._scores(features, head)[:count], slice(done, done + count)
+            targets[part] = scores.argmax(dim=1).cpu().numpy()
+            confidence[part] = scores.softmax(dim=1).amax(dim=1).cpu().numpy()
+            done += count
+            self.context.progress("prediction", done / len(pixels))
+        return Prediction(targets, confidence)
 
     def parameter_counts(self) -> ParameterCounts:
         """Parameters of image tower and head; only those of a linear probe are trained."""

@@ -23,16 +23,17 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mmrs_bench.methods.clip.config import ENCODER_SIZES, PRETRAINING_SETTINGS, ClipConfig, DiffClipConfig
 from mmrs_bench.methods.clip.module import VECTORS, LanguageAlignedClassifier, SceneEmbedding
 from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
 from mmrs_bench.methods.clip.text import class_vectors, text_notes
-from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod
 from mmrs_bench.methods.toolkit.pretraining import pretrain_on_windows
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.loader import PixelLoader
 from mmrs_bench.scenes.scene import IntArray
 
 #: Increment when the pretraining changes, so that old caches are ignored.
@@ -77,12 +78,9 @@ class Clip(NetworkMethod):
         data = super().inputs(data)
         return data.with_normalisation("cube") if self.config.input_scale == "cube" else data
 
-    def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
-        """See `NetworkMethod.predict`; embeds each pixel of the scene once."""
-        data = self.inputs(data)
-        self.blueprint.check_inputs(self.describe(data), self.title)
-        loader = data.pixel_dataloader(pixels, add_inputs=dict)
-        return training.predict(self.module, loader, self.context, callbacks=[SceneEmbedding(data)])
+    def prediction_inputs(self, data: SceneDataModule, pixels: IntArray) -> tuple[PixelLoader, Sequence[Callback]]:
+        """See `NetworkMethod.prediction_inputs`; each pixel of the scene is embedded once."""
+        return data.pixel_dataloader(pixels, add_inputs=dict), (SceneEmbedding(data),)
 
 
 class DiffClip(Clip):

@@ -223,11 +223,11 @@ class LanguageAlignedClassifier(ClassificationModule):
                 "validation", self.draw, self.seed, self.current_epoch, batch_idx, device=target.device
             )
             timesteps = random.integers(TIMESTEPS, len(target))
-        self.validation_scores.update(self._classify(batch, timesteps), target)
+        self.validation_scores.update(self._cosines(batch, timesteps).argmax(dim=1), target)
         self.log_dict(self.validation_scores, on_step=False, on_epoch=True)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Predicted targets (b,) of a batch with ``windows``.
+    def class_scores(self, batch: Mapping[str, Any]) -> Tensor:
+        """Cosines (b, k) of a batch with ``windows``; the class of the largest one is predicted.
 
         A batch needs ``pixel`` (b,) too if ``timestep`` is ``random``, and only that with a `SceneEmbedding`.
         """
@@ -237,9 +237,13 @@ class LanguageAlignedClassifier(ClassificationModule):
                     f"{type(self).__name__}: predictions with timestep random or with SceneEmbedding need batches with "
                     "pixel (b,); use the loaders of a SceneDataModule"
                 )
-            return self._classify(batch, self._timesteps_of(batch["pixel"]))
+            return self._cosines(batch, self._timesteps_of(batch["pixel"]))
         first = next(iter(self.windows_of(batch).values()))
-        return self._classify(batch, torch.zeros(len(first), dtype=torch.int64, device=first.device))
+        return self._cosines(batch, torch.zeros(len(first), dtype=torch.int64, device=first.device))
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Class probabilities (b, k) of cosines, at the learned temperature."""
+        return (self.network.log_scale.exp() * scores).softmax(dim=1)
 
     def _timesteps_of(self, pixels: Tensor) -> Tensor:
         """Timesteps (b,) of predictions for pixels (b,); those of a pixel do not depend on the other pixels."""
@@ -251,20 +255,20 @@ class LanguageAlignedClassifier(ClassificationModule):
             self._timesteps = torch.randint(TIMESTEPS, (2 * needed,), generator=generator)
         return self._timesteps[pixels.cpu()].to(pixels.device)
 
-    def _classify(self, batch: Mapping[str, Any], timesteps: Tensor) -> Tensor:
-        """Targets (b,) at timesteps (b,); embeds the texts once."""
+    def _cosines(self, batch: Mapping[str, Any], timesteps: Tensor) -> Tensor:
+        """Cosines (b, k) of windows and class texts at timesteps (b,); embeds the texts once."""
         texts, image = self.network.texts(), self.network.image
         chunk = self.cpu_chunk if timesteps.device.type == "cpu" else max(len(timesteps), 1)
         windows = self.windows_of(batch) if self.scene is None else {}
-        targets = []
+        cosines = []
         for start in range(0, len(timesteps), chunk):
             part = slice(start, start + chunk)
             if self.scene is None:
                 embedded = image.embed_pixels(window_pixels({name: window[part] for name, window in windows.items()}))
             else:
                 embedded = window_pixels(self.scene.gather(batch["pixel"][part]))
-            targets.append(cosine_similarity(image(embedded, timesteps[part]), texts).argmax(dim=1))
-        return torch.cat(targets)
+            cosines.append(cosine_similarity(image(embedded, timesteps[part]), texts))
+        return torch.cat(cosines)
 
     def configure_optimizers(self) -> Any:
         """Adam with the schedule, and its own learning rate for tokenizers and encoder."""

@@ -32,6 +32,8 @@ class ClassificationModule(StageModule):
 
     #: Windows per forward pass of a prediction on CPU, for speed; None takes the whole batch.
     cpu_chunk: ClassVar[int | None] = None
+    #: Whether `predict_step` also returns the largest class probability of each pixel.
+    with_confidence: bool = False
 
     #: Maps windows (b, c, w, w) by modality to logits (b, k).
     network: nn.Module
@@ -71,8 +73,14 @@ class ClassificationModule(StageModule):
         self.test_scores.update(self.predict_step(batch, batch_idx), self.targets_of(batch))
         self.log_dict(self.test_scores, on_step=False, on_epoch=True)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Predicted targets (b,) of a batch with ``windows``."""
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """Predicted targets (b,) of a batch with ``windows``; in a pair with (b,) confidences if `with_confidence`."""
+        scores = self.class_scores(batch)
+        targets = scores.argmax(dim=1)
+        return (targets, self.probabilities(scores.float()).amax(dim=1)) if self.with_confidence else targets
+
+    def class_scores(self, batch: Mapping[str, Any]) -> Tensor:
+        """Logits (b, k) of a batch with ``windows``, in the chunks of a prediction; the largest one is the target."""
         windows = self.windows_of(batch)
         first = next(iter(windows.values()))
         count = len(first)
@@ -80,8 +88,12 @@ class ClassificationModule(StageModule):
         parts = []
         for start in range(0, count, chunk):
             part = {name: window[start : start + chunk] for name, window in windows.items()}
-            parts.append(self(part).argmax(dim=1))
+            parts.append(self(part))
         return torch.cat(parts)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Class probabilities (b, k) of what `class_scores` returns: their softmax."""
+        return scores.softmax(dim=1)
 
     def targets_of(self, batch: Mapping[str, Any]) -> Tensor:
         """The targets (b,) of a batch.

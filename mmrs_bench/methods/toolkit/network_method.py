@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import atomic_write, content_hash, write_json
-from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts
+from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts, Prediction
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.classification import VALIDATION_METRIC, ClassificationModule
 from mmrs_bench.methods.toolkit.sealed import seal_of
@@ -23,6 +24,7 @@ from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.methods.toolkit.training import Loaders
 from mmrs_bench.reading import read_json, validated
 from mmrs_bench.scenes.datamodule import SceneDataModule
+from mmrs_bench.scenes.loader import PixelLoader
 from mmrs_bench.scenes.scene import IntArray
 from mmrs_bench.texts import one_line
 
@@ -250,9 +252,24 @@ class NetworkMethod(Method):
         Raises:
             ConfigError: If the network was fitted to windows of another side or other channels.
         """
+        loader, callbacks = self._checked_inputs(data, pixels)
+        return training.predict(self.module, loader, self.context, callbacks=callbacks)
+
+    def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
+        """See `Method.predict_with_confidence`. A subclass with its own `predict` has no confidence by default."""
+        if type(self).predict is not NetworkMethod.predict:
+            return super().predict_with_confidence(data, pixels)
+        loader, callbacks = self._checked_inputs(data, pixels)
+        return training.predict_with_confidence(self.module, loader, self.context, callbacks=callbacks)
+
+    def prediction_inputs(self, data: SceneDataModule, pixels: IntArray) -> tuple[PixelLoader, Sequence[Callback]]:
+        """Batches of the pixels of ``data`` (as `inputs` returns them), and callbacks of the trainer."""
+        return data.pixel_dataloader(pixels), ()
+
+    def _checked_inputs(self, data: SceneDataModule, pixels: IntArray) -> tuple[PixelLoader, Sequence[Callback]]:
         data = self.inputs(data)
         self.blueprint.check_inputs(self.describe(data), self.title)
-        return training.predict(self.module, data.pixel_dataloader(pixels), self.context)
+        return self.prediction_inputs(data, pixels)
 
     def parameter_counts(self) -> ParameterCounts:
         """All parameters of the module, and those that require a gradient."""

@@ -23,12 +23,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from mmrs_bench.config import torch_threads
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.io import disk_errors
-from mmrs_bench.methods.base import RunContext, Trial
+from mmrs_bench.methods.base import Prediction, RunContext, Trial
 from mmrs_bench.methods.toolkit.checkpoints import usable_checkpoint
 from mmrs_bench.methods.toolkit.trainers import finish_logs, for_children, make_trainer, own_processes
 from mmrs_bench.randomness import derive_seed
 from mmrs_bench.scenes.loader import BatchSampler, PixelLoader
-from mmrs_bench.scenes.scene import IntArray
+from mmrs_bench.scenes.scene import FloatArray, IntArray
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
@@ -151,8 +151,25 @@ def predict(
     Returns:
         Targets (n,) int64.
     """
+    return _predict(module, loader, context, callbacks).targets
+
+
+def predict_with_confidence(
+    module: L.LightningModule, loader: PixelLoader, context: RunContext, *, callbacks: Sequence[Callback] = ()
+) -> Prediction:
+    """`predict`, and the confidences of a module that can return them (see `ClassificationModule.with_confidence`)."""
+    module.with_confidence = True  # type: ignore[assignment]
+    try:
+        return _predict(module, loader, context, callbacks)
+    finally:
+        del module.with_confidence
+
+
+def _predict(
+    module: L.LightningModule, loader: PixelLoader, context: RunContext, callbacks: Sequence[Callback]
+) -> Prediction:
     count = len(loader.dataset)  # type: ignore[arg-type]
-    collector = _TargetCollector(count)
+    collector = _PredictionCollector(count)
     if count > 0:
         with _isolated(context):
             used = [_Monitor(context, "prediction"), collector, *callbacks]
@@ -160,7 +177,7 @@ def predict(
             _interruptible(lambda: trainer.predict(module, loader, return_predictions=False))
         module.cpu()
         module.trainer = None
-    return collector.targets
+    return Prediction(collector.targets, collector.confidence)
 
 
 def check_finite(stage: str, losses: Mapping[str, torch.Tensor], step: int) -> None:
@@ -309,21 +326,28 @@ class _Stopwatch(Callback):
         self._validations.append(time.perf_counter() - self._validation_start)
 
 
-class _TargetCollector(Callback):
-    """Writes the targets of all batches into one array (n,) int64.
+class _PredictionCollector(Callback):
+    """Writes the targets of all batches into one array (n,) int64, and the confidences, if any, into another one.
 
     Lightning would keep one small tensor per batch, which fragments the heap (about 3 KB per pixel).
     """
 
     def __init__(self, count: int) -> None:
         self.targets: IntArray = np.empty(count, np.int64)
+        self.confidence: FloatArray | None = None
         self._collected = 0
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self.targets[self._collected : self._collected + len(outputs)] = outputs.cpu().numpy()
-        self._collected += len(outputs)
+        targets, confidence = outputs if isinstance(outputs, tuple) else (outputs, None)
+        part = slice(self._collected, self._collected + len(targets))
+        self.targets[part] = targets.cpu().numpy()
+        if confidence is not None:
+            if self.confidence is None:
+                self.confidence = np.empty(len(self.targets), np.float32)
+            self.confidence[part] = confidence.float().cpu().numpy()
+        self._collected = part.stop
 
 
 class _BestEpoch(Callback):

@@ -34,7 +34,7 @@ class TileVotes:
 
     def __init__(self, pixels: int, classes: int, rule: Vote) -> None:
         self.rule = rule
-        self._sums = torch.zeros(pixels, classes, dtype=torch.float64)
+        self._sums = torch.zeros(pixels, classes, dtype=torch.float64)  # a tile adds 1 and, by rule labels, a fraction
         self._tiles = torch.zeros(pixels, dtype=torch.float64)  # that have voted
 
     def add(self, owners: Tensor, probabilities: Tensor) -> None:
@@ -54,6 +54,11 @@ class TileVotes:
     def targets(self) -> Tensor:
         """Targets (n,) int64."""
         return self._sums.argmax(dim=1)  # the largest sum is the largest mean
+
+    def confidence(self) -> Tensor:
+        """Confidence of the targets (n,) float64: their mean probability, or their share of the tiles' classes."""
+        sums = self._sums if self.rule == "mean" else self._sums.floor()
+        return sums.amax(dim=1) / sums.sum(dim=1)
 
 
 class HeadModule(ClassificationModule):

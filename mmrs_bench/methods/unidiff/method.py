@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.methods.base import ParameterCounts
+from mmrs_bench.methods.base import ParameterCounts, Prediction
 from mmrs_bench.methods.toolkit.network_method import REFIT_ADVICE, Blueprint, NetworkMethod
 from mmrs_bench.methods.toolkit.sealed import read_tensors, tensors_sha256, write_tensors
 from mmrs_bench.methods.toolkit.training import Loaders
@@ -111,6 +111,15 @@ class UniDiff(NetworkMethod):
             ConfigError: If the head was fitted to other modalities or bands, or see `scene_pictures`.
             BenchError: If features cannot be computed or stored.
         """
+        targets: IntArray = self._votes(data, pixels).targets().numpy()
+        return targets
+
+    def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
+        """See `Method.predict_with_confidence` and `TileVotes.confidence`."""
+        votes = self._votes(data, pixels)
+        return Prediction(votes.targets().numpy(), votes.confidence().float().numpy())
+
+    def _votes(self, data: SceneDataModule, pixels: IntArray) -> TileVotes:
         self.blueprint.check_inputs(self.describe(data), self.title)
         pairs = self.pairs(data)
         features = pairs.features
@@ -127,8 +136,7 @@ class UniDiff(NetworkMethod):
             done += len(chosen)
             self.context.progress("prediction", done / len(places.pixel))
         head.cpu()
-        targets: IntArray = votes.targets().numpy()
-        return targets
+        return votes
 
     def bound_to_scene(self) -> str:
         """See `Method.bound_to_scene`."""
