@@ -38,7 +38,7 @@ SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(
 PAGES = README.md $(wildcard docs/*.md docs/methods/*.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor bench plan leaderboard tables collect compare map regress update-baselines data test test-all fuzz torture lint speed speed-regress check-wheel
+.PHONY: help setup demo doctor bench plan leaderboard tables collect compare map regress update-baselines data test test-all fuzz torture lint docs speed speed-regress check-wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -123,6 +123,10 @@ lint: ## format, lint and types
 	@$(ENV)/ruff check .
 	@$(ENV)/ruff format --check .
 	@$(ENV)/mypy
+
+docs: ## the documentation site, in site/; needs no network once `make setup` is done
+	@test -x $(call quoted,$(BIN)/mmrs-bench) || $(MAKE) --no-print-directory setup
+	@NO_MKDOCS_2_WARNING=1 $(call quoted,$(BIN)/python) -m mkdocs build --strict $(RUN)
 
 speed: ## hot paths beside their bounds, in one table and speed.json; needs an idle machine
 	@$(ENV)/python benchmarks/speed $(RUN)

@@ -36,8 +36,7 @@ class SceneDataModule(SceneData, L.LightningDataModule):
     Args:
         scene: A scene, the name of a shipped scene, the path of a manifest, or a manifest.
         config: The data protocol; the defaults are those of `mmrs_bench.config.DataConfig`.
-        shots, draw, split, window, modalities, normalisation, normalisation_scope, unlabelled, pca, selection,
-            query_limit, drop: Settings of the data protocol that replace those of ``config``; see
+        shots: Labels per class. This setting and those from ``draw`` to ``drop`` replace those of ``config``; see
             `mmrs_bench.config.DataConfig`. The test and prediction loaders serve windows without ``drop``.
         seed: Seed of the order of batches and of augmentation. The split does not depend on it.
         batch_size: Largest training batch of one process.
