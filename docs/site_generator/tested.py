@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.reading import read_yaml, validated
-from site_generator.markdown import code, table
+from site_generator.markdown import block
 from site_generator.repository import DOCS, ROOT
 
 FILE = DOCS / "commands.yaml"
@@ -93,15 +93,17 @@ def entry_of(command: str, known: list[Entry]) -> Entry | None:
 
 def tested_page(texts: Iterable[str]) -> str:
     """The Markdown of the list of commands on pages with these texts."""
-    known, rows = read_commands().commands, []
+    known = read_commands().commands
+    found: dict[str, list[str]] = {}
     for command in commands_on(texts):
         entry = entry_of(command, known)
-        rows.append((code(command), entry.status if entry else "not listed"))
+        found.setdefault(entry.status if entry else "Not listed", []).append(command)
     lead = (
         "Every command on these pages, and how it is tested. The real parser checks the options of all `mmrs-bench` "
         "commands."
     )
-    return f"# Commands that are tested\n\n{lead}\n\n{table(('command', 'how it is tested'), rows)}\n"
+    parts = [f"{status[0].upper()}{status[1:]}:\n\n" + block("\n".join(found[status])) for status in sorted(found)]
+    return "\n\n".join(["# Commands that are tested", lead, *parts]) + "\n"
 
 
 def commands_in(text: str) -> list[str]:

@@ -145,6 +145,30 @@ def test_a_tutorial_keeps_all_code_and_text() -> None:
             assert line[2:] in page
 
 
+def test_a_tutorial_shows_its_outputs_and_refuses_those_of_another_version(tmp_path: Path) -> None:
+    page = tutorials.tutorial_page(DOCS / "tutorials" / "own_scene.py")
+    figures = re.findall(r"\]\(outputs/(.*?)\)", page)
+    assert len(figures) == 3
+    assert all((tutorials.OUTPUTS / name).is_file() for name in figures)
+    assert page.index("results.leaderboard()") < page.index("My town (tutorial) (my-town)") < page.index("A = svm-emp")
+    changed = tmp_path / "own_scene.py"
+    changed.write_text((DOCS / "tutorials" / "own_scene.py").read_text() + "\n1\n")
+    with pytest.raises(ValueError, match=r"own_scene\.py has changed"):
+        tutorials.tutorial_page(changed)
+
+
+def test_executing_a_tutorial_keeps_texts_values_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutorials, "OUTPUTS", tmp_path)
+    script = tmp_path / "small.py"
+    figure = "from matplotlib.figure import Figure\nfigure = Figure()"
+    script.write_text(f"# %% [markdown]\n# # Small\n\n# %%\nprint(1)\n[2, 3]\n\n# %%\n{figure}\n")
+    tutorials.execute(script, tmp_path)
+    page = tutorials.tutorial_page(script)
+    assert '```text title="Output"\n1\n[2, 3]\n```' in page
+    assert "(outputs/small-2-0.png)" in page
+    assert (tmp_path / "small-2-0.png").is_file()
+
+
 def test_formulas_become_mathml() -> None:
     marked = r'<p><span class="arithmatex">\(n_{ij} &lt; 2\)</span></p><div class="arithmatex">\[\sum_i x_i\]</div>'
     drawn = with_formulas(marked)
