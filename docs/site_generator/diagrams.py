@@ -10,7 +10,10 @@ from typing import Any
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.reading import read_yaml
+from site_generator.charts import seconds_chart
 
+#: Figures that are no diagrams.
+CHARTS = {"seconds": seconds_chart}
 FLOWS = Path(__file__).with_name("flows.yaml")
 _BOX, _LINE, _GAP_X, _GAP_Y, _PAD, _CHARACTER = 34, 15, 34, 14, 12, 6.7
 
@@ -23,12 +26,20 @@ def flows() -> dict[str, list[dict[str, Any]]]:
 
 
 def figure(name: str, caption: str) -> str:
-    """The HTML of a diagram.
+    """The HTML of a figure.
 
     Args:
-        name: Its name in ``flows.yaml``.
+        name: Name of a diagram in ``flows.yaml``, or of a chart.
         caption: Text below it.
     """
+    drawing = CHARTS[name]() if name in CHARTS else _diagram(name, caption)
+    return (
+        f'<figure class="flow" markdown="0"><div class="scroll">{drawing}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _diagram(name: str, caption: str) -> str:
     rows = [_Row(row) for row in flows()[name]]
     width = max(row.width for row in rows)
     height = sum(row.height for row in rows)
@@ -43,9 +54,8 @@ def figure(name: str, caption: str) -> str:
     )
     drawing = "".join(parts).replace("ARROW", mark)
     return (
-        f'<figure class="flow" markdown="0"><div class="scroll"><svg viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" role="img" aria-label="{escape(caption)}">{head}{drawing}</svg></div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" aria-label="{escape(caption)}">'
+        f"{head}{drawing}</svg>"
     )
 
 

@@ -13,7 +13,7 @@ from mkdocs.structure.pages import Page
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from site_generator import pages, repository
-from site_generator.formulas import with_formulas
+from site_generator.markdown import with_formulas
 
 #: Pages and files that are generated: place on the site -> content.
 _generated: dict[str, str | bytes] = {}

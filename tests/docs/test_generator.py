@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel
 from site_generator import command_line, diagrams, fields, methods, pages, pictures, repository, scenes, tutorials
-from site_generator.formulas import with_formulas
-from site_generator.markdown import table
+from site_generator.markdown import table, with_formulas
 
 from mmrs_bench import cli
+from mmrs_bench.evaluation.results.costs import typical_seconds
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_scene
@@ -107,7 +107,7 @@ def test_every_method_is_on_one_page_with_its_settings() -> None:
 def test_pages_of_methods_have_a_diagram_and_each_diagram_a_page() -> None:
     used = {path: re.findall(r"<!-- figure ([\w-]+):", path.read_text()) for path in DOCS.rglob("*.md")}
     assert all(names for path, names in used.items() if path.parent.name == "methods")
-    assert {name for names in used.values() for name in names} == set(diagrams.flows())
+    assert {name for names in used.values() for name in names} == {*diagrams.flows(), *diagrams.CHARTS}
 
 
 def test_a_diagram_marks_what_is_trained_and_escapes_texts() -> None:
@@ -115,6 +115,14 @@ def test_a_diagram_marks_what_is_trained_and_escapes_texts() -> None:
     assert drawn.count('class="trained"') == 4
     assert drawn.count('class="frozen"') == 1
     assert "Captions &amp; &quot;quotes&quot;" in drawn
+
+
+def test_the_chart_of_seconds_has_every_method_with_typical_seconds() -> None:
+    drawn = diagrams.figure("seconds", "Seconds")
+    names = {name for name, found in typical_seconds().seconds.items() if "quick" in found and ":" not in name}
+    assert len(names) > 10
+    assert all(f">{name}</text>" in drawn for name in names)
+    assert drawn.count('class="quick"') == len(names) + 1
 
 
 def test_links_to_files_of_the_repository_lead_to_pages() -> None:
