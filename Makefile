@@ -95,7 +95,7 @@ collect: ## add the records of RESULTS to benchmarks/results
 compare: ## two methods draw by draw: METHODS="rf-spatial cnn"
 	@$(BENCH) compare $(METHODS) --results $(call quoted,$(RESULTS))
 
-map: ## class map of a whole scene: METHODS=rf-spatial
+map: ## class maps of a whole scene on one sheet: METHODS="rf-spatial cnn"
 	@$(BENCH) map $(CHOICE) --budget $(BUDGET) --results $(call quoted,$(RESULTS)) $(RUN)
 
 regress: ## OA, AA and kappa against the committed baselines; exit 1 on a loss

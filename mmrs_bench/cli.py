@@ -326,7 +326,11 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         "generate the tables of results in Markdown pages from records",
         [_PAGES, _RESULTS, _CHECK],
     ),
-    "map": ("results:draw_map", "classify a whole scene", [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF]),
+    "map": (
+        "results:draw_map",
+        "classify a whole scene with one or more methods, on one sheet",
+        [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF],
+    ),
     "predict": (
         "models:predict",
         "classify a scene with a fitted model",

@@ -163,35 +163,45 @@ class Results:
 
     def map(
         self,
-        method: str,
-        *,
+        *methods: str,
         draw: int = 0,
         device: Literal["auto", "cpu", "cuda"] = "cpu",
         progress: bool = True,
     ) -> Figure:
-        """The class map of a whole scene beside image, ground truth and errors. The method is trained again.
+        """A sheet with the class maps of a whole scene: sensors, ground truth, and each method's errors and confidence.
+
+        Methods are trained again unless the run saved their models (``save_models=True``).
 
         Args:
-            method: ``method``, ``method:variant``, or a label of the leaderboard.
+            methods: One or more of ``method``, ``method:variant``, or labels of the leaderboard.
             draw: The draw.
             device: Device of the training.
             progress: Whether to print a line for each stage.
 
         Raises:
-            ConfigError: If the method has no record of this draw, or results under several protocols.
-            BenchError: If the training cannot start or fails.
+            ConfigError: If a method has no record of this draw, or results under several protocols.
+            BenchError: If a training cannot start or fails.
         """
         from mmrs_bench.evaluation.class_map import classify_scene
         from mmrs_bench.evaluation.run.progress import line_printer
         from mmrs_bench.evaluation.stage_lines import StageLines
 
-        _, entry = self._entry(method, "map")
-        record = next((r for r in entry.records if r.protocol.data.draw == draw), None)
-        if record is None:
-            raise ConfigError(f"{entry.label} has no record of draw {draw}; it has {', '.join(map(str, entry.draws))}")
+        if not methods:
+            raise ConfigError("map needs at least one method, e.g. results.map('svm')")
+        cells, labels, groups = [], [], {}
+        for method in methods:
+            group, entry = self._entry(method, "map")
+            groups[group.title] = group
+            record = next((r for r in entry.records if r.protocol.data.draw == draw), None)
+            if record is None:
+                known = ", ".join(map(str, entry.draws))
+                raise ConfigError(f"{entry.label} has no record of draw {draw}; it has {known}")
+            cells.append(self._cell(record))
+            labels.append(entry.label)
+        _check_single([*groups], "map")
         show_stage = StageLines(line_printer(shown=progress))
-        cell = self._cell(record)
-        return classify_scene(cell, ExecutionConfig.of(device=device), self.folder, show_stage).figure()
+        execution = ExecutionConfig.of(device=device)
+        return classify_scene(cells, execution, self.folder, show_stage, labels=labels).figure()
 
     def _entry(self, method: str, figure: str) -> tuple[Group, Entry]:
         """The only group with results of a method, and these results."""

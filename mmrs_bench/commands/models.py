@@ -9,7 +9,7 @@ from mmrs_bench.commands.options import make_execution
 from mmrs_bench.commands.output import say, say_progress
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation.prediction import export_model, predict_scene
-from mmrs_bench.evaluation.report.maps import check_map_path
+from mmrs_bench.evaluation.report.maps.sheet import check_map_path
 from mmrs_bench.evaluation.stage_lines import StageLines
 
 
@@ -18,8 +18,9 @@ def predict(*, model: str, scene: str | None, out: str, device: str, drop: Seque
     target = Path(out).expanduser()
     check_map_path(target)
     execution = make_execution(device, ExecutionConfig().precision)
-    predict_scene(Path(model).expanduser(), scene, execution, StageLines(say_progress), drop=drop).write(target)
-    say(str(target))
+    sheet = predict_scene(Path(model).expanduser(), scene, execution, StageLines(say_progress), drop=drop)
+    for path in sheet.write(target):
+        say(str(path))
     return 0
 
 

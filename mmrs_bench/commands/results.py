@@ -12,11 +12,13 @@ from mmrs_bench.commands.options import make_execution, make_suite
 from mmrs_bench.commands.output import say, say_progress, table_console
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
-from mmrs_bench.evaluation.class_map import classify_scene
+from mmrs_bench.evaluation.class_map import MOST_METHODS, classify_scene, map_name
 from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.doc_tables import update_page
 from mmrs_bench.evaluation.report.entries import Group, group_records
 from mmrs_bench.evaluation.report.leaderboard import ranking, write_leaderboard
+from mmrs_bench.evaluation.report.maps.colours import DISTINCT
+from mmrs_bench.evaluation.report.maps.rasters import write_raster
 from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.page.page import render_page
 from mmrs_bench.evaluation.report.page.sources import merged_failures, merged_records
@@ -109,32 +111,41 @@ def write_tables(*, pages: list[str], results: str, check: bool) -> int:
 def draw_map(
     *, results: str, device: str, precision: str, draw: int, out: str | None, tif: bool, **suite_options: Any
 ) -> int:
-    """Train the method of one cell and classify every pixel of the scene."""
-    cell = _one_cell(suite_options, draw)
+    """Classify every pixel of a scene with one or more methods, and write one sheet of their maps."""
+    cells = _cells_of_map(suite_options, draw)
     folder = Path(results).expanduser()
     target_folder = Path(out).expanduser() if out else folder / "maps"
     execution = make_execution(device, precision)
     packages = ["rasterio"] if tif else []
     progress = StageLines(say_progress)
-    class_map = classify_scene(cell, execution, folder, progress, folders=[target_folder], packages=packages)
-    protocol = cell.protocol
-    method_name, shots = cell.method_label.replace(":", "-"), protocol.data.shots
-    name = f"{protocol.scene}-{method_name}-{protocol.data.split}-{shots}shot-draw{draw:02d}-{protocol.key}"
-    for suffix in (".png", ".tif") if tif else (".png",):
-        path = target_folder / f"{name}{suffix}"
-        class_map.write(path)
+    sheet = classify_scene(cells, execution, folder, progress, folders=[target_folder], packages=packages)
+    for line in sheet.warnings:
+        say_progress(f"colours of {sheet.scene.manifest.dataset_name}: {line}; below {DISTINCT:.0f} is hard to see")
+    written = sheet.write(target_folder / f"{map_name(cells)}.png")
+    if tif:
+        for cell, shown in zip(cells, sheet.maps, strict=True):
+            written += write_raster(target_folder / f"{map_name([cell])}.tif", sheet.scene, shown.targets)
+        if sheet.scene.transform is None:
+            say_progress(f"the files of {sheet.scene.manifest.tag} have no coordinates, so the GeoTIFFs have none")
+    for path in written:
         say(str(path))
     return 0
 
 
-def _one_cell(suite_options: dict[str, Any], draw: int) -> Cell:
+def _cells_of_map(suite_options: dict[str, Any], draw: int) -> list[Cell]:
+    """The cells of one scene, split, number of shots, draw and seed."""
     if draw < 0:
         raise ConfigError(f"draw {draw}: draws are numbered from 0")
     cells = build_cells(make_suite({**suite_options, "draws": draw + 1}), fetch=say_progress)
     chosen = [cell for cell in cells if cell.protocol.data.draw == draw]
-    if len(chosen) != 1:
+    methods = len({cell.method_label for cell in chosen})
+    if methods != len(chosen):
         raise ConfigError(
-            f"a map shows one cell, and these options describe {len(chosen)}; give one --dataset, --split, --shots, "
-            "--method and --seed"
+            f"a map shows each method once, and these options describe {len(chosen)} cells of {methods} "
+            f"method{'s' if methods > 1 else ''}; give one --dataset, --split, --shots and --seed"
         )
-    return chosen[0]
+    if methods > MOST_METHODS:
+        raise ConfigError(
+            f"a map shows at most {MOST_METHODS} methods, and these options choose {methods}; name some with --methods"
+        )
+    return chosen

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmrs_bench.config import DataConfig, ExecutionConfig, MethodSpec, drop_fault, torch_threads
+from mmrs_bench.config import DataConfig, ExecutionConfig, MethodSpec, drop_fault, method_label, torch_threads
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.class_map import ClassMap
+from mmrs_bench.evaluation.report.maps.panels import MethodMap
+from mmrs_bench.evaluation.report.maps.sheet import MapSheet
 from mmrs_bench.evaluation.results.models import ModelCard, read_axes, read_model
 from mmrs_bench.io import atomic_write, file_sha256
 from mmrs_bench.methods.catalogue import method_cards
@@ -37,7 +38,7 @@ def predict_scene(
     progress: Progress,
     *,
     drop: Sequence[str] | None = None,
-) -> ClassMap:
+) -> MapSheet:
     """Classify every pixel of a scene with a model that ``mmrs-bench run --save-models`` wrote.
 
     The training scene is prepared as in the training. Another scene is normalised by its own statistics. Its ground
@@ -76,8 +77,27 @@ def predict_scene(
         unlabelled = _as_trained(scene, card)
         data = _data(scene if same else unlabelled, folder, card, execution, config, same=same)
         progress(f"predict {manifest.tag}", 0.0)
-        targets = method.classify(data, np.arange(scene.labels.size))
-    return ClassMap(unlabelled, targets, None, f"{_title(card)}, trained on {card.protocol.scene}")
+        prediction = method.classify_with_confidence(data, np.arange(scene.labels.size))
+    title = f"{_title(card)}, trained on {card.protocol.scene}"
+    return MapSheet(unlabelled, (MethodMap(_label(card), *prediction),), np.empty(0, np.int64), None, title)
+
+
+@contextmanager
+def saved_method(
+    model: Path, dataset: str, device: Literal["auto", "cpu", "cuda"], progress: Progress
+) -> Iterator[tuple[Method, SceneDataModule]]:
+    """A fitted method that ``mmrs-bench run --save-models`` wrote, and its training scene as in the training.
+
+    Raises:
+        ConfigError: If there is no such model, or the installed method is another one.
+        DataError: If files of the model or the scene are missing or damaged.
+    """
+    folder, card = read_model(model)
+    _check_version(folder, card)
+    execution = _execution(card, device).resolved()
+    data = _data(load_scene(load_manifest(dataset)), folder, card, execution, card.protocol.data, same=True)
+    with _loaded(folder, card, execution, progress) as method:
+        yield method, data
 
 
 def export_model(model: Path, out: Path, progress: Progress, *, pretrained: bool = False) -> str:
@@ -222,6 +242,10 @@ def _as_trained(scene: Scene, card: ModelCard) -> Scene:
     return replace(scene, manifest=manifest, ground_truth=np.zeros_like(scene.ground_truth))
 
 
+def _label(card: ModelCard) -> str:
+    return method_label(card.protocol.method, card.protocol.variant)
+
+
 def _title(card: ModelCard) -> str:
     data = card.protocol.data
-    return f"{card.protocol.method} {data.split} {data.shots}-shot draw {data.draw}"
+    return f"{_label(card)} {data.split} {data.shots}-shot draw {data.draw}"

@@ -61,7 +61,7 @@ def saved(folder: Path, manifest: Path, method: str, **options: Any) -> tuple[Pa
 
 
 def classes(model: Path, manifest: Path | None = None) -> IntArray:
-    return predict_scene(model, None if manifest is None else str(manifest), ExecutionConfig(), silent).targets
+    return predict_scene(model, None if manifest is None else str(manifest), ExecutionConfig(), silent).maps[0].targets
 
 
 @pytest.mark.parametrize("method", SHIPPED)
@@ -235,7 +235,8 @@ def test_a_geotiff_lies_where_the_scene_does(tmp_path: Path, printed: Callable[.
     rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
     model, _ = saved(tmp_path / "results", store_scene(tmp_path / "scene"), "cnn")
     other = store_scene(tmp_path / "other", labelled=False, geotiff="EPSG:32632")
-    printed("predict", model, "--scene", other, "--out", tmp_path / "map.tif")
+    out = tmp_path / "map.tif"
+    assert printed("predict", model, "--scene", other, "--out", out) == f"{out}\n{tmp_path / 'map.qml'}\n"
     with rasterio.open(tmp_path / "map.tif") as raster:
         assert raster.crs.to_epsg() == 32632
         assert tuple(raster.transform[:6]) == (2.5, 0, 600000, 0, -2.5, 5100000)
