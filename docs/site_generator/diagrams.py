@@ -78,7 +78,8 @@ class _Row:
 
     def drawn(self, top: float) -> str:
         parts = [f'<text x="2" y="{top + 14:.0f}" class="title">{escape(self.title)}</text>'] if self.title else []
-        x, before = 2.0, []
+        x = 2.0
+        before: list[float] = []
         for column, width in zip(self.columns, self.widths, strict=True):
             y = top + self.title_height + (self.inner - self._column_height(column)) / 2
             middles = []

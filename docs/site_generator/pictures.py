@@ -6,7 +6,6 @@ Only simulated scenes are drawn. The pictures of real scenes belong to their pub
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +33,10 @@ def simulated_scenes() -> list[str]:
 
 def scene_picture(scene: Scene) -> Image.Image:
     """Pseudo-colours, second sensor and ground truth; below each other if the scene is wide."""
-    images = [picture.image * 255 for picture in (pseudo_colour(scene), second_sensor(scene)) if picture]
-    panels = [*images, _truth(scene)]
+    images = [picture.image for picture in (pseudo_colour(scene), second_sensor(scene)) if picture]
+    panels = [*((image * 255).round().astype(np.uint8) for image in images), _truth(scene)]
     wide = scene.width > 2 * scene.height
-    drawn = [_fitted(panel.round().astype(np.uint8), _WIDE if wide else _PANEL) for panel in panels]
+    drawn = [_fitted(panel, _WIDE if wide else _PANEL) for panel in panels]
     width, height = drawn[0].size
     steps = [(0, height + _GAP) if wide else (width + _GAP, 0)] * len(drawn)
     size = (width + steps[0][0] * (len(drawn) - 1), height + steps[0][1] * (len(drawn) - 1))
@@ -137,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

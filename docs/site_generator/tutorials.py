@@ -9,7 +9,6 @@ import ast
 import hashlib
 import json
 import re
-import sys
 import tempfile
 from contextlib import redirect_stdout
 from io import StringIO
@@ -79,12 +78,14 @@ def _output(code: str, names: dict[str, Any], name: str) -> dict[str, Any]:
     from matplotlib.figure import Figure
 
     tree, value = ast.parse(code), None
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
     printed = StringIO()
     before = {id(each) for each in names.values()}
     with redirect_stdout(printed):
         exec(compile(tree, name, "exec"), names)  # noqa: S102 - the cells of our own tutorials
-        if last is not None:
+        if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), name, "eval"), names)  # noqa: S307 - as above
     figures = [each for each in names.values() if isinstance(each, Figure) and id(each) not in before]
     for place, figure in enumerate(figures):
@@ -111,4 +112,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.exit()
