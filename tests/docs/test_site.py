@@ -58,6 +58,14 @@ def pages(site: Path) -> dict[Path, Page]:
     return {path: Page(path.read_text(encoding="utf-8")) for path in found}
 
 
+def test_make_docs_sets_up_if_needed_and_builds_in_strict_mode(tmp_path: Path) -> None:
+    command = ["make", "--dry-run", "docs", f"VENV={tmp_path / 'none'}"]
+    own = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, cwd=REPOSITORY, env=own, check=True, capture_output=True, text=True)
+    assert "-m venv" in done.stdout
+    assert "mkdocs build --strict" in done.stdout
+
+
 def inside(address: str) -> bool:
     return bool(address) and not re.match(r"[a-z]+:|//", address)
 
