@@ -259,6 +259,15 @@ _COLLECTED = _option("--out", type=str, required=True, help="folder of the colle
 _REPLACE = _option("--replace", action="store_true", help="replace records of the same cells, also of other versions")
 _PAGES = _option("pages", nargs="+", type=str, metavar="PAGE", help="Markdown files")
 _CHECK = _option("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
+_WATCHED = _option(
+    "results",
+    nargs="?",
+    type=str,
+    default=str(DEFAULT_RESULTS),
+    metavar="DIR",
+    help="its results folder (default: results)",
+)
+_ONCE = _option("--once", action="store_true", help="show the state of this moment, and end")
 #: Commands with actions.
 _GROUPS = {"data": "list, fetch and verify the files of scenes", "weights": "list and fetch pretrained checkpoints"}
 _WORKERS = _option("--workers", type=int | None, default=None, help="default: one per usable core; on a GPU 1")
@@ -299,6 +308,11 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         "run:plan",
         "show every cell with its state, and the expected time",
         [_suite, _RESULTS, _WORKERS, _COST, _device],
+    ),
+    "watch": (
+        "run:watch",
+        "show the progress of a run in another terminal or on a cluster, until it ends",
+        [_WATCHED, _ONCE],
     ),
     "leaderboard": (
         "results:show_leaderboard",

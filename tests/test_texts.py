@@ -17,7 +17,7 @@ from rich.console import Console
 from mmrs_bench.commands import output
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.results.records import save_failure, save_record
-from mmrs_bench.evaluation.run.progress import RunDisplay
+from mmrs_bench.evaluation.run.display.progress import RunDisplay
 from mmrs_bench.io import write_csv
 from mmrs_bench.texts import inert, one_line, printable
 
@@ -92,7 +92,7 @@ def test_lines_of_commands_show_no_control_characters(capsys: pytest.CaptureFixt
     with RunDisplay({cell.key: cell}, [], tmp_path, console) as display:
         display.on_stage(cell.key, f"[red]{HOSTILE}", 0.5)
         display.line(HOSTILE)
-        stage = str(display.view().renderables[1])
+        stage = str(display.view(200).renderables[1])
         assert "[red]\\x1b[31m" in stage
         assert stage.isprintable()
     captured = capsys.readouterr()

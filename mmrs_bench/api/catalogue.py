@@ -48,7 +48,7 @@ def load_scene(name: str | os.PathLike[str] | Manifest, *, progress: bool = True
         ManifestError: If the manifest is invalid.
         DataError: If files are missing and cannot be fetched, or contradict the manifest.
     """
-    from mmrs_bench.evaluation.run.progress import line_printer
+    from mmrs_bench.evaluation.run.display.console import line_printer
     from mmrs_bench.scenes import catalogue
 
     dataset = os.fspath(name) if isinstance(name, str | os.PathLike) else name

@@ -54,7 +54,7 @@ def load_pretrained(
         BenchError: If data are missing, or the training fails.
     """
     from mmrs_bench.evaluation.pretrained import pretrained_module
-    from mmrs_bench.evaluation.run.progress import line_printer
+    from mmrs_bench.evaluation.run.display.console import line_printer
     from mmrs_bench.evaluation.stage_lines import StageLines
 
     say = line_printer(shown=progress)

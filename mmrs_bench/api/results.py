@@ -183,7 +183,7 @@ class Results:
             BenchError: If a training cannot start or fails.
         """
         from mmrs_bench.evaluation.class_map import classify_scene
-        from mmrs_bench.evaluation.run.progress import line_printer
+        from mmrs_bench.evaluation.run.display.console import line_printer
         from mmrs_bench.evaluation.stage_lines import StageLines
 
         if not methods:

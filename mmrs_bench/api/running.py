@@ -12,7 +12,7 @@ from mmrs_bench.api.results import Results, results_of
 from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, LoggerName, PixelScope, Selection, SplitName
 from mmrs_bench.errors import ConfigError, RunError
 from mmrs_bench.evaluation.cells import Suite, build_cells
-from mmrs_bench.evaluation.run.progress import line_printer
+from mmrs_bench.evaluation.run.display.console import line_printer
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, check_and_run
 
 #: A name, or the path of a manifest or card.

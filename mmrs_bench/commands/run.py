@@ -1,4 +1,4 @@
-"""``run`` and ``plan``."""
+"""``run``, ``plan`` and ``watch``."""
 
 from __future__ import annotations
 
@@ -93,6 +93,14 @@ def run(
     if status != EXIT_INTERRUPTED:
         _print_leaderboard(cells, folder)
     return status
+
+
+def watch(*, results: str, once: bool) -> int:
+    """Show the progress of a run that another process computes."""
+    from mmrs_bench.evaluation.run.display.console import watch_console
+    from mmrs_bench.evaluation.run.display.watch import watch as watch_runs
+
+    return watch_runs(Path(results).expanduser(), watch_console(), once=once)
 
 
 def _print_leaderboard(cells: Iterable[Cell], results: Path) -> None:

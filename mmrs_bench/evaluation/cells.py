@@ -124,12 +124,17 @@ class Cell:
         return method_label(self.protocol.method, self.protocol.variant)
 
     @property
+    def title_parts(self) -> tuple[str, str, str, str, str, str, str]:
+        """Method, scene, split, shots, draw, seed and missing modalities; the last two may be empty."""
+        protocol, data = self.protocol, self.protocol.data
+        seed = f"seed {protocol.seed}" if protocol.seed else ""
+        drop = f"without {'+'.join(data.drop)}" if data.drop else ""
+        return self.method_label, protocol.scene, data.split, f"{data.shots}-shot", f"draw {data.draw}", seed, drop
+
+    @property
     def title(self) -> str:
         """For example ``rf-spatial trento-r1 random-v1 2-shot draw 3``."""
-        protocol, data = self.protocol, self.protocol.data
-        seed = f" seed {protocol.seed}" if protocol.seed else ""
-        drop = f" without {'+'.join(data.drop)}" if data.drop else ""
-        return f"{self.method_label} {protocol.scene} {data.split} {data.shots}-shot draw {data.draw}{seed}{drop}"
+        return " ".join(filter(None, self.title_parts))
 
 
 class _MethodVariant(NamedTuple):

@@ -6,6 +6,7 @@ counts how often the cell was started, so that a cell that kills its workers fai
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -112,6 +113,27 @@ def cell_lock(lock_dir: Path, key: str) -> Iterator[bool]:
     finally:
         if locked:
             lock.release()
+
+
+def is_locked(lock_dir: Path, key: str) -> bool:
+    """Whether a process holds the lock of a cell. It only reads, and works without the right to write.
+
+    Raises:
+        BenchError: If the lock file cannot be read.
+    """
+    path = lock_dir / f"{key}.lock"
+    with results_errors(path):
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)  # which releases the lock
+    return False
 
 
 @contextmanager

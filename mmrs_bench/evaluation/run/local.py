@@ -15,6 +15,7 @@ from mmrs_bench.evaluation.run.claims import exit_cause, oom_kills, remove_quiet
 from mmrs_bench.evaluation.run.jobs import Job, Worker, work
 from mmrs_bench.evaluation.run.pool import Replacements, Stage, worker_environment
 from mmrs_bench.evaluation.run.processes import Child, redirect_output, start_child
+from mmrs_bench.evaluation.run.stage_files import StageFile
 from mmrs_bench.io import end_with_parent
 
 POLL_SECONDS = 0.2
@@ -34,6 +35,7 @@ class LocalPool:
         self._count = min(workers, len(job.cells))
         self._workers: dict[int, Child] = {}
         self._started_a_cell: set[int] = set()
+        self._stage_file = StageFile(job, "local")
         self._replacements = Replacements("local", job.results / "logs")
         self._oom_kills = oom_kills()
 
@@ -69,9 +71,11 @@ class LocalPool:
                 if not isinstance(message, Stage):
                     raise message
                 self._started_a_cell.add(number)
+                self._stage_file.note(number, message)
                 stages.append(message)
             if ended:
                 self._handle_exit(number)
+        self._stage_file.write()
         return stages
 
     def _start(self, number: int) -> None:
@@ -87,6 +91,7 @@ class LocalPool:
 
     def _handle_exit(self, number: int) -> None:
         worker = self._workers.pop(number)
+        self._stage_file.forget(number)
         code, name = worker.process.exitcode, _worker_name(worker.process.pid)
         self._close(worker)
         if not code:
@@ -112,13 +117,13 @@ def _messages(pipe: Connection) -> Iterator[Stage | Exception]:
 def _work_and_report(pipe: Connection, job: Job, number: int) -> None:
     """Main function of a worker process."""
     end_with_parent()
-    last = 0.0
+    last, last_stage = 0.0, ""
 
     def on_stage(key: str, stage: str, done: float) -> None:
-        nonlocal last
+        nonlocal last, last_stage
         now = time.monotonic()
-        if done in (0.0, 1.0) or now - last > POLL_SECONDS:
-            last = now
+        if done in (0.0, 1.0) or stage != last_stage or now - last > POLL_SECONDS:
+            last, last_stage = now, stage
             try:
                 pipe.send(Stage(key, stage, done))
             except BrokenPipeError:  # the parent process died; that is not a failure of the cell

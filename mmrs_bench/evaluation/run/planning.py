@@ -11,7 +11,7 @@ from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.costs import Cost, CostModel, assumed_seconds, pretraining_group, typical_seconds
 from mmrs_bench.evaluation.results.records import Listing, names_in
 from mmrs_bench.evaluation.results.schema import Record
-from mmrs_bench.evaluation.run.claims import cell_lock
+from mmrs_bench.evaluation.run.claims import is_locked
 from mmrs_bench.evaluation.run.jobs import draw_blocks
 from mmrs_bench.texts import rough_duration
 
@@ -41,16 +41,11 @@ def states_of(results: Path, cells: Iterable[Cell]) -> list[State]:
     for cell in cells:
         if listing.has_record(cell.protocol):
             states.append(State.DONE)
-        elif f"{cell.key}.lock" in locks and _is_locked(lock_dir, cell):
+        elif f"{cell.key}.lock" in locks and is_locked(lock_dir, cell.key):
             states.append(State.RUNNING)
         else:
             states.append(State.FAILED if listing.has_failure(cell.protocol) else State.TO_DO)
     return states
-
-
-def _is_locked(lock_dir: Path, cell: Cell) -> bool:
-    with cell_lock(lock_dir, cell.key) as free:
-        return not free
 
 
 def make_plan(results: Path, cells: Sequence[Cell], records: Sequence[Record]) -> list[PlannedCell]:

@@ -18,9 +18,7 @@ from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.run.clusters import (
     Options,
     last_line,
-    new_stages,
     one_line,
-    read_stage,
     remote_work,
     shared_job,
     worker_variables,
@@ -28,6 +26,7 @@ from mmrs_bench.evaluation.run.clusters import (
 from mmrs_bench.evaluation.run.jobs import Job, Worker
 from mmrs_bench.evaluation.run.pool import Replacements, Stage
 from mmrs_bench.evaluation.run.processes import Child, redirect_output, start_child
+from mmrs_bench.evaluation.run.stage_files import last_stage, new_stages
 from mmrs_bench.io import end_with_parent
 from mmrs_bench.plugins import import_optional
 
@@ -165,7 +164,7 @@ class RayPool:
         if not ended.cause:
             return
         self._job.report_end(ended.name, ended.cause)
-        took_a_cell = read_stage(self._job, ended.name) is not None
+        took_a_cell = last_stage(self._job, ended.name) is not None
         killed = ended.cause in (KILLED, LOST)
         if self._replacements.allowed(ended.cause, killed=killed, took_a_cell=took_a_cell, others=self.alive):
             self._start()

@@ -11,11 +11,12 @@ from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.collected import collected_files
 from mmrs_bench.evaluation.results.records import load_failures, load_records, record_path
+from mmrs_bench.evaluation.run.display.announcement import announced
+from mmrs_bench.evaluation.run.display.progress import RunDisplay, make_display
 from mmrs_bench.evaluation.run.executors import execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_AND_SAVE, RUN_CELL, Job, is_done, stale_outcomes
 from mmrs_bench.evaluation.run.planning import estimate_text, expected_seconds, in_cost_order
 from mmrs_bench.evaluation.run.preflight import notes_of, preflight
-from mmrs_bench.evaluation.run.progress import RunDisplay, make_display
 from mmrs_bench.io import write_text
 from mmrs_bench.scenes.catalogue import load_manifest
 
@@ -94,7 +95,7 @@ def run_cells(
         for line in notes_of(pending).lines:
             display.line(line)
         display.line(estimate_text(pending, seconds, records, count))
-        with display:
+        with announced(job, cells, finished, expected, count), display:
             execute(job, pool, on_stage=display.on_stage, on_outcome=display.on_outcome)
     except KeyboardInterrupt:
         return _report_interrupt(job, display, len(cells))
@@ -109,11 +110,12 @@ def _report_interrupt(job: Job, display: RunDisplay, total: int) -> int:
 
 
 def _report_end(job: Job, display: RunDisplay, total: int) -> int:
-    if display.done == total:
+    board = display.board
+    if board.done == total:
         return 0
     hint = "" if job.keep_going else "; add --keep-going to compute the others first"
     display.line(
-        f"{display.done} of {total} cells are done, {display.failed} failed; run the same command again to retry{hint}"
+        f"{board.done} of {total} cells are done, {board.failed} failed; run the same command again to retry{hint}"
     )
     return EXIT_FAILED
 

@@ -12,6 +12,7 @@ from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.run import clusters
 from mmrs_bench.evaluation.run.jobs import Job, Worker
 from mmrs_bench.evaluation.run.pool import Replacements, Stage, environment
+from mmrs_bench.evaluation.run.stage_files import last_stage, new_stages
 from mmrs_bench.plugins import import_optional
 
 POLL_SECONDS = 2.0
@@ -124,7 +125,7 @@ class SlurmPool:
     def poll(self) -> list[Stage]:
         """Wait, report stages, and replace the jobs that ended without a result."""
         time.sleep(POLL_SECONDS)
-        stages = clusters.new_stages(self._job, self._tasks, self._stages)
+        stages = new_stages(self._job, self._tasks, self._stages)
         for name, (task, submitted) in list(self._tasks.items()):
             cause = self._end_of(task, submitted)
             if cause is None:
@@ -136,7 +137,7 @@ class SlurmPool:
 
     def _replace(self, name: str, cause: str) -> None:
         self._job.report_end(name, cause)
-        took_a_cell = clusters.read_stage(self._job, name) is not None
+        took_a_cell = last_stage(self._job, name) is not None
         killed = cause in CAUSES.values()
         if self._replacements.allowed(cause, killed=killed, took_a_cell=took_a_cell, others=self.alive):
             try:

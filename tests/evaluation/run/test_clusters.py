@@ -18,11 +18,12 @@ from mmrs_bench.commands.options import parse_options
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run import slurm
-from mmrs_bench.evaluation.run.clusters import StageFile, new_stages, remote_work
+from mmrs_bench.evaluation.run.clusters import remote_work
 from mmrs_bench.evaluation.run.executors import make_pool
 from mmrs_bench.evaluation.run.jobs import Worker
 from mmrs_bench.evaluation.run.pool import MAX_EARLY_KILLS, Replacements, worker_environment
 from mmrs_bench.evaluation.run.ray_cluster import impossible
+from mmrs_bench.evaluation.run.stage_files import StageFile, new_stages
 
 
 @pytest.mark.parametrize("name", ["slurm", "ray"])

@@ -82,12 +82,13 @@ def test_ten_kills_lose_no_record_and_repeat_no_cell(tmp_path: Path) -> None:
 
 
 def test_two_runs_on_one_folder_share_the_work(tmp_path: Path) -> None:
-    first, second = start(tmp_path), start(tmp_path)
+    cells = 4 * CELLS  # so many that no run finishes them before the workers of the other have started
+    first, second = start(tmp_path, cells=cells), start(tmp_path, cells=cells)
     lines = finish(first), finish(second)
-    assert [line.split()[0] for line in log_lines(tmp_path)] == ["once"] * CELLS
+    assert [line.split()[0] for line in log_lines(tmp_path)] == ["once"] * cells
     assert len({line.split()[2] for line in log_lines(tmp_path)}) > 2, "only one of the runs computed cells"
-    assert all(shown[-1].startswith(f"[{CELLS}/{CELLS}]") for shown in lines)
-    assert len(load_records(tmp_path)) == CELLS
+    assert all(shown[-1].startswith(f"[{cells}/{cells}]") for shown in lines)
+    assert len(load_records(tmp_path)) == cells
 
 
 def test_one_of_two_runs_is_killed_and_the_other_finishes_all_cells(tmp_path: Path) -> None:

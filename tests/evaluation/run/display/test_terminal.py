@@ -1,0 +1,90 @@
+"""The live table on a real (pseudo) terminal: it goes without a trace, and errors stay whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.screen import Screen, run_on_terminal
+
+SCRIPT = Path(__file__).parents[3] / "helpers" / "run_fake_job.py"
+
+
+def command(results: Path, compute: str = "slow", cells: int = 6) -> list[str]:
+    return [sys.executable, str(SCRIPT), str(results), str(cells), "2", compute]
+
+
+def outcomes(lines: list[str]) -> set[str]:
+    """Lines of finished cells without their numbers, which depend on the order of the workers."""
+    return {re.sub(r"^\[\d+/", "[n/", line) for line in lines if line.startswith("[")}
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 24), (200, 5)])
+def test_a_terminal_keeps_the_lines_that_a_file_gets_and_nothing_else(tmp_path: Path, width: int, height: int) -> None:
+    piped = subprocess.run(command(tmp_path / "a"), stderr=subprocess.PIPE, text=True, check=True).stderr.splitlines()
+    screen = Screen(width, height)
+    assert run_on_terminal(command(tmp_path / "b"), screen) == 0
+    assert len(screen.shown()) == len(piped)
+    assert outcomes(screen.shown()) == outcomes(piped)
+    assert screen.cursor_visible
+
+
+def test_the_table_shows_cells_stages_and_methods(tmp_path: Path) -> None:
+    states: list[list[str]] = []
+
+    def keys(screen: Screen) -> bytes:
+        states.append(screen.shown())
+        return b"\x03" if any("fake draw 1  fit" in line for line in states[-1]) else b""
+
+    assert run_on_terminal(command(tmp_path, "endless"), Screen(100, 24), keys=keys) == 130
+    table = states[-1]
+    head = next(number for number, line in enumerate(table) if " of 6 done, 2 running, 0 failed; " in line)
+    assert [line.split()[:5] for line in table[head + 1 : head + 3]] == [
+        ["fake", "draw", "0", "fit", "50"],
+        ["fake", "draw", "1", "fit", "50"],
+    ]
+    assert table[head + 3 :] == ["method  done  running  failed   OA %", "fake     0/6        2"]
+
+
+def test_ctrl_c_removes_the_table_from_a_small_terminal(tmp_path: Path) -> None:
+    screen = Screen(40, 6)
+    shown = "[3/40]"
+    assert run_on_terminal(command(tmp_path, cells=40), screen, keys=lambda s: b"\x03" * (shown in s.text)) == 130
+    assert screen.cursor_visible
+    text = "".join(line.ljust(40) for line in screen.lines)
+    assert " done, " not in text
+    assert "method" not in text
+    assert "".join(screen.shown()[-2:]).endswith("cells are done; run the same command again to continue")
+
+
+def test_an_error_stays_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    screen = Screen(30, 8)
+    assert run_on_terminal(command(tmp_path, "fails_on_draw_1"), screen) == 1
+    assert "draw 1: the loss is NaN; lower the learning rate" in "".join(line.ljust(30) for line in screen.lines)
+
+
+def test_colours_are_those_that_the_user_wants(tmp_path: Path) -> None:
+    coloured, plain = Screen(100, 24), Screen(100, 24)
+    for name, screen, variables in (("a", coloured, {}), ("b", plain, {"NO_COLOR": "1"})):
+        assert run_on_terminal(command(tmp_path / name), screen, variables=variables) == 0
+        assert "running" in screen.text, "there was no table"
+    assert coloured.colours
+    assert not plain.colours
+
+
+@pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"FORCE_COLOR": "1"}])
+def test_no_table_is_drawn_where_it_cannot_be_replaced(tmp_path: Path, variables: dict[str, str]) -> None:
+    if "TERM" in variables:
+        screen = Screen(200, 24)
+        assert run_on_terminal(command(tmp_path), screen, variables=variables) == 0
+        text = screen.text
+    else:
+        text = subprocess.run(
+            ["env", *(f"{n}={v}" for n, v in variables.items()), *command(tmp_path)], stderr=subprocess.PIPE, text=True
+        ).stderr
+    assert "[6/6]" in text
+    assert "\x1b[1A" not in text
+    assert "running" not in text
