@@ -248,7 +248,13 @@ _MISSING = _option(
     "--drop", nargs="*", type=str, default=None, help="modalities not to use; the scene may lack them (default: as run)"
 )
 _PLACE = _option("--device", choices=["auto", "cpu", "cuda"], default="cpu", help="where the model runs")
-_CHECKPOINT = _option("--out", type=str, required=True, help="the file, for load_from_checkpoint")
+_EXPORTED = _option("source", type=str, help="results folder, or folder of a model, or the record of its cell")
+_EXPORT = _option("--out", type=str, required=True, help=".zip file or new folder for results; .ckpt file for a model")
+_ORIGIN = _option("--origin", type=str | None, default=None, help="who computed the results, as tables name them")
+_CONTACT = _option("--contact", type=str, default="", help="address or page for questions about the results")
+_EXPORT_FILE = _option("source", type=str, help=".zip file or folder that mmrs-bench export wrote")
+_OTHER_NAME = _option("--origin", type=str | None, default=None, help="another name for the origin in these tables")
+_REPLACE_ORIGIN = _option("--replace", action="store_true", help="replace earlier results of the same origin")
 _STAGE = _option("--pretrained", action="store_true", help="the module of stage 1, from the cache")
 _ANY_DEVICE = _option("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the self-tests run")
 _UNTIMED = _option("--no-timing", dest="timing", action="store_false", help="leave out the times of the hot paths")
@@ -350,7 +356,16 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
         "classify a scene with a fitted model",
         [_MODEL, _SCENE, _MISSING, _MAP_FILE, _PLACE],
     ),
-    "export": ("models:export", "write a Lightning checkpoint of a fitted model", [_MODEL, _CHECKPOINT, _STAGE]),
+    "export": (
+        "models:export",
+        "write results for others, with checksums, or a Lightning checkpoint of a fitted model",
+        [_EXPORTED, _EXPORT, _STAGE, _ORIGIN, _CONTACT],
+    ),
+    "import": (
+        "models:import_records",
+        "add the results of others to a results folder; tables show their origin",
+        [_EXPORT_FILE, _RESULTS, _OTHER_NAME, _REPLACE_ORIGIN],
+    ),
     "sweep": (
         "sweep:sweep",
         "score a method over timesteps and blocks of its features (uses query labels: for analysis only)",

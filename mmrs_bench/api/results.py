@@ -20,6 +20,7 @@ from mmrs_bench.evaluation.report.leaderboard import build_leaderboard
 from mmrs_bench.evaluation.report.ranks.diagram import rank_figure
 from mmrs_bench.evaluation.report.ranks.scene_ranks import rank_over_scenes
 from mmrs_bench.evaluation.report.reported import load_reported
+from mmrs_bench.evaluation.results.imported import load_imported
 from mmrs_bench.evaluation.results.records import load_failures, load_records
 from mmrs_bench.evaluation.results.schema import FailureRecord, Record
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
@@ -95,10 +96,11 @@ class Results:
 
         Columns:
             ``key``; ``scene``, ``simulated``, ``split``, ``shots``, ``budget``, ``method``, ``variant``,
-            ``selection``, ``draw``, ``seed``; ``oa``, ``aa``, ``kappa``, ``quantity_disagreement`` and
-            ``allocation_disagreement`` in percent (NaN if undefined); ``n_query`` scored pixels; ``labels_used``;
-            ``unranked`` (the reason, empty for ranked results); ``seconds`` of fitting and predicting, and
-            ``pretraining_seconds`` of the pretraining that cells share (NaN if none); ``signature`` of the protocol.
+            ``selection``, ``origin`` (empty unless imported), ``draw``, ``seed``; ``oa``, ``aa``, ``kappa``,
+            ``quantity_disagreement`` and ``allocation_disagreement`` in percent (NaN if undefined); ``n_query`` scored
+            pixels; ``labels_used``; ``unranked`` (the reason, empty for ranked results); ``seconds`` of fitting and
+            predicting, and ``pretraining_seconds`` of the pretraining that cells share (NaN if none); ``signature`` of
+            the protocol.
         """
         frame = Tables((draws_table(self.records),)).frame()
         frame["simulated"] = frame["simulated"] == "true"
@@ -196,6 +198,8 @@ class Results:
             if record is None:
                 known = ", ".join(map(str, entry.draws))
                 raise ConfigError(f"{entry.label} has no record of draw {draw}; it has {known}")
+            if record.origin:
+                raise ConfigError(f"{entry.label} was imported, and a map needs its model; run the method here first")
             cells.append(self._cell(record))
             labels.append(entry.label)
         _check_single([*groups], "map")
@@ -234,13 +238,13 @@ class Results:
 
 
 def load_results(folder: str | os.PathLike[str] = DEFAULT_RESULTS) -> Results:
-    """The results in a folder, of all runs.
+    """The results in a folder, of all runs, and those that ``mmrs-bench import`` added.
 
     Raises:
         RecordError: If the folder contains no records, or a corrupt one.
     """
     path = Path(folder).expanduser()
-    records = load_records(path)
+    records = [*load_records(path), *load_imported(path)]
     if not records:
         raise RecordError(f"{path} contains no records; give another folder, or create some with mmrs-bench run")
     return Results(path, tuple(records), tuple(load_failures(path)))

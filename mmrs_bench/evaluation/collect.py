@@ -47,8 +47,8 @@ def collect(sources: Sequence[Path], out: Path, *, replace: bool = False) -> lis
     before = [record for path in collected_files(out) for record in load_collected(path)]
     slots = {_slot(record) for record in added} if replace else set()
     kept = [record for record in before if _slot(record) not in slots]
-    after = _by_file(merged(kept, added))
-    unchanged = _by_file(before)
+    after = by_file(merged(kept, added))
+    unchanged = by_file(before)
     written = []
     for name, records in after.items():
         known = {record.key: record for record in unchanged.get(name, ())}
@@ -63,7 +63,8 @@ def collect(sources: Sequence[Path], out: Path, *, replace: bool = False) -> lis
     return written
 
 
-def _by_file(records: Iterable[Record]) -> dict[str, list[Record]]:
+def by_file(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records by the name of their collected file, sorted."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         found[collected_name(record.protocol)].append(record)

@@ -25,19 +25,20 @@ def metric_columns() -> list[Column]:
 
 
 class MethodId(NamedTuple):
-    """Identity of a compared method; ``settings`` is a short hash of its settings."""
+    """Identity of a compared method; ``settings`` is a short hash of its settings, ``origin`` as in `Record.origin`."""
 
     method: str
     variant: str
     selection: str
     version: int
     settings: str
+    origin: str = ""
 
     @classmethod
-    def of(cls, protocol: ProtocolConfig) -> MethodId:
+    def of(cls, protocol: ProtocolConfig, origin: str = "") -> MethodId:
         """Return the identity of a cell's method."""
         selection, version = protocol.data.selection, protocol.method_version
-        return cls(protocol.method, protocol.variant, selection, version, protocol.settings_hash)
+        return cls(protocol.method, protocol.variant, selection, version, protocol.settings_hash, origin)
 
     @property
     def name(self) -> str:
@@ -194,11 +195,11 @@ def group_records(records: Iterable[Record], failures: Iterable[FailureRecord] =
     items: list[Record | FailureRecord] = [*records, *failures]
     for item in sorted(items, key=lambda item: (item.protocol.data.draw, item.protocol.seed, item.key)):
         key = tuple({**signature_fields(item.protocol), "sel": ""}.items())
-        if item.key in marks:
-            key += (("splits", marks[item.key]),)
+        if isinstance(item, Record) and item.identity in marks:
+            key += (("splits", marks[item.identity]),)
         shots[key] = item.protocol.data.shots
         if isinstance(item, Record):
-            grouped[key][MethodId.of(item.protocol)].append(item)
+            grouped[key][MethodId.of(item.protocol, item.origin)].append(item)
         else:
             failed[key].append(item)
     labels = _labels(grouped.values())
@@ -224,6 +225,8 @@ def _labels(groups: Iterable[Iterable[MethodId]]) -> dict[MethodId, str]:
     labels = {}
     for method, parts in differing.items():
         texts = {"selection": method.selection, "version": f"v{method.version}", "settings": method.settings}
-        added = ", ".join(text for part, text in texts.items() if part in parts)
+        added = ", ".join(
+            [text for part, text in texts.items() if part in parts] + [method.origin] * bool(method.origin)
+        )
         labels[method] = f"{method.name} [{added}]" if added else method.name
     return labels

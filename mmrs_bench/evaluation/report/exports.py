@@ -24,6 +24,7 @@ def identity(record: Record) -> dict[str, Value]:
         "method": protocol.method,
         "variant": protocol.variant,
         "selection": protocol.data.selection,
+        "origin": record.origin,
     }
 
 

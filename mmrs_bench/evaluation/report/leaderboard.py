@@ -101,7 +101,10 @@ def ranking(group: Group) -> Table:
         sections.append(Section(f"unranked: {reason}", tuple(of_reason)))
     return Table(
         title=group.title,
-        columns=_columns(pretraining=any(row["pretraining_seconds"] is not None for row in rows)),
+        columns=_columns(
+            pretraining=any(row["pretraining_seconds"] is not None for row in rows),
+            origins=any(row["origin"] for row in rows),
+        ),
         sections=tuple(sections),
         card=protocol_card(group, ranked or entries) if entries else (),
         notes=(*_notes(group, ranked), *_failure_notes(group.failures)),
@@ -109,13 +112,15 @@ def ranking(group: Group) -> Table:
     )
 
 
-def _columns(*, pretraining: bool) -> tuple[Column, ...]:
-    """The columns of a ranking; ``pretraining`` shows that of the shared pretraining in every format."""
+def _columns(*, pretraining: bool, origins: bool) -> tuple[Column, ...]:
+    """The columns of a ranking; those of shared pretraining and of origins are shown if they have values."""
     return (
         *map(Column, ("scene", "simulated", "split", "shots", "budget")),
         Column("group", "Group", "number"),
         Column("label", "Method"),
-        *map(Column, ("method", "variant", "selection", "unranked")),
+        *map(Column, ("method", "variant", "selection")),
+        Column("origin", "Origin" if origins else ""),
+        Column("unranked"),
         *metric_columns(),
         Column("draws", "Draws", "number"),
         Column("seeds"),
@@ -177,6 +182,11 @@ def _notes(group: Group, ranked: Sequence[Entry]) -> list[str]:
         )
     if any(len(entry.seeds) > 1 for entry in ranked):
         notes.append("Where a method has several seeds, a draw's value is the mean over its seeds.")
+    if imported := [entry.label for entry in group.entries if entry.method_id.origin]:
+        notes.append(
+            f"Imported: {', '.join(imported)}. Checksums show that these records are as their origin exported them; "
+            "they were not computed again here."
+        )
     noted = defaultdict(list)
     for entry in group.entries:
         for note in dict.fromkeys(note for record in entry.records for note in record.notes):

@@ -14,13 +14,13 @@ SPLIT_FIELDS = ("scene", "split", "shots", "win", "version")
 
 
 def conflicting_splits(records: Iterable[Record]) -> dict[str, str]:
-    """A mark for each record whose split is in conflict with another record's, by key.
+    """A mark for each record whose split is in conflict with another record's, by `Record.identity`.
 
     Records with the same mark agree in the split of every draw. Records of a scene, split and number of shots without
     any conflict have no mark.
     """
     scopes: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: (record.measured.finished_at, record.key)):
+    for record in sorted(records, key=lambda record: (record.measured.finished_at, record.identity)):
         fields = signature_fields(record.protocol)
         scopes[tuple(fields[name] for name in SPLIT_FIELDS)].append(record)
     marks: dict[str, str] = {}
@@ -30,7 +30,7 @@ def conflicting_splits(records: Iterable[Record]) -> dict[str, str]:
             continue
         for part in _parts(of_scope):
             content = {str(record.protocol.data.draw): record.split_sha256 for record in part}
-            marks |= {record.key: content_hash(content)[:8] for record in part}
+            marks |= {record.identity: content_hash(content)[:8] for record in part}
     return marks
 
 

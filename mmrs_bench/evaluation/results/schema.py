@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from mmrs_bench.config import ExecutionConfig, OmitsEmpty, ProtocolConfig
 
@@ -158,6 +158,23 @@ class Record(_Part, OmitsEmpty):
     measured: Measured
 
     omitted_if_empty = ("notes",)
+    _origin: str = PrivateAttr(default="")
+
+    @property
+    def origin(self) -> str:
+        """Who computed an imported record; empty for records of the results folder itself. No field of the record."""
+        return self._origin
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes the record from all others that are shown with it: its key and origin."""
+        return f"{self.key}@{self.origin}" if self.origin else self.key
+
+    def with_origin(self, origin: str) -> Record:
+        """A copy with this `origin`."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
 
     def body(self) -> dict[str, Any]:
         """All fields except ``measured``: identical for the same cell on the same machine."""

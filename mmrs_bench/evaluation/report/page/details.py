@@ -19,6 +19,7 @@ import numpy as np
 from mmrs_bench.evaluation.report.entries import Entry
 from mmrs_bench.evaluation.report.tables import Value
 from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
+from mmrs_bench.evaluation.results.imported import imported_place
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.records import record_place
 from mmrs_bench.evaluation.results.schema import Leakage, Record
@@ -73,6 +74,7 @@ def entry_details(entry: Entry) -> dict[str, Any]:
         "protocol": protocol,
         "notes": [*dict.fromkeys(note for record in entry.records for note in record.notes)],
         "stages": _mean_stages(entry.records),
+        "origin": entry.method_id.origin,
         "records": [_record(record) for record in entry.records],
     }
 
@@ -95,8 +97,8 @@ def _mean_stages(records: Sequence[Record]) -> dict[str, float]:
 def _record(record: Record) -> dict[str, Any]:
     scores, measured = record.scores, record.measured
     return {
-        "key": record.key,
-        "file": record_place(record.protocol),
+        "key": record.identity,
+        "file": _place(record),
         "draw": record.protocol.data.draw,
         "seed": record.protocol.seed,
         "scores": {name: percent(metric_value(record, name)) for name in METRICS},
@@ -118,6 +120,11 @@ def _record(record: Record) -> dict[str, Any]:
         "provenance": _fields(record.provenance.model_dump_json()),
         "signature": record.signature,
     }
+
+
+def _place(record: Record) -> str:
+    """Path of a record's file within its results folder."""
+    return imported_place(record) if record.origin else record_place(record.protocol)
 
 
 @lru_cache(maxsize=100)

@@ -171,7 +171,7 @@ def _row(number: int, entry: Entry, row: Mapping[str, Value], names: Sequence[st
         "memory": rounded(row["peak_memory_mib"]),
         "external": row["external_data"],
         "records": [
-            [r.protocol.data.draw, r.protocol.seed, r.key, *(percent(metric_value(r, name)) for name in METRICS)]
+            [r.protocol.data.draw, r.protocol.seed, r.identity, *(percent(metric_value(r, name)) for name in METRICS)]
             for r in entry.records
         ],
         "details": packed(entry_details(entry)),
