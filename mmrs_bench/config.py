@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -35,6 +36,9 @@ BudgetName = Literal["smoke", "quick", "paper"]
 QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 4_000, "paper": None}
 
 DEFAULT_RESULTS = Path("results")
+
+#: BibTeX entries, each from ``@type{key,`` to a line with its closing brace alone.
+BIBTEX = re.compile(r"(\s*@\w+\{[^,\s{}]+,[^\n]*\n(?:(?!\}\s*$).*\n)*\}\s*)+", re.MULTILINE)
 KEY_DIGITS = 16
 
 
@@ -357,7 +361,8 @@ class MethodSpec(_Frozen):
         class_path: ``package.module:Class`` of the `mmrs_bench.methods.base.Method`, or ``file.py:Class``, where a
             relative path starts at the card's folder.
         title: One line for lists.
-        reference: Paper or library.
+        reference: Paper or library, in words; ``none`` if there is nothing to cite.
+        citation: BibTeX entries of what ``reference`` names, for ``mmrs-bench cite``.
         selections: Supported selection rules, the default first.
         uses_unlabelled: Whether the method trains on unlabelled pixels.
         external_data: Training data of pretrained weights.
@@ -373,6 +378,7 @@ class MethodSpec(_Frozen):
     class_path: str = Field(pattern=r"^([\w.]+|.+\.py):\w+$")
     title: str
     reference: str
+    citation: str = ""
     selections: tuple[Selection, ...] = ("last",)
     uses_unlabelled: bool = False
     external_data: str = "none"
@@ -381,6 +387,15 @@ class MethodSpec(_Frozen):
     variants: dict[str, VariantSpec] = Field(default_factory=dict, validate_default=True)
     budgets: dict[BudgetName, dict[str, Any]] = Field(default_factory=dict)
     golden_budget: BudgetName = "quick"
+
+    @field_validator("citation")
+    @classmethod
+    def _is_bibtex(cls, citation: str) -> str:
+        if citation and not BIBTEX.fullmatch(citation):
+            raise ValueError("expected BibTeX entries, each from '@type{key,' to a line with its closing '}' alone")
+        if citation.count("{") != citation.count("}"):
+            raise ValueError("has more opening than closing braces, or fewer; a BibTeX file would end there")
+        return citation
 
     @field_validator("variants")
     @classmethod

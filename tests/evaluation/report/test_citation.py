@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ from helpers.pages import hostile_records
 from helpers.synthetic_records import make_record
 
 from mmrs_bench.cli import main
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.report.entries import group_records
 from mmrs_bench.evaluation.report.paper.citation import SUITE, bibtex, methods_paragraph
 from mmrs_bench.evaluation.results.records import save_record
-from mmrs_bench.methods.catalogue import method_cards
+from mmrs_bench.methods.catalogue import method_cards, read_method_card
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest
 
@@ -31,8 +34,9 @@ def test_entries_are_those_of_the_suite_the_scenes_and_the_methods() -> None:
     text = bibtex(group_records(RECORDS), method_cards())
     keys = re.findall(r"^@\w+\{([^,]+),", text, re.MULTILINE)
     assert keys[0] == "mmrs-bench"
-    assert keys[-1] == "mmrs-bench-svm", "the card of cnn names no paper"
-    assert len(keys) == len(set(keys)) == 5, "MUUFL asks for two entries"
+    assert keys[-2:] == ["melgani2004svm", "pedregosa2011scikit"], "the card of cnn names no paper"
+    assert len(keys) == len(set(keys)) == 6, "MUUFL asks for two entries"
+    assert "\nMethod svm: scikit-learn SVC; Melgani and Bruzzone, TGRS 2004\n" in text
     for name in ("trento", "muufl"):
         assert all(line in text for line in load_manifest(name).citation.splitlines())
     assert text.count("{") == text.count("}")
@@ -41,6 +45,60 @@ def test_entries_are_those_of_the_suite_the_scenes_and_the_methods() -> None:
 def test_scenes_of_one_paper_share_its_entry() -> None:
     text = bibtex(group_records(make_record(scene=f"{scene}-r1") for scene in ("augsburg", "berlin")), method_cards())
     assert text.count("@article{hong2021s2fl,") == 1
+
+
+def test_methods_of_one_paper_share_its_entry() -> None:
+    text = bibtex(group_records(make_record(name) for name in ("clip", "diffclip", "rf", "svm-emp")), method_cards())
+    for key in ("zhang2025diffclip", "pedregosa2011scikit", "breiman2001forests", "benediktsson2005emp"):
+        assert len(re.findall(rf"^@\w+\{{{key},", text, re.MULTILINE)) == 1
+
+
+def test_every_card_cites_what_it_names_and_equal_keys_are_equal_entries() -> None:
+    by_key: dict[str, str] = {}
+    for card in method_cards().values():
+        assert bool(card.citation) != card.reference.startswith("none"), card.name
+        for entry in re.split(r"^(?=@)", card.citation, flags=re.MULTILINE)[1:]:
+            assert re.search(r"^  year +=", entry, re.MULTILINE), entry
+            assert by_key.setdefault(entry.partition(",")[0], entry.strip()) == entry.strip()
+    assert len(by_key) == 11
+
+
+def test_a_card_without_entries_is_cited_in_its_words() -> None:
+    card = method_cards()["rf"].model_copy(update={"citation": "", "reference": "Doe & Roe, 100 % @home, 2024"})
+    groups = group_records([make_record("rf")])
+    text = bibtex(groups, {"rf": card})
+    assert "@misc{mmrs-bench-rf," in text
+    assert r"note  = {Doe \& Roe, 100 \%" in text
+    assert r"\cite{mmrs-bench-rf}" in methods_paragraph(groups, {"rf": card})
+    assert "Method rf: Doe & Roe, 100 % (at)home, 2024" in text, "an @ outside of entries would begin one"
+
+
+@pytest.mark.parametrize(
+    "citation",
+    [
+        "Doe 2024",
+        "@misc{doe}",
+        "@misc{doe,\n  title = {a}\n",
+        "@misc{doe,\n  title = {a}}\n}\n@x",
+        "@misc{a,\n  t = {{b}\n}",
+    ],
+)
+def test_a_card_with_broken_bibtex_is_refused(citation: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"extends": "rf", "name": "mine", "citation": citation}))
+    with pytest.raises(ConfigError, match=r"mine.yaml: citation"):
+        read_method_card(path)
+
+
+@pytest.mark.skipif(shutil.which("bibtex") is None, reason="needs bibtex")
+def test_bibtex_reads_every_entry_without_a_warning(tmp_path: Path) -> None:
+    records = [make_record(name) for name in method_cards()]
+    records += [make_record(scene=f"{name}-r1") for name in ("trento", "muufl", "augsburg", "houston2013")]
+    (tmp_path / "all.bib").write_text(bibtex(group_records(records), method_cards()), encoding="utf-8")
+    (tmp_path / "all.aux").write_text("\\citation{*}\n\\bibdata{all}\n\\bibstyle{plain}\n")
+    done = subprocess.run(["bibtex", "all"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "Warning--" not in done.stdout, done.stdout
 
 
 def test_the_entry_of_the_suite_has_the_title_of_its_citation_file() -> None:
@@ -79,5 +137,5 @@ def test_cite_prints_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         save_record(tmp_path, record)
     assert main(["cite", "--results", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("@software{mmrs-bench,")
+    assert text.startswith("@misc{mmrs-bench,")
     assert "Results were computed with mmrs-bench" in text

@@ -16,10 +16,10 @@ from mmrs_bench.version import __version__
 SUITE_KEY = "mmrs-bench"
 _TITLE = "mmrs-bench: few-shot land-cover classification with multimodal remote sensing on one honest protocol"
 SUITE = f"""\
-@software{{{SUITE_KEY},
-  author  = {{{{The mmrs-bench developers}}}},
-  title   = {{{{{_TITLE}}}}},
-  version = {{{__version__}}},
+@misc{{{SUITE_KEY},
+  author = {{{{The mmrs-bench developers}}}},
+  title  = {{{{{_TITLE}}}}},
+  note   = {{software, version {__version__}}},
 }}
 """
 _ENTRY = re.compile(r"^(?=@)", re.MULTILINE)
@@ -29,14 +29,22 @@ _KEY = re.compile(r"^\s*@\w+\{\s*([^,\s]+)\s*,", re.MULTILINE)
 def bibtex(groups: Iterable[Group], cards: Mapping[str, MethodSpec]) -> str:
     """Entries of the suite, the scenes and the methods of some results.
 
-    Entries of scenes are those of their manifests. Cards name papers in words, so an entry of a method is a ``misc``
-    with these words: replace it by the publisher's entry.
+    Entries are those of manifests and cards, each once. A card without entries that names a paper in words has a
+    ``misc`` with these words: replace it by the publisher's entry. Before the entries of methods stands what each
+    reproduces; BibTeX ignores text outside of entries.
     """
     groups = list(groups)
-    # Scenes of one paper share an entry.
-    scenes = (part.strip() + "\n" for text in _scene_entries(groups).values() for part in _ENTRY.split(text) if part)
-    methods = [_method_entry(cards[name]) for name in _methods(groups) if _cited(cards.get(name))]
-    return "\n".join([SUITE, *dict.fromkeys(scenes), *methods])
+    cited = [cards[name] for name in _methods(groups) if _cited(cards.get(name))]
+    words = "".join(f"Method {card.name}: {one_line(card.reference)}\n" for card in cited).replace("@", "(at)")
+    scenes = _split_entries(_scene_entries(groups).values())
+    methods = (entry for entry in _split_entries(map(_method_entries, cited)) if entry not in scenes)
+    return "\n".join([SUITE, *scenes, words, *methods])
+
+
+def _split_entries(texts: Iterable[str]) -> list[str]:
+    """The entries of several texts, each once: scenes, or methods, may share a paper."""
+    parts = (part.strip() for text in texts for part in _ENTRY.split(text))
+    return list(dict.fromkeys(f"{part}\n" for part in parts if part))
 
 
 def methods_paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec]) -> str:
@@ -58,7 +66,8 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
     rules = sorted({record.protocol.data.selection for record in records})
     leakage = [mean_leakage([r for e in g.ranked for r in e.records])["shared_window"] for g in groups]
     names = [
-        _with_citation(name, SUITE_KEY + "-" + name if _cited(cards.get(name)) else "") for name in _methods(groups)
+        _with_citation(name, _entry_keys(_method_entries(cards[name])) if _cited(cards.get(name)) else "")
+        for name in _methods(groups)
     ]
     scenes = [_with_citation(g.scene_label, _entry_keys(entries.get(g.scene_id, ""))) for g in groups]
     scored = f"at most {data.query_limit:,} query pixels were" if data.query_limit else "all query pixels were"
@@ -109,10 +118,13 @@ def _methods(groups: Iterable[Group]) -> list[str]:
 
 def _cited(card: MethodSpec | None) -> bool:
     """Whether a card names something to cite."""
-    return card is not None and not card.reference.startswith("none")
+    return card is not None and bool(card.citation or not card.reference.startswith("none"))
 
 
-def _method_entry(card: MethodSpec) -> str:
+def _method_entries(card: MethodSpec) -> str:
+    """The entries of a card; without any, one with its words."""
+    if card.citation:
+        return card.citation
     title, note = latex_escape(one_line(card.title)), latex_escape(one_line(card.reference))
     return f"@misc{{{SUITE_KEY}-{card.name},\n  title = {{{{{title}}}}},\n  note  = {{{note}}},\n}}\n"
 
