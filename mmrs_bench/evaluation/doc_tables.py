@@ -6,6 +6,7 @@ A page contains blocks that begin with a comment, whose first word is ``results`
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -91,7 +92,7 @@ class TableSpec(BaseModel):
         methods: The rows; for a ranking, none shows all methods.
         metric: Metric of an ``accuracy`` table.
         against: A method: every value is followed by the mean difference from it over common draws.
-        draws: Number of draws that every value must be over.
+        draws: Number of draws that every value is over: the first ones, of those that have records.
         signature: Further parts of the signature, e.g. ``{query: "20000"}``, where records have several; an empty text
             means that the part is absent.
     """
@@ -145,18 +146,19 @@ def update_page(page: Path, records: Sequence[Record], *, write: bool = True) ->
             f"{page}: a block begins with a line <!-- results and ends with a line {_END}, and these do not pair up; "
             f"{_ADVICE}"
         )
-    after = _BLOCK.sub(partial(_generated, page, before, group_records(records)), before)
+    after = _BLOCK.sub(partial(_generated, page, before, records), before)
     if write and after != before:
         write_text(page, after)
     return after != before
 
 
-def _generated(page: Path, text: str, groups: Sequence[Group], block: re.Match[str]) -> str:
+def _generated(page: Path, text: str, records: Sequence[Record], block: re.Match[str]) -> str:
     line = text.count("\n", 0, block.start()) + 1
     where = f"{page}, line {line}"
     fields = parse_yaml(block["spec"], where=where, error=ConfigError, advice=_ADVICE)
     spec = validated(TableSpec, fields, where=where, error=ConfigError, advice=_ADVICE)
     make = _ranking if spec.kind == "ranking" else _accuracies
+    groups = group_records([r for r in records if r.protocol.data.draw < (spec.draws or math.inf)])
     try:
         return f"{block['start']}{make(spec, groups)}{block['end']}"
     except ConfigError as error:

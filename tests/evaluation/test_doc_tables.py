@@ -67,6 +67,15 @@ def test_differences_are_paired_over_common_draws(page: Callable[..., Path]) -> 
     assert "a test needs >= 6 draws" in between(path)[-1]
 
 
+def test_a_table_of_fewer_draws_than_there_are_uses_the_first_ones(page: Callable[..., Path]) -> None:
+    fewer, more = page(SPEC + "\ndraws: 3"), records(8)
+    update_page(fewer, more)
+    found = between(fewer)
+    update_page(fewer, records(3))
+    assert between(fewer) == found
+    assert "over 3 draws" in found[-1]
+
+
 def test_rows_have_labels_modalities_and_the_newest_version(page: Callable[..., Path]) -> None:
     path = page(
         SPEC.partition("methods")[0] + "methods:\n- {method: rf, label: forest}\n- {method: rf, modalities: [hsi]}"
