@@ -54,7 +54,7 @@ class Row(BaseModel):
         method: ``method``, or ``method:variant``.
         label: What the table shows; by default the method.
         modalities: The modalities that the method saw; empty for all.
-        selection: The selection rule; None for the only one that has records.
+        selection: The selection rule; None for the only one that has records, without ``paper-val``.
         version: The method's version; None for the newest one that has records.
         signature: Further parts of the signature for this row, as in `TableSpec`.
     """
@@ -244,11 +244,10 @@ def _entry(spec: TableSpec, row: Row, scene: str, shots: int, groups: Sequence[G
 
 
 def _entries(group: Group, row: Row) -> list[Entry]:
-    return [
-        entry
-        for entry in group.find(row.method)
-        if row.selection in (None, entry.method_id.selection) and row.version in (None, entry.method_id.version)
-    ]
+    found = [entry for entry in group.find(row.method) if row.version in (None, entry.method_id.version)]
+    if row.selection is None:
+        return [entry for entry in found if entry.method_id.selection != "paper-val"]
+    return [entry for entry in found if entry.method_id.selection == row.selection]
 
 
 def _difference(pair: Paired) -> str:

@@ -86,6 +86,15 @@ def test_rows_have_labels_modalities_and_the_newest_version(page: Callable[..., 
     assert between(path)[2:4] == ["| forest | 95.00 ± 0.00 |", "| rf, hsi only | 50.00 ± 0.00 |"]
 
 
+def test_rows_selected_on_query_labels_are_shown_only_if_they_are_named(page: Callable[..., Path]) -> None:
+    tuned = [make_record("rf", (190, 190, 190), draw=draw, selection="paper-val") for draw in range(8)]
+    path = page(SPEC + "\nagainst: rf")
+    update_page(path, records())
+    assert not update_page(path, records() + tuned)
+    update_page(named := page(SPEC.replace("svm", "{method: rf, selection: paper-val}")), records() + tuned)
+    assert [line.split("|")[2] for line in between(named)[2:4]] == [" 79.38 ± 5.18 ", " 95.00 ± 0.00 "]
+
+
 def test_several_scenes_and_shot_counts_are_columns_and_simulated_ones_are_named(page: Callable[..., Path]) -> None:
     path = page("scenes: [town, sim]\nshots: [1, 5]\nbudget: paper\nmethods: [rf]")
     found = [
