@@ -13,6 +13,7 @@ from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.exchange import export_results, import_results, is_results
 from mmrs_bench.evaluation.prediction import export_model, predict_scene
 from mmrs_bench.evaluation.report.entries import MethodId
+from mmrs_bench.evaluation.report.maps.rasters import RASTER_SUFFIXES, missing_place
 from mmrs_bench.evaluation.report.maps.sheet import check_map_path
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.stage_lines import StageLines
@@ -24,7 +25,10 @@ def predict(*, model: str, scene: str | None, out: str, device: str, drop: Seque
     check_map_path(target)
     execution = make_execution(device, ExecutionConfig().precision)
     sheet = predict_scene(Path(model).expanduser(), scene, execution, StageLines(say_progress), drop=drop)
-    for path in sheet.write(target):
+    written = sheet.write(target)
+    if target.suffix.lower() in RASTER_SUFFIXES and (line := missing_place(sheet.scene)):
+        say_progress(line)
+    for path in written:
         say(str(path))
     return 0
 

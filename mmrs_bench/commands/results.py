@@ -18,7 +18,7 @@ from mmrs_bench.evaluation.doc_tables import update_page
 from mmrs_bench.evaluation.report.entries import Group, group_records
 from mmrs_bench.evaluation.report.leaderboard import ranking, write_leaderboard
 from mmrs_bench.evaluation.report.maps.colours import DISTINCT
-from mmrs_bench.evaluation.report.maps.rasters import write_raster
+from mmrs_bench.evaluation.report.maps.rasters import missing_place, write_raster
 from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.page.page import render_page
 from mmrs_bench.evaluation.report.page.sources import merged_failures, merged_records
@@ -120,13 +120,16 @@ def draw_map(
     progress = StageLines(say_progress)
     sheet = classify_scene(cells, execution, folder, progress, folders=[target_folder], packages=packages)
     for line in sheet.warnings:
-        say_progress(f"colours of {sheet.scene.manifest.dataset_name}: {line}; below {DISTINCT:.0f} is hard to see")
+        say_progress(
+            f"colours of {sheet.scene.manifest.dataset_name}: {line}; below {DISTINCT:.0f}, colours are hard to tell "
+            "apart (see docs/maps.md)"
+        )
     written = sheet.write(target_folder / f"{map_name(cells)}.png")
     if tif:
         for cell, shown in zip(cells, sheet.maps, strict=True):
             written += write_raster(target_folder / f"{map_name([cell])}.tif", sheet.scene, shown.targets)
-        if sheet.scene.transform is None:
-            say_progress(f"the files of {sheet.scene.manifest.tag} have no coordinates, so the GeoTIFFs have none")
+        if line := missing_place(sheet.scene):
+            say_progress(line)
     for path in written:
         say(str(path))
     return 0

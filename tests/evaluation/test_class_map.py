@@ -87,4 +87,4 @@ def test_one_command_draws_several_methods(tmp_path: Path, capsys: pytest.Captur
     assert {path.parent for path in written} == {results / "maps"}
     # The colours of this scene are three blacks, and its files have no coordinates.
     assert f"colours of {manifest}: Grass (#000001) and Trees (#000002) differ by " in shown.err
-    assert "the files of stored-r1 have no coordinates, so the GeoTIFFs have none" in shown.err
+    assert "the files of stored-r1 have no coordinates, so a GeoTIFF of its map has none" in shown.err

@@ -295,7 +295,9 @@ def test_a_link_to_a_file_elsewhere_is_refused(tmp_path: Path) -> None:
         imported(export, tmp_path / "mine")
 
 
-@pytest.mark.parametrize("name", ["", " ", "=SUM(A1)", "<b>lab</b>", "a" * 41, "lab\n", "-lab", "lab [x]", "$x$"])
+@pytest.mark.parametrize(
+    "name", ["", " ", "=SUM(A1)", "<b>lab</b>", "a" * 41, "lab\n", "-lab", "lab [x]", "$x$", "a, b"]
+)
 def test_names_that_are_not_inert_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"--origin is .*; use 1 to 40 letters"):
         export_results(saved(tmp_path / "r", *draws()), tmp_path / "out", name=name)

@@ -23,7 +23,7 @@ from mmrs_bench.reading import read_json, validated
 IMPORTED = "imported"
 DESCRIPTION = "origin.json"
 #: Names of origins: letters, digits, blanks and some punctuation, so that they are inert everywhere.
-_NAME = re.compile(r"\w(?:[\w .,&()'+-]{0,38}[\w.)])?")
+_NAME = re.compile(r"\w(?:[\w .&()'+-]{0,38}[\w.)])?")
 
 _ADVICE = "ask for the export again, or remove it from the results with its folder"
 
@@ -63,8 +63,8 @@ def check_name(
     """Return a name of an origin, or raise an ``error`` if it is none."""
     if not _NAME.fullmatch(name):
         raise error(
-            f"{where} is {name[:60]!r}; use 1 to 40 letters, digits, blanks and . , & ( ) ' + -, beginning with a "
-            "letter or digit, e.g. 'Example University'"
+            f"{where} is {name[:60]!r}; use 1 to 40 letters, digits, blanks and . & ( ) ' + -, beginning with a letter "
+            "or digit, e.g. 'Example University'"
         )
     return name
 

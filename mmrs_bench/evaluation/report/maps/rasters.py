@@ -69,6 +69,13 @@ def write_raster(path: Path, scene: Scene, targets: IntArray) -> list[Path]:
     return [path, path.with_suffix(STYLE_SUFFIX)]
 
 
+def missing_place(scene: Scene) -> str:
+    """That GeoTIFFs of a scene have no coordinates, in one line; empty if they have."""
+    if scene.transform is not None:
+        return ""
+    return f"the files of {scene.manifest.tag} have no coordinates, so a GeoTIFF of its map has none"
+
+
 def qgis_style(scene: Scene) -> bytes:
     """A style of QGIS (3.0 or newer) for the raster of class ids: the colour and name of every class, as XML.
 

@@ -19,7 +19,7 @@ import numpy as np
 from mmrs_bench.evaluation.report.entries import Entry
 from mmrs_bench.evaluation.report.tables import Value
 from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
-from mmrs_bench.evaluation.results.imported import imported_place
+from mmrs_bench.evaluation.results.imported import folder_name, imported_place
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.records import record_place
 from mmrs_bench.evaluation.results.schema import Leakage, Record
@@ -97,7 +97,7 @@ def _mean_stages(records: Sequence[Record]) -> dict[str, float]:
 def _record(record: Record) -> dict[str, Any]:
     scores, measured = record.scores, record.measured
     return {
-        "key": record.identity,
+        "key": record_id(record),
         "file": _place(record),
         "draw": record.protocol.data.draw,
         "seed": record.protocol.seed,
@@ -120,6 +120,11 @@ def _record(record: Record) -> dict[str, Any]:
         "provenance": _fields(record.provenance.model_dump_json()),
         "signature": record.signature,
     }
+
+
+def record_id(record: Record) -> str:
+    """A name of the record in addresses of the page: its key, and the folder of its origin if it was imported."""
+    return f"{record.key}-{folder_name(record.origin)}" if record.origin else record.key
 
 
 def _place(record: Record) -> str:

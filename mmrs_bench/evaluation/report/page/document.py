@@ -22,6 +22,7 @@ from mmrs_bench.evaluation.report.page.details import (
     packed,
     percent,
     printable_texts,
+    record_id,
     rounded,
 )
 from mmrs_bench.evaluation.report.ranks.scene_ranks import SceneRanks, rank_over_scenes
@@ -50,6 +51,7 @@ ROW_FIELDS = (
     "group",
     "label",
     "method",
+    "origin",
     "rank",
     "unranked",
     "estimates",
@@ -158,6 +160,7 @@ def _row(number: int, entry: Entry, row: Mapping[str, Value], names: Sequence[st
         "group": number,
         "label": entry.label,
         "method": names.index(entry.method_id.name),
+        "origin": row["origin"],
         "rank": row["group"],
         "unranked": row["unranked"],
         "estimates": [_estimate(row[name]) for name in METRICS],
@@ -171,7 +174,7 @@ def _row(number: int, entry: Entry, row: Mapping[str, Value], names: Sequence[st
         "memory": rounded(row["peak_memory_mib"]),
         "external": row["external_data"],
         "records": [
-            [r.protocol.data.draw, r.protocol.seed, r.identity, *(percent(metric_value(r, name)) for name in METRICS)]
+            [r.protocol.data.draw, r.protocol.seed, record_id(r), *(percent(metric_value(r, name)) for name in METRICS)]
             for r in entry.records
         ],
         "details": packed(entry_details(entry)),

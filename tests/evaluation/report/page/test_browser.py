@@ -83,6 +83,25 @@ def test_filters_and_search_leave_the_fitting_rows_and_can_be_linked(shown: Open
     browser.wait_for("document.getElementById('count').textContent === '12 of 12 rows'")
 
 
+def test_imported_rows_have_a_column_and_a_filter_and_records_of_one_cell_are_told_apart(shown: Open) -> None:
+    own = [make_record("rf", varied_hits(150, draw), draw=draw) for draw in range(2)]
+    others = [make_record("rf", varied_hits(90, draw), draw=draw).with_origin("Lab (A)") for draw in range(2)]
+    browser = shown(page_of([*own, *others]))
+    assert browser.texts(METHODS) == ["rf", "rf [Lab (A)]"]
+    assert browser.texts("#results td.origin") == ["here", "Lab (A)"]
+    browser.click("input[name=origin][value='Lab (A)']")
+    assert browser.texts(METHODS) == ["rf [Lab (A)]"]
+    page, address = page_of([*own, *others]), f"#record-{own[0].key}"
+    scores = []
+    for end, title in (("", "rf, draw 0, seed 0"), ("-lab-a", "rf [Lab (A)], draw 0, seed 0")):
+        shown(page, address + end).wait_for("document.getElementById('record').open")
+        assert browser.texts("#record-title") == [title]
+        scores.append(browser.texts("#record dd")[0])
+    assert scores[0] != scores[1]
+    assert browser.texts("#record dd").count("Lab (A)") == 1
+    assert shown(page_of(own)).texts("[data-sort=origin], [data-filter=origin]") == []
+
+
 def test_an_opened_row_leads_to_its_records_its_card_and_its_protocol(shown: Open, page: str) -> None:
     browser = shown(page)
     browser.click("#row-3 .open")

@@ -34,7 +34,8 @@ class Elements(HTMLParser):
 
 def test_the_page_loads_nothing_and_has_no_address_of_another_place() -> None:
     page = page_of(*fixed_set())
-    assert not re.search(r"https?:|//[a-z]|url\(|@import|\bimport\b|fetch\(|XMLHttp", page.partition('id="data">')[0])
+    code = re.sub(r"'sha256-[^']+'", "", page.partition('id="data">')[0])
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|\bimport\b|fetch\(|XMLHttp", code)
     assert not re.search(r"https?:|\bimport\(|[^.]fetch\(|XMLHttp|WebSocket|innerHTML|outerHTML|eval\(", page)
     elements = Elements(page).found
     assert {tag for tag, _ in elements} & {"link", "img", "iframe", "object", "embed", "base"} == set()

@@ -24,6 +24,10 @@ const ROWS = DATA.rows.map((values, index) => {
 });
 const ROW_OF_RECORD = new Map(ROWS.flatMap((row) => row.records.map((record) => [record[2], row])));
 
+/** Whether rows were imported; the others are of this folder. */
+const IMPORTED = ROWS.some((row) => row.origin);
+for (const row of ROWS) row.origin ||= "here";
+
 /** A number for each label, so that a method looks the same in every figure. */
 const LOOKS = new Map([...new Set(ROWS.map((row) => row.label))].map((label, i) => [label, i]));
 

@@ -6,6 +6,7 @@ const FILTERS = [
   { key: "shots", title: "Shots" },
   { key: "budget", title: "Budget" },
   { key: "family", title: "Family" },
+  ...(IMPORTED ? [{ key: "origin", title: "Origin" }] : []),
 ];
 const VIEWS = {
   table: { title: "Table", show: (rows) => tableView(rows, state.sort, state.apart, sortBy) },

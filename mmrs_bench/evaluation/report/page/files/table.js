@@ -10,6 +10,8 @@ const COLUMNS = [
   { key: "rank", title: "Group", number: true, value: (row) => row.rank, text: (row) => (row.rank === null ? ABSENT : String(row.rank)),
     hint: "methods of a group do not differ significantly from the best of the group" },
   { key: "family", title: "Family", value: (row) => row.family, text: (row) => row.family },
+  ...(IMPORTED ? [{ key: "origin", title: "Origin", value: (row) => row.origin, text: (row) => row.origin,
+    hint: "who computed the records; others than those of here were imported" }] : []),
   ...METRICS.map((metric, i) => ({ key: metric.name, title: `${metric.title} %`, number: true, down: true,
     value: (row) => row.estimates[i]?.[0] ?? null, cell: (row) => estimateCell(row, i) })),
   { key: "interval", title: "95 % interval", plain: true, cell: intervalCell },
