@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
@@ -13,7 +13,7 @@ from mmrs_bench.evaluation.report.entries import Group
 from mmrs_bench.evaluation.report.exports import csv_table
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.tables import Estimate, Value
-from mmrs_bench.io import atomic_write, write_png, write_text
+from mmrs_bench.io import write_png, write_text
 from mmrs_bench.texts import figure_text, printable
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _TITLE_POINTS, _TITLE_CHARACTERS = 10, 12
 _LEGEND_POINTS, _LEGEND_CHARACTERS = 9, 13
 #: Width of a legend's symbol in characters, and height of one line of a legend in inches.
 _LEGEND_SYMBOL, _LEGEND_LINE = 8, 0.19
+#: Factor between the shots of two methods in a figure, and between those of the first and the last one.
+_SHIFT, _WIDEST_SHIFT = 1.02, 1.15
 
 
 def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
@@ -35,19 +37,23 @@ def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
 
     Args:
         groups: Groups in the order of `mmrs_bench.evaluation.report.entries.group_records`.
-        folder: Folder of the files ``curves-<scene>-<split>-<budget>....{png,pdf,csv}``.
+        folder: Folder of the files ``curves-<scene>-<split>-<budget>....{png,csv}``; those for papers are written by
+            `mmrs_bench.evaluation.report.paper.figures`.
     """
     files: list[Path] = []
     for members in curve_families(groups):
         rows = [row for group in members for row in _rows(group)]
-        stem = folder / file_stem("curves", members[0].fields_without_shots.values())
-        csv, png, pdf = (stem.with_suffix(suffix) for suffix in (".csv", ".png", ".pdf"))
+        stem = curves_stem(members)
+        csv, png = (folder / f"{stem}.{suffix}" for suffix in ("csv", "png"))
         write_text(csv, render([csv_table("OA over shots", rows, estimates=["oa"])], "csv"))
-        figure = curve_figure(members)
-        write_png(png, figure, dpi=200)
-        write_pdf(pdf, figure)
-        files += [csv, png, pdf]
+        write_png(png, curve_figure(members), dpi=200)
+        files += [csv, png]
     return files
+
+
+def curves_stem(family: Sequence[Group]) -> str:
+    """Name of the files of one figure without their endings."""
+    return file_stem("curves", family[0].fields_without_shots.values())
 
 
 def curve_families(groups: Sequence[Group]) -> list[list[Group]]:
@@ -61,11 +67,6 @@ def file_stem(kind: str, fields: Iterable[str]) -> str:
     return f"{kind}-" + re.sub(r"[^A-Za-z0-9+-]", "_", "-".join(filter(None, fields)))
 
 
-def write_pdf(path: Path, figure: Figure) -> None:
-    """Write a figure atomically, as PDF without a date: the same records give the same bytes."""
-    atomic_write(path, lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None}))
-
-
 def _rows(group: Group) -> list[dict[str, Value]]:
     return [
         {"label": entry.label, "shots": group.shots, "oa": entry.estimate("oa"), "draws": len(entry.draws)}
@@ -75,26 +76,48 @@ def _rows(group: Group) -> list[dict[str, Value]]:
 
 def curve_figure(groups: Sequence[Group]) -> Figure:
     """OA over shots of the ranked methods in groups of one protocol, with 95 % intervals over draws."""
-    from matplotlib.ticker import NullFormatter, NullLocator
-
     from mmrs_bench.evaluation.report.figures import ShownFigure
+
+    figure = ShownFigure(figsize=(6.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    draw_curves(axes, groups)
+    fields = groups[0].fields
+    protocol = f"{groups[0].protocol_label}, budget {fields['budget']}"
+    add_title(figure, f"{groups[0].scene_label}\n{protocol}; mean and 95 % interval over draws")
+    style_axes(figure, axes)
+    return figure
+
+
+def draw_curves(axes: Axes, groups: Sequence[Group], *, numbers: Mapping[str, int] | None = None, **style: Any) -> None:
+    """Draw the curves of `curve_figure`, the best method first.
+
+    Args:
+        axes: Where to draw.
+        groups: Groups of one protocol.
+        numbers: The methods to draw, by label, with the numbers of their `line_style`; by default all of them, in the
+            order of their accuracy.
+        style: Changes of `line_style`.
+    """
+    from matplotlib.ticker import NullFormatter, NullLocator
 
     curves: dict[str, list[tuple[int, Estimate]]] = {}
     for group in groups:
         for entry in group.ranked:
             if (estimate := entry.estimate("oa")) is not None:
                 curves.setdefault(entry.label, []).append((group.shots, estimate))
-    figure = ShownFigure(figsize=(6.6, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for number, label in enumerate(sorted(curves, key=lambda label: (-curves[label][-1][1].mean, label))):
+    order = sorted(curves, key=lambda label: (-curves[label][-1][1].mean, label))
+    numbers = {label: number for number, label in enumerate(order)} if numbers is None else numbers
+    order = [label for label in order if label in numbers]
+    # Points of different methods at one shot count are shifted so that their intervals do not overlap.
+    shift = min(_SHIFT, _WIDEST_SHIFT ** (1 / max(1, len(order) - 1)))
+    for place, label in enumerate(order):
         estimates = [estimate for _, estimate in curves[label]]
         axes.errorbar(
-            # Points of different methods at one shot count are shifted so that their intervals do not overlap.
-            [shots * 1.02 ** (number - (len(curves) - 1) / 2) for shots, _ in curves[label]],
+            [shots * shift ** (place - (len(order) - 1) / 2) for shots, _ in curves[label]],
             [estimate.mean for estimate in estimates],
             yerr=error_bars(estimates),
             label=figure_text(label),
-            **line_style(number),
+            **{**line_style(numbers[label]), **style},
         )
     axes.set_xscale("log")
     shots = sorted({group.shots for group in groups})
@@ -102,11 +125,6 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("shots (labels per class)")
-    fields = groups[0].fields
-    protocol = f"{groups[0].protocol_label}, budget {fields['budget']}"
-    add_title(figure, f"{groups[0].scene_label}\n{protocol}; mean and 95 % interval over draws")
-    style_axes(figure, axes)
-    return figure
 
 
 def error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
@@ -135,14 +153,26 @@ def line_style(number: int) -> dict[str, Any]:
     }
 
 
-def style_axes(figure: Figure, axes: Axes) -> None:
-    """Label the y axis, add a grid, and put the legend below the axes, in a figure that is high enough for it."""
+def style_axes(
+    figure: Figure, axes: Axes, *, points: float = _LEGEND_POINTS, characters: float = _LEGEND_CHARACTERS
+) -> None:
+    """Label the y axis, add a grid, and put the legend below the axes, in a figure that is high enough for it.
+
+    Args:
+        figure: The figure.
+        axes: Its axes.
+        points: Size of the legend.
+        characters: Characters of the legend in an inch.
+    """
+    from matplotlib.container import ErrorbarContainer
+
     axes.set_ylabel("overall accuracy, %")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    names = axes.get_legend_handles_labels()[1]
-    columns = max(1, int(figure.get_figwidth() * _LEGEND_CHARACTERS / (max(map(len, names)) + _LEGEND_SYMBOL)))
+    handles, names = axes.get_legend_handles_labels()
+    columns = max(1, int(figure.get_figwidth() * characters / (max(map(len, names)) + _LEGEND_SYMBOL)))
     rows = -(-len(names) // columns)
-    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (rows - 1))
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=_LEGEND_POINTS)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * points / _LEGEND_POINTS * (rows - 1))
+    lines = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles]
+    figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=points)

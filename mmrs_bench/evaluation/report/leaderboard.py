@@ -16,6 +16,7 @@ from mmrs_bench.evaluation.report.exports import classes_table, draws_table, ide
 from mmrs_bench.evaluation.report.modalities import modality_tables
 from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.page.page import render_page
+from mmrs_bench.evaluation.report.paper.figures import write_figures
 from mmrs_bench.evaluation.report.paper.latex import paper_tables
 from mmrs_bench.evaluation.report.ranks.diagram import write_ranks
 from mmrs_bench.evaluation.report.render import render
@@ -85,7 +86,8 @@ def write_leaderboard(
     texts["classes.csv"] = render([classes_table(groups)], "csv")
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [folder / name for name in texts] + write_curves(groups, folder) + write_ranks(groups, folder)
+    figures = (write_curves, write_figures, write_ranks)
+    return [folder / name for name in texts] + [path for write in figures for path in write(groups, folder)]
 
 
 def ranking(group: Group) -> Table:

@@ -16,16 +16,24 @@ from mmrs_bench.cli import main
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.report.entries import group_records
 from mmrs_bench.evaluation.report.leaderboard import ranking
+from mmrs_bench.evaluation.report.paper.citation import bibtex, methods_paragraph
+from mmrs_bench.evaluation.report.paper.figures import write_figures
 from mmrs_bench.evaluation.report.paper.latex import MOST_COLUMNS, paper_tables
 from mmrs_bench.evaluation.results.records import save_record
 from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.methods.catalogue import method_cards
 
 PAPER = r"""\documentclass[journal]{IEEEtran}
 \usepackage[utf8]{inputenc}
 \usepackage{booktabs}
+\usepackage{graphicx}
+\graphicspath{{leaderboard/}}
 \begin{document}
-Text.
-\input{paper}
+\input{methods}
+\input{leaderboard/paper-figures}
+\input{leaderboard/paper}
+\bibliographystyle{IEEEtran}
+\bibliography{references}
 \end{document}
 """
 
@@ -89,24 +97,35 @@ def test_leaderboard_writes_the_chosen_columns(tmp_path: Path) -> None:
 
 def compiler() -> str | None:
     """``pdflatex`` if it has IEEEtran and booktabs."""
-    found = shutil.which("pdflatex")
-    names = ("IEEEtran.cls", "booktabs.sty", "ptmr7t.tfm")
+    found = shutil.which("pdflatex") and shutil.which("bibtex")
+    names = ("IEEEtran.cls", "IEEEtran.bst", "booktabs.sty", "graphicx.sty", "ptmr7t.tfm")
     has = found and all(subprocess.run(["kpsewhich", name], capture_output=True).returncode == 0 for name in names)
     return found if has else None
 
 
-@pytest.mark.skipif(compiler() is None, reason="needs pdflatex with IEEEtran, booktabs and the Times fonts")
+@pytest.mark.skipif(compiler() is None, reason="needs pdflatex and bibtex with IEEEtran, booktabs and the Times fonts")
 @pytest.mark.parametrize("metrics", [("oa",), ("oa", "aa", "kappa")])
-def test_the_tables_fit_into_a_two_column_paper(metrics: tuple[str, ...], tmp_path: Path) -> None:
-    methods = [f"a-long-name-{number}" for number in range(5)]
+def test_tables_figures_and_references_fit_into_a_two_column_paper(metrics: tuple[str, ...], tmp_path: Path) -> None:
+    methods = [*("a-long-name-1", "a-long-name-2"), *("rf", "svm-emp", "diffclip", "bdgf")]
     records = [*fixed_set()[0], *many_records(3, (2, 5, 10, 20), methods)]
-    records += [make_record(text, title=text, scene="hostile-r1", unranked="") for text in HOSTILE.values()]
-    (tmp_path / "paper.tex").write_text(tables_of(records, *metrics), encoding="utf-8")
+    records += [
+        make_record(text, title=text, scene="hostile-r1", unranked="", shots=shots)
+        for text in HOSTILE.values()
+        for shots in (2, 5)
+    ]
+    groups, folder = group_records(records), tmp_path / "leaderboard"
+    folder.mkdir()
+    (folder / "paper.tex").write_text(tables_of(records, *metrics), encoding="utf-8")
+    assert len(write_figures(groups, folder)) > 4
+    (tmp_path / "references.bib").write_text(bibtex(groups, method_cards()), encoding="utf-8")
+    (tmp_path / "methods.tex").write_text(methods_paragraph(groups, method_cards()), encoding="utf-8")
     (tmp_path / "main.tex").write_text(PAPER, encoding="utf-8")
-    command = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "main"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:]
+    latex = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "main"]
+    for command in (latex, ["bibtex", "main"], latex, latex):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+        assert done.returncode == 0, done.stdout[-2000:]
     log = (tmp_path / "main.log").read_text(encoding="latin-1")
-    assert "Overfull" not in log
+    assert "Overfull \\hbox" not in log
     assert "Float too large" not in log
+    assert "undefined references" not in log
     assert "passwd" not in log

@@ -93,7 +93,7 @@ def test_write_leaderboard_writes_tables_data_and_curves(tmp_path: Path) -> None
     save_failure(tmp_path, failures[0].protocol, ValueError("no convergence"))
     files = write_files(tmp_path)
     folder, stem = tmp_path / "leaderboard", "curves-trento-r1_abababab-random-v1-11-scene-paper-v0_1_0"
-    names = {"draws.csv", "classes.csv", "paper.tex"}
+    names = {"draws.csv", "classes.csv", "paper.tex", "paper-figures.tex"}
     names |= {f"leaderboard.{fmt}" for fmt in ("md", "csv", "tex", "html")}
     names |= {f"{stem}.{fmt}" for fmt in ("csv", "png", "pdf")}
     assert {path.name for path in files} == {path.name for path in folder.iterdir()} == names

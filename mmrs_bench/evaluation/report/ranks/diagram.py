@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrs_bench.evaluation.report.curves import add_title, file_stem, write_pdf
+from mmrs_bench.evaluation.report.curves import add_title, file_stem
 from mmrs_bench.evaluation.report.entries import Group
 from mmrs_bench.evaluation.report.exports import csv_table
+from mmrs_bench.evaluation.report.paper.figures import paper_style, write_pdf
 from mmrs_bench.evaluation.report.ranks.scene_ranks import SceneRanks, rank_over_scenes
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.tables import Value
@@ -38,9 +39,9 @@ def write_ranks(groups: Sequence[Group], folder: Path) -> list[Path]:
             folder / f"{file_stem('ranks', ranks.fields.values())}.{suffix}" for suffix in ("csv", "png", "pdf")
         )
         write_text(csv, render([csv_table("ranks", rank_rows(ranks))], "csv"))
-        figure = rank_figure(ranks)
-        write_png(png, figure, dpi=200)
-        write_pdf(pdf, figure)
+        write_png(png, rank_figure(ranks), dpi=200)
+        with paper_style():
+            write_pdf(pdf, rank_figure(ranks))
         files += [csv, png, pdf]
     return files
 

@@ -193,7 +193,7 @@ def inches(figure: Figure) -> list[tuple[float, float, float, float]]:
     ]
 
 
-@pytest.mark.parametrize("methods", [1, 2, 5, 8])
+@pytest.mark.parametrize("methods", [1, 3, 8])
 @pytest.mark.parametrize("size", [(20, 24), (12, 60), (60, 12)])
 def test_nothing_overlaps_whatever_the_scene_and_the_number_of_methods(size: tuple[int, int], methods: int) -> None:
     scene = tiny_scene(striped_map(*size, 3, field=4))
