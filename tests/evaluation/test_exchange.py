@@ -19,7 +19,13 @@ from helpers.synthetic_records import make_record
 from mmrs_bench.api.results import load_results
 from mmrs_bench.cli import build_parser
 from mmrs_bench.errors import BenchError, ConfigError, RecordError
+from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.exchange import Imported, export_results, import_results
+from mmrs_bench.evaluation.report.entries import group_records
+from mmrs_bench.evaluation.report.leaderboard import ranking
+from mmrs_bench.evaluation.report.page.details import entry_details
+from mmrs_bench.evaluation.report.page.document import build_document
+from mmrs_bench.evaluation.report.paper.citation import methods_paragraph
 from mmrs_bench.evaluation.results.imported import Origin, folder_name, load_imported
 from mmrs_bench.evaluation.results.records import load_records, save_record
 from mmrs_bench.evaluation.results.schema import Record
@@ -75,8 +81,8 @@ def test_rows_of_two_origins_stand_beside_own_ones_and_are_never_merged(tmp_path
         imported(exported(tmp_path / name, *draws(hits=hits), *draws("svm", hits=hits), name=name), mine)
     results = load_results(mine)
     assert len(results) == 3 + 4 + 4
-    (ranking,) = results.leaderboard().tables[:1]
-    rows = {str(row["label"]): row for row in ranking.rows}
+    (shown,) = results.leaderboard().tables[:1]
+    rows = {str(row["label"]): row for row in shown.rows}
     assert {(label, row["origin"], row["draws"]) for label, row in rows.items()} == {
         ("rf", "", 3),
         (f"rf [{LAB}]", LAB, 2),
@@ -85,8 +91,8 @@ def test_rows_of_two_origins_stand_beside_own_ones_and_are_never_merged(tmp_path
         ("svm [Other Lab]", "Other Lab", 2),
     }
     assert rows["rf [Other Lab]"]["oa"].mean == pytest.approx(50)  # type: ignore[union-attr]
-    assert "Origin" in [column.title for column in ranking.shown]
-    assert any("Imported: " in note and "rf [Other Lab]" in note for note in ranking.notes)
+    assert "Origin" in [column.title for column in shown.shown]
+    assert any("Imported: " in note and "rf [Other Lab]" in note for note in shown.notes)
     frame = results.frame()
     assert frame.groupby("origin").size().to_dict() == {"": 3, LAB: 4, "Other Lab": 4}
     assert "Origin" not in [c.title for c in load_results(tmp_path / LAB / "theirs").leaderboard().tables[0].shown]
@@ -94,12 +100,15 @@ def test_rows_of_two_origins_stand_beside_own_ones_and_are_never_merged(tmp_path
     assert table.rows[0]["draws"] == 2
 
 
-def test_the_page_tells_records_of_one_cell_apart(tmp_path: Path) -> None:
-    from mmrs_bench.evaluation.report.entries import group_records
-    from mmrs_bench.evaluation.report.leaderboard import ranking
-    from mmrs_bench.evaluation.report.page.details import entry_details
-    from mmrs_bench.evaluation.report.page.document import build_document
+def test_the_methods_paragraph_of_a_paper_says_what_was_imported(tmp_path: Path) -> None:
+    mine = saved(tmp_path / "mine", *draws("cnn"))
+    imported(exported(tmp_path, *draws(), name="Lab & Co"), mine)
+    text = methods_paragraph(group_records(load_results(mine).records), {})
+    assert r". Those of rf by Lab \& Co were imported. cnn and rf were trained" in text
+    assert "imported" not in methods_paragraph(group_records(load_records(mine)), {})
 
+
+def test_the_page_tells_records_of_one_cell_apart(tmp_path: Path) -> None:
     mine = saved(tmp_path / "mine", *draws())
     imported(exported(tmp_path, *draws(hits=(10, 10, 10))), mine)
     groups = group_records(load_results(mine).records)
@@ -158,8 +167,6 @@ def test_other_results_of_an_origin_replace_earlier_ones_only_on_demand(tmp_path
 
 
 def test_imported_results_are_not_exported_or_collected_as_own_ones(tmp_path: Path) -> None:
-    from mmrs_bench.evaluation.collect import collect
-
     mine = saved(tmp_path / "mine", *draws("cnn"))
     imported(exported(tmp_path), mine)
     found = export_results(mine, tmp_path / "mine.zip", name="Me")

@@ -75,7 +75,7 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
     several = f" and {_range(seeds)} seeds of training" if seeds[-1] > 1 else ""
     shots = _and(str(count) for count in sorted({group.shots for group in groups}))
     sentences = (
-        f"Results were computed with mmrs-bench {__version__}~\\cite{{{SUITE_KEY}}}.",
+        f"Results were computed with mmrs-bench {__version__}~\\cite{{{SUITE_KEY}}}.{_imported(groups)}",
         f"{_and(names)} {'was' if len(names) == 1 else 'were'} trained on {shots} labelled pixels of each class of "
         f"{_and(dict.fromkeys(scenes))} (split {data.split}, windows of {data.window} x {data.window} pixels, budget "
         f"{records[0].protocol.budget}).{modalities}",
@@ -89,6 +89,13 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
         "correction at 0.05.",
     )
     return " ".join(sentences)
+
+
+def _imported(groups: Iterable[Group]) -> str:
+    """A sentence about results of others, after a blank; empty if there are none."""
+    methods = {entry.method_id for group in groups for entry in group.ranked if entry.method_id.origin}
+    found = sorted({f"{method.name} by {method.origin}" for method in methods})
+    return f" Those of {_and(_with_citation(text, '') for text in found)} were imported." if found else ""
 
 
 def _percent(values: Sequence[float]) -> str:
