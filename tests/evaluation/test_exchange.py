@@ -18,7 +18,9 @@ from helpers.synthetic_records import make_record
 
 from mmrs_bench.api.results import load_results
 from mmrs_bench.cli import build_parser
+from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import BenchError, ConfigError, RecordError
+from mmrs_bench.evaluation.cells import Suite, build_cells
 from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.exchange import Imported, export_results, import_results
 from mmrs_bench.evaluation.report.entries import group_records
@@ -29,6 +31,7 @@ from mmrs_bench.evaluation.report.paper.citation import methods_paragraph
 from mmrs_bench.evaluation.results.imported import Origin, folder_name, load_imported
 from mmrs_bench.evaluation.results.records import load_records, save_record
 from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.evaluation.run.runner import run_cell
 from mmrs_bench.io import content_hash, file_sha256
 from mmrs_bench.paths import REPOSITORY
 
@@ -348,14 +351,20 @@ def test_an_interrupted_import_leaves_no_results(tmp_path: Path, monkeypatch: py
     assert [path.name for path in (mine / "imported").iterdir()] == ["example-lab"]
 
 
+def computed(folder: Path, manifest: Path, *methods: str) -> None:
+    """Compute two draws of some methods on a scene, and save their records."""
+    suite = Suite.of({"datasets": (str(manifest),), "methods": methods, "draws": 2, "budget": "smoke"})
+    for cell in build_cells(suite):
+        save_record(folder, run_cell(cell, ExecutionConfig(), folder, lambda stage, done: None))
+
+
 def test_commands_from_a_run_to_the_leaderboard_of_others(
     tmp_path: Path, printed: Callable[..., str], refused: Callable[..., str]
 ) -> None:
     """Two laboratories compute the same cells; one of them imports the results of the other one."""
     manifest = store_scene(tmp_path / "scene")
-    options = ("--dataset", manifest, "--budget", "smoke", "--draws", 2, "--workers", 1)
-    printed("run", *options, "--methods", "nearest-prototype", "majority", "--results", tmp_path / "theirs")
-    printed("run", *options, "--methods", "nearest-prototype", "--results", tmp_path / "mine")
+    computed(tmp_path / "theirs", manifest, "nearest-prototype", "majority")
+    computed(tmp_path / "mine", manifest, "nearest-prototype")
     out = tmp_path / "lab.zip"
     lines = printed("export", tmp_path / "theirs", "--out", out, "--origin", LAB).splitlines()
     assert lines[0] == "stored-r1, budget smoke: majority, 2 records"
@@ -370,9 +379,8 @@ def test_commands_from_a_run_to_the_leaderboard_of_others(
     assert "| Origin |" in table
     assert "6 records" in printed("report", "--results", tmp_path / "mine", "--out", tmp_path / "page")
     # The run does not take imported cells for its own.
-    assert "2 cells, 0 done, 2 to do" in printed(
-        "plan", *options[:-2], "--methods", "majority", "--results", tmp_path / "mine"
-    )
+    options = ("--dataset", manifest, "--budget", "smoke", "--draws", 2, "--methods", "majority")
+    assert "2 cells, 0 done, 2 to do" in printed("plan", *options, "--results", tmp_path / "mine")
     assert "say whose results these are" in refused("export", tmp_path / "theirs", "--out", tmp_path / "x.zip")
     assert "--pretrained is for models" in refused(
         "export", tmp_path / "theirs", "--out", tmp_path / "x.zip", "--origin", LAB, "--pretrained"
