@@ -38,7 +38,7 @@ SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(
 PAGES = README.md $(wildcard docs/*.md docs/methods/*.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor bench plan leaderboard tables collect compare map regress update-baselines data test test-all fuzz torture lint docs speed speed-regress check-wheel
+.PHONY: help setup demo doctor bench watch plan leaderboard tables collect compare map regress update-baselines data test test-all fuzz torture lint docs speed speed-regress check-wheel
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | column -t -s: -l 2
@@ -79,6 +79,9 @@ doctor: ## what this machine has, a self-test of every module, times of the hot 
 
 bench: ## compute what is missing, then show the leaderboard
 	@$(BENCH) run $(SUITE) $(RUN)
+
+watch: ## the progress of a run on RESULTS that goes on in another terminal
+	@$(BENCH) watch $(call quoted,$(RESULTS)) $(RUN)
 
 plan: ## every cell, its state, and how long the rest will take
 	@$(BENCH) plan $(SUITE)

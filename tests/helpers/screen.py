@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import termios
 import time
@@ -94,6 +95,19 @@ def run_on_terminal(
         kept |= {"TERM": "xterm-256color", **(variables or {})}
         os.execvpe(command[0], list(command), kept)  # noqa: S606
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", screen.height, screen.width, 0, 0))
+    try:
+        _show(terminal, screen, keys)
+    except BaseException:
+        os.kill(process, signal.SIGKILL)
+        raise
+    finally:
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        os.close(terminal)
+    return status
+
+
+def _show(terminal: int, screen: Screen, keys: Callable[[Screen], bytes]) -> None:
+    """Give the screen what the terminal gets until its process ends."""
     before, end = termios.tcgetattr(terminal), time.monotonic() + TIMEOUT_SECONDS
     undecoded = typed = b""
     while True:
@@ -103,13 +117,10 @@ def run_on_terminal(
         try:
             undecoded += os.read(terminal, 1 << 16)
         except OSError:  # the process has ended
-            break
+            return
         text = undecoded.decode(errors="ignore")
         undecoded = b"" if text.encode() == undecoded else undecoded[len(text.encode()) :]
         screen.feed(text)
         if not typed and (typed := keys(screen)):
             os.write(terminal, typed)
         assert termios.tcgetattr(terminal) == before, "the command changed the terminal"
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    os.close(terminal)
-    return status

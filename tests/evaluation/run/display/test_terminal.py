@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from clusters.processes import wait_until
 from helpers.screen import Screen, run_on_terminal
 
 SCRIPT = Path(__file__).parents[3] / "helpers" / "run_fake_job.py"
@@ -22,14 +25,14 @@ def outcomes(lines: list[str]) -> set[str]:
     return {re.sub(r"^\[\d+/", "[n/", line) for line in lines if line.startswith("[")}
 
 
-@pytest.mark.parametrize(("width", "height"), [(200, 24), (200, 5)])
-def test_a_terminal_keeps_the_lines_that_a_file_gets_and_nothing_else(tmp_path: Path, width: int, height: int) -> None:
+def test_a_low_terminal_keeps_the_lines_that_a_file_gets_and_nothing_else(tmp_path: Path) -> None:
     piped = subprocess.run(command(tmp_path / "a"), stderr=subprocess.PIPE, text=True, check=True).stderr.splitlines()
-    screen = Screen(width, height)
+    screen = Screen(200, 5)
     assert run_on_terminal(command(tmp_path / "b"), screen) == 0
     assert len(screen.shown()) == len(piped)
     assert outcomes(screen.shown()) == outcomes(piped)
     assert screen.cursor_visible
+    assert screen.colours
 
 
 def test_the_table_shows_cells_stages_and_methods(tmp_path: Path) -> None:
@@ -66,13 +69,11 @@ def test_an_error_stays_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
     assert "draw 1: the loss is NaN; lower the learning rate" in "".join(line.ljust(30) for line in screen.lines)
 
 
-def test_colours_are_those_that_the_user_wants(tmp_path: Path) -> None:
-    coloured, plain = Screen(100, 24), Screen(100, 24)
-    for name, screen, variables in (("a", coloured, {}), ("b", plain, {"NO_COLOR": "1"})):
-        assert run_on_terminal(command(tmp_path / name), screen, variables=variables) == 0
-        assert "running" in screen.text, "there was no table"
-    assert coloured.colours
-    assert not plain.colours
+def test_a_user_can_have_no_colours(tmp_path: Path) -> None:
+    screen = Screen(100, 24)
+    assert run_on_terminal(command(tmp_path), screen, variables={"NO_COLOR": "1"}) == 0
+    assert "running" in screen.text, "there was no table"
+    assert not screen.colours
 
 
 @pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"FORCE_COLOR": "1"}])
@@ -88,3 +89,17 @@ def test_no_table_is_drawn_where_it_cannot_be_replaced(tmp_path: Path, variables
     assert "[6/6]" in text
     assert "\x1b[1A" not in text
     assert "running" not in text
+
+
+def test_watching_on_a_terminal_shows_the_table_and_ctrl_c_leaves_the_run_on(tmp_path: Path) -> None:
+    with subprocess.Popen(command(tmp_path, "endless"), stderr=subprocess.DEVNULL, start_new_session=True) as run:
+        try:
+            wait_until(lambda: any((tmp_path / "locks").glob("*.stage")))
+            screen = Screen(100, 24)
+            watch = [sys.executable, "-m", "mmrs_bench", "watch", str(tmp_path)]
+            assert run_on_terminal(watch, screen, keys=lambda s: b"\x03" * ("50 %" in s.text)) == 130
+            assert "of 6 done, 2 running, 0 failed; " in screen.text
+            assert screen.shown() == ["stopped watching; the run goes on"]
+            assert run.poll() is None
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
