@@ -15,6 +15,8 @@ from mmrs_bench.texts import duration_text, rough_duration
 
 #: Which parts of a title are the column of a cell: scene, split and shots.
 _COLUMN = slice(1, 4)
+#: Largest part of a running cell that counts as passed.
+_MOST_PASSED = 0.9
 
 
 class ShownCell(NamedTuple):
@@ -175,17 +177,26 @@ class Board:
             for method, count in self._rows.items()
         ]
 
-    def summary(self, elapsed: float) -> str:
-        """``12 of 50 done, 2 running, 1 failed; 1 min 20 s, about 5 minutes left``, after these seconds."""
+    def summary(self, elapsed: float, now: float | None = None) -> str:
+        """``12 of 50 done, 2 running, 1 failed; 1 min 20 s, about 5 minutes left``, after these seconds.
+
+        Args:
+            elapsed: Seconds since the start of the run.
+            now: Seconds of the clock that the running cells began by; None leaves them out of the time left.
+        """
         counts = f"{self.done} of {self.total} done, {len(self.running)} running, {self.failed} failed"
         if self.over:
             return counts
-        left = self.seconds_left(elapsed)
+        ended = self._ended_weight + (0.0 if now is None or not self._workers else self._running_weight(now))
+        left = seconds_left(self._weight, ended, elapsed, self._workers)
         return f"{counts}; {duration_text(elapsed)}{'' if left is None else f', {rough_duration(left)} left'}"
 
-    def seconds_left(self, elapsed: float) -> float | None:
-        """Expected seconds until the end of the run, see `seconds_left`."""
-        return seconds_left(self._weight, self._ended_weight, elapsed, self._workers)
+    def _running_weight(self, now: float) -> float:
+        """The part of the running cells that has passed, if they take as long as expected; never all of one."""
+        return sum(
+            min(max(0.0, now - entry.began), _MOST_PASSED * self._weights.get(entry.cell.key, 0.0))
+            for entry in list(self.running.values())
+        )
 
     def _end(self, key: str) -> None:
         self.ended.add(key)

@@ -194,7 +194,7 @@ def status_lines(board: Board, elapsed: float) -> list[str]:
     """The summary, and the stages of the first running cells."""
     running = list(board.running.values())[:8]
     stages = (f"  {e.cell.title}: {e.stage} {share_text(e.share)}".rstrip() for e in running)
-    return [board.summary(elapsed), *stages]
+    return [board.summary(elapsed, time.monotonic()), *stages]
 
 
 def score_text(record: Record) -> str:

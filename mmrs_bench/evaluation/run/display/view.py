@@ -46,7 +46,7 @@ def board_view(board: Board, *, elapsed: float, now: float, width: int, height: 
     running = sorted(board.running.values(), key=lambda entry: entry.began)
     rows = board.rows()
     shown, methods = len(running), len(rows)
-    summary = board.summary(elapsed)
+    summary = board.summary(elapsed, now)
     lines = [_line(text) for text in ([summary] if len(summary) <= width else summary.split("; "))]
     if height is not None:
         room = height - len(lines) - 2  # for the head of the table and the cursor

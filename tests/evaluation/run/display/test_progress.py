@@ -142,6 +142,15 @@ def test_the_summary_tells_the_time_left(tmp_path: Path) -> None:
     assert display.board.summary(300.0) == "1 of 4 done, 0 running, 0 failed; 5 min 00 s, about 15 minutes left"
 
 
+def test_running_cells_count_for_the_time_left(tmp_path: Path) -> None:
+    cells = [ShownCell.of(cell) for cell in make_cells(4)]
+    board = Board(cells, seconds={cell.key: 600.0 for cell in cells}, workers=2)
+    for cell in cells[:2]:
+        board.stage(cell.key, "fit", 0.0, began=100.0)
+    assert board.summary(300.0, now=400.0).endswith("; 5 min 00 s, about 15 minutes left")
+    assert board.summary(3000.0, now=3100.0).endswith("about 34 minutes left"), "late cells are not taken as finished"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
 )
