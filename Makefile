@@ -35,7 +35,7 @@ CHOICE = --datasets $(call one_or_more,$(DATASET)) --splits $(SPLIT) --shots $(S
 SUITE = $(CHOICE) --draws $(DRAWS) --budget $(BUDGET) --results $(call quoted,$(RESULTS))
 
 # Pages with tables of results.
-PAGES = README.md $(wildcard docs/*.md docs/methods/*.md)
+PAGES = README.md $(wildcard docs/*.md docs/*/*.md)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo doctor bench watch plan leaderboard tables collect compare map regress update-baselines data test test-all fuzz torture lint docs speed speed-regress check-wheel

@@ -193,6 +193,8 @@ def _accuracies(spec: TableSpec, groups: Sequence[Group]) -> str:
 def _ranking(spec: TableSpec, groups: Sequence[Group]) -> str:
     (scene,), (shots,) = spec.scenes, spec.shots
     (group,) = _one(spec, scene, shots, [g for g in groups if _fits(g, spec, scene, shots)], "any method")
+    groups = group_records(group.records)  # as the leaderboard groups and labels them
+    (group,) = groups
     table = next(table for table in build_leaderboard(group.records) if table.in_csv)
     shown = [entry.label for entry in group.entries]
     if spec.methods:

@@ -18,7 +18,7 @@ from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 #: Pages whose accuracies are still typed, because their records are not in benchmarks/results.
-TYPED = {"bdgf.md", "msfmamba.md", "unidiff.md"}
+TYPED = {"bdgf.md", "unidiff.md"}
 BLOCK = "# Title\n\n<!-- results\n{spec}\n-->\n{table}<!-- end of results -->\n\nMore.\n"
 SPEC = "scenes: [town]\nshots: [2]\nbudget: paper\nmethods: [rf, svm]"
 
@@ -110,6 +110,13 @@ def test_a_ranking_is_that_of_the_leaderboard(page: Callable[..., Path]) -> None
     update_page(path, records(10))
     assert between(path)[0] == "| Group | Method | OA % | AA % | κ % | Draws | Labels | Seconds |"
     assert [line.split("|")[2].strip() for line in between(path)[2:4]] == ["rf", "svm"]
+
+
+def test_a_ranking_does_not_depend_on_the_selection_rules_of_other_scenes(page: Callable[..., Path]) -> None:
+    path = page("kind: ranking\nscenes: [town]\nshots: [2]\nbudget: paper\nmethods: [rf, svm]")
+    update_page(path, records(10))
+    tuned = [make_record("rf", draw=draw, selection="paper-val", scene="city-r1") for draw in range(10)]
+    assert not update_page(path, records(10) + tuned)
 
 
 @pytest.mark.parametrize(
