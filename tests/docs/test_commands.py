@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -49,7 +50,8 @@ def arguments_of(command: str) -> list[str]:
     words = shlex.split(with_names(command))
     if words[0] == "make":
         dry = ["make", "--dry-run", "--no-print-directory", *words[1:]]
-        called = subprocess.run(dry, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        alone = {"PATH": os.environ["PATH"]}  # `make test RUN=...` hands its variables on
+        called = subprocess.run(dry, cwd=REPOSITORY, check=True, capture_output=True, text=True, env=alone)
         words = shlex.split(called.stdout)
     assert words[0].endswith("mmrs-bench"), words
     return words[1:]

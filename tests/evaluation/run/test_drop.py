@@ -48,7 +48,8 @@ def test_a_run_with_drop_shares_the_training_and_has_its_own_records(
         targets = {}
         for record in (whole, dropped):
             model = model_folder(results, record.protocol)
-            targets[record.key] = predict_scene(model, None, ExecutionConfig(), lambda _stage, _share: None).targets
+            (shown,) = predict_scene(model, None, ExecutionConfig(), lambda _stage, _share: None).maps
+            targets[record.key] = shown.targets
             data = SceneDataModule(str(manifest), record.protocol.data)
             confusion = np.zeros((3, 3), dtype=int)
             np.add.at(confusion, (data.query_targets, targets[record.key][data.query]), 1)
