@@ -33,6 +33,9 @@ PACKAGES = (
     "torchmetrics",
 )
 
+#: Folders of a checkout in which a new file can change a number.
+_CODE = ("mmrs_bench", "benchmarks/methods", "data_manifests")
+
 _GIT_SECONDS = 20.0
 #: Variables that let git read another repository than that of the folder; set inside git hooks, for example.
 _GIT_VARIABLES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"}
@@ -46,7 +49,10 @@ class GitState(NamedTuple):
 
 
 def git_state(folder: Path | None = CHECKOUT) -> GitState:
-    """State of the checkout whose top folder is ``folder``; untracked files that are not ignored count as dirty.
+    """State of the checkout whose top folder is ``folder``.
+
+    Changed files count as dirty, and so do new ones among code, cards and manifests that git does not ignore. New
+    files elsewhere, such as results, do not.
 
     An installed package (``folder`` None) has no state, whatever repository contains it or the current folder.
     """
@@ -54,11 +60,12 @@ def git_state(folder: Path | None = CHECKOUT) -> GitState:
         return GitState(None, None)
     top = _git(folder, "rev-parse", "--show-toplevel")
     commit = _git(folder, "rev-parse", "HEAD")
-    status = _git(folder, "status", "--porcelain")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    new = _git(folder, "ls-files", "--others", "--exclude-standard", "--", *_CODE)
     # The commit of a repository that only contains the folder does not describe this code.
-    if top is None or commit is None or status is None or Path(top).resolve() != folder.resolve():
+    if top is None or commit is None or changed is None or new is None or Path(top).resolve() != folder.resolve():
         return GitState(None, None)
-    return GitState(commit, bool(status))
+    return GitState(commit, bool(changed or new))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -36,8 +36,12 @@ def test_a_clean_and_a_dirty_checkout(checkout: Path) -> None:
     (checkout / "code.py").write_text("x = 2\n")
     assert git_state(checkout) == GitState(commit, True)
     git(checkout, "checkout", "code.py")
-    (checkout / "method.py").write_text("")
-    assert git_state(checkout) == GitState(commit, True), "a new file counts"
+    (checkout / "demo").mkdir()
+    (checkout / "demo" / "map.png").write_text("")
+    assert git_state(checkout) == GitState(commit, False), "results beside the code do not count"
+    (checkout / "mmrs_bench").mkdir()
+    (checkout / "mmrs_bench" / "method.py").write_text("")
+    assert git_state(checkout) == GitState(commit, True), "a new file among the code counts"
 
 
 def test_outside_a_checkout_there_is_no_state(tmp_path: Path, checkout: Path) -> None:
