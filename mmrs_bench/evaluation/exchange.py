@@ -189,7 +189,10 @@ def _unpacked(source: Path) -> Iterator[Path]:
             raise RecordError(
                 f"{source}: is no complete {ARCHIVE} archive ({' '.join(str(error).split())}); ask for it again"
             ) from error
-        yield folder
+        try:
+            yield folder
+        except RecordError as error:  # names the archive, not the temporary folder
+            raise RecordError(str(error).replace(str(folder), str(source))) from error
 
 
 def _checked_entries(source: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

@@ -281,6 +281,8 @@ def test_hostile_archives_are_refused(tmp_path: Path) -> None:
     assert bomb.stat().st_size < 100_000
     with pytest.raises(RecordError, match=r"a-r1-paper\.cells\.json is larger than 16 MB"):
         imported(bomb, mine)
+    with pytest.raises(RecordError, match=rf"^{tmp_path}/empty\.zip: has no origin\.json"):
+        imported(archive(tmp_path / "empty.zip"), mine)
     (tmp_path / "text.zip").write_text("no archive")
     with pytest.raises(RecordError, match=r"is no complete \.zip archive"):
         imported(tmp_path / "text.zip", mine)
