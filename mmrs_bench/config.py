@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,6 +22,7 @@ from pydantic import (
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.io import canonical_json, content_hash, text_hash
 from mmrs_bench.reading import validated
+from mmrs_bench.texts import check_bibtex
 from mmrs_bench.version import __version__
 
 SplitName = Literal["random-v1", "block-v1", "official-v1"]
@@ -37,8 +37,6 @@ QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 4_000, "paper": 
 
 DEFAULT_RESULTS = Path("results")
 
-#: BibTeX entries, each from ``@type{key,`` to a line with its closing brace alone.
-BIBTEX = re.compile(r"(\s*@\w+\{[^,\s{}]+,[^\n]*\n(?:(?!\}\s*$).*\n)*\}\s*)+", re.MULTILINE)
 KEY_DIGITS = 16
 
 
@@ -391,10 +389,7 @@ class MethodSpec(_Frozen):
     @field_validator("citation")
     @classmethod
     def _is_bibtex(cls, citation: str) -> str:
-        if citation and not BIBTEX.fullmatch(citation):
-            raise ValueError("expected BibTeX entries, each from '@type{key,' to a line with its closing '}' alone")
-        if citation.count("{") != citation.count("}"):
-            raise ValueError("has more opening than closing braces, or fewer; a BibTeX file would end there")
+        check_bibtex(citation)
         return citation
 
     @field_validator("variants")

@@ -33,6 +33,9 @@ _PLAIN = {
     "≥": ">=",
 }
 
+#: BibTeX entries, each from ``@type{key,`` to a line with its closing brace alone.
+_BIBTEX = re.compile(r"(\s*@\w+\{[^,\s{}]+,[^\n]*\n(?:(?!\}\s*$).*\n)*\}\s*)+", re.MULTILINE)
+
 
 def prepare_streams() -> None:
     """Let standard output and error accept every character, whatever their encoding is."""
@@ -94,3 +97,11 @@ def rough_duration(seconds: float) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def check_bibtex(text: str) -> None:
+    """Raise a ``ValueError`` if a text is neither empty nor made of BibTeX entries."""
+    if text and not _BIBTEX.fullmatch(text):
+        raise ValueError("expected BibTeX entries, each from '@type{key,' to a line with its closing '}' alone")
+    if text.count("{") != text.count("}"):
+        raise ValueError("has more opening than closing braces, or fewer; a BibTeX file would end there")

@@ -121,8 +121,8 @@ def draw_map(
     sheet = classify_scene(cells, execution, folder, progress, folders=[target_folder], packages=packages)
     for line in sheet.warnings:
         say_progress(
-            f"colours of {sheet.scene.manifest.dataset_name}: {line}; below {DISTINCT:.0f}, colours are hard to tell "
-            "apart (see docs/maps.md)"
+            f"colours of {sheet.scene.manifest.dataset_name}: {line}; below {DISTINCT:.0f}, colours look alike "
+            "(see docs/maps.md)"
         )
     written = sheet.write(target_folder / f"{map_name(cells)}.png")
     if tif:

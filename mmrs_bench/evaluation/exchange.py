@@ -32,7 +32,8 @@ ARCHIVE = ".zip"
 #: Limits of an archive: files, and bytes of one expanded file (the limit of JSON files that are read).
 MOST_FILES, MOST_BYTES = 1000, 16 << 20
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, OSError)
+#: What zipfile raises for a damaged archive; RuntimeError for an unknown compression, and for encryption.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError)
 
 
 class Exported(NamedTuple):
@@ -177,22 +178,29 @@ def _unpacked(source: Path) -> Iterator[Path]:
         raise ConfigError(f"{source}: does not exist; give the {ARCHIVE} file or folder that mmrs-bench export wrote")
     with tempfile.TemporaryDirectory(prefix="mmrs-import-") as name:
         folder = Path(name)
-        try:
-            with zipfile.ZipFile(source) as archive:
-                for entry in _checked_entries(source, archive):
-                    with archive.open(entry) as stream:
-                        content = stream.read(MOST_BYTES + 1)
-                    if len(content) > MOST_BYTES:
-                        raise RecordError(f"{source}: {entry.filename} is larger than {MOST_BYTES >> 20} MB")
-                    (folder / entry.filename).write_bytes(content)
-        except _BROKEN as error:
-            raise RecordError(
-                f"{source}: is no complete {ARCHIVE} archive ({' '.join(str(error).split())}); ask for it again"
-            ) from error
+        for file, content in _members(source):
+            with disk_errors(folder):
+                (folder / file).write_bytes(content)
         try:
             yield folder
         except RecordError as error:  # names the archive, not the temporary folder
             raise RecordError(str(error).replace(str(folder), str(source))) from error
+
+
+def _members(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of an archive."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for entry in _checked_entries(source, archive):
+                with archive.open(entry) as stream:
+                    content = stream.read(MOST_BYTES + 1)
+                if len(content) > MOST_BYTES:
+                    raise RecordError(f"{source}: {entry.filename} is larger than {MOST_BYTES >> 20} MB")
+                yield entry.filename, content
+    except _BROKEN as error:
+        raise RecordError(
+            f"{source}: is no complete {ARCHIVE} archive ({' '.join(str(error).split())}); ask for it again"
+        ) from error
 
 
 def _checked_entries(source: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -222,8 +230,8 @@ def _check_target(target: Path, origin: Origin, records: list[Record], *, replac
 
 
 def _copy(folder: Path, origin: Origin, target: Path) -> None:
-    """Copy an export; a reader sees either all or nothing of it."""
-    part = target.with_name(f".{target.name}.part")
+    """Copy an export; a reader sees either all or nothing of it. Earlier results are removed last."""
+    part, before = (target.with_name(f".{target.name}.{kind}") for kind in ("part", "before"))
     with disk_errors(target.parent):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -231,6 +239,8 @@ def _copy(folder: Path, origin: Origin, target: Path) -> None:
             shutil.copyfile(folder / name, part / name)
         write_json(part / DESCRIPTION, origin.model_dump(mode="json", by_alias=True))
         read_export(part)
+        shutil.rmtree(before, ignore_errors=True)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(before)
         part.rename(target)
+        shutil.rmtree(before, ignore_errors=True)

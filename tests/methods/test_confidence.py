@@ -73,7 +73,7 @@ def test_a_dropped_modality_is_missing_from_the_confidence_too(tmp_path: Path) -
 
 
 class OwnWay(Majority):
-    """Predicts without modalities in its own way, which knows no confidence."""
+    """Has its own prediction without modalities, which has no confidence."""
 
     def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
         return Prediction(self.predict(data, pixels), np.ones(len(pixels), np.float32))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmrs_bench.scenes.manifest import SceneClass
 
-#: Smallest CIEDE2000 difference of two colours that are told apart in a map; black and white differ by 100.
+#: Two colours with a smaller CIEDE2000 difference look alike in a map; black and white differ by 100.
 DISTINCT = 10.0
 #: Colours for errors, the preferred first; each must differ from all classes by this much.
 ERROR_COLOURS = ("#e6007e", "#ff00ff", "#d7191c", "#0000ff", "#00c8ff", "#ff7f00")
@@ -36,7 +36,7 @@ def differences(colours: Sequence[str], others: Sequence[str]) -> NDArray[np.flo
 
 
 def colour_faults(classes: Sequence[SceneClass]) -> list[str]:
-    """Which classes cannot be told from unlabelled pixels (white) or from each other in a map, one line each."""
+    """Classes whose colour looks like that of unlabelled pixels (white) or of another class, one line each."""
     if not classes:
         return []
     colours = [entry.color for entry in classes]

@@ -73,7 +73,7 @@ class MapSheet:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Which colours cannot be told apart, one line each."""
+        """Classes with colours that look alike, one line each."""
         return colour_faults(self.scene.manifest.classes)
 
     def write(self, path: Path) -> list[Path]:
@@ -106,7 +106,7 @@ class MapSheet:
         """
         from mmrs_bench.evaluation.report.figures import ShownFigure
 
-        parts = [scene_panels(self.scene)]
+        parts = [self._scene_panels]
         parts += [method_panels(self.scene, shown, self.scored, self.support) for shown in self.maps]
         panels = {(number, place): panel for number, part in enumerate(parts) for place, panel in enumerate(part)}
         grid, legend = self._grid, self._legend()
@@ -190,7 +190,7 @@ class MapSheet:
         notes = [*self.notes]
         if self.warnings:
             lines = "; ".join(self.warnings)
-            notes.append(f"Colours that are hard to tell apart (CIEDE2000 difference below {DISTINCT:.0f}): {lines}.")
+            notes.append(f"Colours that look alike (CIEDE2000 difference below {DISTINCT:.0f}): {lines}.")
         if scale_bar(self.scene) is None:
             notes.append("No scale bar: the size of a pixel is unknown (gsd_m of the manifest, or the files' CRS).")
         return Legend(
@@ -207,8 +207,12 @@ class MapSheet:
         return f"{heading} · {self.title}" if self.title else heading
 
     @cached_property
+    def _scene_panels(self) -> list[Panel]:
+        return scene_panels(self.scene)
+
+    @cached_property
     def _grid(self) -> Grid:
-        kinds = len(scene_panels(self.scene)), 3 if self.scored.size else 2
+        kinds = len(self._scene_panels), 3 if self.scored.size else 2
         return best_grid(len(self.maps), kinds, self.scene.width / self.scene.height)
 
     def _dots_per_inch(self) -> int:
@@ -226,7 +230,6 @@ class Grid(NamedTuple):
         height: Height of a panel in inches.
         step: Rows and columns from one method to the next.
         within: Rows and columns from one panel of a method to the next.
-        first: Number of panels of the scene, before those of the methods.
     """
 
     rows: int

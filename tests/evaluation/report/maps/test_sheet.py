@@ -144,7 +144,7 @@ def test_colours_that_look_alike_are_named_on_the_sheet(scene: Scene, targets: I
     classes = tuple(SceneClass(id=k, name=f"c{k}", color=colour) for k, colour in enumerate(colours, 1))
     distinct = replace(scene, manifest=scene.manifest.model_copy(update={"classes": classes}))
     assert sheet(distinct, targets).warnings == []
-    assert not any("hard to tell" in text for text in texts(sheet(distinct, targets).figure()))
+    assert not any("look alike" in text for text in texts(sheet(distinct, targets).figure()))
 
 
 def test_a_scale_bar_is_drawn_where_the_pixel_size_is_known(scene: Scene, targets: IntArray) -> None:
