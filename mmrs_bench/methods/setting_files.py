@@ -21,7 +21,7 @@ from mmrs_bench.scenes.catalogue import load_manifest
 #: Fields of a ``precomputed:`` file that name further files.
 FURTHER = ("vectors", "names")
 #: Fields of a card that describe it and change no result.
-DESCRIPTIONS = {"title", "reference"}
+DESCRIPTIONS = {"title", "reference", "resources"}
 #: Content of a file that does not exist; the method reports it when it needs the file.
 ABSENT = "absent"
 

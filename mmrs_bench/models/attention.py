@@ -7,6 +7,8 @@ Reference: Vaswani et al. 2017, section 3.2; pre-norm blocks as in the vision tr
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from types import ModuleType
 from typing import Any
 
@@ -100,13 +102,21 @@ class TokenLinear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width: d.
+        heads: Number of heads.
+        head_width: e; None for d / heads.
+        input_bias: Whether queries, keys and values have a bias.
+    """
+
+    def __init__(self, width: int, heads: int, *, head_width: int | None = None, input_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj = TokenLinear(width, 3 * width)
-        self.out_proj = TokenLinear(width, width)
+        inner = width if head_width is None else heads * head_width
+        self.in_proj = TokenLinear(width, 3 * inner, bias=input_bias)
+        self.out_proj = TokenLinear(inner, width)
 
     def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
         """Tokens (b, n, d) -> (b, n, d), or (b, 1, d) for the first token with ``class_only``; ``bias`` as of `attend`.
@@ -121,34 +131,87 @@ class Attention(nn.Module):
         return self.out_proj(attend(self.in_proj(x), self.heads, bias))  # type: ignore[no-any-return]
 
     def _first(self, x: Tensor) -> Tensor:
-        """Attention of the first token (b, 1, d), before ``out_proj``.
+        """Attention of the first token (b, 1, heads e), before ``out_proj``.
 
         For one query, keys and values need not be computed: the query is multiplied by the key weights, and the
         weighted mean of the tokens by the value weights. The key bias adds the same to all scores and drops out.
         """
         b, _, d = x.shape
-        h, e = self.heads, d // self.heads
-        w_q, w_k, w_v = self.in_proj.weight.reshape(3, h, e, d)
-        b_q, _, b_v = self.in_proj.bias.reshape(3, h, e)
-        q = torch.einsum("bd,hed->bhe", x[:, 0], w_q) + b_q
+        h = self.heads
+        w_q, w_k, w_v = self.in_proj.weight.reshape(3, h, -1, d)
+        e = w_q.shape[1]
+        q = torch.einsum("bd,hed->bhe", x[:, 0], w_q)
+        if self.in_proj.bias is not None:
+            b_q, _, b_v = self.in_proj.bias.reshape(3, h, e)
+            q = q + b_q
         scores = torch.einsum("bhe,hed->bhd", q, w_k) * e**-0.5 @ x.transpose(1, 2)  # (b, h, n)
         weights = scores.softmax(dim=-1).to(x.dtype)
-        out: Tensor = torch.einsum("bhd,hed->bhe", weights @ x, w_v) + b_v
-        return out.reshape(b, 1, d)
+        out: Tensor = torch.einsum("bhd,hed->bhe", weights @ x, w_v)
+        if self.in_proj.bias is not None:
+            out = out + b_v
+        return out.reshape(b, 1, h * e)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then a two-layer GELU network, each with a residual."""
+    """Pre-norm transformer block: attention, then a two-layer GELU network, each with a residual.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    Args:
+        width: d.
+        heads, head_width, input_bias: See `Attention`.
+        mlp_ratio: Inner width of the GELU network per d.
+        dropout: Share of values dropped behind the attention and behind both layers of the network.
+        eps: Epsilon of layer normalisation.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        *,
+        head_width: int | None = None,
+        input_bias: bool = True,
+        dropout: float = 0.0,
+        eps: float = LAYER_NORM_EPS,
+    ) -> None:
         super().__init__()
         hidden = int(width * mlp_ratio)
-        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = nn.Sequential(TokenLinear(width, hidden), nn.GELU(), TokenLinear(hidden, width))
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = Attention(width, heads, head_width=head_width, input_bias=input_bias)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        # The names are those of a network without dropout, whose weights are saved so.
+        layers = {
+            "0": TokenLinear(width, hidden),
+            "1": nn.GELU(),
+            "drop": self.dropout,
+            "2": TokenLinear(hidden, width),
+        }
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor, *, class_only: bool = False, bias: Tensor | None = None) -> Tensor:
         """See `Attention.forward`."""
-        x = (x[:, :1] if class_only else x) + self.attention(self.norm1(x), class_only=class_only, bias=bias)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        attended = self.attention(self.norm1(x), class_only=class_only, bias=bias)
+        x = (x[:, :1] if class_only else x) + self.dropout(attended)
+        return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+class Tokenizer(nn.Module):
+    """Tokens as weighted means of the p pixels: T = softmax(W_A X^T) X W_V, with the softmax over pixels.
+
+    Initial values are normal with variance 2 / ((rows + 1) columns) of a matrix.
+
+    Reference: Multimodal Fusion Transformer (Roy et al. 2023) and HCT (Zhao et al. 2023), released code.
+    """
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.W_A, self.W_V = (
+            nn.Parameter(torch.randn(rows, width) * math.sqrt(2 / ((rows + 1) * width))) for rows in (tokens, width)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(b, d, h, w) -> (b, n, d)."""
+        columns = maps.flatten(2)  # X^T, (b, d, p)
+        shares = (self.W_A @ columns).softmax(dim=-1)  # (b, n, p)
+        return shares @ columns.transpose(1, 2) @ self.W_V

@@ -1,11 +1,14 @@
 """Batch normalisation whose statistics are those of the whole batch in distributed training, on CPUs too.
 
 ``torch.nn.SyncBatchNorm``, to which a trainer's ``sync_batchnorm`` converts these layers, only works on accelerators.
+
+In training, a single value per channel has no variance: it is normalised with the running statistics.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -15,6 +18,10 @@ class _BatchNormAcrossProcesses(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, ...) -> (b, c, ...). All processes have parts of one size."""
         if not self.training or not distributed.is_available() or not distributed.is_initialized():
+            if self.training and x.numel() == x.shape[1]:
+                return functional.batch_norm(
+                    x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+                )
             return super().forward(x)
         others = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]

@@ -12,10 +12,12 @@ from mmrs_bench.models.attention import Attention
 
 def slow_attention(attention: Attention, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Token by token, head by head."""
-    n, d = x.shape
-    e = d // attention.heads
-    weight, offset = attention.in_proj.weight, attention.in_proj.bias
-    q, k, v = (x @ weight[i * d : (i + 1) * d].T + offset[i * d : (i + 1) * d] for i in range(3))
+    n, inner = len(x), attention.out_proj.in_features
+    e = inner // attention.heads
+    packed = x @ attention.in_proj.weight.T
+    if attention.in_proj.bias is not None:
+        packed = packed + attention.in_proj.bias
+    q, k, v = (packed[:, i * inner : (i + 1) * inner] for i in range(3))
     rows = []
     for i in range(n):
         parts = []

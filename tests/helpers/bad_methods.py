@@ -10,7 +10,8 @@ import numpy as np
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.base import MethodConfig, ParameterCounts
-from mmrs_bench.methods.classical.method import NearestPrototype, PixelInput
+from mmrs_bench.methods.classical.config import PixelInput
+from mmrs_bench.methods.classical.method import NearestPrototype
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 

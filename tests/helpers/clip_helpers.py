@@ -1,4 +1,4 @@
-"""Small settings, text files and slow references for the tests of ``clip`` and ``diffclip``."""
+"""Small settings, text files and slow references for the tests of ``clip``, ``diffclip`` and ``mae``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mmrs_bench.methods.clip.prompts import class_prompts
 
 STAGE_2 = {"components": None, "width": 8, "heads": 2, "depth": 1, "text_layers": 1, "epochs": 2}
 STAGE_1 = {"decoder_depth": 1, "pretrain_epochs": 2, "pretrain_windows": 48, "pretrain_batch": 24}
-SMALL: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": {**STAGE_2, **STAGE_1}}
+BOTH_STAGES = {**STAGE_2, **STAGE_1}
+SMALL: dict[str, dict[str, Any]] = {"clip": STAGE_2, "diffclip": BOTH_STAGES, "mae": BOTH_STAGES}
 #: Three classes and their prompts.
 NAMES = ("Road", "Water", "Apple trees")
 TEMPLATE = "a photo of a {class}."

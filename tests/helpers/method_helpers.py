@@ -18,19 +18,33 @@ from mmrs_bench.scenes.datamodule import SceneDataModule
 SHIPPED = (
     "majority",
     "nearest-prototype",
+    "knn",
+    "knn-spatial",
     "svm",
     "svm-spatial",
     "svm-emp",
     "rf",
     "rf-spatial",
+    "label-propagation",
     "cnn",
     "clip",
     "diffclip",
+    "diffclip-probe",
+    "mae",
     "bdgf",
     "bdgf-cnn",
     "bdgf-mamba",
     "bdgf-transformer",
+    "bdgf-probe",
     "msfmamba",
+    "mft",
+    "exvit",
+    "endnet",
+    "coupled-cnn",
+    "s2enet",
+    "hct",
+    "lds2ae",
+    "mivit",
     "unidiff-tiny",
     "geodiffnet-f-tiny",
 )
@@ -77,9 +91,15 @@ def make(
     return method_class(card)({**resolve_config(card, "default", "smoke"), **changes}, context)
 
 
-def fitted(name: str, folder: Path, data: SceneDataModule, **options: Any) -> Method:
-    """`make`, pretrain and fit."""
-    method = make(name, folder, **options)
+def few_epochs(name: str) -> dict[str, int]:
+    """Epochs of a method's trainings where it does not matter how well it learns."""
+    smoke = resolve_config(method_card(name), "default", "smoke")
+    return {key: min(value, 2) for key, value in smoke.items() if key.endswith("epochs")}
+
+
+def fitted(name: str, folder: Path, data: SceneDataModule, *, learns: bool = False, **options: Any) -> Method:
+    """`make`, pretrain and fit: with all epochs of the budget ``smoke`` if it has to learn, else with `few_epochs`."""
+    method = make(name, folder, **({} if learns else few_epochs(name)) | options)
     method.pretrain(data)
     method.fit(data)
     return method

@@ -18,10 +18,21 @@ from helpers.unidiff_helpers import SMALL, picture_scene
 from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
 from mmrs_bench.methods.bdgf.module import GuidedLearner
 from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
+from mmrs_bench.methods.bdgf.probe import DenoiserProbe
 from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
 from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
+from mmrs_bench.methods.clip.probe import EncoderProbe
 from mmrs_bench.methods.cnn.module import CnnModule
+from mmrs_bench.methods.coupled_cnn.module import CoupledCnnModule
+from mmrs_bench.methods.endnet.module import EndNetModule
+from mmrs_bench.methods.exvit.module import ExvitModule
+from mmrs_bench.methods.hct.module import HctModule
+from mmrs_bench.methods.lds2ae.module import SharedEncoderClassifier
+from mmrs_bench.methods.lds2ae.pretraining import SharedSpecificPretrainer
+from mmrs_bench.methods.mft.module import MftModule
+from mmrs_bench.methods.mivit.module import MivitModule
 from mmrs_bench.methods.msfmamba.module import MsfMambaModule
+from mmrs_bench.methods.s2enet.module import S2ENetModule
 from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.methods.unidiff.datamodule import TileDataModule, TileFeatureDataModule
 from mmrs_bench.methods.unidiff.head_module import HeadModule
@@ -90,7 +101,7 @@ class ModuleCase:
     def build(self, data: Any, **changes: Any) -> Any:
         """An untrained module for ``data`` with the weights of seed 0."""
         inputs = self._usual_inputs(data) if self.inputs is None else self.inputs(data)
-        if self.module is GuidedLearner:
+        if self.module in (GuidedLearner, DenoiserProbe):
             inputs["pretrained"] = written_checkpoint(0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -159,7 +170,31 @@ CASES = (
         {**DENOISER, "timesteps": (50,), "width": 8, "branches": ("transformer",)},
         exact={"dropout": 0.0},
     ),
+    ModuleCase("bdgf-probe", DenoiserProbe, "bdgf-probe", {**DENOISER, "timesteps": (50,)}),
+    ModuleCase("diffclip-probe", EncoderProbe, "diffclip-probe", ENCODER),
+    ModuleCase("coupled-cnn", CoupledCnnModule, "coupled-cnn", exact={"dropout": 0.0}),
+    ModuleCase("endnet", EndNetModule, "endnet"),
+    ModuleCase(
+        "exvit",
+        ExvitModule,
+        "exvit",
+        {"window": 7, "width": 8, "branch_blocks": 1, "fused_blocks": 1},
+        exact={"dropout": 0.0},
+    ),
+    ModuleCase("mft", MftModule, "mft", {"width": 8}, exact={"dropout": 0.0}),
+    ModuleCase(
+        "lds2ae-stage1",
+        SharedSpecificPretrainer,
+        "lds2ae",
+        {**ENCODER, "decoder_depth": 1},
+        classifies=False,
+        data=unlabelled_data,
+    ),
+    ModuleCase("lds2ae-stage2", SharedEncoderClassifier, "lds2ae", ENCODER),
+    ModuleCase("mivit", MivitModule, "mivit", {"window": 7, "width": 8, "depth": 1}, exact={"dropout": 0.0}),
     ModuleCase("msfmamba", MsfMambaModule, "msfmamba", {"window": 7, "width": 4, "states": 2}),
+    ModuleCase("hct", HctModule, "hct", {"window": 7}, exact={"dropout": 0.0}),
+    ModuleCase("s2enet", S2ENetModule, "s2enet", {"window": 7}),
     ModuleCase(
         "unidiff-stage-b",
         HeadModule,

@@ -44,6 +44,19 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: values.detach().clone() for name, values in module.state_dict().items()}
 
 
+def perturbed(network: nn.Module) -> nn.Module:
+    """A network for evaluation in float64, with random values added to all weights and statistics.
+
+    The initial values of norms, biases and the like would hide errors.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for values in network.double().state_dict().values():
+            if values.is_floating_point():
+                values.add_(0.2 * torch.rand(values.shape, generator=generator, dtype=values.dtype))
+    return network.eval()
+
+
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two state dicts are equal to the last bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

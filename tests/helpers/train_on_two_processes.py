@@ -1,4 +1,4 @@
-"""Train and predict every module on two processes; each writes its losses and predictions to the given folder."""
+"""Train and predict the named modules on two processes; each writes losses and predictions to the given folder."""
 
 import json
 import sys
@@ -12,10 +12,10 @@ from helpers.module_cases import CASES, Losses, trainer
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     found = {}
-    for case in CASES:
+    for case in (case for case in CASES if case.name in names):
         data = case.data()
         module, losses = case.build(data, **case.exact), Losses()
         own = trainer(folder, devices=2, strategy="ddp", callbacks=[losses])

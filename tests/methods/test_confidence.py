@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.method_helpers import few_epochs
 
 from mmrs_bench.config import DataConfig
 from mmrs_bench.methods.base import Method, Prediction, RunContext, method_class
@@ -16,8 +17,8 @@ from mmrs_bench.methods.setting_files import usable_config
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
-#: One method of each kind: trees, softmax of a network and of cosines, mean of branches, votes of tiles.
-WITH = ("rf", "cnn", "clip", "bdgf", "unidiff-tiny", "geodiffnet-f-tiny")
+#: One method of each kind: trees, spread labels, softmax of a network and of cosines, mean of branches, votes of tiles.
+WITH = ("rf", "label-propagation", "cnn", "clip", "bdgf", "unidiff-tiny", "geodiffnet-f-tiny")
 WITHOUT = ("majority", "nearest-prototype", "svm")
 
 
@@ -28,7 +29,8 @@ def data_of_tiny_scene(**options: object) -> SceneDataModule:
 
 def fitted(name: str, data: SceneDataModule, folder: Path) -> Method:
     card = method_card(name)
-    method = method_class(card)(usable_config(resolve_config(card, "default", "smoke"), name), RunContext(0, 0, folder))
+    settings = usable_config(resolve_config(card, "default", "smoke"), name) | few_epochs(name)
+    method = method_class(card)(settings, RunContext(0, 0, folder))
     method.pretrain(data)
     method.fit(data)
     return method

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers import bad_methods
-from helpers.method_helpers import SHIPPED
+from helpers.method_helpers import SHIPPED, few_epochs
 
 from mmrs_bench.config import MethodSpec, VariantSpec
 from mmrs_bench.methods.catalogue import method_card, method_cards
@@ -36,13 +36,29 @@ def test_all_methods_without_weights_are_tested() -> None:
     assert set(SHIPPED) == {name for name, card in method_cards().items() if not card.needs_weights}
 
 
-#: Cards that run parts of another card's code.
-PARTS_OF_OTHERS = {"bdgf-cnn", "bdgf-mamba", "bdgf-transformer"}
+#: Cards that run parts of other cards' code; their tests are slow ones.
+PARTS_OF_OTHERS = {
+    "bdgf-cnn",
+    "bdgf-mamba",
+    "bdgf-probe",
+    "bdgf-transformer",
+    "diffclip-probe",
+    "geodiffnet-f-tiny",
+    "mae",
+}
 
 
-@pytest.mark.parametrize("name", sorted(set(SHIPPED) - PARTS_OF_OTHERS))
+def short(spec: MethodSpec) -> MethodSpec:
+    """The card with short trainings under ``smoke``; no check depends on how well a method has learnt."""
+    smoke = {**spec.budgets.get("smoke", {}), **few_epochs(spec.name)}
+    return spec.model_copy(update={"budgets": {**spec.budgets, "smoke": smoke}})
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in PARTS_OF_OTHERS)) for name in sorted(SHIPPED)]
+)
 def test_shipped_methods_conform(name: str) -> None:
-    assert faults(method_card(name)) == {}
+    assert faults(short(method_card(name))) == {}
 
 
 @pytest.mark.parametrize("name", ["Correct", "NeedsTwoOrMoreModalities"])

@@ -8,12 +8,14 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from helpers.method_helpers import fitted, small_data
 from helpers.module_cases import CASES, Losses, ModuleCase, logged_scores, saved, trainer
 from helpers.network_helpers import same, weights
@@ -22,11 +24,23 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from mmrs_bench.errors import DataError
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.methods.toolkit.stage import StageModule
+from mmrs_bench.methods.toolkit.supervised import SupervisedModule
 
 TESTS = Path(__file__).parents[1]
 
 every_module = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 classifiers = pytest.mark.parametrize("case", [c for c in CASES if c.classifies], ids=lambda case: case.name)
+
+
+def _once_of_a_kind(cases: Iterable[ModuleCase]) -> Any:
+    """Of modules that differ from that of S2ENet by their network and loss only, these tests are slow."""
+    slow = {c.name for c in cases if issubclass(c.module, SupervisedModule) and c.name != "s2enet"}
+    marked = [pytest.param(c, marks=[pytest.mark.slow] * (c.name in slow)) for c in cases]
+    return pytest.mark.parametrize("case", marked, ids=lambda case: case.name)
+
+
+every_kind = _once_of_a_kind(CASES)
+classifiers_of_every_kind = _once_of_a_kind([c for c in CASES if c.classifies])
 
 
 def outputs(own: Any, module: StageModule, data: Any) -> list[torch.Tensor]:
@@ -55,7 +69,7 @@ def test_it_trains_and_is_restored_from_its_checkpoint_alone(case: ModuleCase, t
         assert torch.equal(one, other)
 
 
-@every_module
+@every_kind
 def test_a_checkpoint_of_another_module_is_refused(case: ModuleCase, tmp_path: Path) -> None:
     checkpoint = saved(case.build(case.data()), tmp_path / "module.ckpt")
     other = next(other for other in CASES if other.module is not case.module)
@@ -65,7 +79,7 @@ def test_a_checkpoint_of_another_module_is_refused(case: ModuleCase, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-@every_module
+@every_kind
 def test_a_resumed_training_ends_with_the_same_weights(case: ModuleCase, tmp_path: Path) -> None:
     data = case.data()
     whole, resumed = (case.build(data, **case.exact) for _ in range(2))
@@ -75,7 +89,7 @@ def test_a_resumed_training_ends_with_the_same_weights(case: ModuleCase, tmp_pat
     assert same(weights(resumed), weights(whole))
 
 
-@every_module
+@every_kind
 def test_it_trains_in_bfloat16(case: ModuleCase, tmp_path: Path) -> None:
     data, losses = case.data(), Losses()
     trainer(tmp_path, 1, precision="bf16-mixed", callbacks=[losses]).fit(case.build(data), datamodule=data)
@@ -95,7 +109,7 @@ def test_logits_depend_neither_on_the_precision_nor_on_the_batch(case: ModuleCas
             torch.testing.assert_close(module.logits(batch).float(), exact, atol=rounding, rtol=0)
 
 
-@every_module
+@every_kind
 def test_a_plain_loop_over_the_loader_sees_the_batches_of_a_trainer(case: ModuleCase, tmp_path: Path) -> None:
     data, losses = case.data(), Losses()
     own = trainer(tmp_path, 1, callbacks=[losses], limit_train_batches=1)
@@ -106,7 +120,7 @@ def test_a_plain_loop_over_the_loader_sees_the_batches_of_a_trainer(case: Module
     assert loss.item() == pytest.approx(losses.values[0])
 
 
-@classifiers
+@classifiers_of_every_kind
 def test_early_stopping_follows_a_logged_score_under_paper_val(case: ModuleCase, tmp_path: Path) -> None:
     data = case.data(selection="paper-val")
     stop = EarlyStopping("val/OA", mode="max", patience=0, stopping_threshold=0.0)
@@ -117,7 +131,7 @@ def test_early_stopping_follows_a_logged_score_under_paper_val(case: ModuleCase,
     assert set(logged) >= {"val/OA", "val/AA", "val/kappa"}
 
 
-@classifiers
+@classifiers_of_every_kind
 def test_test_scores_are_those_of_the_predictions(case: ModuleCase, tmp_path: Path) -> None:
     data = case.data()
     module, own = case.build(data), trainer(tmp_path)
@@ -144,20 +158,32 @@ def test_the_defaults_are_those_of_the_card(case: ModuleCase) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Losses and predictions of both processes, by module."""
-    folder = tmp_path_factory.mktemp("two")
+def two_processes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> list[dict[str, Any]]:
+    """Losses and predictions of both processes, by module; the workers of pytest-xdist share them."""
+    items = [item for item in request.session.items if "two_processes" in getattr(item, "fixturenames", ())]
+    names = sorted({item.callspec.params["case"].name for item in items})  # type: ignore[attr-defined]
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "two_processes"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "rank1.json").exists():
+            _train_on_two_processes(folder, names)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def _train_on_two_processes(folder: Path, names: Iterable[str]) -> None:
     script = TESTS / "helpers" / "train_on_two_processes.py"
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     environment["MMRS_BENCH_CACHE"] = str(folder / "cache")
     finished = subprocess.run(
-        [sys.executable, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, str(script), str(folder), *names], env=environment, capture_output=True, text=True, timeout=280
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
-@every_module
+@every_kind
 def test_two_processes_learn_like_one(case: ModuleCase, two_processes: Any, tmp_path: Path) -> None:
     """At the same global batch, the losses of all steps are equal up to the order of additions."""
     data, losses = case.data(batch_size=10), Losses()
@@ -166,7 +192,7 @@ def test_two_processes_learn_like_one(case: ModuleCase, two_processes: Any, tmp_
         np.testing.assert_allclose(process[case.name]["losses"], losses.values, rtol=2e-4)
 
 
-@classifiers
+@classifiers_of_every_kind
 def test_two_processes_predict_every_pixel_once(case: ModuleCase, two_processes: Any, tmp_path: Path) -> None:
     data = case.data(batch_size=10)
     module, own = case.build(data, **case.exact), trainer(tmp_path)
@@ -180,7 +206,16 @@ def test_two_processes_predict_every_pixel_once(case: ModuleCase, two_processes:
         assert process[case.name]["test"] == [pytest.approx(logged_scores(data, joined), abs=1e-12)]
 
 
-@pytest.mark.parametrize("name", ["cnn", "msfmamba", "clip", "diffclip", "bdgf", "bdgf-transformer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn",
+        "msfmamba",
+        "clip",
+        "bdgf",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("diffclip", "bdgf-transformer")),
+    ],
+)
 def test_the_trainers_test_logs_the_scores_of_the_benchmark(name: str, tmp_path: Path) -> None:
     data = small_data(2, window=7)
     method = fitted(name, tmp_path, data)

@@ -30,7 +30,24 @@ def scene() -> Scene:
     return with_colours(tiny_scene(truth, bands={"hsi": 12, "lidar": 2}))
 
 
-@pytest.mark.parametrize("page", ["bdgf", "diffclip", "msfmamba", "unidiff"])
+#: Pages of networks, with one Python example each.
+PAGES = (
+    "bdgf",
+    "coupled-cnn",
+    "diffclip",
+    "endnet",
+    "exvit",
+    "hct",
+    "lds2ae",
+    "mft",
+    "mivit",
+    "msfmamba",
+    "s2enet",
+    "unidiff",
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.slow
 def test_the_example_of_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (REPOSITORY / "docs" / "methods" / f"{page}.md").read_text()

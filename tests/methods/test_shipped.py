@@ -17,7 +17,7 @@ ALL_PIXELS = np.arange(36 * 40)
 @pytest.mark.slow
 def test_predictions_are_better_than_chance_and_the_same_after_loading(name: str, tmp_path: Path) -> None:
     data = small_data(5)
-    method = fitted(name, tmp_path / "work", data)
+    method = fitted(name, tmp_path / "work", data, learns=True)
     prediction = method.predict(data, ALL_PIXELS)
     assert (prediction.dtype, prediction.shape) == (np.int64, ALL_PIXELS.shape)
     accuracy = (prediction[data.query] == data.query_targets).mean()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,10 +39,12 @@ def threads_as_before() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("kernels")
-def test_attention_equals_a_loop() -> None:
+@pytest.mark.parametrize("options", [{}, {"head_width": 6, "input_bias": False}], ids=["usual", "other-width-no-bias"])
+def test_attention_equals_a_loop(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    attention, x = Attention(WIDTH, HEADS), normal(2, 5, WIDTH)
-    nn.init.normal_(attention.in_proj.bias)
+    attention, x = Attention(WIDTH, HEADS, **options), normal(2, 5, WIDTH)
+    if not options:
+        nn.init.normal_(attention.in_proj.bias)
     expected = torch.stack([slow_attention(attention, sample) for sample in x])
     for class_only, some in ((False, expected), (True, expected[:, :1])):
         torch.testing.assert_close(attention(x, class_only=class_only), some, atol=1e-5, rtol=1e-5)
@@ -128,6 +131,7 @@ def test_the_compiled_attention_is_a_valid_operator_of_torch() -> None:
         torch.library.opcheck(torch.ops.mmrs_bench.attend.default, (packed, HEADS, bias))
 
 
+@pytest.mark.slow
 @needs_numba
 def test_the_kernels_are_right_on_cpus_with_short_registers(tmp_path: Path) -> None:
     code = """
@@ -152,3 +156,11 @@ for n, e in ((3, 4), (17, 20), (8, 16)):
 def test_attention_of_the_first_token_only_supports_no_bias() -> None:
     with pytest.raises(ValueError, match=r"^class_only supports no bias; leave out one of the two"):
         Block(WIDTH, HEADS, 2.0)(normal(2, 5, WIDTH), class_only=True, bias=torch.zeros(HEADS, 5, 5))
+
+
+def test_dropout_applies_behind_each_layer_while_training_only() -> None:
+    block, x = Block(WIDTH, HEADS, 2.0, dropout=1.0), normal(2, 5, WIDTH)
+    assert torch.equal(block(x), x)
+    plain = Block(WIDTH, HEADS, 2.0)
+    plain.load_state_dict(block.state_dict())
+    assert torch.equal(block.eval()(x), plain(x))

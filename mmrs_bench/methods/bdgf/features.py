@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.bdgf.multimodal_ddpm import NOISE_SEED, MultimodalDenoiser
-from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.methods.toolkit.sealed import tensors_sha256
+from mmrs_bench.models.batches import fixed_size_batches
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import Batch
 from mmrs_bench.scenes.scene import IntArray

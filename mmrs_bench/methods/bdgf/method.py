@@ -10,16 +10,16 @@ Deviation: our reading of the abstract; the authors' code could not be obtained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from mmrs_bench.methods.bdgf.config import BdgfConfig
+from mmrs_bench.methods.bdgf.config import BdgfConfig, DenoisingConfig
 from mmrs_bench.methods.bdgf.features import DiffusionFeatures, InMemoryFeatures
-from mmrs_bench.methods.bdgf.module import STAGE_2, GuidedLearner
+from mmrs_bench.methods.bdgf.module import STAGE_2, DenoiserClassifier, GuidedLearner
 from mmrs_bench.methods.bdgf.pretraining import check_modalities, pretrained_denoiser
 from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
 from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod
@@ -33,8 +33,8 @@ from mmrs_bench.scenes.scene import IntArray
 class Bdgf(NetworkMethod):
     """Branches guided by the features of a balanced multimodal diffusion model."""
 
-    Config = BdgfConfig
-    Module = GuidedLearner
+    Config: ClassVar[type[DenoisingConfig]] = BdgfConfig
+    Module: ClassVar[type[DenoiserClassifier]] = GuidedLearner
     name = "bdgf"
     title = "BDGF"
     stage = shuffle = STAGE_2
@@ -46,9 +46,9 @@ class Bdgf(NetworkMethod):
         check_modalities(data)
         self.pretrained = pretrained_denoiser(self.config, self.inputs(data), self.context)
 
-    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> GuidedLearner:
+    def build(self, blueprint: Blueprint, weights: Mapping[str, Tensor] | None = None) -> DenoiserClassifier:
         """See `NetworkMethod.build`; a new module has the pretrained denoiser."""
-        module = GuidedLearner(**self.hyperparameters(blueprint))
+        module = self.Module(**self.hyperparameters(blueprint))
         if weights is None:
             module.use_denoiser(self.pretrained.denoiser)
         return module

@@ -31,7 +31,83 @@ STAGE_2 = "mutual learning"
 PREDICTION_BATCH = 64
 
 
-class GuidedLearner(ClassificationModule):
+class DenoiserClassifier(ClassificationModule):
+    """Classifies by features of a frozen denoiser, whose weights are part of its state."""
+
+    timesteps: tuple[int, ...]
+    denoiser: MultimodalDenoiser
+    _has_denoiser = False
+
+    def set_denoiser(self, denoiser: MultimodalDenoiser, timesteps: Sequence[int], pretrained: str | None) -> None:
+        """Set the frozen denoiser and the timesteps of its features.
+
+        Args:
+            denoiser: An untrained denoiser.
+            timesteps: Timesteps over which features are averaged.
+            pretrained: Checkpoint of a `MultimodalPretrainer` with its weights; None leaves it untrained.
+
+        Raises:
+            ConfigError: If a timestep is invalid, or see `use_denoiser`.
+        """
+        if not timesteps or not all(0 <= timestep < TIMESTEPS for timestep in timesteps):
+            raise ConfigError(f"timesteps are {list(timesteps)}; use at least one in 0..{TIMESTEPS - 1}")
+        self.timesteps = tuple(timesteps)
+        self.denoiser = denoiser.requires_grad_(False).eval()
+        if pretrained is not None:
+            self.use_denoiser(MultimodalPretrainer.load_from_checkpoint(pretrained, map_location="cpu").denoiser)
+
+    def use_denoiser(self, denoiser: MultimodalDenoiser) -> None:
+        """Copy the weights of a pretrained denoiser.
+
+        Raises:
+            ConfigError: If it has other sizes.
+        """
+        own, given = self.denoiser.sizes, denoiser.sizes
+        different = [name for name in own if own[name] != given[name]]
+        if different:
+            theirs, ours = (", ".join(f"{name} {sizes[name]}" for name in different) for sizes in (given, own))
+            raise ConfigError(
+                f"the pretrained denoiser has {theirs}, but {type(self).__name__} was built with {ours}; build it with "
+                "those of the pretraining"
+            )
+        self.denoiser.load_state_dict(denoiser.state_dict())
+        self._has_denoiser = True
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """See ``torch.nn.Module``; the denoiser is part of the state."""
+        found = super().load_state_dict(state_dict, *args, **options)
+        self._has_denoiser = True
+        return found
+
+    def train(self, mode: bool = True) -> Self:
+        """See ``torch.nn.Module``; the denoiser stays in evaluation mode."""
+        super().train(mode)
+        self.denoiser.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Silence Lightning's warning about modules in evaluation mode: the denoiser has to be."""
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+
+    def features(self, windows: Mapping[str, Tensor]) -> list[Tensor]:
+        """Features (b, d, w, w) by level of the frozen denoiser, in float32 unless its weights are not.
+
+        The runner stores the same features in half precision. In training it rotates and flips those of the original
+        window, where this method extracts features of the rotated and flipped one.
+
+        Raises:
+            ConfigError: If there is no pretrained denoiser.
+        """
+        if not self._has_denoiser:
+            raise ConfigError(
+                f"{type(self).__name__} has no pretrained denoiser; build it with pretrained=PATH, a checkpoint of a "
+                "MultimodalPretrainer, or load a checkpoint of its own"
+            )
+        with torch.autocast(next(iter(windows.values())).device.type, enabled=False):
+            return self.denoiser.decoder_features(windows, timesteps=self.timesteps)
+
+
+class GuidedLearner(DenoiserClassifier):
     """Stage 2: branches learn the support together, guided by features of the frozen denoiser, and predict together.
 
     A training batch may hold ``unlabelled``, a batch of unlabelled windows (``SceneDataModule(...,
@@ -82,9 +158,6 @@ class GuidedLearner(ClassificationModule):
     ) -> None:
         super().__init__(channels, num_classes, window)
         self.save_hyperparameters(ignore=["pretrained"])
-        if not timesteps or not all(0 <= timestep < TIMESTEPS for timestep in timesteps):
-            raise ConfigError(f"timesteps are {list(timesteps)}; use at least one in 0..{TIMESTEPS - 1}")
-        self.timesteps = tuple(timesteps)
         self.weights = {
             "entropy_weight": entropy_weight,
             "similarity_weight": similarity_weight,
@@ -100,43 +173,7 @@ class GuidedLearner(ClassificationModule):
             denoiser = MultimodalDenoiser(channels, window, base=base, multipliers=multipliers, blocks=blocks)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self.denoiser = denoiser.requires_grad_(False).eval()
-        self._has_denoiser = False
-        if pretrained is not None:
-            self.use_denoiser(MultimodalPretrainer.load_from_checkpoint(pretrained, map_location="cpu").denoiser)
-
-    def use_denoiser(self, denoiser: MultimodalDenoiser) -> None:
-        """Copy the weights of a pretrained denoiser.
-
-        Raises:
-            ConfigError: If it has other sizes.
-        """
-        own, given = self.denoiser.sizes, denoiser.sizes
-        different = [name for name in own if own[name] != given[name]]
-        if different:
-            theirs, ours = (", ".join(f"{name} {sizes[name]}" for name in different) for sizes in (given, own))
-            raise ConfigError(
-                f"the pretrained denoiser has {theirs}, but {type(self).__name__} was built with {ours}; build it with "
-                "those of the pretraining"
-            )
-        self.denoiser.load_state_dict(denoiser.state_dict())
-        self._has_denoiser = True
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """See ``torch.nn.Module``; the denoiser is part of the state."""
-        found = super().load_state_dict(state_dict, *args, **options)
-        self._has_denoiser = True
-        return found
-
-    def train(self, mode: bool = True) -> Self:
-        """See ``torch.nn.Module``; the denoiser stays in evaluation mode."""
-        super().train(mode)
-        self.denoiser.eval()
-        return self
-
-    def on_fit_start(self) -> None:
-        """Silence Lightning's warning about modules in evaluation mode: the denoiser has to be."""
-        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        self.set_denoiser(denoiser, timesteps, pretrained)
 
     def forward(self, windows: Mapping[str, Tensor], features: Sequence[Tensor] | None = None) -> Tensor:
         """Mean of the branches' softmaxes (b, k); arguments as of `outputs`."""
@@ -158,23 +195,6 @@ class GuidedLearner(ClassificationModule):
         levels = self.features(windows) if features is None else features
         outputs: dict[str, BranchOutput] = self.ensemble(windows, [level.to(like) for level in levels])
         return outputs
-
-    def features(self, windows: Mapping[str, Tensor]) -> list[Tensor]:
-        """Features (b, d, w, w) by level of the frozen denoiser, in float32 unless its weights are not.
-
-        The runner stores the same features in half precision. In training it rotates and flips those of the original
-        window, where this method extracts features of the rotated and flipped one.
-
-        Raises:
-            ConfigError: If there is no pretrained denoiser.
-        """
-        if not self._has_denoiser:
-            raise ConfigError(
-                f"{type(self).__name__} has no pretrained denoiser; build it with pretrained=PATH, a checkpoint of a "
-                "MultimodalPretrainer, or load a checkpoint of its own"
-            )
-        with torch.autocast(next(iter(windows.values())).device.type, enabled=False):
-            return self.denoiser.decoder_features(windows, timesteps=self.timesteps)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss (scalar) of a batch with ``windows``, ``target`` (b,) and, possibly, ``unlabelled`` windows."""

@@ -1,4 +1,4 @@
-"""Classical baselines: majority class, nearest prototype, support vector machine and random forest.
+"""Classical baselines: majority, nearest prototype, nearest neighbours, support vector machine and random forest.
 
 Hyperparameters are chosen by cross-validation on the support set. A tuned classifier saves its support features and
 hyperparameters; loading fits it again, which is deterministic, so that no estimator is pickled.
@@ -14,139 +14,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
-from mmrs_bench.errors import ConfigError, DataError
-from mmrs_bench.io import atomic_write, write_json
+from mmrs_bench.errors import DataError
+from mmrs_bench.io import write_json
 from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts, Prediction, Progress
-from mmrs_bench.methods.classical.features import (
-    FeatureExtractor,
-    NeighbourhoodFeatures,
-    StackFeatures,
-    extended_profile,
-)
+from mmrs_bench.methods.classical.config import Input
+from mmrs_bench.methods.classical.features import FeatureExtractor
+from mmrs_bench.methods.classical.saved_arrays import ARRAYS_FILE, REFIT_ADVICE, load_arrays, save_arrays
 from mmrs_bench.methods.toolkit.tuning import best_by_cross_validation
-from mmrs_bench.numpy_files import read_npz
 from mmrs_bench.randomness import derive_seed
 from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import FloatArray, IntArray
 from mmrs_bench.texts import one_line
 
-ARRAYS_FILE = "arrays.npz"
-REFIT_ADVICE = "fit and save the method again"
 SETTINGS_FILE = "settings.json"
 #: Largest number of pixels that are classified between two reports of progress.
 CLASSIFIED = 1 << 15
-
-
-class FeatureInput(MethodConfig):
-    """Base of the features of a pixel."""
-
-    def bound_to_scene(self) -> str:
-        """See `mmrs_bench.methods.base.Method.bound_to_scene`."""
-        return ""
-
-
-class PixelInput(FeatureInput):
-    """The normalised values of the pixel in all modalities."""
-
-    kind: Literal["pixel"]
-
-    def extractor(self, data: SceneDataModule) -> FeatureExtractor:
-        """The feature extractor for a scene."""
-        return StackFeatures(list(data.images.values()))
-
-
-class NeighbourhoodInput(FeatureInput):
-    """The pixel, and mean and standard deviation of its neighbourhoods, in all channels of all modalities.
-
-    Attributes:
-        sizes: Sides of the neighbourhoods in pixels.
-    """
-
-    kind: Literal["neighbourhood"]
-    sizes: tuple[int, ...]
-
-    @field_validator("sizes")
-    @classmethod
-    def _odd(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if not sizes or any(size < 3 or size % 2 == 0 for size in sizes):
-            raise ValueError("neighbourhood sizes must be odd and at least 3")
-        return sizes
-
-    def extractor(self, data: SceneDataModule) -> FeatureExtractor:
-        """The feature extractor for a scene.
-
-        Raises:
-            ConfigError: If a neighbourhood is larger than the protocol's window.
-        """
-        if max(self.sizes) > data.config.window:
-            raise ConfigError(
-                f"neighbourhood {max(self.sizes)} is larger than the protocol's window {data.config.window}; use a "
-                f"window of at least {max(self.sizes)}, or smaller neighbourhoods in features.sizes"
-            )
-        return NeighbourhoodFeatures(list(data.images.values()), self.sizes)
-
-
-class ProfileInput(FeatureInput):
-    """An extended morphological profile, see `mmrs_bench.methods.classical.features.extended_profile`."""
-
-    kind: Literal["profile"]
-    components: int = Field(ge=1)
-    variance: float = Field(gt=0, le=1)
-    radii: tuple[Annotated[int, Field(ge=1)], ...]
-
-    def bound_to_scene(self) -> str:
-        """See `mmrs_bench.methods.base.Method.bound_to_scene`."""
-        return "its features are profiles of the principal components of one scene"
-
-    def extractor(self, data: SceneDataModule) -> FeatureExtractor:
-        """The feature extractor for a scene."""
-        images, missing = dict(data.images), "hsi" in data.absent
-        if missing:  # the components are those of the training
-            images["hsi"] = data.complete.images["hsi"]
-        settings = (self.components, self.variance, self.radii)
-        return StackFeatures([extended_profile(images, data.unlabelled, *settings, without_hsi=missing)])
-
-
-Input = Annotated[PixelInput | NeighbourhoodInput | ProfileInput, Field(discriminator="kind")]
-
-
-def _load_arrays(folder: Path, **expected: str) -> dict[str, NDArray[Any]]:
-    """Read the arrays that `_save_arrays` wrote.
-
-    Args:
-        folder: Folder of the file.
-        expected: By name, kind and axes of an array: ``fnd`` is floating-point with the axes n and d.
-
-    Raises:
-        DataError: If the file is missing or damaged, or its arrays are not as expected or not finite.
-    """
-    path = folder / ARRAYS_FILE
-    arrays = read_npz(path, error=DataError, advice=REFIT_ADVICE)
-    sizes: dict[str, int] = {}
-    fits = {name: (array.dtype.kind, array.ndim) for name, array in arrays.items()} == {
-        name: (axes[0], len(axes) - 1) for name, axes in expected.items()
-    } and all(
-        sizes.setdefault(axis, size) == size
-        for name, axes in expected.items()
-        for axis, size in zip(axes[1:], arrays[name].shape, strict=True)
-    )
-    if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
-        found = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())
-        raise DataError(
-            f"{path}: expected finite {', '.join(expected)} that fit each other, found {found}; {REFIT_ADVICE}"
-        )
-    return arrays
-
-
-def _save_arrays(folder: Path, **arrays: NDArray[Any]) -> None:
-    atomic_write(folder / ARRAYS_FILE, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 class Majority(Method):
@@ -162,11 +51,11 @@ class Majority(Method):
 
     def save(self, folder: Path) -> None:
         """See `Method.save`."""
-        _save_arrays(folder, target=np.array(self._target))
+        save_arrays(folder, target=np.array(self._target))
 
     def load(self, folder: Path) -> None:
         """See `Method.load`."""
-        self._target = int(_load_arrays(folder, target="i")["target"])
+        self._target = int(load_arrays(folder, target="i")["target"])
 
 
 class NearestPrototypeConfig(MethodConfig):
@@ -208,11 +97,11 @@ class NearestPrototype(Method):
 
     def save(self, folder: Path) -> None:
         """See `Method.save`."""
-        _save_arrays(folder, prototypes=self._prototypes)
+        save_arrays(folder, prototypes=self._prototypes)
 
     def load(self, folder: Path) -> None:
         """See `Method.load`."""
-        self._prototypes = _load_arrays(folder, prototypes="fkd")["prototypes"]
+        self._prototypes = load_arrays(folder, prototypes="fkd")["prototypes"]
 
 
 def _parts(extractor: FeatureExtractor, pixels: IntArray, progress: Progress) -> Iterator[tuple[IntArray, FloatArray]]:
@@ -269,12 +158,12 @@ class Classical(Method):
 
     def save(self, folder: Path) -> None:
         """See `Method.save`: support features and targets (npz), chosen hyperparameters (JSON)."""
-        _save_arrays(folder, features=self._features, targets=self._targets)
+        save_arrays(folder, features=self._features, targets=self._targets)
         write_json(folder / SETTINGS_FILE, self._chosen)
 
     def load(self, folder: Path) -> None:
         """See `Method.load`."""
-        arrays = _load_arrays(folder, features="fnd", targets="in")
+        arrays = load_arrays(folder, features="fnd", targets="in")
         chosen = read_json(folder / SETTINGS_FILE, error=DataError, advice=REFIT_ADVICE)
         if chosen not in self._grid():
             raise DataError(
@@ -292,11 +181,11 @@ class Classical(Method):
         """Hyperparameters to choose from, in order of preference."""
 
     @abstractmethod
-    def _build(self, chosen: dict[str, Any], num_features: int, *, tuning: bool) -> ClassifierMixin:
-        """An untrained estimator; it may be cheaper for ``tuning``."""
+    def _build(self, chosen: dict[str, Any], features: FloatArray, *, tuning: bool) -> ClassifierMixin:
+        """An untrained estimator for features (n, d); it may be cheaper for ``tuning``."""
 
     def _fitted(self, chosen: dict[str, Any], features: FloatArray, targets: IntArray, *, tuning: bool = False) -> Any:
-        estimator: Any = self._build(chosen, features.shape[1], tuning=tuning)
+        estimator: Any = self._build(chosen, features, tuning=tuning)
         return estimator.fit(features, targets)
 
     def _extractor(self, data: SceneDataModule) -> FeatureExtractor:
@@ -327,9 +216,50 @@ class Svm(Classical):
         pairs = itertools.product(self.config.gammas, self.config.costs)
         return [{"cost": cost, "gamma": gamma} for gamma, cost in pairs]
 
-    def _build(self, chosen: dict[str, Any], num_features: int, *, tuning: bool) -> ClassifierMixin:
+    def _build(self, chosen: dict[str, Any], features: FloatArray, *, tuning: bool) -> ClassifierMixin:
         # random_state does not change the result, but without it SVC draws from NumPy's global state.
-        return SVC(C=chosen["cost"], gamma=chosen["gamma"] / num_features, random_state=0)
+        return SVC(C=chosen["cost"], gamma=chosen["gamma"] / features.shape[1], random_state=0)
+
+
+class Probabilistic(Classical):
+    """A `Classical` method whose estimator has class probabilities."""
+
+    def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
+        """See `Method.predict`."""
+        return self.predict_with_confidence(data, pixels).targets
+
+    def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
+        """See `Method.predict_with_confidence`: the largest probability of the estimator."""
+        targets, confidence = np.empty(len(pixels), np.int64), np.empty(len(pixels), np.float32)
+        for positions, x in _parts(self._extractor(data), pixels, self.context.progress):
+            probabilities = self._estimator.predict_proba(x)
+            targets[positions] = self._estimator.classes_[probabilities.argmax(axis=1)]
+            confidence[positions] = probabilities.max(axis=1)
+        return Prediction(targets, confidence)
+
+
+class NeighboursConfig(ClassicalConfig):
+    """Settings of `Neighbours`.
+
+    Attributes:
+        neighbours: Numbers of neighbours to choose from, in order of preference; never more than support pixels.
+    """
+
+    neighbours: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+
+
+class Neighbours(Probabilistic):
+    """Votes of the nearest support pixels (Euclidean distance), with the inverse distance as weight."""
+
+    Config = NeighboursConfig
+
+    def _grid(self) -> list[dict[str, Any]]:
+        return [{"neighbours": count} for count in self.config.neighbours]
+
+    def _build(self, chosen: dict[str, Any], features: FloatArray, *, tuning: bool) -> ClassifierMixin:
+        count = min(chosen["neighbours"], len(features))
+        # A tree computes each distance by itself. Those of a matrix product depend on the other pixels of the call.
+        return KNeighborsClassifier(count, weights="distance", algorithm="ball_tree")
 
 
 class ForestConfig(ClassicalConfig):
@@ -346,24 +276,15 @@ class ForestConfig(ClassicalConfig):
     max_features: tuple[Literal["sqrt"] | Annotated[float, Field(gt=0, le=1)], ...]
 
 
-class Forest(Classical):
-    """Random forest of fully grown trees (Gini impurity, bootstrap samples)."""
+class Forest(Probabilistic):
+    """Random forest of fully grown trees (Gini impurity, bootstrap samples); its probabilities are mean shares."""
 
     Config = ForestConfig
-
-    def predict_with_confidence(self, data: SceneDataModule, pixels: IntArray) -> Prediction:
-        """See `Method.predict_with_confidence`: the trees' mean share of the class in a leaf."""
-        targets, confidence = np.empty(len(pixels), np.int64), np.empty(len(pixels), np.float32)
-        for positions, x in _parts(self._extractor(data), pixels, self.context.progress):
-            probabilities = self._estimator.predict_proba(x)  # scikit-learn predicts the class of the largest one
-            targets[positions] = self._estimator.classes_[probabilities.argmax(axis=1)]
-            confidence[positions] = probabilities.max(axis=1)
-        return Prediction(targets, confidence)
 
     def _grid(self) -> list[dict[str, Any]]:
         return [{"max_features": share} for share in self.config.max_features]
 
-    def _build(self, chosen: dict[str, Any], num_features: int, *, tuning: bool) -> ClassifierMixin:
+    def _build(self, chosen: dict[str, Any], features: FloatArray, *, tuning: bool) -> ClassifierMixin:
         # One job: with more, votes are summed in the order in which threads finish, and sums can differ in rounding.
         return RandomForestClassifier(
             self.config.tuning_trees if tuning else self.config.trees,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmrs_bench.methods.clip.masked_vit import ImageEncoder
 from mmrs_bench.methods.clip.prompts import tokenize
 from mmrs_bench.methods.clip.text import ensemble
+from mmrs_bench.models.masked_diffusion.transformer import ImageEncoder
 
 
 class ScratchTexts(nn.Module):

@@ -26,10 +26,10 @@ from mmrs_bench.methods.base import Method, MethodConfig, ParameterCounts, Predi
 from mmrs_bench.methods.clip.clip_checkpoint import find_checkpoint, load_open_clip
 from mmrs_bench.methods.clip.prompts import class_prompts
 from mmrs_bench.methods.clip.text import frozen_class_embeddings
-from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.network_method import REFIT_ADVICE
 from mmrs_bench.methods.toolkit.sealed import read_tensors, write_tensors
 from mmrs_bench.methods.toolkit.tuning import best_by_cross_validation
+from mmrs_bench.models.batches import fixed_size_batches
 from mmrs_bench.reading import read_json
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.pictures.pseudo_rgb import pseudo_rgb

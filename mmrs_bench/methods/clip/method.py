@@ -1,7 +1,7 @@
 """CLIP and DiffCLIP: few-shot classification of windows against the texts of the classes.
 
 DiffCLIP pretrains its encoder by masked diffusion without labels (stage 1), then trains it against class texts (stage
-2). CLIP is stage 2 with an untrained encoder.
+2). CLIP is stage 2 with an untrained encoder. The masked autoencoder is DiffCLIP without noise in stage 1.
 
 Reference: DiffCLIP (AAAI 2025, doi 10.1609/aaai.v39i21.34401). The paper compares with "CLIP" without a definition; the
     same encoder without stage 1 is our reading.
@@ -22,25 +22,42 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import numpy as np
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from mmrs_bench.methods.clip.config import ENCODER_SIZES, PRETRAINING_SETTINGS, ClipConfig, DiffClipConfig
+from mmrs_bench.methods.clip.config import (
+    PRETRAINING_SETTINGS,
+    ClipConfig,
+    DiffClipConfig,
+    MaskedAutoencoderConfig,
+)
 from mmrs_bench.methods.clip.module import VECTORS, LanguageAlignedClassifier, SceneEmbedding
-from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 from mmrs_bench.methods.clip.text import class_vectors, text_notes
-from mmrs_bench.methods.toolkit.network_method import Blueprint, NetworkMethod
-from mmrs_bench.methods.toolkit.pretraining import pretrain_on_windows
+from mmrs_bench.methods.toolkit.masked_diffusion.method import EncoderMethod, PretrainedEncoderMethod
+from mmrs_bench.methods.toolkit.masked_diffusion.stage import ENCODER_SIZES
+from mmrs_bench.methods.toolkit.network_method import Blueprint
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import PixelLoader
 from mmrs_bench.scenes.scene import IntArray
 
-#: Increment when the pretraining changes, so that old caches are ignored.
-PRETRAINING_VERSION = 4
+#: Settings that stage 1 receives under the same name.
+STAGE_1 = (*ENCODER_SIZES, "decoder_depth", "mask_ratio", "masked_weight", "misplaced_tokens", "initial_values")
 
 
-class Clip(NetworkMethod):
+class DiffClipStage1(PretrainedEncoderMethod):
+    """Base of the methods that start from stage 1 of DiffCLIP."""
+
+    Stage = MaskedDiffusionPretrainer
+    pretraining = "diffclip"
+    pretraining_version = 4
+    stage_settings: ClassVar[tuple[str, ...]] = STAGE_1
+    pretraining_settings: ClassVar[tuple[str, ...]] = PRETRAINING_SETTINGS
+
+    pretrained: MaskedDiffusionPretrainer
+
+
+class Clip(EncoderMethod):
     """The window encoder of DiffCLIP, trained from scratch against the texts of the classes."""
 
     Config: ClassVar[type[ClipConfig]] = ClipConfig
@@ -73,64 +90,44 @@ class Clip(NetworkMethod):
         vectors = None if weights is None else weights.get(VECTORS)
         return LanguageAlignedClassifier(**self.hyperparameters(blueprint), text_vectors=vectors)
 
-    def inputs(self, data: SceneDataModule) -> SceneDataModule:
-        """See `NetworkMethod.inputs`; with ``input_scale`` cube, other than the protocol's normalisation."""
-        data = super().inputs(data)
-        return data.with_normalisation("cube") if self.config.input_scale == "cube" else data
-
     def prediction_inputs(self, data: SceneDataModule, pixels: IntArray) -> tuple[PixelLoader, Sequence[Callback]]:
         """See `NetworkMethod.prediction_inputs`; each pixel of the scene is embedded once."""
         return data.pixel_dataloader(pixels, add_inputs=dict), (SceneEmbedding(data),)
 
 
-class DiffClip(Clip):
+class DiffClip(DiffClipStage1, Clip):
     """`Clip` with an encoder that is pretrained by masked diffusion."""
 
-    Config = DiffClipConfig
+    Config: ClassVar[type[DiffClipConfig]] = DiffClipConfig
     title = "DiffCLIP"
 
-    pretrained: MaskedDiffusionPretrainer
-
     def pretrain(self, data: SceneDataModule) -> None:
-        """See `Method.pretrain`; cells with the same images, pixels, settings and seed share one pretraining.
+        """See `PretrainedEncoderMethod.pretrain`.
 
         Raises:
-            ConfigError: If the mask leaves no pixel or every pixel visible.
-            BenchError: See `class_vectors` and `pretrain_on_windows`.
+            BenchError: See `PretrainedEncoderMethod.pretrain` and `class_vectors`.
         """
-        config, window = self.config, data.config.window
         # Faulty texts end the cell before the long stage 1, not after it.
-        text_names = data.scene.manifest.text
+        config, text_names = self.config, data.scene.manifest.text
         class_vectors(config.text, data.class_names, config.template, config.descriptions, text_names)
-        visible_count(window, config.mask_ratio)
-        data = self.inputs(data)
-        shared = ("decoder_depth", "mask_ratio", "masked_weight", "misplaced_tokens", "initial_values")
-        options = config.model_dump(include={*ENCODER_SIZES, *shared})
+        super().pretrain(data)
 
-        def build(seed: int) -> MaskedDiffusionPretrainer:
-            return MaskedDiffusionPretrainer(
-                data.channels,
-                window,
-                **options,
-                learning_rate=config.pretrain_rate,
-                weight_decay=config.pretrain_decay,
-                schedule=config.pretrain_schedule,
-                crop=config.pretrain_crop,
-                seed=seed,
-            )
 
-        self.pretrained = pretrain_on_windows(
-            build,
-            data,
-            self.context,
-            config=config,
-            settings=PRETRAINING_SETTINGS,
-            method="diffclip",
-            version=PRETRAINING_VERSION,
-            pixels=np.sort(data.support) if config.pretrain_source == "support" else None,
-        )
+class MaskedAutoencoder(DiffClip):
+    """`DiffClip` without diffusion: stage 1 predicts the masked pixels of a window from its visible ones, unnoised.
 
-    def create(self, data: SceneDataModule) -> None:
-        """See `NetworkMethod.create`; tokenizers and encoder get the weights of stage 1."""
-        super().create(data)
-        self.module.take_encoder(self.pretrained)
+    Reference: He et al. 2022 (masked autoencoders): an encoder of visible patches only, a small decoder with mask
+        tokens, and the error of masked patches alone.
+    Deviation: patches are single pixels, of several modalities, whose channels the protocol normalises; the mask ratio
+        is that of DiffCLIP. The paper masks 75 % and normalises each patch.
+    """
+
+    Config = MaskedAutoencoderConfig
+    title = "Masked autoencoder"
+    pretraining = "mae"
+    stage_settings = (*STAGE_1, "visible_weight")
+    pretraining_settings = (*PRETRAINING_SETTINGS, "visible_weight")
+
+    def stage_options(self) -> dict[str, Any]:
+        """See `PretrainedEncoderMethod.stage_options`; without noise."""
+        return {**super().stage_options(), "noise": False}

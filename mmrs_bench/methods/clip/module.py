@@ -23,16 +23,23 @@ from mmrs_bench.methods.clip.alignment import (
     cosine_similarity,
     diagonal_loss,
 )
-from mmrs_bench.methods.clip.augmentation import Crop, random_crops
-from mmrs_bench.methods.clip.initial_values import InitialValues, use_released_values
-from mmrs_bench.methods.clip.masked_vit import ImageEncoder, Readout, check_sizes, window_pixels
 from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
 from mmrs_bench.methods.clip.prompts import class_prompts
-from mmrs_bench.methods.clip.schedules import Schedule, check_choice, lr_schedule
 from mmrs_bench.methods.clip.text import ScratchTextTower, class_vectors
 from mmrs_bench.methods.toolkit.checkpoints import read_checkpoint
 from mmrs_bench.methods.toolkit.classification import ClassificationModule
+from mmrs_bench.methods.toolkit.masked_diffusion.stage import copy_encoder
 from mmrs_bench.models.diffusion import TIMESTEPS
+from mmrs_bench.models.masked_diffusion.crops import Crop, random_crops
+from mmrs_bench.models.masked_diffusion.initial_values import InitialValues, use_released_values
+from mmrs_bench.models.masked_diffusion.schedules import Schedule, check_choice, lr_schedule
+from mmrs_bench.models.masked_diffusion.transformer import (
+    ImageEncoder,
+    Readout,
+    check_sizes,
+    clean_timesteps,
+    window_pixels,
+)
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -42,9 +49,6 @@ VECTORS = "network.texts.embeddings"
 
 #: ``class``: images against classes; ``diagonal``: pairs of a batch against each other, as released.
 CONTRASTS = {"class": class_aware_loss, "diagonal": diagonal_loss}
-
-#: Hyperparameters in which stage 1 and stage 2 agree.
-ENCODER_SIZES = ("width", "heads", "depth", "mlp_ratio")
 
 
 class LanguageAlignedClassifier(ClassificationModule):
@@ -62,15 +66,16 @@ class LanguageAlignedClassifier(ClassificationModule):
         text_layers: Layers of the tower ``scratch``.
         text_names: Names of a ``precomputed`` tower by class, as ``text`` in a manifest.
         template, descriptions: See `mmrs_bench.methods.clip.prompts.class_prompts`.
-        width, heads, depth, mlp_ratio, learn_positions, readout: See `mmrs_bench.methods.clip.masked_vit.ImageEncoder`.
-        initial_values: See `mmrs_bench.methods.clip.initial_values.InitialValues`.
+        width, heads, depth, mlp_ratio, learn_positions, readout: See
+            `mmrs_bench.models.masked_diffusion.transformer.ImageEncoder`.
+        initial_values: See `mmrs_bench.models.masked_diffusion.initial_values.InitialValues`.
         temperature: Initial temperature of the contrast; it is learned.
         contrast: See `CONTRASTS`.
-        crop: Random crops of training windows, see `mmrs_bench.methods.clip.augmentation.Crop`.
+        crop: Random crops of training windows, see `mmrs_bench.models.masked_diffusion.crops.Crop`.
         timestep: Timestep of clean windows: ``zero``, or ``random`` as released, also in validation and prediction.
         learning_rate, weight_decay: Of Adam; the decay is an L2 penalty.
         encoder_rate: Learning rate of tokenizers and encoder as a share of ``learning_rate``.
-        schedule: See `mmrs_bench.methods.clip.schedules.Schedule`.
+        schedule: See `mmrs_bench.models.masked_diffusion.schedules.Schedule`.
         pretrained: Checkpoint of a `MaskedDiffusionPretrainer`, whose tokenizers and encoder are copied. It is not
             saved as a hyperparameter.
         seed, draw: Seed and index of the support sample, for crops and timesteps.
@@ -175,24 +180,12 @@ class LanguageAlignedClassifier(ClassificationModule):
         Raises:
             ConfigError: If they have other channels or sizes.
         """
-        names = ("channels", *ENCODER_SIZES)
-        different = [name for name in names if stage_1.hparams[name] != self.hparams[name]]
-        if different:
-            raise ConfigError(
-                f"stage 1 was trained with other {', '.join(different)} ("
-                + "; ".join(f"{stage_1.hparams[name]} instead of {self.hparams[name]}" for name in different)
-                + "); build both stages with the same"
-            )
-        image, weights = self.network.image, stage_1.network.state_dict()
-        shared = {name: tensor for name, tensor in weights.items() if not name.startswith("decoders.")}
-        image.load_state_dict({**image.state_dict(), **shared})
+        copy_encoder(self.network.image, self.hparams, stage_1)
 
     def forward(self, windows: Mapping[str, Tensor]) -> Tensor:
         """Scaled cosines (b, k) of clean windows (b, c, w, w) by modality, at timestep 0."""
         pixels = window_pixels(windows)
-        first = next(iter(pixels.values()))
-        timesteps = torch.zeros(len(first), dtype=torch.int64, device=first.device)
-        return self.network(pixels, timesteps)  # type: ignore[no-any-return]
+        return self.network(pixels, clean_timesteps(pixels))  # type: ignore[no-any-return]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Contrastive loss (scalar) of a batch with ``windows`` and ``target`` (b,)."""
@@ -238,8 +231,7 @@ class LanguageAlignedClassifier(ClassificationModule):
                     "pixel (b,); use the loaders of a SceneDataModule"
                 )
             return self._cosines(batch, self._timesteps_of(batch["pixel"]))
-        first = next(iter(self.windows_of(batch).values()))
-        return self._cosines(batch, torch.zeros(len(first), dtype=torch.int64, device=first.device))
+        return self._cosines(batch, clean_timesteps(self.windows_of(batch)))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Class probabilities (b, k) of cosines, at the learned temperature."""

@@ -9,6 +9,7 @@ import torch
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.msfmamba.network import SMALLEST_SCANNED, MSFMamba, ReleasedMSFMamba
 from mmrs_bench.methods.toolkit.classification import ClassificationModule
+from mmrs_bench.methods.toolkit.supervised import hsi_and_others
 
 
 class MsfMambaModule(ClassificationModule):
@@ -61,14 +62,7 @@ class MsfMambaModule(ClassificationModule):
 
 
 def _check(channels: dict[str, int], window: int, layers: int) -> None:
-    found = ", ".join(channels)
-    if "hsi" not in channels:
-        raise ConfigError(f"MSFMamba needs an hsi, but the modalities are {found}; add hsi, or use another method")
-    if len(channels) < 2:
-        raise ConfigError(
-            f"MSFMamba needs a second modality beside the hsi, but the only one is {found}; add one, or use another "
-            "method"
-        )
+    hsi_and_others(channels, "MSFMamba")
     smallest = SMALLEST_SCANNED + 2 * layers
     if window < smallest:
         raise ConfigError(

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.toolkit.batches import fixed_size_batches
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
 from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row
+from mmrs_bench.models.batches import fixed_size_batches
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import Batch, PixelLoader
 from mmrs_bench.scenes.pictures.tiles import Places

@@ -14,11 +14,12 @@ from sklearn.svm import SVC
 from mmrs_bench.config import DataConfig
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.classical import method as classical
-from mmrs_bench.methods.classical.method import ARRAYS_FILE, SETTINGS_FILE
+from mmrs_bench.methods.classical.method import SETTINGS_FILE
+from mmrs_bench.methods.classical.saved_arrays import ARRAYS_FILE
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray, Scene
 
-TUNED = ("svm", "svm-spatial", "svm-emp", "rf", "rf-spatial")
+TUNED = ("knn", "knn-spatial", "svm", "svm-spatial", "svm-emp", "rf", "rf-spatial")
 ALL_PIXELS = np.arange(36 * 40)
 
 
@@ -37,6 +38,23 @@ def test_nearest_prototype_equals_a_slow_loop(tmp_path: Path) -> None:
     assert method.parameter_counts() == (4 * 7, 4 * 7)
 
 
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_nearest_neighbours_equal_a_slow_loop(count: int, tmp_path: Path) -> None:
+    data = small_data(3)
+    method = fitted("knn", tmp_path, data, neighbours=(count,))
+    support = data.features(data.support).astype(np.float64)
+    others = np.setdiff1d(ALL_PIXELS, data.support)
+    targets, confidence = method.predict_with_confidence(data, others)
+    for place, x in enumerate(data.features(others).astype(np.float64)):
+        distances = [float(np.sqrt(((x - point) ** 2).sum())) for point in support]
+        votes = np.zeros(4)
+        for nearest in sorted(range(len(support)), key=distances.__getitem__)[:count]:
+            votes[data.support_targets[nearest]] += 1 / distances[nearest]
+        assert targets[place] == votes.argmax()
+        assert confidence is not None
+        assert confidence[place] == pytest.approx(votes.max() / votes.sum(), abs=1e-6)
+
+
 def test_svm_equals_scikit_learn_on_the_normalised_pixels(tmp_path: Path) -> None:
     data = small_data(5)
     method = fitted("svm", tmp_path, data, costs=(10.0,), gammas=(0.5,))
@@ -49,7 +67,7 @@ def renamed_classes(scene: Scene, new: IntArray) -> Scene:
     return replace(scene, ground_truth=np.concatenate([[0], new + 1])[scene.ground_truth])
 
 
-@pytest.mark.parametrize("name", ["nearest-prototype", "svm", "svm-spatial", "rf"])
+@pytest.mark.parametrize("name", ["nearest-prototype", "knn", "svm", "svm-spatial", "rf"])
 def test_the_order_of_the_classes_does_not_matter(name: str, tmp_path: Path) -> None:
     new = np.array([2, 0, 3, 1])
     data = small_data(4)
@@ -89,6 +107,9 @@ def test_tuning_uses_the_support_set_only(name: str, tmp_path: Path, monkeypatch
     if name.startswith("svm"):
         assert (len(choices), choices[0]) == (8, {"cost": 100.0, "gamma": 1.0})
         assert (method._estimator.C, method._estimator.gamma) == (1000.0, 0.1 / features.shape[1])
+    elif name.startswith("knn"):
+        assert choices == [{"neighbours": count} for count in (1, 3, 5, 9)]
+        assert method._estimator.n_neighbors == 9
     else:
         assert choices == [{"max_features": "sqrt"}, {"max_features": 0.5}]
         assert (method._estimator.max_features, len(method._estimator)) == (0.5, 50)
@@ -137,6 +158,7 @@ def test_a_neighbourhood_larger_than_the_window_is_refused(tmp_path: Path) -> No
         ("svm", {"no_such": 1}, "no_such"),
         ("svm", {"costs": (0.0,)}, "costs.0"),
         ("svm", {"features": {"kind": "pixels"}}, "features"),
+        ("knn", {"neighbours": (0,)}, "neighbours.0"),
         ("rf", {"trees": 0}, "trees"),
         ("rf-spatial", {"features": {"kind": "neighbourhood", "sizes": [4]}}, "odd"),
     ],

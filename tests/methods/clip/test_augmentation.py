@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.network_helpers import bilinear, random_windows
 
-from mmrs_bench.methods.clip.augmentation import enlarge_centers
+from mmrs_bench.models.masked_diffusion.crops import enlarge_centers
 
 
 def test_an_enlarged_centre_is_bilinear() -> None:

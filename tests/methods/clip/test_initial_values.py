@@ -10,8 +10,8 @@ import torch
 from helpers.network_helpers import same, weights
 from torch import Tensor, nn
 
-from mmrs_bench.methods.clip.initial_values import use_released_values
-from mmrs_bench.methods.clip.masked_vit import ImageEncoder, MaskedDiffusionTransformer, TokenEncoder
+from mmrs_bench.models.masked_diffusion.initial_values import use_released_values
+from mmrs_bench.models.masked_diffusion.transformer import ImageEncoder, MaskedDiffusionTransformer, TokenEncoder
 
 CHANNELS = {"hsi": 63, "lidar": 2}
 #: The released ones.

@@ -10,7 +10,7 @@ import torch
 from helpers.attention_helpers import slow_attention
 from torch import Tensor, nn
 
-from mmrs_bench.methods.clip.masked_vit import (
+from mmrs_bench.models.masked_diffusion.transformer import (
     ImageEncoder,
     MaskedDiffusionTransformer,
     Readout,

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from mmrs_bench.errors import ConfigError, TrainingError
 from mmrs_bench.methods.clip.alignment import class_aware_loss, diagonal_loss
-from mmrs_bench.methods.clip.masked_vit import VisibleTokens
 from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
-from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
-from mmrs_bench.methods.clip.schedules import Schedule, lr_schedule
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
+from mmrs_bench.methods.toolkit.masked_diffusion.stage import visible_count
+from mmrs_bench.models.masked_diffusion.schedules import Schedule, lr_schedule
+from mmrs_bench.models.masked_diffusion.transformer import VisibleTokens
 from mmrs_bench.randomness import torch_generator
 
 CHANNELS = {"hsi": 5, "lidar": 1, "sar": 2}
@@ -79,7 +80,8 @@ def slow_pretraining_loss(module: MaskedDiffusionPretrainer, windows: Mapping[st
     noise = {name: torch.randn(BATCH, v, x.shape[1], generator=generator) for name, x in windows.items()}
     visible, masked = ({name: list[float]() for name in windows} for _ in range(2))
     for i, t in enumerate(timesteps):
-        kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1))
+        t = t if settings["noise"] else 0
+        kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * step / 999) for step in range(t + 1)) if settings["noise"] else 1.0
         pixels = {name: x[0] for name, x in pixels_of(cropped, i).items()}
         noised = {
             name: (math.sqrt(kept) * pixels[name][read[name][i]] + math.sqrt(1 - kept) * noise[name][i])[None]
@@ -92,7 +94,8 @@ def slow_pretraining_loss(module: MaskedDiffusionPretrainer, windows: Mapping[st
                 error = float((predicted[name][0, token] - pixels[name][token]).square().mean())
                 (visible if token in write[name][i].tolist() else masked)[name].append(error)
     return sum(
-        sum(visible[name]) / len(visible[name]) + settings["masked_weight"] * sum(masked[name]) / len(masked[name])
+        settings["visible_weight"] * sum(visible[name]) / len(visible[name])
+        + settings["masked_weight"] * sum(masked[name]) / len(masked[name])
         for name in windows
     )
 
@@ -105,8 +108,10 @@ def slow_pretraining_loss(module: MaskedDiffusionPretrainer, windows: Mapping[st
         {"crop": "joint", "mask_ratio": 0.5},
         {"crop": "independent", "masked_weight": 0.6},
         {"misplaced_tokens": True, "masked_weight": 0.6},
+        {"noise": False, "visible_weight": 0.0, "masked_weight": 1.0},
+        {"noise": False, "visible_weight": 0.7},
     ],
-    ids=["plain", "joint", "independent", "misplaced"],
+    ids=["plain", "joint", "independent", "misplaced", "masked autoencoder", "no noise"],
 )
 def test_the_pretraining_loss_equals_that_of_a_loop(
     options: dict[str, Any], channels: dict[str, int], monkeypatch: pytest.MonkeyPatch
@@ -127,6 +132,12 @@ def test_pretraining_trains_every_parameter(misplaced: bool, channels: dict[str,
     module.training_step(batch_of(channels), 0).backward()
     assert without_gradient(module) == []
     assert all(values.requires_grad for values in module.parameters())
+
+
+@pytest.mark.parametrize(("visible", "masked"), [(0.0, 0.0), (-0.1, 1.0), (1.0, -0.1)])
+def test_weights_that_make_no_loss_are_refused(visible: float, masked: float) -> None:
+    with refused(ConfigError, f"visible_weight is {visible} and masked_weight is {masked}; use 0 or positive numbers"):
+        pretrainer(visible_weight=visible, masked_weight=masked)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.msfmamba_reference import Part, released_msfmamba, spectral
-from helpers.network_helpers import normal, random_windows, weights, without_gradient
-from torch import nn
+from helpers.network_helpers import normal, perturbed, random_windows, weights, without_gradient
 
 from mmrs_bench.methods.msfmamba.network import MSFMamba, PlainStem, ReleasedMSFMamba, SpectralBlock, SpectralStem
 
@@ -121,16 +120,6 @@ def test_parameter_counts_match_the_documented_example(layers: int, count: int) 
 
 
 # The released layout
-
-
-def perturbed(network: nn.Module) -> nn.Module:
-    """In float64, with random values where the initial ones hide errors: norms, biases, A, D, statistics."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for values in network.double().state_dict().values():
-            if values.is_floating_point():
-                values.add_(0.2 * torch.rand(values.shape, generator=generator, dtype=values.dtype))
-    return network.eval()
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrs_bench.methods.toolkit.batches import fixed_size_batches
+from mmrs_bench.models.batches import fixed_size_batches
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 7])

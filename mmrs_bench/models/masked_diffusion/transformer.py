@@ -218,6 +218,12 @@ def check_sizes(*, width: int, heads: int, mlp_ratio: float, **depths: int) -> N
         raise ConfigError(fault)
 
 
+def clean_timesteps(values: Mapping[str, Tensor]) -> Tensor:
+    """The timesteps (b,) of clean windows, 0, for values (b, ...) by modality."""
+    first = next(iter(values.values()))
+    return torch.zeros(len(first), dtype=torch.int64, device=first.device)
+
+
 class TokenEncoder(nn.Module):
     """Tokenizers of all modalities and the encoder that they share.
 
@@ -300,15 +306,19 @@ class MaskedDiffusionTransformer(TokenEncoder):
             timesteps: Diffusion timestep of each window (b,), the same for all modalities.
             visible: Indices of the visible pixels by modality.
         """
+        encoded = self.encode(noised, timesteps, visible)
+        return {name: decoder(encoded[name], visible[name].write) for name, decoder in self.decoders.items()}
+
+    def encode(
+        self, noised: Mapping[str, Tensor], timesteps: Tensor, visible: Mapping[str, VisibleTokens]
+    ) -> dict[str, Tensor]:
+        """Class token and visible tokens (b, 1 + v, d) by modality, of the arguments of `forward`."""
         sequences = [
             tokenizer.sequence(tokenizer.embed_pixels(noised[name]), timesteps, visible[name].read)
             for name, tokenizer in self.tokenizers.items()
         ]
         encoded = self.encoder(torch.cat(sequences)).chunk(len(sequences))
-        return {
-            name: decoder(part, visible[name].write)
-            for (name, decoder), part in zip(self.decoders.items(), encoded, strict=True)
-        }
+        return dict(zip(self.tokenizers, encoded, strict=True))
 
 
 class ImageEncoder(TokenEncoder):
@@ -322,7 +332,7 @@ class ImageEncoder(TokenEncoder):
         sizes: The other arguments of `TokenEncoder`.
 
     Deviation: the released code reads class tokens only, with a head of initial standard deviation 2e-5
-    (``readout="class"``); the zero bias of that head is ours, see `mmrs_bench.methods.clip.initial_values`.
+    (``readout="class"``); the zero bias of that head is ours, see `mmrs_bench.models.masked_diffusion.initial_values`.
     The other readouts read pixel tokens, with an ordinary head: stage 1 trains class tokens to encode the timestep
     only, and under a cosine a head that small hardly learns.
     """

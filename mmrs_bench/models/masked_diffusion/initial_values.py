@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from mmrs_bench.methods.clip.masked_vit import ImageEncoder, MaskedDiffusionTransformer, TokenEncoder
+from mmrs_bench.models.masked_diffusion.transformer import ImageEncoder, MaskedDiffusionTransformer, TokenEncoder
 
 #: ``torch``: those of torch's layers, and mask tokens from N(0, 0.02); ``released``: see `use_released_values`.
 InitialValues = Literal["torch", "released"]

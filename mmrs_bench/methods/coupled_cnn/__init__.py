@@ -1,0 +1,1 @@
+"""Coupled CNNs (Hang et al. 2020)."""

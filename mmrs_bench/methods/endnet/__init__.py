@@ -1,0 +1,1 @@
+"""EndNet (Hong et al. 2020)."""

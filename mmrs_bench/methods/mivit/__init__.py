@@ -1,0 +1,1 @@
+"""MIViT (Zhang et al. 2024)."""

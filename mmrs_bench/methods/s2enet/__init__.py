@@ -1,0 +1,1 @@
+"""S2ENet (Fang et al. 2022)."""

@@ -1,0 +1,1 @@
+"""Pretraining by masked diffusion, as several methods use it."""

@@ -1,0 +1,1 @@
+"""Classifiers of features of frozen networks."""
