@@ -16,9 +16,10 @@ from work import PRECISIONS, Work, autocast, product, stepper, without_gradients
 
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.clip.config import DiffClipConfig
-from mmrs_bench.methods.clip.masked_vit import SINUSOID_WIDTH
 from mmrs_bench.methods.clip.module import LanguageAlignedClassifier, SceneEmbedding
-from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer, visible_count
+from mmrs_bench.methods.clip.pretraining import MaskedDiffusionPretrainer
+from mmrs_bench.methods.toolkit.masked_diffusion.stage import visible_count
+from mmrs_bench.models.masked_diffusion.transformer import SINUSOID_WIDTH
 
 BATCH, SAMPLE = 128, 512
 CHANNELS = {"hsi": 63, "lidar": 1}

@@ -42,7 +42,7 @@ def bodies(results: Path) -> dict[str, dict[str, Any]]:
 
 def workers_of(results: Path) -> list[int]:
     """Processes that hold the lock of a cell of this results folder."""
-    locks = {path.stat().st_ino for path in (results / "locks").glob("*.lock")}
+    locks = {path.stat().st_ino for path in (results / "locks").glob("*.lock") if ".owner." not in path.name}
     holders = []
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()
@@ -78,7 +78,11 @@ def cancel_job(results: Path) -> str:
 
 
 def run_while(
-    arguments: list[str], variables: Mapping[str, str], interrupt: Callable[[int], str], every: float
+    arguments: list[str],
+    variables: Mapping[str, str],
+    interrupt: Callable[[int], str],
+    every: float,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> tuple[int, str, list[str]]:
     """Run a command and interrupt its workers; return its exit status, standard error, and what was done."""
     done: list[str] = []
@@ -86,7 +90,7 @@ def run_while(
         process = subprocess.Popen(
             arguments, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
         )
-        end = time.monotonic() + TIMEOUT_SECONDS
+        end = time.monotonic() + timeout
         due = time.monotonic() + every
         while process.poll() is None:
             if time.monotonic() > end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -96,3 +97,31 @@ def test_the_scripts_can_be_called(folder: Path) -> None:
     for module in (slurm_cluster, ray_cluster):
         assert module.__file__ is not None
         subprocess.run([sys.executable, module.__file__, "stop", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_killed_pretraining_of_a_detached_run_cancels_what_waits_for_it_and_the_next_run_resumes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "cache"))
+    results = tmp_path / "results"
+    suite = ["--datasets", "simulated", "--methods", "bdgf-cnn", "--draws", "3", "--budget", "smoke"]
+    run = [sys.executable, "-m", "mmrs_bench", "run", *suite, "--results", str(results), "--executor", "slurm"]
+    try:
+        for name, value in slurm_cluster.start(folder).items():
+            monkeypatch.setenv(name, value)
+        subprocess.run([*run, "--detach"], check=True)
+        wait_until(lambda: campaign.workers_of(results) != [], "a worker", 300)
+        assert len(job_ids()) > 1
+        os.kill(campaign.workers_of(results)[0], signal.SIGKILL)
+        wait_until(lambda: job_ids() == [], "the end of all jobs", 120)
+        watch = [sys.executable, "-m", "mmrs_bench", "watch", str(results), "--once"]
+        shown = subprocess.run(watch, capture_output=True, text=True, check=True).stdout
+        assert "of this run have ended; run the same command again" in " ".join(shown.split())
+        subprocess.run([*run, "--detach"], check=True)
+        wait_until(lambda: len(campaign.bodies(results)) == 3, "all cells", 600)
+        wait_until(lambda: list((results / "locks").glob("*.plan")) == [], "the end of the run", 60)
+    finally:
+        slurm_cluster.stop(folder)

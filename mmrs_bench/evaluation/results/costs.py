@@ -21,25 +21,36 @@ from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.paths import BENCHMARK_DIR
 from mmrs_bench.reading import read_json, validated
 from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.manifest import Manifest
 
 TYPICAL_FILE = BENCHMARK_DIR / "typical_seconds.json"
 
 #: Assumed for the order of cells that nobody measured: seconds of a cell, and of each epoch in its settings.
 _CELL_SECONDS, _EPOCH_SECONDS = 2.0, 0.5
 _NAME_DIGITS = 8
+#: Copies of a scene's images that a worker is assumed to hold, where the memory of another scene was measured.
+_SCENE_COPIES = 4
 
 
 class Cost(NamedTuple):
-    """Expected seconds of a cell, and of each pretraining that it shares with other cells, by cache entry."""
+    """Expected cost of a cell.
+
+    Attributes:
+        own: Seconds without a shared pretraining.
+        pretraining: Seconds of each pretraining that it shares with other cells, by cache entry.
+        memory_mib: Peak resident memory of a worker that computes it; None if unknown.
+    """
 
     own: float
     pretraining: Mapping[str, float]
+    memory_mib: float | None = None
 
 
 class TypicalCost(BaseModel):
     """Mean seconds of a method's cells, those of each shared pretraining, and the number of scored pixels.
 
-    The names of the pretrainings only tell which methods share one.
+    The names of the pretrainings only tell which methods share one. The memory is the peak of a process that computed
+    one cell; it is known for trials only (``mmrs-bench plan --cost``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,6 +58,7 @@ class TypicalCost(BaseModel):
     own: float = Field(ge=0)
     pretraining: dict[str, float] = Field(default_factory=dict)
     n_query: int = Field(ge=1)
+    memory_mib: float | None = Field(default=None, gt=0)
 
 
 class TypicalSeconds(BaseModel):
@@ -87,11 +99,15 @@ def typical_costs(records: Iterable[Record]) -> dict[str, dict[BudgetName, Typic
         grouped[_label(record.protocol), record.protocol.budget].append(record)
     found: dict[str, dict[BudgetName, TypicalCost]] = defaultdict(dict)
     for (label, budget), similar in sorted(grouped.items()):
-        own, pretraining = _mean_cost(similar)
+        own, pretraining, _ = _mean_cost(similar)
         n_query = round(fmean(record.n_query for record in similar))
-        shared = {name[:_NAME_DIGITS]: round(seconds, 2) for name, seconds in pretraining.items()}
-        found[label][budget] = TypicalCost(own=round(own, 2), pretraining=shared, n_query=n_query)
+        found[label][budget] = TypicalCost(own=round(own, 2), pretraining=short_names(pretraining), n_query=n_query)
     return dict(found)
+
+
+def short_names(pretraining: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by the short names of pretrainings that `TypicalCost` has."""
+    return {name[:_NAME_DIGITS]: round(seconds, 2) for name, seconds in pretraining.items()}
 
 
 class CostModel:
@@ -106,6 +122,7 @@ class CostModel:
         for record in records:
             self._similar[_label(record.protocol), record.protocol.budget].append(record)
         self._known: dict[tuple[str | int, ...], Cost | None] = {}
+        self._manifests: dict[str, Manifest] = {}
 
     def cost(self, cell: Cell) -> Cost | None:
         """The expected cost; None if no similar cell was measured."""
@@ -113,8 +130,39 @@ class CostModel:
         key = (cell.dataset, _label(protocol), protocol.budget, protocol.data.shots)
         if key not in self._known:
             similar = self._similar.get((_label(protocol), protocol.budget), [])
-            self._known[key] = _from_records(cell, similar) or _typical(cell)
+            typical = self._typical(cell)
+            self._known[key] = _from_records(cell, similar, self._manifest(cell.dataset), typical) or typical
         return self._known[key]
+
+    def _typical(self, cell: Cell) -> Cost | None:
+        """The shipped seconds of the method, scaled by the number of scored pixels; None if there are none."""
+        found = typical_seconds().seconds.get(_label(cell.protocol), {}).get(cell.protocol.budget)
+        pixels = _queries(cell, self._manifest(cell.dataset)) if found else None
+        if not (found and pixels):
+            return None
+        memory = found.memory_mib
+        if memory is not None:
+            measured_on = self._manifest(typical_seconds().scene.rpartition("-")[0])
+            memory += _SCENE_COPIES * max(0.0, _scene_mib(self._manifest(cell.dataset)) - _scene_mib(measured_on))
+        return Cost(found.own * pixels / found.n_query, found.pretraining, memory)
+
+    def _manifest(self, dataset: str) -> Manifest:
+        if dataset not in self._manifests:
+            self._manifests[dataset] = load_manifest(dataset)
+        return self._manifests[dataset]
+
+    def pretrainings(self, cell: Cell) -> frozenset[str] | None:
+        """Names of the shared pretrainings that a cell uses; None if nobody measured the method.
+
+        They only tell which methods share a pretraining. Records, and each budget of the shipped seconds, have names
+        of their own; all count, so that a method shares with others that were measured under another budget.
+        """
+        cost = self.cost(cell)
+        budgets = typical_seconds().seconds.get(_label(cell.protocol))
+        if cost is None and budgets is None:
+            return None
+        known = [*(cost.pretraining if cost else ()), *(n for b in (budgets or {}).values() for n in b.pretraining)]
+        return frozenset(known)
 
     def measured_here(self, cell: Cell) -> bool:
         """Whether the expectation comes from records, and not from the shipped typical seconds."""
@@ -138,7 +186,11 @@ def pretraining_group(protocol: ProtocolConfig) -> tuple[object, ...]:
 
 def expected_queries(cell: Cell) -> int | None:
     """Number of pixels that will be scored, from the manifest's class counts; None if it has none."""
-    counts = [scene_class.count for scene_class in load_manifest(cell.dataset).classes]
+    return _queries(cell, load_manifest(cell.dataset))
+
+
+def _queries(cell: Cell, manifest: Manifest) -> int | None:
+    counts = [scene_class.count for scene_class in manifest.classes]
     if None in counts:
         return None
     total = sum(count for count in counts if count is not None) - cell.protocol.data.shots * len(counts)
@@ -151,7 +203,10 @@ def _label(protocol: ProtocolConfig) -> str:
 
 
 def _mean_cost(records: Sequence[Record], *, per_pixel: bool = False) -> Cost:
-    """Mean of all seconds but those of a shared pretraining, per scored pixel if wanted, and that pretraining."""
+    """Mean of all seconds but those of a shared pretraining, per scored pixel if wanted, that pretraining, the memory.
+
+    The least memory counts: a worker's peak also is that of the cells before.
+    """
     own = []
     for record in records:
         seconds = record.measured.seconds
@@ -159,13 +214,13 @@ def _mean_cost(records: Sequence[Record], *, per_pixel: bool = False) -> Cost:
         own.append((sum(seconds.values()) - shared) / (record.n_query if per_pixel else 1))
     known = (r.measured.pretraining for r in records if pretraining_seconds(r) is not None)
     pretraining = {name: seconds for name, seconds in (next(known, None) or {}).items() if seconds is not None}
-    return Cost(fmean(own), pretraining)
+    return Cost(fmean(own), pretraining, min(record.measured.peak_memory_mib for record in records))
 
 
-def _from_records(cell: Cell, records: list[Record]) -> Cost | None:
+def _from_records(cell: Cell, records: list[Record], manifest: Manifest, typical: Cost | None) -> Cost | None:
     """Mean over the records of the same scene, if any, and the same shots, if any.
 
-    The own time of a record of another scene is scaled by the number of scored pixels.
+    The own time of a record of another scene is scaled by the number of scored pixels; the memory is the typical one.
     """
     if not records:
         return None
@@ -174,19 +229,17 @@ def _from_records(cell: Cell, records: list[Record]) -> Cost | None:
     records = _prefer(records, lambda record: record.protocol.data.shots == shots)
     if records[0].protocol.scene_fingerprint == fingerprint:
         return _mean_cost(records)
-    pixels = expected_queries(cell)
+    pixels = _queries(cell, manifest)
     if pixels is None:
         return None
-    own, pretraining = _mean_cost(records, per_pixel=True)
-    return Cost(pixels * own, pretraining)
+    cost = _mean_cost(records, per_pixel=True)
+    return Cost(pixels * cost.own, cost.pretraining, typical and typical.memory_mib)
 
 
 def _prefer(records: list[Record], condition: Callable[[Record], bool]) -> list[Record]:
     return [record for record in records if condition(record)] or records
 
 
-def _typical(cell: Cell) -> Cost | None:
-    """The shipped seconds of the method, scaled by the number of scored pixels; None if there are none."""
-    found = typical_seconds().seconds.get(_label(cell.protocol), {}).get(cell.protocol.budget)
-    pixels = expected_queries(cell) if found else None
-    return Cost(found.own * pixels / found.n_query, found.pretraining) if found and pixels else None
+def _scene_mib(manifest: Manifest) -> float:
+    """Size of all images of a scene in 32-bit numbers."""
+    return manifest.height * manifest.width * sum(m.bands for m in manifest.modalities) * 4 / 2**20

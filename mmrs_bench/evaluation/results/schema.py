@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from mmrs_bench.config import ExecutionConfig, OmitsEmpty, ProtocolConfig
+from mmrs_bench.config import ExecutionConfig, ProtocolConfig, omitted
 
 SCHEMA_VERSION = 1
 
@@ -102,7 +102,7 @@ class Measured(_Part):
     finished_at: str
 
 
-class Record(_Part, OmitsEmpty):
+class Record(_Part):
     """The result of one cell.
 
     Attributes:
@@ -152,12 +152,11 @@ class Record(_Part, OmitsEmpty):
     parameters_total: int
     parameters_trainable: int
     unranked: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = omitted(())
     signature: str
     provenance: Provenance
     measured: Measured
 
-    omitted_if_empty = ("notes",)
     _origin: str = PrivateAttr(default="")
 
     @property

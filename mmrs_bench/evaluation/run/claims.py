@@ -75,19 +75,26 @@ def read_claim(path: Path) -> Claim:
     Raises:
         BenchError: If the path is not a regular file, or cannot be read.
     """
-    with results_errors(path):
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
-            return Claim(path)
-        if not stat.S_ISREG(mode):
-            raise BenchError(f"{path}: expected a regular file or none; {_ADVICE}")
+    if not _is_file(path):
+        return Claim(path)
     try:
         fields = read_json(path, error=RecordError, advice=_ADVICE)
         attempts = validated(TypeAdapter(tuple[Attempt, ...]), fields, where=path, error=RecordError, advice=_ADVICE)
     except RecordError:  # it only counts attempts, and is written again before the cell starts
         return Claim(path)
     return Claim(path, attempts)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path exists; a `BenchError` says that it is not a regular file, or cannot be looked at."""
+    with results_errors(path):
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return False
+    if not stat.S_ISREG(mode):
+        raise BenchError(f"{path}: expected a regular file or none; {_ADVICE}")
+    return True
 
 
 @contextmanager
@@ -98,9 +105,8 @@ def cell_lock(lock_dir: Path, key: str) -> Iterator[bool]:
         BenchError: If the lock file cannot be used.
     """
     path = lock_dir / f"{key}.lock"
+    _is_file(path)  # a FIFO or a link is refused
     with results_errors(path):
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise BenchError(f"{path}: expected a regular file; {_ADVICE}")
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

@@ -22,21 +22,30 @@ if TYPE_CHECKING:
 #: ``module:class`` of the pool of each executor (see `mmrs_bench.evaluation.run.pool.Pool`).
 EXECUTORS = {
     "local": "mmrs_bench.evaluation.run.local:LocalPool",
-    "slurm": "mmrs_bench.evaluation.run.slurm:SlurmPool",
-    "ray": "mmrs_bench.evaluation.run.ray_cluster:RayPool",
+    "slurm": "mmrs_bench.evaluation.run.clusters.slurm:SlurmPool",
+    "ray": "mmrs_bench.evaluation.run.clusters.ray_cluster:RayPool",
 }
-
+#: Executors whose pools take groups of cells, and a profile.
+CLUSTERS = ("slurm", "ray")
 
 #: Other runs compute cells, too: all cells are looked at, but only in one part of the time in so many.
 LOOK_SHARE = 20
 
 
-def make_pool(executor: str, job: Job, workers: int, options: Mapping[str, Any]) -> Pool:
-    """Create the pool of an executor; a `ConfigError` says what is unknown or not installed."""
+def make_pool(executor: str, job: Job, workers: int, options: Mapping[str, Any], **of_cluster: Any) -> Pool:
+    """Create the pool of an executor; a `ConfigError` says what is unknown or not installed.
+
+    Args:
+        executor: Name in `EXECUTORS`.
+        job: The cells.
+        workers: Most workers at the same time.
+        options: Options from the command line.
+        of_cluster: What only the pools of clusters take: groups of cells, and the profile.
+    """
     if executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS)
     module, _, name = EXECUTORS[executor].partition(":")
-    return cast("Pool", getattr(import_module(module), name)(job, workers, options))
+    return cast("Pool", getattr(import_module(module), name)(job, workers, options, **of_cluster))
 
 
 def execute(job: Job, pool: Pool, *, on_stage: StageListener, on_outcome: Callable[[Cell, Path], None]) -> None:

@@ -166,11 +166,15 @@ class Worker:
     name: str
     number: int = 0
     claim: Claim | None = None
+    #: Called with the cause of an interruption, if other processes compute for this worker.
+    on_interruption: Callable[[str], None] | None = None
 
     def interrupted(self, cause: str) -> None:
         """Save in the claim of the current cell why it cannot be finished; the worker must end now."""
         if self.claim is not None:
             self.claim = self.claim.ended(cause)
+        if self.on_interruption is not None:
+            self.on_interruption(cause)
 
 
 def is_done(results: Path, cell: Cell, *, save_models: bool = False) -> bool:

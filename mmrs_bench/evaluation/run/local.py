@@ -26,23 +26,33 @@ class LocalPool:
 
     A worker that dies is replaced, and its cell is computed again (see `mmrs_bench.evaluation.run.jobs.work`). All
     workers end with this process, even if it is killed. There are no options.
+
+    Args:
+        job: The cells.
+        workers: Number of processes.
+        options: Must be empty.
+        name: Begins the names of workers and files, which pools of the same run must not share.
+        first: Number of the first worker.
     """
 
-    def __init__(self, job: Job, workers: int, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, job: Job, workers: int, options: Mapping[str, Any], *, name: str = "local", first: int = 0
+    ) -> None:
         if options:
             raise ConfigError("--executor-options are for --executor slurm or ray; the local executor has none")
         self._job = job
         self._count = min(workers, len(job.cells))
         self._workers: dict[int, Child] = {}
         self._started_a_cell: set[int] = set()
-        self._stage_file = StageFile(job, "local")
+        self._name, self._first = name, first
+        self._stage_file = StageFile(job, name)
         self._replacements = Replacements("local", job.results / "logs")
         self._oom_kills = oom_kills()
 
     def __enter__(self) -> Self:
         try:
             for number in range(self._count):
-                self._start(number)
+                self._start(self._first + number)
         except BaseException:
             self.__exit__()
             raise
@@ -60,6 +70,11 @@ class LocalPool:
     def alive(self) -> bool:
         """Whether any worker runs."""
         return bool(self._workers)
+
+    def report_ends(self, cause: str) -> None:
+        """Save why all workers end now."""
+        for worker in self._workers.values():
+            self._job.report_end(_worker_name(self._name, worker.process.pid), cause)
 
     def poll(self) -> list[Stage]:
         """Wait for messages, replace workers that died, and return the reported progress."""
@@ -80,10 +95,10 @@ class LocalPool:
 
     def _start(self, number: int) -> None:
         variables = worker_environment(self._job.execution.threads)
-        self._workers[number] = start_child(_work_and_report, variables, self._job, number)
+        self._workers[number] = start_child(_work_and_report, variables, self._job, self._name, number)
 
     def _close(self, worker: Child) -> None:
-        log = _log_file(self._job, worker.process.pid)
+        log = _log_file(self._job, self._name, worker.process.pid)
         if log.is_file() and log.stat().st_size == 0:
             remove_quietly(log)
         worker.pipe.close()
@@ -92,7 +107,7 @@ class LocalPool:
     def _handle_exit(self, number: int) -> None:
         worker = self._workers.pop(number)
         self._stage_file.forget(number)
-        code, name = worker.process.exitcode, _worker_name(worker.process.pid)
+        code, name = worker.process.exitcode, _worker_name(self._name, worker.process.pid)
         self._close(worker)
         if not code:
             return
@@ -114,7 +129,7 @@ def _messages(pipe: Connection) -> Iterator[Stage | Exception]:
         return
 
 
-def _work_and_report(pipe: Connection, job: Job, number: int) -> None:
+def _work_and_report(pipe: Connection, job: Job, pool: str, number: int) -> None:
     """Main function of a worker process."""
     end_with_parent()
     last, last_stage = 0.0, ""
@@ -130,17 +145,17 @@ def _work_and_report(pipe: Connection, job: Job, number: int) -> None:
                 os._exit(1)
 
     try:
-        redirect_output(_log_file(job, os.getpid()))
-        work(job, on_stage, Worker(_worker_name(os.getpid()), number))
+        redirect_output(_log_file(job, pool, os.getpid()))
+        work(job, on_stage, Worker(_worker_name(pool, os.getpid()), number))
     except BenchError as error:
         pipe.send(error)
     except Exception:  # noqa: BLE001 - the parent process raises it
         pipe.send(RuntimeError(f"a worker failed outside any cell:\n{traceback.format_exc()}"))
 
 
-def _worker_name(pid: int | None) -> str:
-    return f"local-{pid}"
+def _worker_name(pool: str, pid: int | None) -> str:
+    return f"{pool}-{pid}"
 
 
-def _log_file(job: Job, pid: int | None) -> Path:
-    return job.results / "logs" / f"worker-{pid}.log"
+def _log_file(job: Job, pool: str, pid: int | None) -> Path:
+    return job.results / "logs" / f"worker-{'' if pool == 'local' else f'{pool}-'}{pid}.log"

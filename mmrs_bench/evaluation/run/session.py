@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mmrs_bench.config import ExecutionConfig, usable_cores
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.collected import collected_files
 from mmrs_bench.evaluation.results.records import load_failures, load_records, record_path
-from mmrs_bench.evaluation.run.display.announcement import announced
+from mmrs_bench.evaluation.run.clusters.detached import SubmittingPool, detached_notes, submit_detached
+from mmrs_bench.evaluation.run.clusters.groups import make_groups
+from mmrs_bench.evaluation.run.clusters.profile import Profile, read_profile
+from mmrs_bench.evaluation.run.display.announcement import announced, plan_of
 from mmrs_bench.evaluation.run.display.progress import RunDisplay, make_display
-from mmrs_bench.evaluation.run.executors import execute, make_pool
+from mmrs_bench.evaluation.run.executors import CLUSTERS, execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_AND_SAVE, RUN_CELL, Job, is_done, stale_outcomes
 from mmrs_bench.evaluation.run.planning import estimate_text, expected_seconds, in_cost_order
 from mmrs_bench.evaluation.run.preflight import notes_of, preflight
@@ -33,11 +36,24 @@ def check_and_run(
     executor: str = "local",
     force: bool = False,
     save_models: bool = False,
+    profile: Path | None = None,
     **options: Any,
 ) -> int:
-    """Call `preflight`, then `run_cells` with the default number of workers if ``workers`` is None."""
-    options |= {"executor": executor, "force": force, "save_models": save_models}
+    """Call `preflight`, then `run_cells` with the default number of workers if ``workers`` is None.
+
+    The cluster of a ``profile`` is the executor.
+    """
+    read = read_profile(profile) if profile is not None else None
+    if read is not None and executor not in ("local", read.executor):
+        raise ConfigError(f"--executor {executor}: {profile} is of a {read.executor} cluster; leave --executor out")
+    executor = read.executor if read is not None else executor
+    options |= {"executor": executor, "force": force, "save_models": save_models, "profile": read}
     count = worker_count(workers, execution.device, execution.devices * execution.threads)
+    if options.get("detach") and executor != "slurm":
+        raise ConfigError(
+            f"--detach: the workers of --executor {executor} end with this process; use --executor slurm, or run the "
+            "command inside tmux"
+        )
     preflight(cells, results, execution, executor=executor, force=force, save_models=save_models)
     return run_cells(cells, results, execution, workers=count, **options)
 
@@ -55,6 +71,8 @@ def run_cells(
     save_models: bool = False,
     compute: str = "",
     progress: bool = True,
+    profile: Profile | None = None,
+    detach: bool = False,
 ) -> int:
     """Compute the cells that have no record (with ``force``, all cells), and show the progress unless it is false.
 
@@ -62,10 +80,10 @@ def run_cells(
     Their records are replaced, so that record and model are of the same training.
 
     ``keep_going`` and ``compute`` are those of `Job`, ``executor`` is a name in
-    `mmrs_bench.evaluation.run.executors.EXECUTORS`.
+    `mmrs_bench.evaluation.run.executors.EXECUTORS`, ``profile`` describes its cluster.
 
     Returns:
-        0 if every cell has a record, 1 if cells failed, 130 after Ctrl-C.
+        0 if every cell has a record, or after jobs were submitted with ``detach``; 1 if cells failed, 130 after Ctrl-C.
 
     Raises:
         BenchError: If the results folder cannot be used, data are missing, or workers cannot run.
@@ -89,13 +107,21 @@ def run_cells(
         display.line(f"{again} of {len(cells)} cells have a record but no model: they are computed again")
     compute = compute or (RUN_AND_SAVE if save_models else RUN_CELL)
     job = Job(results, tuple(pending), execution, keep_going=keep_going, stale=stale, compute=compute)
-    pool = make_pool(executor, job, workers, executor_options or {})
+    of_cluster: dict[str, Any] = {}
+    if executor in CLUSTERS:
+        of_cluster = {"groups": make_groups(pending, records, execution.device, profile), "profile": profile}
+    if detach:
+        of_cluster["detached"] = True
+    pool = make_pool(executor, job, workers, executor_options or {}, **of_cluster)
     try:
         provide_data(pending, display)
-        for line in notes_of(pending).lines:
+        for line in (*notes_of(pending).lines, *detached_notes(job.lock_dir)):
             display.line(line)
         display.line(estimate_text(pending, seconds, records, count))
-        with announced(job, cells, finished, expected, count), display:
+        plan = plan_of(job, cells, finished, expected, count)
+        if detach:
+            return submit_detached(job, cast(SubmittingPool, pool), plan, display.line)
+        with announced(job, plan), display:
             execute(job, pool, on_stage=display.on_stage, on_outcome=display.on_outcome)
     except KeyboardInterrupt:
         return _report_interrupt(job, display, len(cells))

@@ -93,19 +93,17 @@ def read_stages(path: Path) -> list[StageReport]:
         return []
 
 
-def last_stage(job: Job, worker: str) -> Stage | None:
-    """The last stage that a worker of a cluster reported, or None."""
-    reports = read_stages(job.file(f"{worker}{SUFFIX}"))
-    return Stage(*reports[0][:3]) if reports else None
+def last_stages(job: Job, worker: str) -> list[Stage]:
+    """The last stage that each process of a worker of a cluster reported."""
+    return [Stage(*report[:3]) for report in read_stages(job.file(f"{worker}{SUFFIX}"))]
 
 
-def new_stages(job: Job, workers: Iterable[str], known: dict[str, Stage]) -> list[Stage]:
-    """The stages that changed since the last call; ``known`` keeps the last stage by worker."""
+def new_stages(job: Job, workers: Iterable[str], known: dict[str, list[Stage]]) -> list[Stage]:
+    """The stages that changed since the last call; ``known`` keeps the last stages by worker."""
     stages = []
     cells = {cell.key for cell in job.cells}
     for worker in workers:
-        stage = last_stage(job, worker)
-        if stage is not None and stage != known.get(worker) and stage.key in cells:
-            known[worker] = stage
-            stages.append(stage)
+        if found := last_stages(job, worker):
+            stages += [stage for stage in found if stage not in known.get(worker, ()) and stage.key in cells]
+            known[worker] = found
     return stages

@@ -26,11 +26,11 @@ def test_a_run_with_drop_shares_the_training_and_has_its_own_records(
 ) -> None:
     manifest, results = store_scene(tmp_path / "scene"), tmp_path / "results"
     options = ["--datasets", str(manifest), "--draws", "1", "--budget", "smoke", "--results", str(results)]
-    options += ["--methods", "nearest-prototype", "diffclip"]
+    options += ["--methods", "nearest-prototype", "diffclip-probe"]
     run = ["run", *options, "--workers", "1", "--save-models"]
     assert main(run) == main([*run, "--drop", "lidar"]) == 0
     records = by_protocol(results)
-    assert set(records) == {(m, d) for m in ("nearest-prototype", "diffclip") for d in ((), ("lidar",))}
+    assert set(records) == {(m, d) for m in ("nearest-prototype", "diffclip-probe") for d in ((), ("lidar",))}
     cache = list((tmp_path / "cache-root" / "pretraining").glob("*.safetensors"))
     assert len(cache) == 1, "stage 1 of both protocols is the same"
     shown = capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_a_run_with_drop_shares_the_training_and_has_its_own_records(
     assert "what a missing modality costs" in capsys.readouterr().out
     assert main(["plan", *options, "--drop", "lidar"]) == 0
     assert "random-v1 without lidar" in capsys.readouterr().out
-    for method in ("nearest-prototype", "diffclip"):
+    for method in ("nearest-prototype", "diffclip-probe"):
         whole, dropped = records[method, ()], records[method, ("lidar",)]
         assert dropped.modalities == whole.modalities, "it was trained with both"
         assert "|drop:lidar|" in dropped.signature

@@ -33,7 +33,7 @@ def start(results: Path, *, compute: str = "slow", cells: int = CELLS) -> subpro
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> list[str]:
     _, text = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert process.returncode == status
+    assert process.returncode == status, text
     return text.splitlines()
 
 

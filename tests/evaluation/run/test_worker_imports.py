@@ -38,6 +38,7 @@ assert package_available("scipy") and RequirementCache("torchvision") and Requir
     in_new_process(START + code)
 
 
+@pytest.mark.slow
 def test_other_processes_import_all_of_torchmetrics() -> None:
     assert in_new_process(f"import sys, mmrs_bench, lightning; {LOADED}") == " ".join(UNUSED)
 

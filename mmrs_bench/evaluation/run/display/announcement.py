@@ -1,7 +1,8 @@
 """The plan of a run in its lock folder, for `mmrs_bench.evaluation.run.display.watch` in other processes.
 
 The run's process holds a lock while it lives; the operating system releases it when the process dies. The run removes
-the plan when it ends.
+the plan when it ends. The plan of a detached run names its Slurm jobs; the worker that computes the last cell removes
+it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.cells import Cell
-from mmrs_bench.evaluation.results.records import failure_path, names_in, record_path
+from mmrs_bench.evaluation.results.records import FAILURES, RECORDS, failure_path, names_in, record_path
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.claims import cell_lock, is_locked, remove_quietly
 from mmrs_bench.evaluation.run.display.board import ShownCell
@@ -53,22 +54,19 @@ class Plan:
         started: Seconds since 1970.
         workers: Number of workers.
         cells: All its cells.
+        jobs: Slurm jobs of a run whose process has exited; arrays by their id.
     """
 
     started: float
     workers: int
     cells: tuple[PlannedCell, ...]
+    jobs: tuple[str, ...] = ()
 
 
-@contextmanager
-def announced(
-    job: Job,
-    cells: Iterable[Cell],
-    finished: Iterable[Record],
-    seconds: Mapping[str, float | None],
-    workers: int,
-) -> Iterator[None]:
-    """Announce a run within a block.
+def plan_of(
+    job: Job, cells: Iterable[Cell], finished: Iterable[Record], seconds: Mapping[str, float | None], workers: int
+) -> Plan:
+    """The plan of a run.
 
     Args:
         job: The cells that the run computes.
@@ -76,9 +74,6 @@ def announced(
         finished: Records of earlier runs that are not computed again.
         seconds: Expected seconds of the cells that it computes.
         workers: Number of workers.
-
-    Raises:
-        BenchError: If the lock folder cannot be written.
     """
     earlier = {record.key: record.scores.oa for record in finished}
 
@@ -95,16 +90,72 @@ def announced(
         )
         for cell in cells
     )
+    return Plan(time.time(), workers, planned)
+
+
+@contextmanager
+def announced(job: Job, plan: Plan) -> Iterator[None]:
+    """Announce a run within a block; plans of dead runs are removed.
+
+    Raises:
+        BenchError: If the lock folder cannot be written.
+    """
     for other in run_ids(job.lock_dir):
-        if not has_owner(job.lock_dir, other):
+        if not has_owner(job.lock_dir, other) and not jobs_of(job.lock_dir, other):
             _remove(job.lock_dir, other)
-    path, owner = _plan_file(job.lock_dir, job.run_id), _owner(job.run_id)
-    with cell_lock(job.lock_dir, owner):
-        write_text(path, canonical_json(vars(Plan(time.time(), workers, planned))))
+    with cell_lock(job.lock_dir, _owner(job.run_id)):
+        _write(job, plan)
         try:
             yield
         finally:
             _remove(job.lock_dir, job.run_id)
+
+
+def announce_detached(job: Job, plan: Plan, jobs: Iterable[str]) -> None:
+    """Announce a run whose process exits, with its Slurm jobs.
+
+    Raises:
+        BenchError: If the lock folder cannot be written.
+    """
+    _write(job, replace(plan, jobs=tuple(jobs)))
+
+
+def _write(job: Job, plan: Plan) -> None:
+    write_text(_plan_file(job.lock_dir, job.run_id), canonical_json(vars(plan)))
+
+
+def jobs_of(lock_dir: Path, run_id: str) -> tuple[str, ...]:
+    """The Slurm jobs of a detached run; none if it is another run, or its plan cannot be read."""
+    try:
+        plan = read_plan(lock_dir, run_id)
+    except RecordError:
+        return ()
+    return plan.jobs if plan else ()
+
+
+def planned_outcome(results: Path, planned: PlannedCell, names: dict[Path, frozenset[str]]) -> tuple[Path, bool] | None:
+    """Path of the outcome of a cell, and whether it failed; None if there is none.
+
+    Args:
+        results: Folder of the records.
+        planned: The cell.
+        names: Keeps the names of files by folder.
+    """
+    place = planned.cell.place.removeprefix(f"{RECORDS}/")
+    for kind, stale in zip((RECORDS, FAILURES), planned.stale, strict=True):
+        path = results / kind / place
+        if path.parent not in names:
+            names[path.parent] = names_in(path.parent)
+        if path.name in names[path.parent] and not (stale and _modified(path) in (stale, 0)):
+            return path, kind == FAILURES
+    return None
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # it was removed meanwhile
+        return 0
 
 
 def _remove(lock_dir: Path, run_id: str) -> None:

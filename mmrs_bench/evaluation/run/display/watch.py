@@ -5,10 +5,11 @@ A look costs the names of the files in the folders of pending cells. Each record
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,15 @@ from mmrs_bench.errors import ConfigError, RecordError
 from mmrs_bench.evaluation.results.records import FAILURES, RECORDS, load_record, names_in
 from mmrs_bench.evaluation.results.verified import VerifiedFiles
 from mmrs_bench.evaluation.run.claims import is_locked, read_claim
-from mmrs_bench.evaluation.run.display.announcement import Plan, PlannedCell, has_owner, read_plan, run_ids
+from mmrs_bench.evaluation.run.clusters.queue import alive_jobs
+from mmrs_bench.evaluation.run.display.announcement import (
+    Plan,
+    PlannedCell,
+    has_owner,
+    planned_outcome,
+    read_plan,
+    run_ids,
+)
 from mmrs_bench.evaluation.run.display.board import Board, ShownCell
 from mmrs_bench.evaluation.run.display.console import is_live, print_line
 from mmrs_bench.evaluation.run.display.progress import (
@@ -40,6 +49,8 @@ LOOK_SHARE = 20
 READ_SECONDS, READ_ONCE_SECONDS = 0.2, 2.0
 #: Seconds without owner and locks after which a run is dead. A worker may be between two cells.
 QUIET_SECONDS = 15.0
+#: Least seconds between two questions to Slurm.
+QUEUE_SECONDS = 10.0
 #: Failures that one list names.
 MOST_FAILURES = 10
 
@@ -47,9 +58,10 @@ EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 class State(Enum):
-    """State of runs: on, without the process that started them, killed, ended."""
+    """State of runs: on, submitted (``run --detach``), without the process that started them, killed, ended."""
 
     ON = auto()
+    SUBMITTED = auto()
     ORPHANED = auto()
     KILLED = auto()
     ENDED = auto()
@@ -80,6 +92,9 @@ class Watched:
         for plan in sorted(plans.values(), key=lambda plan: plan.started):
             by_key |= {planned.cell.key: planned for planned in plan.cells}
         self._started = min(plan.started for plan in plans.values())
+        #: Slurm jobs of detached runs, and whether any of them waits or runs.
+        self.jobs = tuple(job for plan in plans.values() for job in plan.jobs)
+        self._queued, self._asked = True, -math.inf
         seconds = {key: planned.seconds for key, planned in by_key.items() if planned.pending}
         workers = sum(plan.workers for plan in plans.values())
         self.board = Board((planned.cell for planned in by_key.values()), seconds=seconds, workers=workers)
@@ -142,19 +157,23 @@ class Watched:
             return State.ENDED
         if any(has_owner(self._locks, run) for run in announced):
             return State.ON
+        if self.jobs and self.board.done + self.board.failed < self.board.total:
+            return State.SUBMITTED if self._is_queued() else State.KILLED
         locked = any(is_locked(self._locks, key) for key in self.board.running)
         return State.ORPHANED if locked else State.KILLED
 
+    def _is_queued(self) -> bool:
+        """Whether Slurm jobs of detached runs wait or run; also where Slurm does not answer."""
+        now = time.monotonic()
+        if now - self._asked >= QUEUE_SECONDS:
+            alive = alive_jobs(self.jobs)
+            self._queued, self._asked = alive is None or bool(alive), now
+        return self._queued
+
     def _outcome(self, planned: PlannedCell, names: dict[Path, frozenset[str]]) -> Outcome | None:
         """The outcome of a cell; ``names`` keeps the names of files by folder."""
-        place = planned.cell.place.removeprefix(f"{RECORDS}/")
-        for kind, stale in zip((RECORDS, FAILURES), planned.stale, strict=True):
-            path = self._results / kind / place
-            if path.parent not in names:
-                names[path.parent] = names_in(path.parent)
-            if path.name in names[path.parent] and not (stale and _modified(path) in (stale, 0)):
-                return Outcome(planned.cell, path, kind == FAILURES)
-        return None
+        found = planned_outcome(self._results, planned, names)
+        return Outcome(planned.cell, *found) if found else None
 
     def _look_at_running(self) -> None:
         """What runs is what these runs have claimed; stage files may be a second old."""
@@ -180,16 +199,12 @@ class Watched:
                         board.stage(report.key, report.name, report.done, now - report.seconds - age)
 
 
-def _modified(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:  # it was removed meanwhile
-        return 0
-
-
 def _age(path: Path) -> float:
     """Seconds since a file was written; clocks of machines may differ."""
-    return max(0.0, time.time() - _modified(path) / 1e9)
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except OSError:  # it was removed meanwhile
+        return max(0.0, time.time())
 
 
 def watch(results: Path, console: Console, *, once: bool = False) -> int:
@@ -237,7 +252,8 @@ def _find_runs(results: Path) -> Watched | None:
     for run, (watched, _) in found.items():
         watched.look()
         states[run] = watched.state()
-    on = {run: plan for run, (_, plan) in found.items() if states[run] in (State.ON, State.ORPHANED)}
+    alive = (State.ON, State.SUBMITTED, State.ORPHANED)
+    on = {run: plan for run, (_, plan) in found.items() if states[run] in alive}
     killed = {run: plan for run, (_, plan) in found.items() if states[run] is State.KILLED}
     return Watched(results, on or killed) if on or killed else None
 
@@ -251,8 +267,8 @@ def _show_once(watched: Watched, console: Console) -> int:
         watched.board.close()
     console.print(board_view(watched.board, elapsed=watched.elapsed, now=time.monotonic(), width=console.width))
     _print_failures(watched, outcomes, console)
-    if state in (State.ORPHANED, State.KILLED):
-        print_line(console, _state_text(state))
+    if state in (State.SUBMITTED, State.ORPHANED, State.KILLED):
+        print_line(console, _state_text(state, watched.jobs))
     return 0
 
 
@@ -264,10 +280,13 @@ def _print_failures(watched: Watched, outcomes: Iterable[Outcome], console: Cons
         print_line(console, f"and {len(failed) - MOST_FAILURES} more failed cells")
 
 
-def _state_text(state: State) -> str:
+def _state_text(state: State, jobs: Sequence[str]) -> str:
+    if state is State.SUBMITTED:
+        return f"this run was submitted to Slurm with --detach, jobs {' '.join(jobs)}; scancel ends them"
     if state is State.ORPHANED:
         return "the process that started this run has ended; its workers go on"
-    return "the run was killed; run the same command again to continue"
+    what = f"the Slurm jobs {' '.join(jobs)} of this run have ended" if jobs else "the run was killed"
+    return f"{what}; run the same command again to continue"
 
 
 def _follow(watched: Watched, console: Console) -> State:
@@ -288,8 +307,8 @@ def _follow(watched: Watched, console: Console) -> State:
             for number, outcome in enumerate(outcomes, len(watched.board.ended) - len(outcomes) + 1):
                 print_line(console, f"[{number}/{watched.board.total}] {watched.line_of(outcome)}")
             watched.read_scores(READ_SECONDS)
-            if now_state is State.ORPHANED and state is State.ON:
-                print_line(console, _state_text(now_state))
+            if now_state in (State.SUBMITTED, State.ORPHANED) and state is State.ON:
+                print_line(console, _state_text(now_state, watched.jobs))
             quiet_since = (quiet_since or begin) if now_state is State.KILLED else None
             if now_state is State.ENDED or (quiet_since is not None and begin - quiet_since >= QUIET_SECONDS):
                 return now_state
@@ -306,7 +325,7 @@ def _report_end(watched: Watched, state: State, console: Console) -> int:
     if board.done == board.total:
         print_line(console, f"all {board.total} cells are done")
         return 0
-    reason = f"; {_state_text(state)}" if state is State.KILLED else ""
+    reason = f"; {_state_text(state, watched.jobs)}" if state is State.KILLED else ""
     print_line(console, f"{board.done} of {board.total} cells are done, {board.failed} failed{reason}")
     return EXIT_FAILED
 

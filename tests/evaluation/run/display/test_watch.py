@@ -21,7 +21,7 @@ from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import save_failure, save_record
 from mmrs_bench.evaluation.run.claims import cell_lock, read_claim
 from mmrs_bench.evaluation.run.display import watch as module
-from mmrs_bench.evaluation.run.display.announcement import announced, read_plan, run_ids
+from mmrs_bench.evaluation.run.display.announcement import announced, plan_of, read_plan, run_ids
 from mmrs_bench.evaluation.run.display.watch import State, Watched, watch
 from mmrs_bench.evaluation.run.jobs import Job
 from mmrs_bench.evaluation.run.stage_files import StageFile
@@ -38,7 +38,7 @@ def start(results: Path, compute: str = "endless", cells: int = 4) -> subprocess
 def run_of(results: Path, cells: Sequence[Cell], *, force: bool = False, workers: int = 1) -> Iterator[Job]:
     """An announced run, without workers."""
     job = make_job(results, cells, force=force)
-    with announced(job, cells, [], dict.fromkeys((c.key for c in cells), 60.0), workers):
+    with announced(job, plan_of(job, cells, [], dict.fromkeys((c.key for c in cells), 60.0), workers)):
         yield job
         job.clean_up()
 
@@ -155,7 +155,7 @@ def test_cells_that_a_run_does_not_compute_count_as_done_with_their_scores(tmp_p
     cells = make_cells(3)
     record = fake_record(cells[0])
     job = make_job(tmp_path, cells[1:])
-    with announced(job, cells, [record], {cell.key: None for cell in cells[1:]}, 1):
+    with announced(job, plan_of(job, cells, [record], {cell.key: None for cell in cells[1:]}, 1)):
         one = watched(tmp_path)
         assert one.look() == []
     assert (one.board.done, one.board.total) == (1, 3)

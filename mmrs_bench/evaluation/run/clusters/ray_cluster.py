@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
 from mmrs_bench.errors import BenchError, ConfigError
-from mmrs_bench.evaluation.run.clusters import (
+from mmrs_bench.evaluation.run.clusters.crew import Crew, Start
+from mmrs_bench.evaluation.run.clusters.groups import Group, make_batches
+from mmrs_bench.evaluation.run.clusters.profile import RayProfile
+from mmrs_bench.evaluation.run.clusters.remote import (
     Options,
+    Task,
     last_line,
     one_line,
     remote_work,
     shared_job,
     worker_variables,
 )
-from mmrs_bench.evaluation.run.jobs import Job, Worker
+from mmrs_bench.evaluation.run.jobs import Job
+from mmrs_bench.evaluation.run.needs import Needs
 from mmrs_bench.evaluation.run.pool import Replacements, Stage
 from mmrs_bench.evaluation.run.processes import Child, redirect_output, start_child
-from mmrs_bench.evaluation.run.stage_files import last_stage, new_stages
+from mmrs_bench.evaluation.run.stage_files import last_stages, new_stages
 from mmrs_bench.io import end_with_parent
 from mmrs_bench.plugins import import_optional
 
@@ -48,6 +53,21 @@ class _Refused(NamedTuple):
     reason: str
 
 
+class _Order(NamedTuple):
+    """Start a worker: what it computes, what it reserves, and the worker that must have ended well before."""
+
+    name: str
+    task: Task
+    reserves: dict[str, Any]
+    after: str
+
+
+class _Cancel(NamedTuple):
+    """End a worker, which is not reported any more."""
+
+    name: str
+
+
 class _Ended(NamedTuple):
     """A worker ended: its name, "" or why it died, and "" or the message of its `BenchError`."""
 
@@ -59,34 +79,47 @@ class _Ended(NamedTuple):
 class RayPool:
     """Workers as Ray tasks.
 
-    The options are those of ``ray.init`` (``address=auto``), and ``num_gpus``, which each worker reserves. Dead workers
-    are replaced. If this process ends, Ray ends the workers.
+    A worker reserves the CPUs, GPUs and memory that its cells need. The workers of cells that share a pretraining get
+    the result of the task that trains it as an argument, so Ray starts them after it.
+
+    The options are those of ``ray.init`` (``address=auto``), and ``num_gpus``, which each worker reserves in place of
+    what its cells need. Dead workers are replaced. If this process ends, Ray ends the workers.
     """
 
-    def __init__(self, job: Job, workers: int, options: Options) -> None:
+    def __init__(
+        self,
+        job: Job,
+        workers: int,
+        options: Options,
+        *,
+        groups: Sequence[Group] = (),
+        profile: RayProfile | None = None,
+    ) -> None:
         self._job = shared_job(job)
-        self._count = min(workers, len(job.cells))
+        self._workers = workers
+        self._groups = list(groups) or [Group(needs=Needs(), free=job.cells)]
+        self._profile = profile or RayProfile(executor="ray")
         import_optional("ray", "--executor ray")
-        self._options = dict(options)
-        self._gpus = self._options.pop("num_gpus", 0)
-        if isinstance(self._gpus, bool) or not isinstance(self._gpus, int | float) or self._gpus < 0:
+        self._options = {**self._profile.pool_options, **options}
+        self._gpus = self._options.pop("num_gpus", None)
+        wrong = isinstance(self._gpus, bool) or not isinstance(self._gpus, int | float | None)
+        if wrong or (self._gpus or 0) < 0:
             raise ConfigError(f"--executor ray: num_gpus={self._gpus} is not a number of GPUs; use e.g. 1 or 0.5")
         self._log = self._job.results / "logs" / "ray.log"
         self._child: Child | None = None
         self._connected = False
-        self._running: set[str] = set()
-        self._next = 0
+        self._crew = Crew(self._job, self._groups, "ray")
         self._replacements = Replacements("Ray", self._log)
-        self._stages: dict[str, Stage] = {}
+        self._stages: dict[str, list[Stage]] = {}
+        self._variables = worker_variables(self._job)
 
     @property
     def alive(self) -> bool:
         """Whether any task runs or is queued."""
-        return bool(self._running)
+        return bool(self._crew.running)
 
     def __enter__(self) -> Self:
-        variables = worker_variables(self._job)
-        self._child = start_child(_serve, {}, self._job, self._options, float(self._gpus), variables, str(self._log))
+        self._child = start_child(_serve, {}, self._options, self._reservations(), self._variables, str(self._log))
         try:
             wait([self._child.pipe], CONNECT_SECONDS)
             message = next(_messages(self._child.pipe), None)
@@ -99,8 +132,9 @@ class RayPool:
                     f"are in {self._log}."
                 )
             self._connected = True
-            for _ in range(self._count):
-                self._start()
+            for starts in self._crew.first_starts(make_batches(self._groups, self._workers, [1] * len(self._groups))):
+                for start in starts:
+                    self._start(start)
         except BaseException:
             self.__exit__()
             raise
@@ -110,13 +144,27 @@ class RayPool:
     def _address(self) -> str:
         return f"the Ray cluster at address={self._options.get('address', os.environ.get('RAY_ADDRESS', 'auto'))}"
 
-    def _start(self) -> None:
+    def _reservations(self) -> list[dict[str, Any]]:
+        """What the workers of each group reserve."""
+        return [self._reserves(group) for group in self._groups]
+
+    def _reserves(self, group: Group) -> dict[str, Any]:
+        nodes = self._profile.nodes(group.needs)
+        gpus = next((value for value in (self._gpus, nodes.gpus) if value is not None), group.needs.gpus)
+        reserves: dict[str, Any] = {"num_cpus": self._job.execution.threads, "num_gpus": float(gpus)}
+        if memory := max(group.needs.memory_gb or 0.0, nodes.memory_gb or 0.0):
+            reserves["memory"] = int(memory * 1e9)
+        return reserves | ({"resources": dict(nodes.resources)} if nodes.resources else {})
+
+    def _start(self, start: Start) -> None:
+        share = start.share
+        task = Task(self._crew.job_of(share), start.worker, self._variables, share.rest)
+        self._send(_Order(start.name, task, self._reserves(self._groups[share.group]), start.after))
+
+    def _send(self, message: _Order | _Cancel) -> None:
         assert self._child is not None  # noqa: S101 - inside the context
-        number, self._next = self._next, self._next + 1
-        worker = Worker(f"ray-{number}", number)
-        self._running.add(worker.name)
         try:
-            self._child.pipe.send(worker)
+            self._child.pipe.send(message)
         except OSError as error:
             raise self._lost() from error
 
@@ -140,14 +188,14 @@ class RayPool:
             self._child.pipe.close()
             self._child.process.close()
             self._child = None
-        self._running.clear()
+        self._crew.running.clear()
 
     def poll(self) -> list[Stage]:
         """Wait, report stages, and replace the workers that died."""
         assert self._child is not None  # noqa: S101 - inside the context
         wait([self._child.pipe, self._child.process.sentinel], POLL_SECONDS)
         lost = self._child.process.exitcode is not None
-        stages = new_stages(self._job, self._running, self._stages)
+        stages = new_stages(self._job, self._crew.running, self._stages)
         for message in _messages(self._child.pipe):
             if isinstance(message, _Refused):
                 raise BenchError(f"--executor ray: {message.reason}; finished records are kept")
@@ -158,16 +206,23 @@ class RayPool:
         return stages
 
     def _handle_end(self, ended: _Ended) -> None:
-        self._running.discard(ended.name)
         if ended.message:
             raise BenchError(ended.message)
-        if not ended.cause:
+        start = self._crew.running.get(ended.name)
+        if start is None or not ended.cause:
+            self._crew.ended(ended.name)
             return
         self._job.report_end(ended.name, ended.cause)
-        took_a_cell = last_stage(self._job, ended.name) is not None
-        killed = ended.cause in (KILLED, LOST)
-        if self._replacements.allowed(ended.cause, killed=killed, took_a_cell=took_a_cell, others=self.alive):
-            self._start()
+        replace = self._crew.is_needed(start)
+        if replace:
+            others, took_a_cell = len(self._crew.running) > 1, bool(last_stages(self._job, ended.name))
+            killed = ended.cause in (KILLED, LOST)
+            replace = self._replacements.allowed(ended.cause, killed=killed, took_a_cell=took_a_cell, others=others)
+        follow = self._crew.died(ended.name, replace=replace)
+        for name in follow.cancel:
+            self._send(_Cancel(name))
+        for again in follow.start:
+            self._start(again)
 
 
 def _messages(pipe: Connection) -> Iterator[Any]:
@@ -179,9 +234,9 @@ def _messages(pipe: Connection) -> Iterator[Any]:
 
 
 def _serve(
-    pipe: Connection, job: Job, options: dict[str, Any], gpus: float, variables: dict[str, str], log: str
+    pipe: Connection, options: dict[str, Any], reserves: list[dict[str, Any]], variables: dict[str, str], log: str
 ) -> None:
-    """Main function of the child process: connect, start a task for each worker received, report their ends."""
+    """Main function of the child process: connect, start a task for each order received, report their ends."""
     end_with_parent()
     try:
         redirect_output(Path(log))
@@ -196,11 +251,11 @@ def _serve(
         pipe.send(_Refused(one_line(error).rstrip(".")))
         return
     try:
-        if reason := impossible(ray, job.execution.threads, gpus):
+        if reason := next(filter(None, (_impossible(ray, of_group) for of_group in reserves)), ""):
             pipe.send(_Refused(reason))
             return
         pipe.send(_Connected())
-        _run_tasks(ray, pipe, job, gpus, variables)
+        _run_tasks(ray, pipe)
     except (EOFError, BrokenPipeError):  # the parent has ended
         return
     except Exception as error:  # noqa: BLE001 - Ray raises many; the parent reports it
@@ -220,33 +275,57 @@ def _check_answers(address: str) -> None:
         raise OSError(f"nothing answers at address={address} ({error})") from error
 
 
-def impossible(ray: ModuleType, cpus: float, gpus: float) -> str:
+def _impossible(ray: ModuleType, reserves: dict[str, Any]) -> str:
+    custom = reserves.get("resources", {})
+    return impossible(ray, reserves["num_cpus"], reserves["num_gpus"], reserves.get("memory", 0) / 1e9, custom)
+
+
+def impossible(
+    ray: ModuleType, cpus: float, gpus: float, memory_gb: float = 0.0, custom: Mapping[str, float] | None = None
+) -> str:
     """Why no node of the cluster can run a worker; "" if one can."""
+    wanted = {"CPU": cpus, "GPU": gpus, "memory": memory_gb * 1e9, **(custom or {})}
     nodes = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive", node.get("alive"))]
-    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+    if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
         return ""
-    most = max((node.get("GPU", 0) for node in nodes), default=0)
-    if gpus > most:
-        return f"no node of the cluster has num_gpus={gpus:g} (the most is {most:g})"
+    most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
+    if gpus > most["GPU"]:
+        return f"no node of the cluster has num_gpus={gpus:g} (the most is {most['GPU']:g})"
+    if wanted["memory"] > most["memory"]:
+        return f"no node of the cluster has {memory_gb:g} GB for a worker (the most is {most['memory'] / 1e9:.1f} GB)"
+    for name, count in (custom or {}).items():
+        if count > most[name]:
+            return f"no node of the cluster has the resource {name}={count:g} (the most is {most[name]:g})"
     return f"no node of the cluster has the CPUs ({cpus:g}) and GPUs ({gpus:g}) that a worker needs"
 
 
-def _run_tasks(ray: ModuleType, pipe: Connection, job: Job, gpus: float, variables: dict[str, str]) -> None:
+def _work(task: Task, after: object) -> str:
+    """`remote_work`, once ``after`` is known, which is what another worker returned."""
+    return remote_work(task)
+
+
+def _run_tasks(ray: ModuleType, pipe: Connection) -> None:
     # Without retries: the claim counts attempts. One call per process, because libraries read the variables once.
-    settings = {"num_cpus": job.execution.threads, "num_gpus": gpus, "max_retries": 0, "max_calls": 1}
-    remote = ray.remote(**settings)(remote_work)
+    remote = ray.remote(max_retries=0, max_calls=1)(_work)
     tasks: dict[Any, str] = {}
+    by_name: dict[str, Any] = {}
     while True:
         while pipe.poll(0 if tasks else POLL_SECONDS):
-            worker = pipe.recv()
-            if worker is None:
+            message = pipe.recv()
+            if message is None:
                 for task in tasks:
                     ray.cancel(task, force=True)
                 return
-            if reason := impossible(ray, job.execution.threads, gpus):
+            if isinstance(message, _Cancel):
+                task = by_name.pop(message.name)
+                if tasks.pop(task, None):
+                    ray.cancel(task, force=True)
+                continue
+            if reason := _impossible(ray, message.reserves):
                 pipe.send(_Refused(reason))
                 return
-            tasks[remote.remote(job, worker, variables)] = worker.name
+            task = remote.options(**message.reserves).remote(message.task, by_name.get(message.after))
+            tasks[task], by_name[message.name] = message.name, task
         ended = ray.wait(list(tasks), timeout=POLL_SECONDS)[0] if tasks else []
         for task in ended:
             pipe.send(_Ended(tasks.pop(task), *_end_of(ray, task)))

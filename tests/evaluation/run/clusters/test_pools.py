@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.fake_cells import make_cells, make_job, run_job
+from helpers.fake_submitit import FakeExecutor, submitit
 
 from mmrs_bench.commands.options import parse_options
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.results.records import load_records
-from mmrs_bench.evaluation.run import slurm
-from mmrs_bench.evaluation.run.clusters import remote_work
+from mmrs_bench.evaluation.run.clusters import queue, slurm
+from mmrs_bench.evaluation.run.clusters.groups import Group
+from mmrs_bench.evaluation.run.clusters.profile import RayNodes, RayProfile
+from mmrs_bench.evaluation.run.clusters.ray_cluster import RayPool, impossible
+from mmrs_bench.evaluation.run.clusters.remote import Task, remote_work
 from mmrs_bench.evaluation.run.executors import make_pool
 from mmrs_bench.evaluation.run.jobs import Worker
+from mmrs_bench.evaluation.run.needs import Needs
 from mmrs_bench.evaluation.run.pool import MAX_EARLY_KILLS, Replacements, worker_environment
-from mmrs_bench.evaluation.run.ray_cluster import impossible
 from mmrs_bench.evaluation.run.stage_files import StageFile, new_stages
+
+__all__ = ["submitit"]  # a fixture
 
 
 @pytest.mark.parametrize("name", ["slurm", "ray"])
@@ -87,7 +92,7 @@ def test_stages_of_remote_workers_are_reported_once(tmp_path: Path) -> None:
 def test_an_error_of_a_remote_worker_is_returned_as_text(tmp_path: Path) -> None:
     job = make_job(tmp_path, make_cells(1))
     (tmp_path / "records").write_text("")
-    assert "cannot" in remote_work(job, Worker("w"), worker_environment(1))
+    assert "cannot" in remote_work(Task(job, Worker("w"), worker_environment(1)))
 
 
 def test_dead_workers_are_replaced_until_they_die_without_a_cell() -> None:
@@ -124,79 +129,7 @@ def test_a_wrong_number_of_gpus_is_refused(gpus: object, tmp_path: Path) -> None
         make_pool("ray", make_job(tmp_path, make_cells(1)), 1, {"num_gpus": gpus})
 
 
-class _Task:
-    """A submitit job that runs when its result is looked for, or ends without one in a state."""
-
-    def __init__(self, number: int, state: str, function: Any, arguments: tuple[Any, ...]) -> None:
-        self.job_id = f"7_{number}"
-        self.state = state
-        self.paths = types.SimpleNamespace(result_pickle=types.SimpleNamespace(exists=self._run))
-        self._call: tuple[Any, tuple[Any, ...]] = (function, arguments)
-        self._result = ""
-        self.cancelled = False
-
-    def _run(self) -> bool:
-        if self.state == "RUNNING":
-            function, arguments = self._call
-            self._result = function(*arguments)
-        return self.state == "RUNNING"
-
-    def exception(self) -> None:
-        return None
-
-    def result(self) -> str:
-        return self._result
-
-    def cancel(self, check: bool) -> None:
-        self.cancelled = True
-
-
-class _AutoExecutor:
-    """Submitit's executor; ``states`` are those of the jobs in the order of submission, then RUNNING."""
-
-    arguments: dict[str, Any]
-    parameters: dict[str, Any]
-    environment: str | None
-    states: list[str]
-    tasks: list[_Task]
-
-    def __init__(self, **arguments: Any) -> None:
-        type(self).arguments = arguments
-
-    def update_parameters(self, **parameters: Any) -> None:
-        if "nonsense" in parameters:
-            raise NameError("unknown argument nonsense")
-        type(self).parameters = parameters
-
-    @contextmanager
-    def batch(self) -> Iterator[None]:
-        yield
-
-    def submit(self, function: Any, *arguments: Any) -> _Task:
-        type(self).environment = os.environ.get("OMP_WAIT_POLICY")
-        task = _Task(len(self.tasks), self.states.pop(0) if self.states else "RUNNING", function, arguments)
-        self.tasks.append(task)
-        return task
-
-
-@pytest.fixture
-def submitit(monkeypatch: pytest.MonkeyPatch) -> type[_AutoExecutor]:
-    for name, value in worker_environment(1).items():  # workers in this process change its environment
-        monkeypatch.setenv(name, value)
-    module = types.ModuleType("submitit")
-    module.AutoExecutor = _AutoExecutor  # type: ignore[attr-defined]
-    _AutoExecutor.states, _AutoExecutor.tasks = [], []
-    monkeypatch.setitem(sys.modules, "submitit", module)
-    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(slurm, "STATE_SECONDS", -1.0)
-    monkeypatch.setattr(slurm, "UNKNOWN_SECONDS", -1.0)
-    monkeypatch.setattr(
-        slurm, "read_states", lambda: {task.job_id: task.state for task in _AutoExecutor.tasks if task.state != "GONE"}
-    )
-    return _AutoExecutor
-
-
-def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
+def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: type[FakeExecutor]) -> None:
     job = make_job(tmp_path, make_cells(3))
     keys = run_job("slurm", job, slurm_partition="gpu", gpus_per_node=1)
     assert keys == [cell.key for cell in job.cells]
@@ -205,9 +138,10 @@ def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: 
         "cluster": "slurm",
         "slurm_max_num_timeout": 9,
     }
-    assert submitit.parameters == {
+    assert submitit.tasks[0].parameters == {
         "timeout_min": 1440,
         "cpus_per_task": 1,
+        "slurm_array_parallelism": 2,
         "slurm_partition": "gpu",
         "gpus_per_node": 1,
     }
@@ -216,7 +150,7 @@ def test_slurm_workers_are_submitted_with_the_options(tmp_path: Path, submitit: 
 
 @pytest.mark.parametrize("state", [*slurm.CAUSES, "GONE"])
 def test_a_slurm_job_that_ends_without_a_result_is_replaced(
-    state: str, tmp_path: Path, submitit: type[_AutoExecutor]
+    state: str, tmp_path: Path, submitit: type[FakeExecutor]
 ) -> None:
     submitit.states[:] = [state]
     run_job("slurm", make_job(tmp_path, make_cells(3)), workers=1)
@@ -225,7 +159,7 @@ def test_a_slurm_job_that_ends_without_a_result_is_replaced(
 
 
 def test_slurm_jobs_that_end_before_they_take_a_cell_are_not_replaced_for_ever(
-    tmp_path: Path, submitit: type[_AutoExecutor]
+    tmp_path: Path, submitit: type[FakeExecutor]
 ) -> None:
     submitit.states[:] = ["NODE_FAIL"] * 99
     with pytest.raises(BenchError, match=r"Slurm workers die before they take a cell \(its Slurm job lost its node\)"):
@@ -233,13 +167,13 @@ def test_slurm_jobs_that_end_before_they_take_a_cell_are_not_replaced_for_ever(
     assert len(submitit.tasks) <= 2 + MAX_EARLY_KILLS
 
 
-def test_an_error_of_a_slurm_worker_ends_the_run_in_one_line(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
+def test_an_error_of_a_slurm_worker_ends_the_run_in_one_line(tmp_path: Path, submitit: type[FakeExecutor]) -> None:
     (tmp_path / "failures").write_text("")
     with pytest.raises(BenchError, match="failures"):
         run_job("slurm", make_job(tmp_path, make_cells(3), "fails_on_draw_1"), workers=1)
 
 
-def test_an_unknown_slurm_option_is_refused(tmp_path: Path, submitit: type[_AutoExecutor]) -> None:
+def test_an_unknown_slurm_option_is_refused(tmp_path: Path, submitit: type[FakeExecutor]) -> None:
     with pytest.raises(ConfigError, match=r"--executor slurm: unknown .* nonsense\. Check --executor-options"):
         run_job("slurm", make_job(tmp_path, make_cells(1)), nonsense="1")
 
@@ -250,20 +184,20 @@ def test_the_states_of_jobs_come_from_squeue(monkeypatch: pytest.MonkeyPatch) ->
         return subprocess.CompletedProcess(command, 0, stdout="7_0|RUNNING\n7_1|CANCELLED\n9|TIMEOUT\n")
 
     monkeypatch.setattr(subprocess, "run", squeue)
-    assert slurm.read_states() == {"7_0": "RUNNING", "7_1": "CANCELLED", "9": "TIMEOUT"}
+    assert queue.read_states() == {"7_0": "RUNNING", "7_1": "CANCELLED", "9": "TIMEOUT"}
 
     def absent(command: list[str], **settings: Any) -> None:
         raise FileNotFoundError(command[0])
 
     monkeypatch.setattr(subprocess, "run", absent)
-    assert slurm.read_states() is None
+    assert queue.read_states() is None
 
 
 def test_a_slurm_worker_is_started_again_after_a_time_out(tmp_path: Path) -> None:
     helpers = pytest.importorskip("submitit.helpers")
     job = make_job(tmp_path, make_cells(1))
     worker = Worker("slurm-0")
-    again = slurm.SlurmWorker().checkpoint(job, worker, {})
+    again = slurm.SlurmWorker().checkpoint(Task(job, worker, {}))
     assert isinstance(again, helpers.DelayedSubmission)
     assert again.result() == ""
     assert len(load_records(tmp_path)) == 1
@@ -271,6 +205,36 @@ def test_a_slurm_worker_is_started_again_after_a_time_out(tmp_path: Path) -> Non
 
 def test_the_real_submitit_on_its_local_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]))
     run_job("slurm", make_job(tmp_path, make_cells(3)), 1, cluster="local", timeout_min=2)
     assert len(load_records(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ({"memory_gb": 3.0}, ""),
+        ({"memory_gb": 9.0}, r"has 9 GB for a worker \(the most is 4\.0 GB\)"),
+        ({"custom": {"fast_disk": 2}}, r"has the resource fast_disk=2 \(the most is 1\)"),
+        ({"custom": {"fast_disk": 1}, "memory_gb": 3.0}, ""),
+    ],
+)
+def test_memory_and_resources_that_no_ray_node_has_are_named(wanted: dict[str, Any], reason: str) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "memory": 4e9, "fast_disk": 1.0}}]
+    text = impossible(types.SimpleNamespace(nodes=lambda: nodes), 1, 0, **wanted)
+    assert re.search(reason, text) if reason else text == ""
+
+
+def test_ray_workers_reserve_what_their_group_needs_or_the_profile_says(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    cells = tuple(make_cells(2))
+    groups = [Group(Needs(0, 2.0), cells[:1]), Group(Needs(1, 16.0), cells[1:])]
+    profile = RayProfile(executor="ray", cpu=RayNodes(memory_gb=4), gpu=RayNodes(gpus=0.5, resources={"fast_disk": 1}))
+
+    def reserved(options: dict[str, Any], profile: RayProfile | None) -> list[dict[str, Any]]:
+        return RayPool(make_job(tmp_path, cells), 2, options, groups=groups, profile=profile)._reservations()
+
+    gpu = {"num_cpus": 1, "num_gpus": 0.5, "memory": 16_000_000_000, "resources": {"fast_disk": 1.0}}
+    assert reserved({}, profile) == [{"num_cpus": 1, "num_gpus": 0.0, "memory": 4_000_000_000}, gpu]
+    assert [of_group["num_gpus"] for of_group in reserved({}, None)] == [0.0, 1.0]
+    assert [of_group["num_gpus"] for of_group in reserved({"num_gpus": 2}, profile)] == [2.0, 2.0]

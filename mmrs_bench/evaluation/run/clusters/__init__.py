@@ -1,0 +1,1 @@
+"""Worker pools on clusters: profiles, groups of cells by resource, Slurm, Ray, detached runs."""
