@@ -111,10 +111,10 @@ data: ## scenes and which of them are here; `mmrs-bench data fetch NAME` gets on
 	@$(BENCH) data list
 
 test: ## the tests, on up to four cores
-	@OMP_NUM_THREADS=1 $(ENV)/python -m pytest --numprocesses auto --maxprocesses 4 $(RUN)
+	@OMP_NUM_THREADS=1 $(ENV)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(RUN)
 
 test-all: ## the tests, slow ones too
-	@OMP_NUM_THREADS=1 $(ENV)/python -m pytest --numprocesses auto --maxprocesses 4 -m "slow or not slow" $(RUN)
+	@OMP_NUM_THREADS=1 $(ENV)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "slow or not slow" $(RUN)
 
 fuzz: ## damaged files to every reader, for MINUTES=10: inputs tried, escapes, peak memory
 	@OMP_NUM_THREADS=1 MMRS_FUZZ_MINUTES=$(MINUTES) $(ENV)/python -m pytest -q --timeout=0 tests/fuzz $(RUN)

@@ -13,6 +13,7 @@ SHIPPED = (
     "benchmarks/*.json",
     "benchmarks/lightning/*.yaml",
     "benchmarks/methods/*.yaml",
+    "benchmarks/suites/*.yaml",
     "benchmarks/splits/*/*.json",
     "docs/examples/coco-stuff-text.yaml",
 )

@@ -5,19 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
+from operator import eq
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.io import canonical_json, content_hash, text_hash
@@ -44,18 +37,15 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class OmitsEmpty(BaseModel):
-    """A model whose content has some fields only if they are not empty, so that hashes of older content stay."""
+def omitted(default: Any, **limits: Any) -> Any:
+    """A field that is left out of the content if it has its default, so that hashes of older content stay.
 
-    omitted_if_empty: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if value or name not in self.omitted_if_empty}
+    A serializer in Python would do the same, but pydantic turns a Ctrl-C within it into an error of its own.
+    """
+    return Field(default=default, exclude_if=partial(eq, default), **limits)
 
 
-class DataConfig(_Frozen, OmitsEmpty):
+class DataConfig(_Frozen):
     """Settings of `mmrs_bench.scenes.datamodule.SceneDataModule`.
 
     Attributes:
@@ -86,9 +76,7 @@ class DataConfig(_Frozen, OmitsEmpty):
     pca: int | None = Field(default=None, ge=1)
     selection: Selection = "last"
     query_limit: int | None = Field(default=None, ge=1)
-    drop: tuple[str, ...] = ()
-
-    omitted_if_empty = ("drop",)
+    drop: tuple[str, ...] = omitted(())
 
     @cached_property
     def canonical(self) -> str:
@@ -115,7 +103,7 @@ def drop_fault(drop: Collection[str], modalities: Collection[str]) -> str:
     return ""
 
 
-class ProtocolConfig(_Frozen, OmitsEmpty):
+class ProtocolConfig(_Frozen):
     """All settings that determine a cell's scores; hashed into its key.
 
     Attributes:
@@ -141,10 +129,8 @@ class ProtocolConfig(_Frozen, OmitsEmpty):
     variant: str
     method_version: int
     method_config: dict[str, Any]
-    files: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = omitted({})
     code_version: str = __version__
-
-    omitted_if_empty = ("files",)
 
     @cached_property
     def key(self) -> str:
@@ -213,12 +199,12 @@ class TrainerFlags(_Frozen):
         callbacks: Class paths, or mappings with ``class_path`` and ``init_args``.
     """
 
-    log_every_n_steps: int = Field(default=1, ge=1)
-    profiler: Literal["simple", "advanced", "pytorch"] | None = None
-    enable_progress_bar: bool = False
-    enable_model_summary: bool = False
-    detect_anomaly: bool = False
-    callbacks: tuple[str | dict[str, Any], ...] = ()
+    log_every_n_steps: int = omitted(1, ge=1)
+    profiler: Literal["simple", "advanced", "pytorch"] | None = omitted(None)
+    enable_progress_bar: bool = omitted(False)
+    enable_model_summary: bool = omitted(False)
+    detect_anomaly: bool = omitted(False)
+    callbacks: tuple[str | dict[str, Any], ...] = omitted(())
 
     @model_validator(mode="before")
     @classmethod
@@ -270,20 +256,9 @@ class ExecutionConfig(_Frozen):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     inference_batch: int = Field(default=2048, ge=1)
     threads: int = Field(default=1, ge=1)
-    devices: int = Field(default=1, ge=1)
-    logger: tuple[LoggerName, ...] = ("csv", "tensorboard")
-    trainer: TrainerFlags = TrainerFlags()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        for name in ("devices", "logger", "trainer"):
-            if getattr(self, name) == type(self).model_fields[name].default:
-                fields.pop(name, None)
-        if "trainer" in fields:
-            given = self.trainer.model_dump(mode="json", exclude_defaults=True)
-            fields["trainer"] = {name: value for name, value in fields["trainer"].items() if name in given}
-        return fields
+    devices: int = omitted(1, ge=1)
+    logger: tuple[LoggerName, ...] = omitted(("csv", "tensorboard"))
+    trainer: TrainerFlags = omitted(TrainerFlags())
 
     @classmethod
     def of(cls, **settings: Any) -> ExecutionConfig:
@@ -350,6 +325,18 @@ class VariantSpec(_Frozen):
     external_data: str = ""
 
 
+class ResourceSpec(_Frozen):
+    """What a worker needs to compute cells of a method. It changes no result, and is not part of the key.
+
+    Attributes:
+        gpu: Number of GPUs; used with ``--device auto``.
+        memory_gb: Memory in GB; None means what was measured, if anything was.
+    """
+
+    gpu: int = Field(default=0, ge=0)
+    memory_gb: float | None = Field(default=None, gt=0)
+
+
 class MethodSpec(_Frozen):
     """The card of a method, read from YAML without an import of the method's code.
 
@@ -365,10 +352,12 @@ class MethodSpec(_Frozen):
         uses_unlabelled: Whether the method trains on unlabelled pixels.
         external_data: Training data of pretrained weights.
         needs_weights: Required weights, by name in ``data_manifests/weights.yaml``.
+        part_of: The method that this one is an ablation, a part or a probe of; ``--methods all`` leaves it out.
         config: All settings with their defaults.
         variants: Variants by name; ``default`` always exists.
         budgets: Changes of ``config`` by budget, applied before the variant.
         golden_budget: Budget of the method's baselines for ``mmrs-bench regress``.
+        resources: What workers on clusters need, by budget; a budget that is not named needs a CPU.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -381,10 +370,12 @@ class MethodSpec(_Frozen):
     uses_unlabelled: bool = False
     external_data: str = "none"
     needs_weights: tuple[str, ...] = ()
+    part_of: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, VariantSpec] = Field(default_factory=dict, validate_default=True)
     budgets: dict[BudgetName, dict[str, Any]] = Field(default_factory=dict)
     golden_budget: BudgetName = "quick"
+    resources: dict[BudgetName, ResourceSpec] = Field(default_factory=dict)
 
     @field_validator("citation")
     @classmethod

@@ -16,8 +16,9 @@ from helpers.small_release import manifest_fields, write_manifest
 
 from mmrs_bench.cli import main
 from mmrs_bench.commands.options import make_suite
-from mmrs_bench.evaluation.cells import build_cells
+from mmrs_bench.evaluation.cells import all_methods, build_cells
 from mmrs_bench.evaluation.results.records import load_records
+from mmrs_bench.evaluation.run.planning import expected_seconds
 from mmrs_bench.io import canonical_json
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import BENCHMARK_DIR
@@ -153,12 +154,21 @@ def test_the_command_line_has_priority_over_the_config_file(
     assert "shotz" in refused(*plan)
 
 
-def test_the_shipped_suite_is_valid() -> None:
-    options = yaml.safe_load((BENCHMARK_DIR / "suite.yaml").read_text())
+@pytest.mark.parametrize(
+    ("name", "budget", "cells_per_method", "most_hours"),
+    [("ci", "smoke", 2, 0.25), ("lite", "quick", 400, 40.0), ("full", "paper", 600, None)],
+)
+def test_a_shipped_suite_is_valid_and_takes_no_longer_than_it_says(
+    name: str, budget: str, cells_per_method: int, most_hours: float | None
+) -> None:
+    """In hours of one core, for the methods whose times are known."""
+    options = yaml.safe_load((BENCHMARK_DIR / "suites" / f"{name}.yaml").read_text())
     assert set(options["datasets"]) <= set(shipped_names())
     cells = build_cells(make_suite(options))
-    assert {cell.protocol.budget for cell in cells} == {"paper"}
-    assert len(cells) == len({cell.key for cell in cells}) > 1000
+    assert {cell.protocol.budget for cell in cells} == {budget}
+    assert len({cell.key for cell in cells}) == cells_per_method * len(all_methods())
+    seconds = [value for value in expected_seconds(cells, []) if value is not None]
+    assert most_hours is None or 0 < sum(seconds) < 3600 * most_hours
 
 
 def test_the_module_is_the_command() -> None:

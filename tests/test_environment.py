@@ -15,7 +15,7 @@ SMALL = ("--methods", "majority", "--budget", "smoke", "--draws", "1", "--worker
     "variables",
     [
         {"MPLBACKEND": "no-such-backend", "PYTHONIOENCODING": "ascii"},
-        {"MPLBACKEND": "TkAgg", "DISPLAY": "", "PYTHONIOENCODING": "latin-1"},
+        pytest.param({"MPLBACKEND": "TkAgg", "DISPLAY": "", "PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
     ],
     ids=["unknown backend, ascii", "backend with display, latin-1"],
 )
@@ -45,6 +45,7 @@ def test_folders_whose_names_are_not_utf8_work(tmp_path: Path, monkeypatch: pyte
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
 
 
+@pytest.mark.slow
 def test_srun_on_the_path_changes_no_output(tmp_path: Path) -> None:
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()

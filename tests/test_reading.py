@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 from mmrs_bench import reading
 from mmrs_bench.errors import ManifestError
 from mmrs_bench.io import canonical_json
-from mmrs_bench.reading import MAX_DEPTH, describe, read_json, read_yaml, validated
+from mmrs_bench.reading import MAX_DEPTH, MAX_NODES, describe, read_json, read_yaml, validated
 
 Reader = Callable[..., Any]
 READERS = pytest.mark.parametrize("reader", [read_yaml, read_json])
@@ -132,18 +132,30 @@ def test_a_path_with_a_nul_character_is_an_error() -> None:
         ('{"a": 1, "a": 2}', "key 'a' is given twice; keep one"),
         ('[{"b": {"c": 1, "c": 1}}]', "key 'c' is given twice; keep one"),
         ('{"a":' * 100 + "1" + "}" * 100, f"nested deeper than {MAX_DEPTH} levels"),
-        ("[" * 100_000, "recursion"),
         ('{"a": 18446744073709551616}', "an integer has more than 64 bits"),
         ('{"a": -1' + "0" * 400 + "}", "an integer has more than 64 bits"),
         ('{"a": ' + "9" * 5000 + "}", "Exceeds the limit"),
         ('{"a": 1.0e+999}', "inf is not a finite number"),
-        ('["\\ud800"]', "surrogates not allowed"),
         ("[1, 2", "is not valid"),
         ("\x1b[31m", "is not valid"),
         ("\0", "is not valid"),
     ],
 )
 def test_invalid_content_is_an_error(reader: Reader, text: str, message: str, file: Path) -> None:
+    file.write_text(text)
+    assert message in fault(reader, file)
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "message"),
+    [
+        (read_yaml, "[" * 100_000, f"nested deeper than {MAX_DEPTH} levels"),
+        (read_json, "[" * 100_000, "recursion"),
+        (read_yaml, '["\\ud800"]', "invalid Unicode character"),
+        (read_json, '["\\ud800"]', "surrogates not allowed"),
+    ],
+)
+def test_each_format_says_what_it_cannot_hold(reader: Reader, text: str, message: str, file: Path) -> None:
     file.write_text(text)
     assert message in fault(reader, file)
 
@@ -227,6 +239,11 @@ def test_nested_aliases_that_would_fill_the_memory_are_an_error(first: str, repe
     lines += [f"a{i}: &a{i} {repeat.format(f'*a{i - 1}')}" for i in range(1, 40)]
     file.write_text("\n".join(lines))
     assert "values after aliases are expanded" in fault(read_yaml, file)
+
+
+def test_too_many_values_are_an_error(file: Path) -> None:
+    file.write_text("[" + "1," * MAX_NODES + "]")
+    assert f"more than {MAX_NODES:,} values" in fault(read_yaml, file)
 
 
 def test_deep_nesting_through_aliases_is_an_error(file: Path) -> None:

@@ -26,6 +26,7 @@ def test_the_guard_is_needed_only_for_a_cpu_torch_with_a_cuda_torchvision(torch_
     assert not guard.needed(torch_text, vision_text)
 
 
+@pytest.mark.slow
 def test_the_real_mismatch_fails_without_the_guard_and_works_with_it() -> None:
     if not guard.needed(guard._version_text("torch"), guard._version_text("torchvision")):
         pytest.skip("torch and torchvision match in this environment")

@@ -123,7 +123,8 @@ def test_list_plan_run_and_leaderboard_work_outside_a_checkout(installed: Path, 
         status, out, err = bench(installed, "list", what, cwd=here)
         assert (status, err) == (0, "")
         assert name in out
-    status, out, err = bench(installed, "plan", "--config", f"{installed}/{SHIPPED}/benchmarks/suite.yaml", cwd=here)
+    suite = f"{installed}/{SHIPPED}/benchmarks/suites/ci.yaml"
+    status, out, err = bench(installed, "plan", "--config", suite, cwd=here)
     assert (status, err) == (0, "")
     status, out, err = bench(installed, "run", *SMALL, cwd=here, **hidden)
     assert status == 0, err

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmrs_bench.cli import build_parser
+from mmrs_bench.cli.parser import build_parser
 from site_generator.markdown import block, code, table
 from site_generator.repository import ROOT
 

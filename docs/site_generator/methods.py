@@ -15,9 +15,17 @@ from site_generator.markdown import code, details, table
 PAGES = {
     "classical": "classical",
     "cnn": "cnn",
+    "coupled_cnn": "coupled-cnn",
+    "endnet": "endnet",
+    "lds2ae": "lds2ae",
+    "mivit": "mivit",
     "msfmamba": "msfmamba",
+    "mft": "mft",
+    "exvit": "exvit",
     "clip": "diffclip",
     "bdgf": "bdgf",
+    "s2enet": "s2enet",
+    "hct": "hct",
     "unidiff": "unidiff",
 }
 _BUDGETS = ("smoke", "quick", "paper")
@@ -30,7 +38,8 @@ def methods_index() -> str:
         rows.append((f"[{card.name}]({_page(card)}.md#card-{card.name})", card.title, _needs(card), _learns(card)))
     lead = (
         "Every method has a card, a YAML file with all of its settings. `--methods all` means those that need no "
-        "pretrained weights. `mmrs-bench list methods` prints this list. [Add your own](../adding-a-method.md)."
+        "pretrained weights and are no ablation or probe of another one. `mmrs-bench list methods` prints this list. "
+        "[Add your own](../adding-a-method.md)."
     )
     columns = ("method", "what it is", "needs", "learns from")
     return "\n\n".join(["# Methods", lead, table(columns, rows)]) + "\n"

@@ -42,6 +42,7 @@ def run(
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     executor: str = "local",
     executor_options: Mapping[str, Any] | None = None,
+    profile: str | Path | None = None,
     threads: int = 1,
     devices: int = 1,
     logger: Sequence[LoggerName] = ("csv", "tensorboard"),
@@ -80,6 +81,7 @@ def run(
         precision: Lightning's setting.
         executor: Where the workers run: ``local``, ``slurm`` or ``ray``.
         executor_options: Options of ``slurm`` or ``ray`` by name.
+        profile: YAML file of a cluster, which is then the executor; see ``docs/clusters.md``.
         threads: Threads of each worker; recorded, because several threads change the last digits.
         devices: GPUs or CPU cores of each long training (Lightning's ddp).
         logger: Where trainings log: ``csv``, ``tensorboard``, ``wandb`` (offline) and ``mlflow`` (a local folder).
@@ -111,6 +113,7 @@ def run(
         workers=workers,
         executor=executor,
         executor_options=executor_options,
+        profile=None if profile is None else Path(profile).expanduser(),
         keep_going=keep_going,
         force=force,
         save_models=save_models,

@@ -16,7 +16,7 @@ from mmrs_bench.evaluation.class_map import MOST_METHODS, classify_scene, map_na
 from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.doc_tables import update_page
 from mmrs_bench.evaluation.report.entries import Group, group_records
-from mmrs_bench.evaluation.report.leaderboard import ranking, write_leaderboard
+from mmrs_bench.evaluation.report.leaderboard import leaderboard_tables, ranking, write_leaderboard
 from mmrs_bench.evaluation.report.maps.colours import DISTINCT
 from mmrs_bench.evaluation.report.maps.rasters import missing_place, write_raster
 from mmrs_bench.evaluation.report.page.document import build_document
@@ -38,16 +38,11 @@ def show_leaderboard(*, results: str, columns: Sequence[str] = ("oa",)) -> int:
     with garbage_kept():
         found = load_results(results)
         gc.freeze()  # the records stay until this process ends
-        tables = found.leaderboard().tables
+        groups, reported = group_records(found.records, found.failures), load_reported()
+        tables = leaderboard_tables(groups, reported)
         print_tables(tables, table_console())
         files = write_leaderboard(
-            found.folder,
-            tables,
-            found.records,
-            found.failures,
-            reported=load_reported(),
-            cards=method_cards(),
-            metrics=columns,
+            found.folder, tables, groups, reported=reported, cards=method_cards(), metrics=columns
         )
     say(f"written to {files[0].parent}: {', '.join(path.name for path in files)}")
     return 0

@@ -9,21 +9,42 @@ from typing import Any
 from mmrs_bench.commands.options import compute, make_execution, make_suite
 from mmrs_bench.commands.output import say, say_columns, say_progress, table_console
 from mmrs_bench.config import ExecutionConfig
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, build_cells
 from mmrs_bench.evaluation.results.records import load_records
-from mmrs_bench.evaluation.run.planning import State, estimate_text, make_plan, states_of
+from mmrs_bench.evaluation.results.schema import Record
+from mmrs_bench.evaluation.run.planning import State, estimate_text, in_cost_order, make_plan, states_of
 from mmrs_bench.evaluation.run.preflight import notes_of
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, worker_count
 from mmrs_bench.texts import duration_text
 
 
-def plan(*, results: str, workers: int | None, cost: bool, device: str, precision: str, **suite_options: Any) -> int:
-    """Show every cell with its key and state, and the expected time of the run; with ``cost``, measure it."""
+def plan(
+    *,
+    results: str,
+    workers: int | None,
+    cost: bool,
+    needs: bool,
+    simulate: bool,
+    death_hours: float,
+    device: str,
+    precision: str,
+    **suite_options: Any,
+) -> int:
+    """Show every cell with its key and state, and the expected time of the run.
+
+    With ``cost``, measure the time; with ``needs``, show what workers on clusters need; with ``simulate``, show how
+    long the run takes on 1 to 256 workers, each of which dies after ``death_hours`` hours on average.
+    """
     folder = Path(results).expanduser()
     cells = build_cells(make_suite(suite_options))
     if cost:
         return _show_costs(cells, folder, worker_count(workers, device), make_execution(device, precision))
     records = load_records(folder)
+    if needs:
+        return _show_needs(cells, records, device)
+    if simulate:
+        return _show_simulation(cells, records, folder, death_hours)
     planned = make_plan(folder, cells, records)
     rows = [("key", "method", "scene", "split", "shots", "draw", "seed", "state", "estimate")]
     for cell, state, seconds in planned:
@@ -41,6 +62,29 @@ def plan(*, results: str, workers: int | None, cost: bool, device: str, precisio
         say(line)
     if to_do:
         say(estimate_text([e.cell for e in to_do], [e.seconds for e in to_do], records, count))
+    return 0
+
+
+def _show_needs(cells: Sequence[Cell], records: Sequence[Record], device: str) -> int:
+    """Print what workers need, by method."""
+    from mmrs_bench.evaluation.needs_table import needs_table
+    from mmrs_bench.evaluation.report.render import print_tables
+
+    print_tables([needs_table(cells, records, device)], table_console())
+    return 0
+
+
+def _show_simulation(cells: Sequence[Cell], records: Sequence[Record], folder: Path, death_hours: float) -> int:
+    """Print how long the cells to do take on 1 to 256 workers."""
+    from mmrs_bench.evaluation.report.render import print_tables
+    from mmrs_bench.evaluation.simulation_table import simulation_table
+
+    if death_hours < 0:
+        raise ConfigError(f"death-hours {death_hours:g}: give the mean hours until a worker dies, or 0 if none dies")
+    to_do = [cell for cell, state in zip(cells, states_of(folder, cells), strict=True) if state is not State.DONE]
+    say(f"{len(cells)} cells, {len(cells) - len(to_do)} done, {len(to_do)} to do")
+    if to_do:
+        print_tables([simulation_table(in_cost_order(to_do, records), records, death_hours)], table_console())
     return 0
 
 
@@ -72,9 +116,11 @@ def run(
     keep_going: bool,
     force: bool,
     save_models: bool,
+    profile: str | None,
+    detach: bool,
     **suite_options: Any,
 ) -> int:
-    """Compute all cells that have no record, then show the leaderboard."""
+    """Compute all cells that have no record, then show the leaderboard; with ``detach``, submit them and end."""
     folder = Path(results).expanduser()
     cells = build_cells(make_suite(suite_options), fetch=say_progress)
     status = compute(
@@ -89,8 +135,10 @@ def run(
         keep_going=keep_going,
         force=force,
         save_models=save_models,
+        profile=Path(profile).expanduser() if profile else None,
+        detach=detach,
     )
-    if status != EXIT_INTERRUPTED:
+    if status != EXIT_INTERRUPTED and not detach:
         _print_leaderboard(cells, folder)
     return status
 

@@ -105,6 +105,12 @@ TINY_MODULES = (
         {**_CLASSIFIER, **_DENOISER, "timesteps": (50,), "width": 8},
         pretrained=0,
     ),
+    TinyModule(
+        "BDGF, linear probe",
+        "bdgf.probe.DenoiserProbe",
+        {**_CLASSIFIER, **_DENOISER, "timesteps": (50,)},
+        pretrained=0,
+    ),
     TinyModule("CNN", "cnn.module.CnnModule", {"channels": CHANNELS, "num_classes": CLASSES, "width": 4}),
     TinyModule(
         "DiffCLIP, stage 1",
@@ -117,7 +123,24 @@ TINY_MODULES = (
         "clip.module.LanguageAlignedClassifier",
         {**_CLASSIFIER, **_ENCODER, "class_names": CLASS_NAMES, "text_layers": 1},
     ),
+    TinyModule("DiffCLIP, linear probe", "clip.probe.EncoderProbe", {**_CLASSIFIER, **_ENCODER}),
+    TinyModule("Coupled CNNs", "coupled_cnn.module.CoupledCnnModule", {"channels": CHANNELS, "num_classes": CLASSES}),
+    TinyModule("EndNet", "endnet.module.EndNetModule", {"channels": CHANNELS, "num_classes": CLASSES}),
+    TinyModule(
+        "ExViT", "exvit.module.ExvitModule", {**_CLASSIFIER, "width": 32, "branch_blocks": 1, "fused_blocks": 1}
+    ),
+    TinyModule("MFT", "mft.module.MftModule", {"channels": CHANNELS, "num_classes": CLASSES, "width": 8}),
+    TinyModule(
+        "LDS2AE, stage 1",
+        "lds2ae.pretraining.SharedSpecificPretrainer",
+        {**_WINDOWS, **_ENCODER, "decoder_depth": 1},
+        _features,
+    ),
+    TinyModule("LDS2AE, stage 2", "lds2ae.module.SharedEncoderClassifier", {**_CLASSIFIER, **_ENCODER}),
+    TinyModule("MIViT", "mivit.module.MivitModule", {**_CLASSIFIER, "width": 16, "depth": 1}),
     TinyModule("MSFMamba", "msfmamba.module.MsfMambaModule", {**_CLASSIFIER, "width": 4, "states": 2}),
+    TinyModule("HCT", "hct.module.HctModule", _CLASSIFIER),
+    TinyModule("S2ENet", "s2enet.module.S2ENetModule", _CLASSIFIER),
     TinyModule(
         "UniDiff, stage A",
         "unidiff.module.DenoisingModule",

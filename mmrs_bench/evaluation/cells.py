@@ -159,6 +159,11 @@ def weightless_methods() -> list[str]:
     return [card.name for card in method_cards().values() if not card.needs_weights]
 
 
+def all_methods() -> list[str]:
+    """The methods that ``all`` stands for: those that need no pretrained weights and are no part of another one."""
+    return [name for name in weightless_methods() if not method_card(name).part_of]
+
+
 def build_cells(suite: Suite, *, fetch: Callable[[str], object] | None = None) -> list[Cell]:
     """Check a suite and return its cells, without duplicates.
 
@@ -262,7 +267,7 @@ def _modalities(suite: Suite, manifest: Manifest) -> tuple[str, ...]:
 
 
 def _methods(suite: Suite) -> Iterator[_MethodVariant]:
-    names = [name for given in suite.methods for name in (weightless_methods() if given == ALL_METHODS else (given,))]
+    names = [name for given in suite.methods for name in (all_methods() if given == ALL_METHODS else (given,))]
     for label in _unique(names):
         name, _, variant = label.partition(":")
         card = method_card(name)

@@ -12,7 +12,7 @@ import yaml
 from helpers.stored_scene import store_scene
 
 from mmrs_bench.api.results import load_results
-from mmrs_bench.cli import build_parser
+from mmrs_bench.cli.parser import build_parser
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Suite, build_cells

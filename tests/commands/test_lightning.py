@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from mmrs_bench.cli import build_parser, main
+from mmrs_bench.cli import main
+from mmrs_bench.cli.parser import build_parser
 from mmrs_bench.methods.toolkit.checkpoints import read_checkpoint
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 
@@ -23,10 +24,28 @@ NEEDS = {
     "bdgf-stage2": "bdgf-stage1",
     "diffclip-stage2": "diffclip-stage1",
     "geodiffnet-f": "unidiff-source",
+    "lds2ae-stage2": "lds2ae-stage1",
     "unidiff-stage-a": "unidiff-source",
     "unidiff-stage-b": "unidiff-stage-a",
 }
-CLASSIFIERS = ("bdgf-stage2", "cnn", "diffclip-stage2", "geodiffnet-f", "msfmamba", "unidiff-stage-b")
+CLASSIFIERS = (
+    "bdgf-stage2",
+    "cnn",
+    "coupled-cnn",
+    "diffclip-stage2",
+    "endnet",
+    "geodiffnet-f",
+    "exvit",
+    "hct",
+    "mft",
+    "lds2ae-stage2",
+    "mivit",
+    "msfmamba",
+    "s2enet",
+    "unidiff-stage-b",
+)
+#: Files of modules that differ from that of S2ENet by their network and loss, which tests of modules cover.
+ALIKE = {"coupled-cnn", "endnet", "exvit", "hct", "mft", "mivit"}
 SHORT = "--trainer.max_epochs 1 --trainer.enable_progress_bar false --trainer.enable_model_summary false"
 TWO_STEPS = f"{SHORT} --trainer.limit_train_batches 2 --trainer.num_sanity_val_steps 0".split()
 
@@ -35,6 +54,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:`ModelCheckpoint.*already exists"),
 ]
+
+
+def each(names: Iterable[str]) -> Any:
+    """Tests of one file each; those of `ALIKE` are slow."""
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ALIKE)) for n in names])
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +86,7 @@ def checkpoint_of(name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", FILES)
+@each(FILES)
 def test_every_file_trains(name: str) -> None:
     content = read_checkpoint(checkpoint_of(name))
     assert content["global_step"] == 2 or name in CLASSIFIERS
@@ -70,7 +94,7 @@ def test_every_file_trains(name: str) -> None:
     assert content["mmrs_bench_module"] == class_path
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@each(CLASSIFIERS)
 def test_classifiers_are_scored_with_their_checkpoint(name: str, printed: Callable[..., str]) -> None:
     given = ["--ckpt_path", checkpoint_of(name), "--data.init_args.query_limit", 40]
     shown = printed("test", "--config", FILES[name], *given, "--trainer.enable_progress_bar", "false")

@@ -16,6 +16,7 @@ from site_generator.pages import all_texts, generated_files
 from site_generator.tested import commands_on, entry_of, read_commands
 
 from mmrs_bench import cli
+from mmrs_bench.cli.parser import COMMANDS
 from mmrs_bench.commands.run import plan
 from mmrs_bench.evaluation.cells import Suite
 from mmrs_bench.paths import REPOSITORY
@@ -87,7 +88,7 @@ def test_the_parser_accepts_every_command() -> None:
 
 def test_commands_in_sentences_name_commands_and_options_that_exist() -> None:
     lines = {code for text in texts() for code in re.findall(r"`mmrs-bench ([^`]+)`", text)}
-    names = {*cli._COMMANDS, *(name.split()[0] for name in cli._COMMANDS)}
+    names = {*COMMANDS, *(name.split()[0] for name in COMMANDS)}
     for line in lines:
         words = line.partition(" && ")[0].split()
         if not words[0].islower():
@@ -105,7 +106,16 @@ def test_commands_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_cells_of_commands_can_be_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    as_planned = {"results": str(folder / "none"), "workers": 1, "cost": False, "device": "cpu", "precision": "32-true"}
+    as_planned = {
+        "results": str(folder / "none"),
+        "workers": 1,
+        "cost": False,
+        "needs": False,
+        "simulate": False,
+        "death_hours": 24.0,
+        "device": "cpu",
+        "precision": "32-true",
+    }
     suite = {field.name for field in fields(Suite)}
     for command in marked("plan"):
         name, options = cli._parse(arguments_of(command.rpartition("&& ")[2]))

@@ -15,6 +15,7 @@ from site_generator import command_line, diagrams, fields, methods, pages, pictu
 from site_generator.markdown import table, with_formulas
 
 from mmrs_bench import cli
+from mmrs_bench.cli.parser import COMMANDS
 from mmrs_bench.evaluation.results.costs import typical_seconds
 from mmrs_bench.methods.catalogue import method_cards
 from mmrs_bench.paths import REPOSITORY
@@ -26,7 +27,7 @@ DOCS = REPOSITORY / "docs"
 def test_the_reference_has_every_command_with_every_option() -> None:
     page = command_line.commands_page()
     common = page.partition("## Options of several commands")[2].partition("\n## ")[0]
-    for name in cli._COMMANDS:
+    for name in COMMANDS:
         _, _, section = page.partition(f"## {name} {{ #")
         section = section.partition("\n## ")[0]
         assert section, name

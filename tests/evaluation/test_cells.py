@@ -24,6 +24,7 @@ CARDS: list[dict[str, Any]] = [
     },
     {"name": "beta", "selections": ["support-cv", "last"]},
     {"name": "gamma", "needs_weights": ["clip"]},
+    {"name": "delta", "part_of": "beta"},
 ]
 
 
@@ -59,7 +60,7 @@ def test_duplicate_cells_are_dropped(suite: Suite) -> None:
 
 
 def test_all_means_every_method_without_weights(suite: Suite) -> None:
-    assert weightless_methods() == ["alpha", "beta"]
+    assert weightless_methods() == ["alpha", "beta", "delta"]
     assert {c.protocol.method for c in build_cells(replace(suite, methods=("all",)))} == {"alpha", "beta"}
     assert {c.protocol.method for c in build_cells(replace(suite, methods=("gamma",)))} == {"gamma"}
 

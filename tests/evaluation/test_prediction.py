@@ -32,8 +32,11 @@ SHIPPED = (
     "nearest-prototype",
     "svm-emp",
     "rf",
+    "label-propagation",
     "cnn",
     "msfmamba",
+    "mft",
+    "exvit",
     "clip",
     "diffclip",
     "bdgf",
@@ -80,7 +83,7 @@ def test_a_saved_model_has_the_scores_of_its_record(tmp_path: Path, method: str)
             classes(model, unlabelled)
     else:
         assert (classes(model, unlabelled) == targets).mean() > 0.99
-    if method in ("majority", "nearest-prototype", "svm-emp", "rf"):
+    if method in ("majority", "nearest-prototype", "svm-emp", "rf", "label-propagation"):
         with pytest.raises(ConfigError, match=f"{method} has no LightningModule"):
             export_model(model, tmp_path / "model.ckpt", silent)
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fake_cells import make_cells
+from helpers.stored_scene import store_scene
 
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.evaluation import trial
@@ -83,11 +84,11 @@ def test_plan_with_cost_measures_one_cell_of_each_kind_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Callable[..., str]
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    options = ("--methods", "diffclip", "--draws", "3", "--budget", "smoke", "--results", tmp_path / "results")
-    text = printed("plan", "--cost", *options)
+    options = ("--datasets", store_scene(tmp_path / "scene"), "--methods", "diffclip-probe", "--draws", "3")
+    text = printed("plan", "--cost", *options, "--budget", "smoke", "--results", tmp_path / "results")
     assert "3 cells, 0 done, 3 to do" in text
-    row = next(line.split() for line in text.splitlines() if line.lstrip().startswith("diffclip"))
-    assert row[:5] == ["diffclip", "simulated-r1", "random-v1", "2", "3"]
+    row = next(line.split() for line in text.splitlines() if line.lstrip().startswith("diffclip-probe"))
+    assert row[:5] == ["diffclip-probe", "stored-r1", "random-v1", "2", "3"]
     assert all(float(value) > 0 for value in row[5:])
     assert not (tmp_path / "results").exists()
     assert not (tmp_path / "cache" / "pretraining").exists()

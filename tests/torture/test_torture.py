@@ -37,6 +37,7 @@ def kill_after_two_records(scene: Any, driver: Driver) -> None:
     driver.signal(signal.SIGKILL, group=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_runs_that_are_killed_and_find_damaged_files_end_with_the_records_of_an_undisturbed_run(tmp_path: Path) -> None:
     untouched = Driver(calm := Arena(tmp_path / "calm", draws=1))
@@ -60,6 +61,7 @@ def test_runs_that_are_killed_and_find_damaged_files_end_with_the_records_of_an_
     assert broken.arena.bodies() == broken.reference
 
 
+@pytest.mark.slow
 def test_quick_runs_recover_from_kills_and_damaged_locks_and_claims(tmp_path: Path) -> None:
     cells = make_cells(12)
     broken = campaign(QuickArena(tmp_path, draws=12), {cell.key: fake_record(cell).body() for cell in cells})

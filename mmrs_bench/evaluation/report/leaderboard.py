@@ -34,19 +34,24 @@ def build_leaderboard(
     failures: Iterable[FailureRecord] = (),
     reported: Sequence[ReportedResult] = (),
 ) -> list[Table]:
-    """Tables of all results, by scene.
+    """Tables of all results, as `leaderboard_tables`."""
+    return leaderboard_tables(group_records(records, failures), reported)
+
+
+def leaderboard_tables(groups: Iterable[Group], reported: Sequence[ReportedResult] = ()) -> list[Table]:
+    """Tables of groups in the order of `group_records`, by scene.
 
     For each protocol: one ranking by OA per shot count, and an overview if there are several shot counts. Then what
     each modality adds, what a missing one costs, and results reported in papers.
     """
     tables: list[Table] = []
-    for scene, grouped in groupby(group_records(records, failures), key=lambda group: group.scene_id):
+    for scene, grouped in groupby(groups, key=lambda group: group.scene_id):
         of_scene = list(grouped)
         for _, family in groupby(of_scene, key=lambda group: group.fields_without_shots):
-            groups = list(family)
-            tables += map(ranking, groups)
-            if sum(bool(group.entries) for group in groups) > 1:
-                tables.append(_overview([group for group in groups if group.entries]))
+            of_family = list(family)
+            tables += map(ranking, of_family)
+            if sum(bool(group.entries) for group in of_family) > 1:
+                tables.append(_overview([group for group in of_family if group.entries]))
         tables += modality_tables(of_scene)
         tables += reported_tables(reported, scene)
     return tables
@@ -55,8 +60,7 @@ def build_leaderboard(
 def write_leaderboard(
     results: Path,
     tables: Sequence[Table],
-    records: Sequence[Record],
-    failures: Sequence[FailureRecord] = (),
+    groups: Sequence[Group],
     *,
     reported: Sequence[ReportedResult] = (),
     cards: Mapping[str, MethodSpec] | None = None,
@@ -66,9 +70,8 @@ def write_leaderboard(
 
     Args:
         results: The results folder.
-        tables: What `build_leaderboard` made of its records.
-        records: The records.
-        failures: The failures.
+        tables: What `leaderboard_tables` made of the groups.
+        groups: The results of the folder, in the order of `group_records`.
         reported: Results of papers for the page.
         cards: Cards of methods for the page, by name.
         metrics: Metrics in the tables for papers.
@@ -76,13 +79,12 @@ def write_leaderboard(
     Raises:
         BenchError: If the folder cannot be written.
     """
-    groups = group_records(records, failures)
     rankings = [table for table in tables if table.in_csv]
     folder = results / "leaderboard"
     texts = {f"leaderboard.{fmt}": render(tables, fmt) for fmt in ("md", "csv", "tex")}
     texts["paper.tex"] = paper_tables(groups, rankings, metrics)
     texts["leaderboard.html"] = render_page(build_document(groups, rankings, reported, cards))
-    texts["draws.csv"] = render([draws_table(records)], "csv")
+    texts["draws.csv"] = render([draws_table(record for group in groups for record in group.records)], "csv")
     texts["classes.csv"] = render([classes_table(groups)], "csv")
     for name, text in texts.items():
         write_text(folder / name, text)

@@ -12,6 +12,7 @@ from helpers.synthetic_records import REPORTED, fixed_set, fixed_tables, make_fa
 from mmrs_bench.api.results import load_results
 from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.report.comparison import compare
+from mmrs_bench.evaluation.report.entries import group_records
 from mmrs_bench.evaluation.report.exports import draws_table
 from mmrs_bench.evaluation.report.leaderboard import build_leaderboard, write_leaderboard
 from mmrs_bench.evaluation.report.render import render
@@ -83,7 +84,7 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
 
 def write_files(results: Path) -> list[Path]:
     found = load_results(results)
-    return write_leaderboard(results, found.leaderboard().tables, found.records)
+    return write_leaderboard(results, found.leaderboard().tables, group_records(found.records, found.failures))
 
 
 def test_write_leaderboard_writes_tables_data_and_curves(tmp_path: Path) -> None:

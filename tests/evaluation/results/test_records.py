@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,52 @@ from mmrs_bench.io import content_hash, write_json
 def test_round_trip(tmp_path: Path, hits: list[int], draw: int, method_config: dict[str, Any]) -> None:
     record = make_record("rf", hits, draw=draw, method_config=method_config)
     path = save_record(tmp_path, record)
+    assert load_record(path) == record
+
+
+def interrupted(action: Callable[[], object], moment: int) -> bool:
+    """Whether an action ends with KeyboardInterrupt if that is raised in its ``moment``-th call of a Python function.
+
+    It is False if there are not so many calls; any other end is an error. The garbage collector is off: its callbacks
+    are functions in Python too, and Python only reports what they raise.
+    """
+    calls = -1
+
+    def on_call(*_event: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    gc.disable()
+    sys.settrace(on_call)
+    try:
+        action()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+        gc.enable()
+    assert calls < moment, "the interrupt was lost"
+    return False
+
+
+@pytest.mark.parametrize("action", ["load", "write", "key"])
+def test_an_interrupt_at_any_moment_stays_an_interrupt(tmp_path: Path, action: str) -> None:
+    """pydantic replaces an exception within a serializer in Python by one of its own."""
+    record = make_record("rf")
+    path = save_record(tmp_path, record)
+    actions: dict[str, Callable[[], object]] = {
+        "load": lambda: load_record(path),
+        "write": lambda: save_record(tmp_path, record),
+        "key": lambda: record.protocol.model_copy().with_data(record.protocol.data, 1).key,
+    }
+    moments = 0
+    while interrupted(actions[action], moments):
+        moments += 1
+    assert moments > 5
     assert load_record(path) == record
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mmrs_bench.evaluation.report.entries import Entry
 from mmrs_bench.evaluation.report.tables import Value
@@ -30,6 +31,9 @@ CLASS_SCORES = ("recall", "f1", "iou")
 #: Decimals of percent and of seconds on the page, and of scores of classes.
 DIGITS, CLASS_DIGITS = 4, 1
 _NUMBERS = {int, float, type(None)}
+
+#: Scores of classes in percent; NaN where they are undefined.
+ClassScores = npt.NDArray[np.float64]
 
 
 def packed(value: Any) -> str:
@@ -64,29 +68,49 @@ def rounded(value: Value) -> float | None:
 
 def entry_details(entry: Entry) -> dict[str, Any]:
     """Scores of classes, summed confusion matrix and records of one row."""
-    first = entry.records[0]
+    records, first = entry.records, entry.records[0]
+    confusion = np.sum([record.confusion for record in records], axis=0)
+    query = (confusion.sum(axis=1) / len(records)).tolist()
+    scores = [_class_scores(records, name) for name in CLASS_SCORES]
+    of_records = zip(*map(_shares, scores), strict=True)
     protocol = first.protocol.model_dump(mode="json")
     del protocol["data"]["draw"], protocol["seed"]
     return {
-        "classes": [_class_row(entry.records, index, name) for index, name in enumerate(first.class_names)],
-        "confusion": np.sum([record.confusion for record in entry.records], axis=0).tolist(),
+        "classes": [
+            _class_row(name, query[index], [values[:, index] for values in scores])
+            for index, name in enumerate(first.class_names)
+        ],
+        "confusion": confusion.tolist(),
         "modalities": first.modalities,
         "protocol": protocol,
-        "notes": [*dict.fromkeys(note for record in entry.records for note in record.notes)],
-        "stages": _mean_stages(entry.records),
+        "notes": [*dict.fromkeys(note for record in records for note in record.notes)],
+        "stages": _mean_stages(records),
         "origin": entry.method_id.origin,
-        "records": [_record(record) for record in entry.records],
+        "records": [_record(record, classes) for record, classes in zip(records, of_records, strict=True)],
     }
 
 
-def _class_row(records: Sequence[Record], index: int, name: str) -> list[Any]:
-    """Name, mean number of query pixels, and mean, lowest and highest recall, F1 and IoU of the records."""
-    row: list[Any] = [name, round(fmean(sum(record.confusion[index]) for record in records), 1)]
-    for score in CLASS_SCORES:
-        values = [v for record in records if (v := getattr(record.scores, score)[index]) is not None]
-        shown = (fmean(values), min(values), max(values)) if values else ()
-        row.append([percent(value, CLASS_DIGITS) for value in shown] or None)
+def _class_scores(records: Sequence[Record], name: str) -> ClassScores:
+    """A score of each class in percent (n, K); NaN where it is undefined."""
+    return 100 * np.array([getattr(record.scores, name) for record in records], dtype=float)
+
+
+def _class_row(name: str, query: float, scores: Sequence[ClassScores]) -> list[Any]:
+    """Name, mean number of query pixels, and mean, lowest and highest value of each score (n,) of one class."""
+    row: list[Any] = [name, round(query, 1)]
+    for values in scores:
+        known = values[~np.isnan(values)]
+        shown = [float(known.mean()), float(known.min()), float(known.max())] if known.size else []
+        row.append([round(value, CLASS_DIGITS) for value in shown] or None)
     return row
+
+
+def _shares(values: ClassScores) -> list[list[float | None]]:
+    """Percents (n, K) rounded for the page; None for NaN."""
+    shown = values.round(CLASS_DIGITS).astype(object)
+    shown[np.isnan(values)] = None
+    percents: list[list[float | None]] = shown.tolist()
+    return percents
 
 
 def _mean_stages(records: Sequence[Record]) -> dict[str, float]:
@@ -94,7 +118,7 @@ def _mean_stages(records: Sequence[Record]) -> dict[str, float]:
     return {stage: round(fmean(record.measured.seconds.get(stage, 0.0) for record in records), 2) for stage in stages}
 
 
-def _record(record: Record) -> dict[str, Any]:
+def _record(record: Record, classes: Sequence[Sequence[float | None]]) -> dict[str, Any]:
     scores, measured = record.scores, record.measured
     return {
         "key": record_id(record),
@@ -104,7 +128,7 @@ def _record(record: Record) -> dict[str, Any]:
         "scores": {name: percent(metric_value(record, name)) for name in METRICS},
         "quantity": percent(scores.quantity_disagreement),
         "allocation": percent(scores.allocation_disagreement),
-        "classes": [_shares(getattr(scores, name)) for name in CLASS_SCORES],
+        "classes": classes,
         "confusion": record.confusion,
         "query": record.n_query,
         "labels": record.labels_used,
@@ -136,7 +160,3 @@ def _place(record: Record) -> str:
 def _fields(text: str) -> Any:
     """Fields that most records share."""
     return json.loads(text)
-
-
-def _shares(values: Iterable[float | None]) -> list[float | None]:
-    return [percent(value, CLASS_DIGITS) for value in values]

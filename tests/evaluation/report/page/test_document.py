@@ -73,6 +73,20 @@ def test_an_opened_row_has_the_scores_of_its_records() -> None:
     assert seen == by_key.keys()
 
 
+def test_scores_of_a_class_without_query_pixels_are_undefined() -> None:
+    records = [
+        make_record("rf", confusion=[[4, 0, 0], [0, 0, 0], [1, 0, 3]], draw=0),
+        make_record("rf", confusion=[[4, 0, 0], [0, 1, 1], [1, 0, 3]], draw=1),
+        make_record("svm", confusion=[[4, 0, 0], [0, 0, 0], [1, 0, 3]], draw=0),
+    ]
+    rf, svm = sorted(
+        (unpacked(row["details"]) for row in rows_of(document_of(records))), key=lambda d: -len(d["records"])
+    )
+    assert [record["classes"][0] for record in rf["records"]] == [[100.0, None, 75.0], [100.0, 50.0, 75.0]]
+    assert rf["classes"][1][1:] == [1.0, [50.0, 50.0, 50.0], [66.7, 66.7, 66.7], [50.0, 50.0, 50.0]]
+    assert svm["classes"][1][1:] == [0.0, None, None, None]
+
+
 def test_ranks_are_those_over_scenes() -> None:
     records = [
         make_record(method, varied_hits(quality, draw), draw=draw, scene=f"{scene}-r1")

@@ -1,13 +1,8 @@
-"""The console script ``mmrs-bench``: arguments and errors. A command is imported when it is called."""
+"""The parser of the console script: every command with its options."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import re
-import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
@@ -22,118 +17,13 @@ from mmrs_bench.config import (
     SplitName,
     TrainerFlags,
 )
-from mmrs_bench.errors import BenchError, ConfigError, PreflightError, nearest
 from mmrs_bench.evaluation.cells import Suite
 from mmrs_bench.evaluation.run.executors import EXECUTORS
 from mmrs_bench.paths import BENCHMARK_DIR, shown_path
-from mmrs_bench.texts import one_line, prepare_streams
 from mmrs_bench.version import __version__
 
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-EXIT_PIPE = 141
-
 #: In help texts, where a percent sign begins a placeholder.
-_SUITE_FILE = shown_path(BENCHMARK_DIR / "suite.yaml").replace("%", "%%")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: Arguments without the program's name; None takes those of the process.
-
-    Returns:
-        The exit status: 0 success, 1 failure or loss of accuracy, 2 wrong input, 130 stopped by Ctrl-C.
-    """
-    prepare_streams()
-    os.environ["MPLBACKEND"] = "agg"  # files only; an inherited backend may need a display, or be unknown
-    given = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if _is_lightning(given):
-            return int(import_module("mmrs_bench.commands.lightning").run_lightning(given))
-        name, options = _parse(given)
-        module, _, function = _COMMANDS[name][0].partition(":")
-        status = int(getattr(import_module(f"mmrs_bench.commands.{module}"), function)(**options))
-        sys.stdout.flush()
-        return status
-    except argparse.ArgumentError as error:
-        return _usage_error(_readable(str(error), given))
-    except PreflightError as error:
-        return max(map(_usage_error, error.faults))
-    except BenchError as error:
-        return _usage_error(str(error))
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `mmrs-bench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
-
-
-def _is_lightning(argv: Sequence[str]) -> bool:
-    """Whether Lightning's command line has to run these arguments."""
-    configured = any(word == "-c" or word.partition("=")[0] == "--config" for word in argv)
-    return argv[:1] in (["fit"], ["validate"], ["test"]) or (argv[:1] == ["predict"] and configured)
-
-
-def _usage_error(text: str) -> int:
-    sys.stderr.write(f"mmrs-bench: error: {one_line(text)}\n")
-    return EXIT_USAGE
-
-
-def _readable(text: str, argv: Sequence[str]) -> str:
-    """The parser's message with option names and types as on the command line, and what was probably meant."""
-    text = re.sub(r'Parser key "([\w.]+)"(?: element \d+)?:', lambda m: f"--{m[1].replace('_', '-')}:", text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
-    return f"{text}. {_suggestion(text, argv)}See mmrs-bench --help."
-
-
-def _suggestion(text: str, argv: Sequence[str]) -> str:
-    """What was probably meant, as a sentence that ends with a blank; empty if nothing is similar.
-
-    Args:
-        text: The parser's message.
-        argv: The arguments.
-    """
-    options = _options_of(argv)
-    if found := re.search(r"(?s)^--([\w-]+):.*Got value: (\S+,\S*)", text):
-        option, parts = f"--{found[1]}", found[2].replace(",", " ").split()
-        return f"Separate values by blanks: {option} {' '.join(parts)}. " if options.get(option) == "+" else ""
-    if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", text):
-        choices, parts = re.findall(r"[\w-]+", found[2]), found[1].split(",")
-        if len(parts) > 1 and set(parts) <= set(choices):
-            return f"Separate values by blanks: {' '.join(parts)}. "
-        return _did_you_mean(nearest(found[1], choices))
-    if found := re.search(r"[Uu]nrecognized arguments?: (--[\w-]+)", text):
-        return _did_you_mean(nearest(found[1], options))
-    return ""
-
-
-def _did_you_mean(names: Sequence[str]) -> str:
-    return f"Did you mean {' or '.join(names)}? " if names else ""
-
-
-def _options_of(argv: Sequence[str]) -> dict[str, object]:
-    """The options of the command in some arguments, with their numbers of values (``nargs``)."""
-    name = next((name for name in (" ".join(argv[:2]), *argv[:1]) if name in _COMMANDS), None)
-    parser = ArgumentParser(exit_on_error=False)
-    for add in _COMMANDS[name][2] if name else ():
-        add(parser)
-    return {option: action.nargs for action in parser._actions for option in action.option_strings}
-
-
-def _parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The command's name and its options."""
-    parsed = build_parser().parse_args(argv).as_dict()
-    name = parsed["command"]
-    options = parsed[name] or {}
-    if name in _GROUPS:
-        action = options["action"]
-        name, options = f"{name} {action}", options[action] or {}
-    options.pop("config", None)
-    if name == "map" and any(word.partition("=")[0] == "--draws" for word in argv):
-        raise ConfigError("map shows one draw: use --draw NUMBER, counted from 0, in place of --draws")
-    return name, options
+_SUITES = shown_path(BENCHMARK_DIR / "suites").replace("%", "%%")
 
 
 def build_parser() -> ArgumentParser:
@@ -144,11 +34,11 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command", required=True, title="commands", description="")
     parser.add_argument("--version", action="version", version=__version__, help="print the version")
     actions = {}
-    for group, description in _GROUPS.items():
+    for group, description in GROUPS.items():
         grouped = ArgumentParser(description=f"{description}.", exit_on_error=False)
         commands.add_subcommand(group, grouped, help=description)
         actions[group] = grouped.add_subcommands(dest="action", required=True, title="actions", description="")
-    for name, (_, help_text, options) in _COMMANDS.items():
+    for name, (_, help_text, options) in COMMANDS.items():
         subparser = ArgumentParser(description=f"{help_text}.", exit_on_error=False)
         for add in options:
             add(subparser)
@@ -174,7 +64,7 @@ def _several(default: Sequence[Any], choices: Any = None) -> dict[str, Any]:
 def _suite(parser: ArgumentParser) -> None:
     """Add the fields of `Suite`, which decide the numbers."""
     add, suite, scopes = parser.add_argument, Suite(), get_args(PixelScope)
-    add("--config", action="config", help=f"YAML file with any of these options ({_SUITE_FILE})")
+    add("--config", action="config", help=f"YAML file with any of these options, such as those in {_SUITES}")
     add("--datasets", "--dataset", **_several(suite.datasets), help="names, or paths of manifests")
     add("--splits", "--split", **_several(suite.splits, SplitName), help="split protocols")
     add("--shots", **_several(suite.shots), help="labels per class")
@@ -230,6 +120,9 @@ _TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs t
 _COST = _option(
     "--cost", action="store_true", help="measure time and memory of the cells to do with short trainings (minutes)"
 )
+_NEEDS = _option("--needs", action="store_true", help="show GPUs, memory and hours by method")
+_SIMULATE = _option("--simulate", action="store_true", help="simulate the run on 1 to 256 workers, some of which die")
+_DEATHS = _option("--death-hours", type=float, default=24.0, help="--simulate: mean hours until a worker dies; 0: none")
 _FORCE = _option("--force", action="store_true", help="compute finished cells again and replace their records")
 _SAVE = _option("--save-models", action="store_true", help="keep the fitted model of each cell in RESULTS/models")
 _UPDATE = _option("--update-baselines", "--update", action="store_true", help="measure new baselines, print old -> new")
@@ -259,7 +152,7 @@ _STAGE = _option("--pretrained", action="store_true", help="the module of stage 
 _ANY_DEVICE = _option("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the self-tests run")
 _UNTIMED = _option("--no-timing", dest="timing", action="store_false", help="leave out the times of the hot paths")
 _JSON = _option("--json", dest="file", type=str | None, default=None, help="also write everything to this file")
-_METHODS_HELP = "name, name:variant, or path of a card (.yaml); all: those without weights"
+_METHODS_HELP = "name, name:variant, or path of a card (.yaml); all: those without weights, but no ablations and probes"
 _FOLDERS = _option("folders", nargs="+", type=str, metavar="RESULTS", help="results folders")
 _COLLECTED = _option("--out", type=str, required=True, help="folder of the collected files")
 _REPLACE = _option("--replace", action="store_true", help="replace records of the same cells, also of other versions")
@@ -274,8 +167,10 @@ _WATCHED = _option(
     help="its results folder (default: results)",
 )
 _ONCE = _option("--once", action="store_true", help="show the state of this moment, and end")
+_PROFILE = _option("--profile", type=str | None, default=None, help="YAML file of a cluster, see docs/clusters.md")
+_DETACH = _option("--detach", action="store_true", help="submit the Slurm jobs and end; see watch")
 #: Commands with actions.
-_GROUPS = {"data": "list, fetch and verify the files of scenes", "weights": "list and fetch pretrained checkpoints"}
+GROUPS = {"data": "list, fetch and verify the files of scenes", "weights": "list and fetch pretrained checkpoints"}
 _WORKERS = _option("--workers", type=int | None, default=None, help="default: one per usable core; on a GPU 1")
 
 
@@ -299,7 +194,7 @@ def _training(parser: ArgumentParser) -> None:
 
 
 #: Each command's ``module:function`` within `mmrs_bench.commands`, help text and options.
-_COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
+COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "demo": (
         "demo:demo",
         "a first look: table, curves and map on simulated data, in less than a minute",
@@ -308,12 +203,12 @@ _COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "run": (
         "run:run",
         "compute missing cells, then show the leaderboard",
-        [_suite, _RESULTS, _execution, _training, _FORCE, _SAVE],
+        [_suite, _RESULTS, _execution, _PROFILE, _DETACH, _training, _FORCE, _SAVE],
     ),
     "plan": (
         "run:plan",
         "show every cell with its state, and the expected time",
-        [_suite, _RESULTS, _WORKERS, _COST, _device],
+        [_suite, _RESULTS, _WORKERS, _COST, _NEEDS, _SIMULATE, _DEATHS, _device],
     ),
     "watch": (
         "run:watch",
