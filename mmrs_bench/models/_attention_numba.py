@@ -28,6 +28,7 @@ from mmrs_bench.models._lanes import (
     multiply,
     multiply_add,
     power_of_two,
+    prefetch,
     repeat,
     scale_group,
     store,
@@ -48,6 +49,16 @@ def copy(target, to, source, at, count):
         store(target, to + x, load(source, at + x))
     for x in range(whole, count):
         target[to + x] = source[at + x]
+
+
+@compiled
+def fetch(array, at, count):
+    """Read ``count`` numbers of array[at:] into the cache.
+
+    The rows of a head are far apart, and are waited for one by one; those of all heads follow each other.
+    """
+    for x in range(at, at + count, LANES):
+        prefetch(array, x)
 
 
 @compiled
@@ -111,6 +122,9 @@ def forward_heads(out, largest, shares, packed, bias, scale, shape, work, start,
     one, lowest, zero = repeat(np.float32(1)), repeat(np.float32(-np.inf)), repeat(np.float32(0))
     for unit in range(start, stop):
         s, h = unit // heads, unit % heads
+        if h == 0 or unit == start:
+            fetch(packed, s * n * 3 * d, n * 3 * d)
+            fetch(out, s * n * d, n * d)
         head = s * n * 3 * d + h * e
         read_rows(work, queries, packed, head, 3 * d, n, e, width)
         read_rows(work, keys, packed, head + d, 3 * d, n, e, width)
@@ -153,6 +167,10 @@ def backward_heads(dpacked, dout, largest, shares, packed, bias, scale, shape, w
     zero, ln2 = repeat(np.float32(0)), np.float32(LN2)
     for unit in range(start, stop):
         s, h = unit // heads, unit % heads
+        if h == 0 or unit == start:
+            fetch(packed, s * n * 3 * d, n * 3 * d)
+            fetch(dout, s * n * d, n * d)
+            fetch(dpacked, s * n * 3 * d, n * 3 * d)
         head, dhead = s * n * 3 * d + h * e, s * n * d + h * e
         read_rows(work, queries, packed, head, 3 * d, n, e, width)
         read_rows(work, keys, packed, head + d, 3 * d, n, e, width)

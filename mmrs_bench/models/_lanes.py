@@ -100,6 +100,22 @@ def store(typing_context, array, index, vector):
 
 
 @intrinsic
+def prefetch(typing_context, array, index):
+    """Ask the CPU to read ``array[index:]`` into its cache."""
+
+    def generate(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        address = builder.bitcast(_address(context, builder, signature.args[0], *args), byte)
+        options = [ir.Constant(_INT, number) for number in (0, 3, 1)]  # to read, into the nearest cache, data
+        builder.call(function, [address, *options])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), generate
+
+
+@intrinsic
 def load_group(typing_context, array, index, stride):
     """The group whose vector r is at ``array[index + r * stride:]``."""
 
