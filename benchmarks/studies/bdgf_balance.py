@@ -12,7 +12,8 @@ Measurements of each pretrained denoiser, for each modality:
   and scored on query pixels. Labels are used for this measurement only.
 
 Pretrainings are read from the cache, or trained and stored there. The script writes ``bdgf-balance.csv`` (all numbers)
-and ``bdgf-balance.png``, and prints tables of means and standard deviations (ddof 1) over seeds.
+and ``bdgf-balance.png``, and tables of means and standard deviations (ddof 1) over seeds to
+``benchmarks/results/studies``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 import torch
+from committed import write_table
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -88,7 +90,9 @@ def main(
                 print(*rows[-1].values(), sep="\t", flush=True)
     write_csv(out / "bdgf-balance.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     write_png(out / "bdgf-balance.png", figure_of(rows, curves, data))
-    print(table(rows), gaps(rows), sep="\n\n")
+    simulated = data.scene.manifest.simulated
+    write_table("bdgf-balance", table(rows), simulated=simulated)
+    write_table("bdgf-balance-gaps", gaps(rows), simulated=simulated)
 
 
 @torch.no_grad()
@@ -163,7 +167,7 @@ def figure_of(rows: Sequence[Row], curves: Mapping[str, Sequence[Tensor]], data:
     return figure
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row]) -> list[str]:
     """Mean and standard deviation over seeds, as Markdown."""
     lines = ["| rule | modality | final mask ratio | denoising loss | linear probe, % |", "|---|---|---|---|---|"]
     for rule, name in dict.fromkeys((row["rule"], row["modality"]) for row in rows):
@@ -174,10 +178,10 @@ def table(rows: Sequence[Row]) -> str:
             for values in [[scale * float(row[column]) for row in ours]]
         ]
         lines.append(f"| {rule} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines
 
 
-def gaps(rows: Sequence[Row]) -> str:
+def gaps(rows: Sequence[Row]) -> list[str]:
     """Gaps between the modalities (largest minus smallest value of a seed), as Markdown.
 
     Mean and standard deviation over seeds, and on how many seeds the gap of the rule ``adaptive`` is smaller.
@@ -199,7 +203,7 @@ def gaps(rows: Sequence[Row]) -> str:
                 "" if rule == OURS else f"{closer} of {len(common)}",
             ]
         lines.append(f"| {rule} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def _gaps(rows: Sequence[Row], rule: str, column: str) -> dict[int, float]:

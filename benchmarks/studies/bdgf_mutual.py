@@ -5,7 +5,8 @@
 The branches are trained together, once with mutual learning and once without (variant ``independent``), and predict
 individually and together. The script also measures on which share of the query pixels two branches disagree, on average
 over pairs, because an ensemble gains from disagreement. Pretrainings and features are read from the cache, or computed
-and stored there. The script prints means and standard deviations (ddof 1) over draws, and the paired differences.
+and stored there. The script writes means and standard deviations (ddof 1) over draws, and the paired differences, to
+``benchmarks/results/studies``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 import torch
+from committed import write_table
 from torch import nn
 
 from mmrs_bench.config import QUERY_LIMITS, BudgetName, DataConfig, ExecutionConfig
@@ -44,7 +46,7 @@ def main(
         budget: Budget of the trainings, and query limit.
     """
     torch.set_num_threads(ExecutionConfig().threads)
-    print("| shots | who | mutual, % | independent, % | difference | ahead | p |", "|---" * 7 + "|", sep="\n")
+    lines = ["| shots | who | mutual, % | independent, % | difference | ahead | p |", "|---" * 7 + "|"]
     for count in shots:
         found: dict[str, dict[str, dict[int, float]]] = {label: {} for label in VARIANTS}
         for draw in range(draws):
@@ -63,7 +65,10 @@ def main(
                 if pair is None
                 else f"| {100 * pair.difference.mean:+.2f} | {pair.wins} of {len(both[0])} | {p_text(pair.p)} |"
             )
-            print(f"| {count} | {who} | {' | '.join(cells)} {against}", flush=True)
+            lines.append(f"| {count} | {who} | {' | '.join(cells)} {against}")
+            print(lines[-1], flush=True)
+    manifest = data.scene.manifest
+    write_table(f"bdgf-mutual-{manifest.id}", lines, simulated=manifest.simulated)
 
 
 def measured(data: SceneDataModule, variant: str, budget: BudgetName) -> dict[str, float]:

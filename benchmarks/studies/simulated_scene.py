@@ -3,7 +3,8 @@
     python benchmarks/studies/simulated_scene.py bounds
 
 Scores are overall accuracies in %, of classifiers with fixed settings and without tuning. ``classifiers`` and ``pairs``
-train on half of the labelled pixels and test on the other half.
+train on half of the labelled pixels and test on the other half. The tables are written to
+``benchmarks/results/studies``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import jsonargparse
 import numpy as np
+from committed import write_table
 from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.base import ClassifierMixin
@@ -40,29 +42,33 @@ Values = NDArray[Any]
 
 def components(scenes: Sequence[str] = SCENES) -> None:
     """Number and sizes of the 8-connected labelled components."""
-    print("| scene | labelled px | share of raster | components | median px | largest px |", "|" + "---|" * 6, sep="\n")
+    lines = ["| scene | labelled px | share of raster | components | median px | largest px |", "|" + "---|" * 6]
     for name in scenes:
         truth = load_scene(name).ground_truth
         labels = [ndimage.label(truth == k, np.ones((3, 3)))[0] for k in range(1, truth.max() + 1)]
         sizes = np.concatenate([np.bincount(label.reshape(-1))[1:] for label in labels])
         row = f"{sizes.sum():,} | {100 * sizes.sum() / truth.size:.1f} % | {sizes.size} | {int(np.median(sizes))}"
-        print(f"| {name} | {row} | {sizes.max():,} |")
+        lines.append(f"| {name} | {row} | {sizes.max():,} |")
+    _write("components", lines)
 
 
 def bounds(scenes: Sequence[str] = SCENES) -> None:
     """Bounds on pixelwise accuracy."""
+    lines = ["| scene | HSI | second sensor | both |", "|---|---|---|---|"]
     for name in scenes:
         cells = [
-            f"{'+'.join(b.modalities)} {100 * b.accuracy:.1f} +- {100 * b.standard_error:.1f}"
+            f"{'+'.join(b.modalities)} {100 * b.accuracy:.1f} ± {100 * b.standard_error:.1f}"
             for b in load_scene(name).pixel_bounds
         ]
-        print("|", " | ".join([name, *cells]), "|")
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    _write("bounds", lines)
 
 
 def pairs() -> None:
     """Balanced accuracy of an RBF support vector machine (C = 1, balanced class weights) on pairs of classes."""
     scene = load_scene("simulated")
     names = scene.manifest.class_names
+    lines = ["| pair | HSI | LiDAR | both |", "|---|---|---|---|"]
     for pair in PAIRS:
         chosen = [names.index(name) + 1 for name in pair]
         train, test = (half[np.isin(scene.labels[half], chosen)] for half in _halves(scene))
@@ -73,14 +79,15 @@ def pairs() -> None:
                 x[train], scene.labels[train]
             )
             scores.append(100 * balanced_accuracy_score(scene.labels[test], rule.predict(x[test])))
-        print("|", " / ".join(pair), *(f"| {score:.1f}" for score in scores), "|")
+        lines.append(f"| {' / '.join(pair)} | {' | '.join(f'{score:.1f}' for score in scores)} |")
+    _write("pairs", lines)
 
 
 def classifiers(seeds: int = 5) -> None:
     """Accuracy of pixelwise classifiers beside the bound, and of a forest that also sees means of neighbourhoods."""
     base = load_manifest("simulated")
     assert base.generator is not None
-    print("| seed | modalities | bound | QDA | random forest | SVM |", "|" + "---|" * 6, sep="\n")
+    lines = ["| seed | modalities | bound | QDA | random forest | SVM |", "|" + "---|" * 6]
     for seed in range(seeds):
         generator = base.generator.model_copy(update={"seed": seed})
         scene = simulate(base.model_copy(update={"generator": generator}))
@@ -93,10 +100,11 @@ def classifiers(seeds: int = 5) -> None:
                 make_pipeline(StandardScaler(), SVC(C=10.0)),
             )
             scores = [100 * bound.accuracy, *(_accuracy(rule, x, scene, _halves(scene)) for rule in rules)]
-            print(f"| {seed} | {'+'.join(bound.modalities)}", *(f"| {score:.1f}" for score in scores), "|")
+            lines.append(f"| {seed} | {'+'.join(bound.modalities)} | {' | '.join(f'{v:.1f}' for v in scores)} |")
         means = [_flat(ndimage.uniform_filter(image, (n, n, 0))) for image in scene.images.values() for n in (3, 7)]
         spatial = _accuracy(forest, np.concatenate([x, *means], axis=1), scene, _halves(scene))
-        print(f"| {seed} | both, with 3 x 3 and 7 x 7 means | | | {spatial:.1f} | |")
+        lines.append(f"| {seed} | both, with 3 x 3 and 7 x 7 means | | | {spatial:.1f} | |")
+    _write("classifiers", lines)
 
 
 def shots(counts: Sequence[int] = (2, 5, 10, 40), draws: int = 8) -> None:
@@ -113,11 +121,10 @@ def shots(counts: Sequence[int] = (2, 5, 10, 40), draws: int = 8) -> None:
     spatial = np.concatenate([both, *context], axis=1)
     forest, machine = RandomForestClassifier(200, random_state=0), SVC(C=100.0)
     cases = ((machine, both), (forest, both), (forest, spatial), (machine, hsi), (machine, lidar))
-    print(
+    lines = [
         "| shots | SVM | random forest | spatial random forest | SVM, HSI only | SVM, LiDAR only |",
         "|" + "---|" * 6,
-        sep="\n",
-    )
+    ]
     for count in counts:
         scores = []
         for draw in range(draws):
@@ -126,7 +133,13 @@ def shots(counts: Sequence[int] = (2, 5, 10, 40), draws: int = 8) -> None:
             query = rng.permutation(np.setdiff1d(scene.labelled_pixels, support))[:4000]
             scores.append([_accuracy(rule, x, scene, (support, query)) for rule, x in cases])
         row = zip(np.mean(scores, axis=0), np.std(scores, axis=0, ddof=1), strict=True)
-        print(f"| {count}", *(f"| {mean:.1f} +- {sd:.1f}" for mean, sd in row), "|")
+        lines.append(f"| {count} | {' | '.join(f'{mean:.1f} ± {sd:.1f}' for mean, sd in row)} |")
+    _write("shots", lines)
+
+
+def _write(name: str, lines: Sequence[str]) -> None:
+    print(*lines, sep="\n")
+    write_table(f"simulated-{name}", lines, simulated=True)
 
 
 def _flat(image: Values) -> Values:

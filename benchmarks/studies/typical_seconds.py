@@ -17,7 +17,7 @@ from pathlib import Path
 import jsonargparse
 
 from mmrs_bench.config import BudgetName, ExecutionConfig
-from mmrs_bench.doctor.machine import machine
+from mmrs_bench.doctor.machine import processor
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.results.costs import (
@@ -54,16 +54,14 @@ def main(results: str | None = None, trial: BudgetName | None = None, methods: S
 
 def _add(scene: str, found: dict[str, dict[BudgetName, TypicalCost]]) -> None:
     """Write the costs over those of the same method and budget that are in the file."""
-    rows = machine("cpu", Path()).table.rows
-    processor = next(str(row["value"]) for row in rows if row["item"] == "processor")
     known = typical_seconds().seconds if TYPICAL_FILE.exists() else {}
-    if known and (typical_seconds().processor, typical_seconds().scene) != (processor, scene):
+    if known and (typical_seconds().processor, typical_seconds().scene) != (processor(), scene):
         known = {}
     merged = {label: known.get(label, {}) | found.get(label, {}) for label in sorted(known.keys() | found.keys())}
-    costs = TypicalSeconds(processor=processor, scene=scene, seconds=merged)
+    costs = TypicalSeconds(processor=processor(), scene=scene, seconds=merged)
     write_json(TYPICAL_FILE, costs.model_dump(mode="json", exclude_none=True))
     typical_seconds.cache_clear()
-    print(f"{TYPICAL_FILE}: {', '.join(found)}, measured on {processor}")
+    print(f"{TYPICAL_FILE}: {', '.join(found)}, measured on {processor()}")
 
 
 def _of_records(results: Path) -> tuple[str, dict[str, dict[BudgetName, TypicalCost]]]:

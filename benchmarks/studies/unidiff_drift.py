@@ -9,8 +9,8 @@ Measures for each adaptation, for a given seed on the same tiles, timesteps and 
 - the denoising loss on the tiles of the other pictures before and after stage A.
 
 All adaptations of a seed have the same backbone. Adaptations are read from the cache, or trained and stored there.
-Writes ``unidiff-drift.csv`` (all numbers) and ``unidiff-drift.png``, and prints the table of means and standard
-deviations (ddof 1) over seeds.
+Writes ``unidiff-drift.csv`` (all numbers) and ``unidiff-drift.png``, and the table of means and standard deviations
+(ddof 1) over seeds to ``benchmarks/results/studies``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jsonargparse
 import numpy as np
 import torch
+from committed import write_table
 from matplotlib.figure import Figure
 
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
@@ -96,7 +97,7 @@ def main(
     manifest = data.scene.manifest
     simulated = "SIMULATED: " if manifest.simulated else ""
     write_png(out / "unidiff-drift.png", drift_figure(rows, f"{simulated}{manifest.title}, {method}, budget {budget}"))
-    print(table(rows))
+    write_table("unidiff-drift", table(rows), simulated=manifest.simulated)
 
 
 def settings(method: str, variant: str, budget: BudgetName) -> Any:
@@ -168,7 +169,7 @@ def points(axes: Any, place: float, values: Mapping[int, float], label: str) -> 
     axes.plot([place] * len(values), list(values.values()), "o", color=COLOURS[label], alpha=0.7)
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row]) -> list[str]:
     """Mean and standard deviation over seeds, as Markdown, and the paired comparison of the drifts."""
     others = list(dict.fromkeys(row.picture for row in rows if row.picture != "rgb"))
     half = max(row.epoch for row in rows) // 2
@@ -186,7 +187,7 @@ def table(rows: Sequence[Row]) -> str:
         f"Drift without anchoring minus drift with it: {spread(differences)}; larger without it on "
         f"{sum(value > 0 for value in differences.values())} of {len(differences)} seeds."
     )
-    return "\n".join(lines)
+    return lines
 
 
 def spread(values: Mapping[int, float]) -> str:

@@ -4,8 +4,8 @@
 
 The probe is a logistic regression on standardised features of the support pixels, one sample for each pair of pixel and
 tile. The class of a query pixel has the largest mean probability over its tiles. Pretrainings and features are read
-from the cache, or computed and stored there. Prints the table of means and standard deviations (ddof 1) over draws, and
-the paired differences.
+from the cache, or computed and stored there. Writes means and standard deviations (ddof 1) over draws, and the paired
+differences, to ``benchmarks/results/studies``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 import torch
+from committed import write_table
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -53,11 +54,7 @@ def main(
         budget: Budget of the trainings and of the query set.
     """
     torch.set_num_threads(ExecutionConfig().threads)
-    print(
-        "| shots | features | OA of the linear probe, % | difference to adapted | p |",
-        "|---|---|---|---|---|",
-        sep="\n",
-    )
+    lines = ["| shots | features | OA of the linear probe, % | difference to adapted | p |", "|---" * 5 + "|"]
     for count in shots:
         found: dict[str, dict[int, float]] = {label: {} for label in VARIANTS}
         for draw in range(draws):
@@ -71,7 +68,9 @@ def main(
             mean = Estimate.percent(summarise([*accuracies.values()]))
             pair = None if accuracies is first else paired(first, accuracies)
             against = "| | |" if pair is None else f"| {-100 * pair.difference.mean:+.2f} | {p_text(pair.p)} |"
-            print(f"| {count} | {label} | {mean.mean:.2f} ± {mean.sd or 0:.2f} {against}", flush=True)
+            lines.append(f"| {count} | {label} | {mean.mean:.2f} ± {mean.sd or 0:.2f} {against}")
+            print(lines[-1], flush=True)
+    write_table("unidiff-probe", lines, simulated=data.scene.manifest.simulated)
 
 
 def probe_accuracy(data: SceneDataModule, method: str, variant: str, budget: BudgetName) -> float:

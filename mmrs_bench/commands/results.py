@@ -94,8 +94,9 @@ def collect_records(*, folders: list[str], out: str, replace: bool) -> int:
 
 def write_tables(*, pages: list[str], results: str, check: bool) -> int:
     """Generate the tables of pages."""
-    records = load_records(Path(results).expanduser())
-    outdated = [page for page in pages if update_page(Path(page).expanduser(), records, write=not check)]
+    folder = Path(results).expanduser()
+    records, studies = load_records(folder), folder / "studies"
+    outdated = [p for p in pages if update_page(Path(p).expanduser(), records, studies=studies, write=not check)]
     for page in outdated:
         say(f"{page}: {'is out of date; run mmrs-bench tables without --check' if check else 'written'}")
     if not outdated:

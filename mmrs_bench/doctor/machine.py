@@ -46,7 +46,7 @@ def machine(device: str, results: Path) -> Part:
     rows: list[Row] = [
         {"item": "device of the self-tests", "value": device},
         {"item": "system", "value": platform.platform()},
-        {"item": "processor", "value": _processor()},
+        {"item": "processor", "value": processor()},
         {"item": "cores", "value": f"{usable_cores()} usable of {os.cpu_count() or 1}", "number": usable_cores()},
         {"item": "free memory", "value": size_text(memory), "number": memory},
     ]
@@ -95,7 +95,7 @@ def devices() -> Part:
     rows: list[Row] = [
         {
             "device": "cpu",
-            "name": _processor(),
+            "name": processor(),
             "bf16": _cpu_bf16(),
             "scan": scan_backend("cpu"),
         }
@@ -194,7 +194,8 @@ def _proc(path: str, pattern: str) -> str | None:
     return found[1] if found else None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor."""
     return _proc("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine()
 
 

@@ -2,6 +2,9 @@
 
 A page contains blocks that begin with a comment, whose first word is ``results`` and whose rest is YAML (the fields of
 `TableSpec`), and end with ``<!-- end of results -->``. What stands between the comments is replaced.
+
+A block that begins with ``<!-- study NAME -->`` shows the table that a script in ``benchmarks/studies`` has written to
+``studies/NAME.md`` in the results folder.
 """
 
 from __future__ import annotations
@@ -29,9 +32,10 @@ from mmrs_bench.reading import parse_yaml, validated
 
 _END = "<!-- end of results -->"
 _BLOCK = re.compile(
-    rf"(?P<start>^<!-- results\n(?P<spec>.*?)^-->\n)(?P<table>.*?)(?P<end>^{_END})", re.DOTALL | re.MULTILINE
+    rf"(?P<start>^<!-- (?:results\n(?P<spec>.*?)^-->|study (?P<study>[a-z0-9-]+) -->)\n)(?P<table>.*?)(?P<end>^{_END})",
+    re.DOTALL | re.MULTILINE,
 )
-_MARK = re.compile(rf"^(<!-- results|{_END})", re.MULTILINE)
+_MARK = re.compile(rf"^(<!-- results|<!-- study|{_END})", re.MULTILINE)
 _ADVICE = "docs/results-format.md shows such a block"
 
 #: Columns of a ranking that pages show, unless they are empty.
@@ -121,40 +125,44 @@ class TableSpec(BaseModel):
         return self
 
 
-def update_page(page: Path, records: Sequence[Record], *, write: bool = True) -> bool:
+def update_page(page: Path, records: Sequence[Record], *, studies: Path | None = None, write: bool = True) -> bool:
     """Generate the tables of a page again.
 
     Args:
         page: A Markdown file.
         records: Records behind its tables.
+        studies: Folder of the tables of studies.
         write: Whether to write the page if it changes.
 
     Returns:
         Whether the page was out of date.
 
     Raises:
-        ConfigError: If the page cannot be read, a block is wrong, or a value of a table has no records.
+        ConfigError: If the page cannot be read, a block is wrong, a value of a table has no records, or a study has
+            written no table.
         BenchError: If the page cannot be written.
     """
     try:
         before = page.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{page}: cannot be read ({error}); give a Markdown file") from error
-    marks = [match[1] for match in _MARK.finditer(before)]
-    if marks != ["<!-- results", _END] * len(_BLOCK.findall(before)):
+    ends = [match[1] == _END for match in _MARK.finditer(before)]
+    if ends != [False, True] * len(_BLOCK.findall(before)):
         raise ConfigError(
-            f"{page}: a block begins with a line <!-- results and ends with a line {_END}, and these do not pair up; "
-            f"{_ADVICE}"
+            f"{page}: a block begins with a line <!-- results or <!-- study NAME --> and ends with a line {_END}, and "
+            f"these do not pair up; {_ADVICE}"
         )
-    after = _BLOCK.sub(partial(_generated, page, before, records), before)
+    after = _BLOCK.sub(partial(_generated, page, before, records, studies), before)
     if write and after != before:
         write_text(page, after)
     return after != before
 
 
-def _generated(page: Path, text: str, records: Sequence[Record], block: re.Match[str]) -> str:
+def _generated(page: Path, text: str, records: Sequence[Record], studies: Path | None, block: re.Match[str]) -> str:
     line = text.count("\n", 0, block.start()) + 1
     where = f"{page}, line {line}"
+    if name := block["study"]:
+        return f"{block['start']}{_study(name, studies, where)}{block['end']}"
     fields = parse_yaml(block["spec"], where=where, error=ConfigError, advice=_ADVICE)
     spec = validated(TableSpec, fields, where=where, error=ConfigError, advice=_ADVICE)
     make = _ranking if spec.kind == "ranking" else _accuracies
@@ -163,6 +171,16 @@ def _generated(page: Path, text: str, records: Sequence[Record], block: re.Match
         return f"{block['start']}{make(spec, groups)}{block['end']}"
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _study(name: str, folder: Path | None, where: str) -> str:
+    path = (folder or Path("studies")) / f"{name}.md"
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: {path} cannot be read ({error}); run the script in benchmarks/studies that writes it"
+        ) from error
 
 
 def _accuracies(spec: TableSpec, groups: Sequence[Group]) -> str:

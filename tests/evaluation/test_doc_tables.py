@@ -18,7 +18,7 @@ from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 #: Pages whose accuracies are still typed, because their records are not in benchmarks/results.
-TYPED = {"bdgf.md", "unidiff.md"}
+TYPED = {"bdgf.md", "simulated-scene.md", "unidiff.md"}
 BLOCK = "# Title\n\n<!-- results\n{spec}\n-->\n{table}<!-- end of results -->\n\nMore.\n"
 SPEC = "scenes: [town]\nshots: [2]\nbudget: paper\nmethods: [rf, svm]"
 
@@ -161,13 +161,34 @@ def test_records_of_several_protocols_are_never_pooled(page: Callable[..., Path]
         "<!-- end of results -->",
         "<!-- results -->",
         "<!-- results\n-->\n<!-- results\n-->\n<!-- end of results -->",
+        "<!-- study pairs -->\n",
+        "<!-- study ../pairs -->\n<!-- end of results -->",
     ],
 )
 def test_an_incomplete_block_is_an_error(text: str, tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="a block begins with a line <!-- results and ends with a line"):
+    with pytest.raises(ConfigError, match=r"a block begins with a line <!-- results or .* and ends with a line"):
         update_page(path, [])
+
+
+def test_a_study_block_shows_what_its_script_has_written(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("# Title\n\n<!-- study pairs -->\nold\n<!-- end of results -->\n\nMore.\n")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/pairs.md").write_text("| a |\n|---|\n| 1 ± 2 |\n\nSIMULATED. `a command`.\n")
+    assert update_page(path, [], studies=tmp_path / "studies")
+    written = (tmp_path / "studies/pairs.md").read_text()
+    assert path.read_text() == f"# Title\n\n<!-- study pairs -->\n{written}<!-- end of results -->\n\nMore.\n"
+    assert not update_page(path, [], studies=tmp_path / "studies")
+
+
+def test_a_study_without_a_table_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("\n<!-- study pairs -->\nold\n<!-- end of results -->\n")
+    with pytest.raises(ConfigError, match=r"page.md, line 2: .*pairs.md cannot be read .*; run the script in"):
+        update_page(path, [], studies=tmp_path)
+    assert "old" in path.read_text()
 
 
 def test_the_command_writes_pages_or_says_which_are_out_of_date(
@@ -185,13 +206,14 @@ def test_the_command_writes_pages_or_says_which_are_out_of_date(
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_tables_of_the_documentation_are_those_of_the_committed_records(path: Path) -> None:
-    if re.search(r"^<!-- results$", path.read_text(), re.MULTILINE):
-        assert not update_page(path, load_records(BENCHMARK_DIR / "results"), write=False), "run make tables"
+    if re.search(r"^<!-- (results|study .*)$", path.read_text(), re.MULTILINE):
+        folder = BENCHMARK_DIR / "results"
+        assert not update_page(path, load_records(folder), studies=folder / "studies", write=False), "run make tables"
 
 
 def test_no_page_has_typed_accuracies_but_those_without_committed_records() -> None:
     def typed(text: str) -> bool:
-        rest = re.sub(r"<!-- results\n.*?<!-- end of results -->", "", text, flags=re.DOTALL)
-        return re.search(r"^[| ].*\b\d\d\.\d\d ± \d", rest, re.MULTILINE) is not None
+        rest = re.sub(r"<!-- (results\n|study ).*?<!-- end of results -->", "", text, flags=re.DOTALL)
+        return re.search(r"^[| ].*\b\d+\.\d+ (±|\+-) \d", rest, re.MULTILINE) is not None
 
     assert {path.name for path in PAGES if typed(path.read_text())} == TYPED

@@ -1,0 +1,35 @@
+"""Committed tables of studies, which pages show (``make tables``)."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mmrs_bench.doctor.machine import processor
+from mmrs_bench.evaluation.results.provenance import provenance, utc_now
+from mmrs_bench.io import write_text
+from mmrs_bench.paths import BENCHMARK_DIR
+
+TABLES = BENCHMARK_DIR / "results" / "studies"
+
+
+def write_table(name: str, lines: Sequence[str], *, simulated: bool) -> None:
+    """Write a table in Markdown with the command, code and machine that made it, and print where.
+
+    Args:
+        name: Name of the file, for ``<!-- study NAME -->`` in a page.
+        lines: The table.
+        simulated: Whether the data are.
+    """
+    command = shlex.join(["python", f"benchmarks/studies/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    code = provenance()
+    commit = f"{code.commit[:7]}{' with changes' if code.dirty else ''}" if code.commit else "unknown"
+    mark = "SIMULATED. " if simulated else ""
+    caption = f"{mark}`{command}`; code {commit}; {processor()}, torch {torch.__version__}; {utc_now()[:10]}."
+    path = TABLES / f"{name}.md"
+    write_text(path, "\n".join([*lines, "", caption, ""]))
+    print(path)
