@@ -41,14 +41,16 @@ Values = NDArray[Any]
 
 
 def components(scenes: Sequence[str] = SCENES) -> None:
-    """Number and sizes of the 8-connected labelled components."""
+    """Number and sizes of the 8-connected labelled components, also of real scenes."""
     lines = ["| scene | labelled px | share of raster | components | median px | largest px |", "|" + "---|" * 6]
     for name in scenes:
-        truth = load_scene(name).ground_truth
+        scene = load_scene(name)
+        truth = scene.ground_truth
         labels = [ndimage.label(truth == k, np.ones((3, 3)))[0] for k in range(1, truth.max() + 1)]
         sizes = np.concatenate([np.bincount(label.reshape(-1))[1:] for label in labels])
         row = f"{sizes.sum():,} | {100 * sizes.sum() / truth.size:.1f} % | {sizes.size} | {int(np.median(sizes))}"
-        lines.append(f"| {name} | {row} | {sizes.max():,} |")
+        title = scene.manifest.id if scene.manifest.simulated else f"*{scene.manifest.id}, real labels*"
+        lines.append(f"| {title} | {row} | {sizes.max():,} |")
     _write("components", lines)
 
 
