@@ -21,7 +21,7 @@ from page import COMMITTED, table
 from rich.console import Console
 from work import Measurement, Work, measure
 
-from mmrs_bench.doctor.machine import machine
+from mmrs_bench.doctor.machine import processor
 from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.report.tables import Value
@@ -49,15 +49,14 @@ def main(only: tuple[str, ...] = GROUPS, out: str = "speed.json", regress: bool 
         raise ConfigError(f"unknown group {', '.join(unknown)}; choose from {', '.join(GROUPS)}")
     check_idle()
     torch.set_num_threads(1)
-    processor = processor_name()
     rows: list[Row] = []
     for group in only:
         for work in import_module(group).works():
             print(f"{work.method}: {work.name}", file=sys.stderr)
             rows.append(row(work, measure(work)))
-    print_tables([table(rows, processor, torch.__version__)], Console())
+    print_tables([table(rows, processor(), torch.__version__)], Console())
     check_idle()
-    found = {"processor": processor, "torch": torch.__version__, "ratios": {name(line): line for line in rows}}
+    found = {"processor": processor(), "torch": torch.__version__, "ratios": {name(line): line for line in rows}}
     write_json(Path(out), found)
     if update:
         kept = json.loads(COMMITTED.read_text())["ratios"] if COMMITTED.exists() else {}
@@ -76,11 +75,6 @@ def check_idle() -> None:
         raise ConfigError(
             f"other programs use {others:.1f} cores; ratios measured now mean nothing, so end them and start again"
         )
-
-
-def processor_name() -> str:
-    rows = machine("cpu", Path()).table.rows
-    return next(str(line["value"]) for line in rows if line["item"] == "processor")
 
 
 def row(work: Work, found: Measurement) -> Row:

@@ -1,4 +1,4 @@
-"""UniDiff's features of one tile with the full-size network (296 million parameters, random weights), float32.
+"""UniDiff's features of a batch of tiles with the full-size network (296 million parameters, random weights), float32.
 
 The bound is one large matrix product with as many operations as its convolutions, products and attentions.
 """
@@ -12,6 +12,7 @@ from work import Work, operations, product
 
 from mmrs_bench.methods.unidiff.adm import adm_config, build_adm
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
+from mmrs_bench.methods.unidiff.features import BATCH
 
 BLOCK, TILE = 10, 64
 
@@ -21,9 +22,9 @@ def works() -> Iterator[Work]:
     torch.manual_seed(0)
     weights = build_adm(config).state_dict()
     denoiser = AdaptedDenoiser(config, weights, "none", backbone="random").eval()
-    tiles = torch.rand(1, 3, TILE, TILE)
+    tiles = torch.rand(BATCH, 3, TILE, TILE)
 
     def features() -> object:
         return denoiser.features(tiles, 0, 1, BLOCK, 0)
 
-    yield Work("UniDiff", "features of a tile", features, product(operations(features)), 1.3, rounds=5)
+    yield Work("UniDiff", f"features of {BATCH} tiles", features, product(operations(features)), 1.3, rounds=5)
