@@ -2,7 +2,8 @@
 
 The rule ``equal loss`` uses no masks, but the same weight for all modalities in the loss.
 
-    python benchmarks/studies/bdgf_balance.py --out docs/methods/figures
+    python benchmarks/studies/bdgf_balance.py run
+    python benchmarks/studies/bdgf_balance.py tables
 
 Measurements of each pretrained denoiser, for each modality:
 
@@ -11,8 +12,8 @@ Measurements of each pretrained denoiser, for each modality:
   mean. The probe is a logistic regression on the centre pixel's features of all levels, fitted to 40 labels per class
   and scored on query pixels. Labels are used for this measurement only.
 
-Pretrainings are read from the cache, or trained and stored there. The script writes ``bdgf-balance.csv`` (all numbers)
-and ``bdgf-balance.png``, and tables of means and standard deviations (ddof 1) over seeds to
+Pretrainings are read from the cache, or trained and stored there. ``run`` writes ``bdgf-balance.csv`` (all numbers) and
+``bdgf-balance.png``. ``tables`` writes means and standard deviations (ddof 1) over seeds from that file to
 ``benchmarks/results/studies``.
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 import torch
-from committed import write_table
+from committed import read_rows, write_table
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -45,6 +46,7 @@ from mmrs_bench.randomness import SampleRandom, torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 OURS = "adaptive"
+FIGURES = Path("docs/methods/figures")
 #: Variant of the card for each rule.
 RULES = {"none": "mask-none", "fixed": "mask-fixed", OURS: "default", "equal loss": "equal-loss"}
 PROBE_SHOTS, SCORED, LOSS_WINDOWS, BATCH = 40, 2_000, 2_048, 128
@@ -54,12 +56,12 @@ MEASURED = (("final_mask_ratio", 1, 2), ("denoising_loss", 1, 4), ("probe_accura
 Row = dict[str, str | int | float]
 
 
-def main(
+def run(
     dataset: str = "docs/examples/simulated-dominant.yaml",
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     rules: Sequence[str] = tuple(RULES),
     budget: BudgetName = "quick",
-    out: Path = Path("docs/methods/figures"),
+    out: Path = FIGURES,
 ) -> None:
     """Run the study.
 
@@ -90,9 +92,16 @@ def main(
                 print(*rows[-1].values(), sep="\t", flush=True)
     write_csv(out / "bdgf-balance.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     write_png(out / "bdgf-balance.png", figure_of(rows, curves, data))
-    simulated = data.scene.manifest.simulated
-    write_table("bdgf-balance", table(rows), simulated=simulated)
-    write_table("bdgf-balance-gaps", gaps(rows), simulated=simulated)
+
+
+def tables(numbers: Path = FIGURES / "bdgf-balance.csv") -> None:
+    """Write the tables of the numbers of a simulated scene."""
+    rows: list[Row] = [
+        {name: value if name in ("rule", "modality") else float(value) for name, value in row.items()}
+        for row in read_rows(numbers)
+    ]
+    write_table("bdgf-balance", table(rows), simulated=True, numbers=numbers)
+    write_table("bdgf-balance-gaps", gaps(rows), simulated=True, numbers=numbers)
 
 
 @torch.no_grad()
@@ -215,4 +224,4 @@ def _gaps(rows: Sequence[Row], rule: str, column: str) -> dict[int, float]:
 
 
 if __name__ == "__main__":
-    jsonargparse.auto_cli(main, as_positional=False)
+    jsonargparse.auto_cli([run, tables], as_positional=False)

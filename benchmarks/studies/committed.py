@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,19 +18,27 @@ from mmrs_bench.paths import BENCHMARK_DIR
 TABLES = BENCHMARK_DIR / "results" / "studies"
 
 
-def write_table(name: str, lines: Sequence[str], *, simulated: bool) -> None:
+def write_table(name: str, lines: Sequence[str], *, simulated: bool, numbers: Path | None = None) -> None:
     """Write a table in Markdown with the command, code and machine that made it, and print where.
 
     Args:
         name: Name of the file, for ``<!-- study NAME -->`` in a page.
         lines: The table.
         simulated: Whether the data are.
+        numbers: The committed file that the table was made from, if the command did not compute its numbers.
     """
     command = shlex.join(["python", f"benchmarks/studies/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     code = provenance()
     commit = f"{code.commit[:7]}{' with changes' if code.dirty else ''}" if code.commit else "unknown"
     mark = "SIMULATED. " if simulated else ""
-    caption = f"{mark}`{command}`; code {commit}; {processor()}, torch {torch.__version__}; {utc_now()[:10]}."
+    made = f"code {commit}; {processor()}, torch {torch.__version__}; {utc_now()[:10]}"
+    caption = f"{mark}`{command}`; {f'numbers of {numbers.name}' if numbers else made}."
     path = TABLES / f"{name}.md"
     write_text(path, "\n".join([*lines, "", caption, ""]))
     print(path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [*csv.DictReader(stream)]

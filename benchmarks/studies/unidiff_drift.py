@@ -1,6 +1,7 @@
 """Does pseudo-RGB anchoring prevent forgetting? UniDiff's stage A with and without anchoring, over seeds.
 
-    python benchmarks/studies/unidiff_drift.py --dataset simulated --budget quick --out docs/methods/figures
+    python benchmarks/studies/unidiff_drift.py run
+    python benchmarks/studies/unidiff_drift.py tables
 
 Measures for each adaptation, for a given seed on the same tiles, timesteps and noise:
 
@@ -9,8 +10,8 @@ Measures for each adaptation, for a given seed on the same tiles, timesteps and 
 - the denoising loss on the tiles of the other pictures before and after stage A.
 
 All adaptations of a seed have the same backbone. Adaptations are read from the cache, or trained and stored there.
-Writes ``unidiff-drift.csv`` (all numbers) and ``unidiff-drift.png``, and the table of means and standard deviations
-(ddof 1) over seeds to ``benchmarks/results/studies``.
+``run`` writes ``unidiff-drift.csv`` (all numbers) and ``unidiff-drift.png``. ``tables`` writes means and standard
+deviations (ddof 1) over seeds from that file to ``benchmarks/results/studies``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import jsonargparse
 import numpy as np
 import torch
-from committed import write_table
+from committed import read_rows, write_table
 from matplotlib.figure import Figure
 
 from mmrs_bench.config import BudgetName, DataConfig, ExecutionConfig
@@ -40,6 +41,7 @@ from mmrs_bench.methods.unidiff.pictures import ScenePictures, scene_pictures
 from mmrs_bench.randomness import SampleRandom
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
+FIGURES = Path("docs/methods/figures")
 #: Variants of the method by their labels.
 VARIANTS = {"anchored": "default", "not anchored": "no-anchor"}
 #: The variant for the losses before stage A.
@@ -58,12 +60,12 @@ class Row(NamedTuple):
     loss: float
 
 
-def main(
+def run(
     dataset: str = "simulated",
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     method: str = "unidiff-tiny",
     budget: BudgetName = "quick",
-    out: Path = Path("docs/methods/figures"),
+    out: Path = FIGURES,
 ) -> None:
     """Run the study.
 
@@ -97,7 +99,21 @@ def main(
     manifest = data.scene.manifest
     simulated = "SIMULATED: " if manifest.simulated else ""
     write_png(out / "unidiff-drift.png", drift_figure(rows, f"{simulated}{manifest.title}, {method}, budget {budget}"))
-    write_table("unidiff-drift", table(rows), simulated=manifest.simulated)
+
+
+def tables(numbers: Path = FIGURES / "unidiff-drift.csv") -> None:
+    """Write the table of the numbers of a simulated scene, and print the paired comparison of the drifts."""
+    rows = [
+        Row(row["adaptation"], int(row["seed"]), row["picture"], int(row["epoch"]), float(row["denoising_loss"]))
+        for row in read_rows(numbers)
+    ]
+    write_table("unidiff-drift", table(rows), simulated=True, numbers=numbers)
+    with_anchor, without = (drift(rows, label) for label in VARIANTS)
+    differences = {seed: value - with_anchor[seed] for seed, value in without.items()}
+    print(
+        f"Drift without anchoring minus drift with it: {spread(differences)}; larger without it on "
+        f"{sum(value > 0 for value in differences.values())} of {len(differences)} seeds."
+    )
 
 
 def settings(method: str, variant: str, budget: BudgetName) -> Any:
@@ -170,7 +186,7 @@ def points(axes: Any, place: float, values: Mapping[int, float], label: str) -> 
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Mean and standard deviation over seeds, as Markdown, and the paired comparison of the drifts."""
+    """Mean and standard deviation over seeds, as Markdown."""
     others = list(dict.fromkeys(row.picture for row in rows if row.picture != "rgb"))
     half = max(row.epoch for row in rows) // 2
     heads = ("stage A", "rgb before", "rgb halfway", "rgb after", "drift", *(f"{n} before, after" for n in others))
@@ -180,13 +196,6 @@ def table(rows: Sequence[Row]) -> list[str]:
         cells.append(spread(drift(rows, label)))
         cells += [", ".join(spread(by_seed(rows, label, name, epoch)) for epoch in (0, -1)) for name in others]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    with_anchor, without = (drift(rows, label) for label in VARIANTS)
-    differences = {seed: value - with_anchor[seed] for seed, value in without.items()}
-    lines.append("")
-    lines.append(
-        f"Drift without anchoring minus drift with it: {spread(differences)}; larger without it on "
-        f"{sum(value > 0 for value in differences.values())} of {len(differences)} seeds."
-    )
     return lines
 
 
@@ -197,4 +206,4 @@ def spread(values: Mapping[int, float]) -> str:
 
 
 if __name__ == "__main__":
-    jsonargparse.auto_cli(main, as_positional=False)
+    jsonargparse.auto_cli([run, tables], as_positional=False)
