@@ -17,8 +17,6 @@ from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
-#: Pages whose accuracies are still typed, because their records are not in benchmarks/results.
-TYPED = {"bdgf.md", "unidiff.md"}
 BLOCK = "# Title\n\n<!-- results\n{spec}\n-->\n{table}<!-- end of results -->\n\nMore.\n"
 SPEC = "scenes: [town]\nshots: [2]\nbudget: paper\nmethods: [rf, svm]"
 
@@ -211,9 +209,9 @@ def test_the_tables_of_the_documentation_are_those_of_the_committed_records(path
         assert not update_page(path, load_records(folder), studies=folder / "studies", write=False), "run make tables"
 
 
-def test_no_page_has_typed_accuracies_but_those_without_committed_records() -> None:
+def test_no_page_has_typed_accuracies() -> None:
     def typed(text: str) -> bool:
         rest = re.sub(r"<!-- (results\n|study ).*?<!-- end of results -->", "", text, flags=re.DOTALL)
         return re.search(r"^[| ].*\b\d+\.\d+ (±|\+-) \d", rest, re.MULTILINE) is not None
 
-    assert {path.name for path in PAGES if typed(path.read_text())} == TYPED
+    assert [path.name for path in PAGES if typed(path.read_text())] == []
