@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_scene
 
@@ -41,6 +42,16 @@ def test_a_coarse_scene_has_the_means_and_majorities_of_squares(tmp_path: Path, 
             major = fine.manifest.classes[counts.argmax()].name if counts.max() > 18 else ""
             label = coarse.ground_truth[y, x]
             assert (coarse.manifest.classes[label - 1].name if label else "") == (major if major in names else "")
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(1, "from 2 to the scene's 128"), (129, "from 2 to"), (40, r"leaves \d classes with at least 15")],
+)
+def test_a_scene_that_would_have_no_classes_is_refused(factor: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        import_module("coarse_scene").main("simulated", factor, tmp_path)
+    assert not list(tmp_path.glob("*.yaml"))
 
 
 def test_a_committed_table_states_its_command_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

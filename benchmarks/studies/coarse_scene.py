@@ -10,12 +10,14 @@ square at the right and lower edge are left out, and so are classes with few lab
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import jsonargparse
 import numpy as np
 import yaml
 
+from mmrs_bench.errors import BenchError, ConfigError
 from mmrs_bench.io import atomic_write, file_sha256, write_text
 from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.manifest import SceneClass
@@ -30,8 +32,15 @@ def main(dataset: str, factor: int, out: Path, least: int = 15) -> None:
         factor: Side of a square in pixels.
         out: Folder of the two files.
         least: Fewest labels of a class.
+
+    Raises:
+        ConfigError: If fewer than two classes would be left.
     """
     scene = load_scene(dataset)
+    if not 1 < factor <= min(scene.height, scene.width):
+        raise ConfigError(
+            f"--factor {factor}: give a number from 2 to the scene's {min(scene.height, scene.width)} pixels"
+        )
     height, width = scene.height // factor, scene.width // factor
 
     def squares(image: np.ndarray) -> np.ndarray:
@@ -44,6 +53,10 @@ def main(dataset: str, factor: int, out: Path, least: int = 15) -> None:
     counts = np.stack([(truth == c.id).sum(axis=2) for c in scene.manifest.classes], axis=2)
     major = np.where(2 * counts.max(axis=2) > factor**2, counts.argmax(axis=2) + 1, 0)
     kept = [c for c in scene.manifest.classes if (major == c.id).sum() >= least]
+    if len(kept) < 2:
+        raise ConfigError(
+            f"--factor {factor} leaves {len(kept)} classes with at least {least} labels; give a smaller one"
+        )
     labels = np.zeros(major.shape, dtype=np.uint8)
     for new, old in enumerate(kept, 1):
         labels[major == old.id] = new
@@ -97,4 +110,7 @@ def described(scene: Scene, kept: list[SceneClass], labels: np.ndarray, file: Pa
 
 
 if __name__ == "__main__":
-    jsonargparse.auto_cli(main, as_positional=False)
+    try:
+        jsonargparse.auto_cli(main, as_positional=False)
+    except BenchError as error:
+        sys.exit(f"coarse_scene: error: {error}")
