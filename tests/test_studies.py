@@ -56,7 +56,7 @@ def test_a_scene_that_would_have_no_classes_is_refused(factor: int, message: str
 
 def test_a_committed_table_states_its_command_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     committed = import_module("committed")
-    monkeypatch.setattr(committed, "TABLES", tmp_path)
+    monkeypatch.setattr(committed, "STUDIES", tmp_path)
     monkeypatch.setattr(sys, "argv", ["somewhere/pairs.py", "--shots", "[2, 5]"])
     committed.write_table("pairs", ["| a |", "|---|", "| 1 |"], simulated=True)
     table, caption = (tmp_path / "pairs.md").read_text().split("\n\n")
@@ -70,7 +70,7 @@ def test_tables_of_committed_numbers_are_up_to_date(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(import_module("committed"), "TABLES", tmp_path)
+    monkeypatch.setattr(import_module("committed"), "STUDIES", tmp_path)
     monkeypatch.setattr(sys, "argv", [f"{script}.py", "tables"])
     import_module(script).tables()
     written = sorted(tmp_path.glob("*.md"))

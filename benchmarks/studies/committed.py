@@ -11,11 +11,9 @@ from pathlib import Path
 import torch
 
 from mmrs_bench.doctor.machine import processor
+from mmrs_bench.evaluation.doc_tables import STUDIES
 from mmrs_bench.evaluation.results.provenance import provenance, utc_now
 from mmrs_bench.io import write_text
-from mmrs_bench.paths import BENCHMARK_DIR
-
-TABLES = BENCHMARK_DIR / "results" / "studies"
 
 
 def write_table(name: str, lines: Sequence[str], *, simulated: bool, numbers: Path | None = None) -> None:
@@ -28,14 +26,18 @@ def write_table(name: str, lines: Sequence[str], *, simulated: bool, numbers: Pa
         numbers: The committed file that the table was made from, if the command did not compute its numbers.
     """
     command = shlex.join(["python", f"benchmarks/studies/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    code = provenance()
-    commit = f"{code.commit[:7]}{' with changes' if code.dirty else ''}" if code.commit else "unknown"
     mark = "SIMULATED. " if simulated else ""
-    made = f"code {commit}; {processor()}, torch {torch.__version__}; {utc_now()[:10]}"
-    caption = f"{mark}`{command}`; {f'numbers of {numbers.name}' if numbers else made}."
-    path = TABLES / f"{name}.md"
+    caption = f"{mark}`{command}`; {f'numbers of {numbers.name}' if numbers else _origin()}."
+    path = STUDIES / f"{name}.md"
     write_text(path, "\n".join([*lines, "", caption, ""]))
     print(path)
+
+
+def _origin() -> str:
+    """Code, machine and day of numbers that are computed now."""
+    code = provenance()
+    commit = f"{code.commit[:7]}{' with changes' if code.dirty else ''}" if code.commit else "unknown"
+    return f"code {commit}; {processor()}, torch {torch.__version__}; {utc_now()[:10]}"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -28,6 +28,7 @@ from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table
 from mmrs_bench.evaluation.results.metrics import METRICS
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.io import write_text
+from mmrs_bench.paths import BENCHMARK_DIR
 from mmrs_bench.reading import parse_yaml, validated
 
 _END = "<!-- end of results -->"
@@ -37,6 +38,9 @@ _BLOCK = re.compile(
 )
 _MARK = re.compile(rf"^(<!-- results|<!-- study|{_END})", re.MULTILINE)
 _ADVICE = "docs/results-format.md shows such a block"
+
+#: Folder of the committed tables of studies.
+STUDIES = BENCHMARK_DIR / "results" / "studies"
 
 #: Columns of a ranking that pages show, unless they are empty.
 RANKING_COLUMNS = (
@@ -125,7 +129,7 @@ class TableSpec(BaseModel):
         return self
 
 
-def update_page(page: Path, records: Sequence[Record], *, studies: Path | None = None, write: bool = True) -> bool:
+def update_page(page: Path, records: Sequence[Record], *, studies: Path = STUDIES, write: bool = True) -> bool:
     """Generate the tables of a page again.
 
     Args:
@@ -158,7 +162,7 @@ def update_page(page: Path, records: Sequence[Record], *, studies: Path | None =
     return after != before
 
 
-def _generated(page: Path, text: str, records: Sequence[Record], studies: Path | None, block: re.Match[str]) -> str:
+def _generated(page: Path, text: str, records: Sequence[Record], studies: Path, block: re.Match[str]) -> str:
     line = text.count("\n", 0, block.start()) + 1
     where = f"{page}, line {line}"
     if name := block["study"]:
@@ -173,8 +177,8 @@ def _generated(page: Path, text: str, records: Sequence[Record], studies: Path |
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _study(name: str, folder: Path | None, where: str) -> str:
-    path = (folder or Path("studies")) / f"{name}.md"
+def _study(name: str, folder: Path, where: str) -> str:
+    path = folder / f"{name}.md"
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
