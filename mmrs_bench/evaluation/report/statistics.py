@@ -114,13 +114,17 @@ class Paired(NamedTuple):
 
 def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired | None:
     """Compare two methods (values by draw) over their common draws; None if there is no common draw."""
-    common = sorted(one.keys() & other.keys())
-    if not common:
+    differences = _differences(one, other)
+    if not differences:
         return None
-    differences = [round(one[draw] - other[draw], _DECIMALS) for draw in common]
-    p = wilcoxon(differences) if len(common) >= MIN_DRAWS else None
+    p = wilcoxon(differences) if len(differences) >= MIN_DRAWS else None
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return Paired(summarise(differences, lowest=-1.0), p, wins, losses, len(common) - wins - losses)
+    return Paired(summarise(differences, lowest=-1.0), p, wins, losses, len(differences) - wins - losses)
+
+
+def _differences(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    """Differences over the common draws, in their order."""
+    return [round(one[draw] - other[draw], _DECIMALS) for draw in sorted(one.keys() & other.keys())]
 
 
 def p_text(p: float | None) -> str:
@@ -176,9 +180,9 @@ def tie_groups(values: Sequence[Mapping[int, float]]) -> list[int]:
         lead, *others = left
         p_values, means = {}, {}
         for other in others:
-            pair = paired(values[lead], values[other])
-            if pair is not None and pair.p is not None:
-                p_values[other], means[other] = pair.p, pair.difference.mean
+            differences = _differences(values[lead], values[other])
+            if len(differences) >= MIN_DRAWS:
+                p_values[other], means[other] = wilcoxon(differences), fmean(differences)
         adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
         # If draws are missing, the leader can be worse on the common draws.
         left = [i for i in others if adjusted.get(i, 1.0) <= ALPHA and means[i] > 0]

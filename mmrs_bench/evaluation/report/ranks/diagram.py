@@ -73,8 +73,8 @@ def rank_figure(ranks: SceneRanks) -> Figure:
     axes.set_ylim(-depth, 1.6)
     axes.axis("off")
     axes.hlines(0, 1, count, color="black", linewidth=1)
+    axes.vlines(range(1, count + 1), 0, 0.2, color="black", linewidth=1)
     for tick in range(1, count + 1):
-        axes.vlines(tick, 0, 0.2, color="black", linewidth=1)
         axes.text(tick, 0.3, str(tick), ha="center", va="bottom", fontsize=9)
     if ranks.critical_difference < count - 1:
         _draw_difference(axes, ranks.critical_difference)
