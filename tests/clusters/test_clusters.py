@@ -76,7 +76,8 @@ def run_ray(folder: Path, *options: str) -> subprocess.Popen[str]:
 def test_a_ray_head_that_does_not_answer_is_named(folder: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     _, text = run_ray(folder, f"address={address}").communicate(timeout=90)
-    (line,) = text.splitlines()
+    estimate, line = text.splitlines()
+    assert estimate.startswith("4 cells to compute")
     assert line.startswith("mmrs-bench: error: --executor ray: ")
     assert address in line
 
