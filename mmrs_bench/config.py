@@ -28,6 +28,9 @@ BudgetName = Literal["smoke", "quick", "paper"]
 #: Largest number of scored query pixels by budget; None scores all.
 QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 4_000, "paper": None}
 
+#: Name of the stage in which a method pretrains, in progress, errors and random streams.
+PRETRAINING = "pretraining"
+
 DEFAULT_RESULTS = Path("results")
 
 KEY_DIGITS = 16

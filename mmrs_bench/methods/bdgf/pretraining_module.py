@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mmrs_bench.config import PRETRAINING
 from mmrs_bench.errors import ConfigError, TrainingError
 from mmrs_bench.methods.bdgf.modality_masking import MaskRatios, MaskRule, MaskTokens, random_masks
 from mmrs_bench.methods.bdgf.multimodal_ddpm import MultimodalDenoiser, modality_losses, white_loss
@@ -18,8 +19,6 @@ from mmrs_bench.methods.toolkit.curves import Curves
 from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.methods.toolkit.training import check_finite
 from mmrs_bench.models.diffusion import TIMESTEPS
-
-STAGE_1 = "pretraining"
 
 
 class _Losses(NamedTuple):
@@ -130,10 +129,10 @@ class MultimodalPretrainer(StageModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss (scalar) of a batch with ``windows``; the ratios are updated after the backward pass."""
         windows, names = self.windows_of(batch), list(self.channels)
-        own = self._losses(windows, STAGE_1, self.seed, self.current_epoch, batch_idx)
+        own = self._losses(windows, PRETRAINING, self.seed, self.current_epoch, batch_idx)
         losses, white = self._over_processes(own)
         parts = {f"loss_{name}": loss for name, loss in zip(names, losses, strict=True)}
-        check_finite(STAGE_1, parts, self.global_step)
+        check_finite(PRETRAINING, parts, self.global_step)
         ratios = self.ratios()
         shares = {f"mask_ratio_{name}": ratio for name, ratio in ratios.items()}
         count = len(windows[names[0]])
@@ -154,7 +153,7 @@ class MultimodalPretrainer(StageModule):
         try:
             self.ratios.observe(self.denoiser.input_gradients() if gradient else self._relative_losses)
         except ValueError as error:
-            raise TrainingError(f"{STAGE_1}: at step {self.global_step}, {error}; use another mask_rule") from error
+            raise TrainingError(f"{PRETRAINING}: at step {self.global_step}, {error}; use another mask_rule") from error
 
     def on_train_epoch_end(self) -> None:
         """Add the means of the epoch to the curves, before a checkpoint is written."""

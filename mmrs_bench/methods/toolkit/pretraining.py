@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
+from mmrs_bench.config import PRETRAINING
 from mmrs_bench.methods.base import MethodConfig, RunContext
 from mmrs_bench.methods.toolkit import training
 from mmrs_bench.methods.toolkit.pretraining_cache import load_or_pretrain
@@ -16,8 +17,6 @@ from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
 
 StageT = TypeVar("StageT", bound=StageModule)
-
-STAGE = "pretraining"
 
 
 class PretrainingConfig(MethodConfig):
@@ -86,7 +85,7 @@ def pretrain_on_windows(
 
     def train(module: StageT, shared: RunContext) -> None:
         loader = data.shuffled_dataloader(
-            (STAGE, shared.seed),
+            (PRETRAINING, shared.seed),
             centres,
             batch_size=config.pretrain_batch,
             augment=config.pretrain_symmetries,
@@ -96,7 +95,7 @@ def pretrain_on_windows(
             module,
             training.Loaders(loader),
             shared,
-            stage=STAGE,
+            stage=PRETRAINING,
             epochs=config.pretrain_epochs,
             resumable=True,
         )

@@ -15,13 +15,13 @@ from helpers.network_helpers import same, weights
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmrs_bench.config import PRETRAINING
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.clip.config import ClipConfig, DiffClipConfig
 from mmrs_bench.methods.clip.module import LanguageAlignedClassifier
 from mmrs_bench.methods.toolkit import training
-from mmrs_bench.methods.toolkit.pretraining import STAGE
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 SIDE = 5
@@ -90,7 +90,7 @@ def test_stage_1_is_trained_on_windows_of_its_source_without_labels(
     assert all(set(batch) == {"pixel", "windows"} for batch in stage["batches"])
     if sizes == [20]:
         np.testing.assert_array_equal(np.sort(stage["batches"][0]["pixel"]), np.sort(data.support))
-    assert (stage["stage"], stage["epochs"], stage["resumable"]) == (STAGE, 7, True)
+    assert (stage["stage"], stage["epochs"], stage["resumable"]) == (PRETRAINING, 7, True)
 
 
 # What stage 2 takes from stage 1

@@ -11,9 +11,9 @@ import torch
 from helpers.method_helpers import small_data
 from helpers.tiny import striped_map, tiny_scene
 
+from mmrs_bench.config import PRETRAINING
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.methods.base import RunContext
-from mmrs_bench.methods.toolkit import pretraining
 from mmrs_bench.methods.toolkit.pretraining import PretrainingConfig, pretrain_on_windows
 from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -106,5 +106,5 @@ def test_the_cache_entry_depends_on_the_address(options: dict[str, Any], trained
 
 
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=f"^{pretraining.STAGE}: loss is nan at step 0"):
+    with pytest.raises(TrainingError, match=f"^{PRETRAINING}: loss is nan at step 0"):
         pretrain(tmp_path, factor=float("nan"))

@@ -9,13 +9,14 @@ from itertools import compress
 from statistics import fmean
 from typing import NamedTuple
 
+from mmrs_bench.config import PRETRAINING
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import record_place
 from mmrs_bench.texts import duration_text, rough_duration
 
 #: Which parts of a title are the column of a cell: scene, split and shots.
 _COLUMN = slice(1, 4)
-#: Largest part of a running cell that counts as passed.
+#: Largest part of a running cell that counts as passed, and the part that its pretraining is assumed to be.
 _MOST_PASSED = 0.9
 
 
@@ -56,12 +57,24 @@ class Running(NamedTuple):
         stage: Name of its stage.
         share: Finished share of the stage.
         began: When the cell began, in seconds of the display's clock.
+        pretrained: Whether its pretraining has ended.
     """
 
     cell: ShownCell
     stage: str
     share: float
     began: float
+    pretrained: bool = False
+
+    def passed(self, weight: float, now: float) -> float:
+        """The part of its expected seconds ``weight`` that has passed, never all of them.
+
+        A pretraining passes by its finished share, which is right on faster and slower machines too. Everything else
+        passes by the clock.
+        """
+        if self.stage == PRETRAINING or self.pretrained:
+            return _MOST_PASSED * weight * (1.0 if self.pretrained else self.share)
+        return min(max(0.0, now - self.began), _MOST_PASSED * weight)
 
 
 @dataclass
@@ -138,7 +151,9 @@ class Board:
         """Note what a worker does, and when its cell began; the note may come after the end of the cell."""
         if key in self.cells and key not in self.ended:
             known = self.running.get(key)
-            self.running[key] = Running(self.cells[key], stage, share, min(began, known.began) if known else began)
+            pretrained = stage != PRETRAINING and known is not None and (known.pretrained or known.stage == PRETRAINING)
+            began = min(began, known.began) if known else began
+            self.running[key] = Running(self.cells[key], stage, share, began, pretrained)
 
     def stop(self, key: str) -> None:
         """Note that no worker computes a cell any more."""
@@ -192,11 +207,8 @@ class Board:
         return f"{counts}; {duration_text(elapsed)}{'' if left is None else f', {rough_duration(left)} left'}"
 
     def _running_weight(self, now: float) -> float:
-        """The part of the running cells that has passed, if they take as long as expected; never all of one."""
-        return sum(
-            min(max(0.0, now - entry.began), _MOST_PASSED * self._weights.get(entry.cell.key, 0.0))
-            for entry in list(self.running.values())
-        )
+        """The part of the running cells that has passed."""
+        return sum(entry.passed(self._weights.get(key, 0.0), now) for key, entry in list(self.running.items()))
 
     def _end(self, key: str) -> None:
         self.ended.add(key)

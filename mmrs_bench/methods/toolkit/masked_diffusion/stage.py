@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from mmrs_bench.config import PRETRAINING
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.methods.toolkit.pretraining import STAGE
 from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.methods.toolkit.training import check_finite
 from mmrs_bench.models.diffusion import TIMESTEPS, add_noise, linear_schedule, split_error
@@ -146,14 +146,14 @@ class MaskedDiffusionStage(StageModule):
         """The loss (scalar) of a batch with ``windows``; its parts are logged by modality."""
         windows = self.windows_of(batch)
         device = next(iter(windows.values())).device
-        random = self.random(STAGE, self.seed, self.current_epoch, batch_idx, device=device)
+        random = self.random(PRETRAINING, self.seed, self.current_epoch, batch_idx, device=device)
         parts = self._errors(random_crops(windows, self.crop, random), random)
         losses = {}
         for name, (seen, masked) in parts.items():
             logged = {f"visible_{name}": seen, f"masked_{name}": masked}
             self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(windows[name]))
             losses[f"the loss of modality {name}"] = self._weighted(seen, masked)
-        check_finite(STAGE, losses, self.global_step)
+        check_finite(PRETRAINING, losses, self.global_step)
         return torch.stack([*losses.values()]).sum()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from mmrs_bench.config import PRETRAINING
 from mmrs_bench.errors import TrainingError
 from mmrs_bench.evaluation.results.records import save_failure, save_record
 from mmrs_bench.evaluation.run.display import progress
@@ -149,6 +150,18 @@ def test_running_cells_count_for_the_time_left(tmp_path: Path) -> None:
         board.stage(cell.key, "fit", 0.0, began=100.0)
     assert board.summary(300.0, now=400.0).endswith("; 5 min 00 s, about 15 minutes left")
     assert board.summary(3000.0, now=3100.0).endswith("about 34 minutes left"), "late cells are not taken as finished"
+
+
+def test_a_pretraining_passes_by_its_share_on_a_faster_machine() -> None:
+    cells = [ShownCell.of(cell) for cell in make_cells(2)]
+    board = Board(cells, seconds={cells[0].key: 36_000.0, cells[1].key: 0.0}, workers=1)
+    assert board.summary(0.0, now=0.0).endswith("about 10 hours left")
+    board.stage(cells[0].key, "data", 0.0, began=0.0)
+    board.stage(cells[0].key, PRETRAINING, 0.8, began=0.0)
+    assert board.summary(400.0, now=400.0).endswith("about 49 minutes left"), "28 % of the work at a pace between both"
+    board.stage(cells[0].key, "fit", 0.0, began=0.0)
+    board.stage(cells[0].key, "predict", 0.5, began=0.0)
+    assert board.summary(500.0, now=500.0).endswith("about 7 minutes left"), "a tenth of the work"
 
 
 @pytest.mark.parametrize(
