@@ -47,6 +47,9 @@ RUN_CELL = "mmrs_bench.evaluation.run.runner:run_cell"
 #: As `RUN_CELL`, and also writes the fitted model.
 RUN_AND_SAVE = "mmrs_bench.evaluation.run.runner:run_and_save"
 
+#: Name of the stage of a cell that a worker left for later, because it would have to wait for another process.
+DEFERRED = "deferred"
+
 #: Seconds that a worker sleeps when other workers compute all remaining cells.
 WAIT_SECONDS = 0.2
 #: Seconds that a worker waits for the cause of another worker's death before it lets a cell fail without it.
@@ -279,6 +282,7 @@ def _try_cell(job: Job, cell: Cell, worker: Worker, on_stage: StageListener, *, 
                 error = _compute(job, cell, worker, partial(on_stage, cell.key), may_wait=may_wait)
             except Deferred:
                 before.restore()
+                on_stage(cell.key, DEFERRED, 0.0)
                 return False
         worker.claim = None
         if error is not None:
@@ -309,9 +313,9 @@ def _compute(
     """Compute and save a cell's record; return the error if that fails."""
 
     def wait(reason: str) -> None:
-        progress(f"waiting for {reason}", 0.0)
         if not may_wait:
             raise Deferred
+        progress(f"waiting for {reason}", 0.0)
 
     progress("start", 0.0)
     try:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mmrs_bench.config import PRETRAINING
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.records import record_place
+from mmrs_bench.evaluation.run.jobs import DEFERRED
 from mmrs_bench.texts import duration_text, rough_duration
 
 #: Which parts of a title are the column of a cell: scene, split and shots.
@@ -149,7 +150,9 @@ class Board:
 
     def stage(self, key: str, stage: str, share: float, began: float) -> None:
         """Note what a worker does, and when its cell began; the note may come after the end of the cell."""
-        if key in self.cells and key not in self.ended:
+        if stage == DEFERRED:
+            self.stop(key)
+        elif key in self.cells and key not in self.ended:
             known = self.running.get(key)
             pretrained = stage != PRETRAINING and known is not None and (known.pretrained or known.stage == PRETRAINING)
             began = min(began, known.began) if known else began

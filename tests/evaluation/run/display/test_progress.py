@@ -19,6 +19,7 @@ from mmrs_bench.evaluation.run.display import progress
 from mmrs_bench.evaluation.run.display.board import Board, ShownCell, seconds_left
 from mmrs_bench.evaluation.run.display.progress import RunDisplay
 from mmrs_bench.evaluation.run.display.view import board_view
+from mmrs_bench.evaluation.run.jobs import DEFERRED
 from mmrs_bench.texts import duration_text, printable, rough_duration
 
 
@@ -150,6 +151,15 @@ def test_running_cells_count_for_the_time_left(tmp_path: Path) -> None:
         board.stage(cell.key, "fit", 0.0, began=100.0)
     assert board.summary(300.0, now=400.0).endswith("; 5 min 00 s, about 15 minutes left")
     assert board.summary(3000.0, now=3100.0).endswith("about 34 minutes left"), "late cells are not taken as finished"
+
+
+def test_a_cell_that_is_left_for_later_does_not_run() -> None:
+    cells = [ShownCell.of(cell) for cell in make_cells(2)]
+    board = Board(cells)
+    for cell in cells:
+        board.stage(cell.key, PRETRAINING, 0.0, began=0.0)
+    board.stage(cells[1].key, DEFERRED, 0.0, began=0.0)
+    assert board.summary(0.0).startswith("0 of 2 done, 1 running")
 
 
 def test_a_pretraining_passes_by_its_share_on_a_faster_machine() -> None:
