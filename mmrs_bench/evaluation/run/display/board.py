@@ -17,7 +17,7 @@ from mmrs_bench.texts import duration_text, rough_duration
 
 #: Which parts of a title are the column of a cell: scene, split and shots.
 _COLUMN = slice(1, 4)
-#: Largest part of a running cell that counts as passed, and the part that its pretraining is assumed to be.
+#: Largest part of a running cell that counts as passed; also the part that its pretraining is assumed to take.
 _MOST_PASSED = 0.9
 
 
