@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,14 @@ def test_titles_of_figures_touch_neither_legend_nor_axes(count: int) -> None:
     assert overlapping_texts(rank_figure(ranks)) == []
     (family, _) = curve_families(sorted(groups, key=lambda group: group.scene_id))
     assert overlapping_texts(curve_figure(family)) == []
+
+
+@pytest.mark.parametrize("count", [2, 16, 17, 26, 40])
+def test_numbers_of_the_axis_of_ranks_have_gaps(count: int) -> None:
+    figure = rank_figure(ranks_of(*(1.0 + place for place in range(count)), difference=100.0))
+    figure.draw_without_rendering()
+    numbers = [text for text in figure.axes[0].texts if text.get_text().isdigit()]
+    boxes = [text.get_window_extent() for text in numbers]
+    assert all(right.x0 - left.x1 > 3 for left, right in pairwise(boxes)), "they can be told apart"
+    assert [text.get_text() for text in numbers][:1] == ["1"]
+    assert len(numbers) >= min(count, 9)

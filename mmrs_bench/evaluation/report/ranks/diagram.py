@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _BAR, _LABEL = 0.35, 0.8
 #: Inches of one vertical unit.
 _UNIT = 0.27
+#: Most ranks of the axis that are numbered; more numbers would overlap.
+_MOST_NUMBERS = 16
 
 
 def write_ranks(groups: Sequence[Group], folder: Path) -> list[Path]:
@@ -74,7 +76,7 @@ def rank_figure(ranks: SceneRanks) -> Figure:
     axes.axis("off")
     axes.hlines(0, 1, count, color="black", linewidth=1)
     axes.vlines(range(1, count + 1), 0, 0.2, color="black", linewidth=1)
-    for tick in range(1, count + 1):
+    for tick in range(1, count + 1, -(-count // _MOST_NUMBERS)):
         axes.text(tick, 0.3, str(tick), ha="center", va="bottom", fontsize=9)
     if ranks.critical_difference < count - 1:
         _draw_difference(axes, ranks.critical_difference)
