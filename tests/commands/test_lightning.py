@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,29 @@ import yaml
 
 from mmrs_bench.cli import main
 from mmrs_bench.cli.parser import build_parser
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.toolkit.checkpoints import read_checkpoint
 from mmrs_bench.paths import BENCHMARK_DIR, REPOSITORY
 
 FILES = {path.stem: path for path in sorted((BENCHMARK_DIR / "lightning").glob("*.yaml"))}
 #: The training whose checkpoint a file names.
 NEEDS = {
+    "bdgf-probe": "bdgf-stage1",
     "bdgf-stage2": "bdgf-stage1",
+    "diffclip-probe": "diffclip-stage1",
     "diffclip-stage2": "diffclip-stage1",
     "geodiffnet-f": "unidiff-source",
     "lds2ae-stage2": "lds2ae-stage1",
+    "mae-stage2": "mae-stage1",
     "unidiff-stage-a": "unidiff-source",
     "unidiff-stage-b": "unidiff-stage-a",
 }
 CLASSIFIERS = (
+    "bdgf-probe",
     "bdgf-stage2",
     "cnn",
     "coupled-cnn",
+    "diffclip-probe",
     "diffclip-stage2",
     "endnet",
     "geodiffnet-f",
@@ -39,6 +47,7 @@ CLASSIFIERS = (
     "hct",
     "mft",
     "lds2ae-stage2",
+    "mae-stage2",
     "mivit",
     "msfmamba",
     "s2enet",
@@ -46,6 +55,13 @@ CLASSIFIERS = (
 )
 #: Files of modules that differ from that of S2ENet by their network and loss, which tests of modules cover.
 ALIKE = {"coupled-cnn", "endnet", "exvit", "hct", "mft", "mivit"}
+#: The card of a file that is not named as its card; and how the names of settings begin that are those of its stage.
+CARDS = {"geodiffnet-f": "geodiffnet-f-tiny"} | dict.fromkeys(
+    ("unidiff-source", "unidiff-stage-a", "unidiff-stage-b"), "unidiff-tiny"
+)
+PREFIXES = {"unidiff-source": "source_", "unidiff-stage-a": "adapt_"}
+#: Names of settings in cards without that prefix, by their names in modules.
+SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay"}
 SHORT = "--trainer.max_epochs 1 --trainer.enable_progress_bar false --trainer.enable_model_summary false"
 TWO_STEPS = f"{SHORT} --trainer.limit_train_batches 2 --trainer.num_sanity_val_steps 0".split()
 
@@ -92,6 +108,37 @@ def test_every_file_trains(name: str) -> None:
     assert content["global_step"] == 2 or name in CLASSIFIERS
     class_path = yaml.safe_load(FILES[name].read_text())["model"]["class_path"]
     assert content["mmrs_bench_module"] == class_path
+
+
+def parameters_of(section: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a class that a file names, by default those of the class."""
+    module, _, name = section["class_path"].rpartition(".")
+    defaults = inspect.signature(getattr(import_module(module), name)).parameters.values()
+    return {p.name: p.default for p in defaults if p.default is not p.empty} | section.get("init_args", {})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_has_the_settings_of_its_card(name: str) -> None:
+    """With the budget ``quick``; a setting of the pretraining begins with ``pretrain_`` in a card."""
+    content = yaml.safe_load(FILES[name].read_text())
+    label, _, stage = name.partition("-stage")
+    config = resolve_config(method_card(CARDS.get(name, label)), "default", "quick")
+    prefix = PREFIXES.get(name, "pretrain_" if stage == "1" else "")
+    module, data = parameters_of(content["model"]), parameters_of(content["data"])
+    given = {**module, "epochs": content["trainer"]["max_epochs"], "components": data.get("pca")}
+    given |= {"batch" if prefix else "batch_size": data["batch_size"], "steps": given["epochs"]}
+    compared = []
+    for found, value in given.items():
+        of_stage = f"{prefix}{SHORT_NAMES.get(found, found) if prefix else found}"
+        setting = of_stage if of_stage in config else found
+        if setting in config and not (prefix == "source_" and setting in {"adaptation", "lora_rank", "pictures"}):
+            assert _listed(value) == _listed(config[setting]), setting
+            compared.append(setting)
+    assert len(compared) >= 3
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 @each(CLASSIFIERS)
