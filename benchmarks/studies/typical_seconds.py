@@ -87,6 +87,7 @@ def _typical(cost: CellCosts) -> TypicalCost:
     assert n_query is not None
     return TypicalCost(
         own=round(measurement.own, 2),
+        predict=round(measurement.predict, 2),
         pretraining=short_names(measurement.pretraining),
         n_query=n_query,
         memory_mib=round(measurement.memory_mib),

@@ -62,11 +62,13 @@ class Measurement(NamedTuple):
 
     Attributes:
         own: Seconds of the cell without a shared pretraining.
+        predict: Those of its prediction.
         pretraining: Seconds of each shared pretraining, by cache entry.
         memory_mib: Peak resident memory of the process that measured, which loaded the scene, trained and predicted.
     """
 
     own: float
+    predict: float
     pretraining: Mapping[str, float]
     memory_mib: float
 
@@ -159,8 +161,8 @@ def measure_cell(
     start = perf_counter()
     audit(data.scene, data.split)
     own += perf_counter() - start
-    own += _prediction_seconds(partial(method.classify, data), data.query, execution.inference_batch)
-    return Measurement(own, shared, peak_memory_mib())
+    predict = _prediction_seconds(partial(method.classify, data), data.query, execution.inference_batch)
+    return Measurement(own + predict, predict, shared, peak_memory_mib())
 
 
 def _pretrained(cell: Cell, execution: ExecutionConfig, work_dir: Path, trial: Trial) -> Fitted:

@@ -40,7 +40,7 @@ def test_a_prediction_costs_what_is_done_once_and_the_same_for_each_pixel(
 
 def test_a_pretraining_counts_once_and_not_if_the_cache_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    shared = Measurement(10.0, {"a": 3600.0}, 500.0)
+    shared = Measurement(10.0, 4.0, {"a": 3600.0}, 500.0)
     costs = [
         CellCosts(tuple(make_cells(3)), shared),
         CellCosts(tuple(make_cells(2, method="other")), shared),

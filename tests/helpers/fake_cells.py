@@ -48,11 +48,15 @@ def make_cells(count: int, *, scenes: int = 1, method: str = "fake") -> list[Cel
     ]
 
 
-def fake_record(cell: Cell, execution: ExecutionConfig = EXECUTION, seconds: float = 0.0) -> Record:
-    """A record whose numbers depend only on the cell's key."""
+def fake_record(
+    cell: Cell, execution: ExecutionConfig = EXECUTION, seconds: float = 0.0, predict: float = 0.0
+) -> Record:
+    """A record whose numbers depend only on the cell's key; ``seconds`` are those of its fitting."""
     a, b, c, d = hashlib.sha256(cell.key.encode()).digest()[:4]
     record = make_record(protocol=cell.protocol, confusion=((a + 1, b), (c, d + 1)), simulated=True)
-    return record.model_copy(update={"execution": execution, "measured": measured({"fit": seconds})})
+    return record.model_copy(
+        update={"execution": execution, "measured": measured({"fit": seconds, "predict": predict})}
+    )
 
 
 def make_job(

@@ -47,15 +47,17 @@ class Cost(NamedTuple):
 
 
 class TypicalCost(BaseModel):
-    """Mean seconds of a method's cells, those of each shared pretraining, and the number of scored pixels.
+    """Mean seconds of a method's cells, of their predictions and of each shared pretraining, and the scored pixels.
 
-    The names of the pretrainings only tell which methods share one. The memory is the peak of a process that computed
-    one cell; it is known for trials only (``mmrs-bench plan --cost``).
+    The seconds of the predictions are a part of the cells' own. The names of the pretrainings only tell which methods
+    share one. The memory is the peak of a process that computed one cell; it is known for trials only
+    (``mmrs-bench plan --cost``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     own: float = Field(ge=0)
+    predict: float = Field(ge=0)
     pretraining: dict[str, float] = Field(default_factory=dict)
     n_query: int = Field(ge=1)
     memory_mib: float | None = Field(default=None, gt=0)
@@ -100,8 +102,12 @@ def typical_costs(records: Iterable[Record]) -> dict[str, dict[BudgetName, Typic
     found: dict[str, dict[BudgetName, TypicalCost]] = defaultdict(dict)
     for (label, budget), similar in sorted(grouped.items()):
         own, pretraining, _ = _mean_cost(similar)
-        n_query = round(fmean(record.n_query for record in similar))
-        found[label][budget] = TypicalCost(own=round(own, 2), pretraining=short_names(pretraining), n_query=n_query)
+        found[label][budget] = TypicalCost(
+            own=round(own, 2),
+            predict=round(fmean(record.measured.seconds.get("predict", 0.0) for record in similar), 2),
+            pretraining=short_names(pretraining),
+            n_query=round(fmean(record.n_query for record in similar)),
+        )
     return dict(found)
 
 
@@ -135,7 +141,7 @@ class CostModel:
         return self._known[key]
 
     def _typical(self, cell: Cell) -> Cost | None:
-        """The shipped seconds of the method, scaled by the number of scored pixels; None if there are none."""
+        """The shipped seconds of the method, its prediction scaled by the scored pixels; None if there are none."""
         found = typical_seconds().seconds.get(_label(cell.protocol), {}).get(cell.protocol.budget)
         pixels = _queries(cell, self._manifest(cell.dataset)) if found else None
         if not (found and pixels):
@@ -144,7 +150,7 @@ class CostModel:
         if memory is not None:
             measured_on = self._manifest(typical_seconds().scene.rpartition("-")[0])
             memory += _SCENE_COPIES * max(0.0, _scene_mib(self._manifest(cell.dataset)) - _scene_mib(measured_on))
-        return Cost(found.own * pixels / found.n_query, found.pretraining, memory)
+        return Cost(found.own + found.predict * (pixels / found.n_query - 1), found.pretraining, memory)
 
     def _manifest(self, dataset: str) -> Manifest:
         if dataset not in self._manifests:
@@ -202,16 +208,18 @@ def _label(protocol: ProtocolConfig) -> str:
     return method_label(protocol.method, protocol.variant)
 
 
-def _mean_cost(records: Sequence[Record], *, per_pixel: bool = False) -> Cost:
-    """Mean of all seconds but those of a shared pretraining, per scored pixel if wanted, that pretraining, the memory.
+def _mean_cost(records: Sequence[Record], pixels: int | None = None) -> Cost:
+    """Mean of all seconds but those of a shared pretraining, that pretraining, and the memory.
 
-    The least memory counts: a worker's peak also is that of the cells before.
+    The seconds of predictions are those of ``pixels`` pixels, by default of the scored ones. The least memory counts: a
+    worker's peak also is that of the cells before.
     """
     own = []
     for record in records:
         seconds = record.measured.seconds
         shared = seconds.get("pretrain", 0.0) if record.measured.pretraining else 0.0
-        own.append((sum(seconds.values()) - shared) / (record.n_query if per_pixel else 1))
+        more = 0.0 if pixels is None else seconds.get("predict", 0.0) * (pixels / record.n_query - 1)
+        own.append(sum(seconds.values()) - shared + more)
     known = (r.measured.pretraining for r in records if pretraining_seconds(r) is not None)
     pretraining = {name: seconds for name, seconds in (next(known, None) or {}).items() if seconds is not None}
     return Cost(fmean(own), pretraining, min(record.measured.peak_memory_mib for record in records))
@@ -220,7 +228,7 @@ def _mean_cost(records: Sequence[Record], *, per_pixel: bool = False) -> Cost:
 def _from_records(cell: Cell, records: list[Record], manifest: Manifest, typical: Cost | None) -> Cost | None:
     """Mean over the records of the same scene, if any, and the same shots, if any.
 
-    The own time of a record of another scene is scaled by the number of scored pixels; the memory is the typical one.
+    The prediction of a record of another scene is scaled by the number of scored pixels; the memory is the typical one.
     """
     if not records:
         return None
@@ -232,8 +240,8 @@ def _from_records(cell: Cell, records: list[Record], manifest: Manifest, typical
     pixels = _queries(cell, manifest)
     if pixels is None:
         return None
-    cost = _mean_cost(records, per_pixel=True)
-    return Cost(pixels * cost.own, cost.pretraining, typical and typical.memory_mib)
+    cost = _mean_cost(records, pixels)
+    return Cost(cost.own, cost.pretraining, typical and typical.memory_mib)
 
 
 def _prefer(records: list[Record], condition: Callable[[Record], bool]) -> list[Record]:

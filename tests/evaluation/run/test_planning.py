@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.results.costs import CostModel, assumed_seconds, expected_queries, typical_seconds
+from mmrs_bench.evaluation.results.costs import (
+    CostModel,
+    assumed_seconds,
+    expected_queries,
+    typical_costs,
+    typical_seconds,
+)
 from mmrs_bench.evaluation.results.records import save_failure, save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.claims import cell_lock
@@ -59,13 +65,14 @@ def test_estimates_are_means_of_the_most_similar_records(tmp_path: Path, suite: 
     here = write_manifest(tmp_path, "here")
     there = write_manifest(tmp_path, "there", height=16)
     cells = build_cells(replace(suite, datasets=(here, there), shots=(2, 5), draws=2))
-    measured = fake_record(cells[0], seconds=10.0)  # for the scene "here" and 2 shots
+    measured = fake_record(cells[0], seconds=10.0, predict=4.0)  # for the scene "here" and 2 shots
     estimates = {
         (c.protocol.scene, c.protocol.data.shots): seconds for c, _, seconds in make_plan(tmp_path, cells, [measured])
     }
-    assert estimates["here-r1", 2] == 10.0
-    assert estimates["here-r1", 5] == 10.0
-    assert estimates["there-r1", 2] == pytest.approx(10.0 * (sum(CLASS_COUNTS) - 6) / measured.n_query)
+    assert estimates["here-r1", 2] == 14.0
+    assert estimates["here-r1", 5] == 14.0
+    # Fitting costs the same on every scene, and predicting as much for each pixel.
+    assert estimates["there-r1", 2] == pytest.approx(10.0 + 4.0 * (sum(CLASS_COUNTS) - 6) / measured.n_query)
     other_method = build_cells(replace(suite, methods=("beta",)))
     assert [seconds for _, _, seconds in make_plan(tmp_path, other_method, [measured])] == [None, None]
 
@@ -109,8 +116,7 @@ def test_cells_that_share_a_pretraining_come_after_those_without_until_it_is_don
         records.append(with_pretraining(fake_record(elsewhere, seconds=seconds), pretraining))
         cells += make_cells(2, method=method)
     cells.sort(key=lambda cell: cell.protocol.data.draw)
-    n_query = [record.n_query for record in records]
-    own = [seconds / n for (seconds, _), n in zip(shared.values(), n_query, strict=True)]
+    own = [seconds for seconds, _ in shared.values()]
     methods = [cell.method_label for cell in in_cost_order(cells, records)]
     assert methods[0] == "none"
     assert methods[3:] == [method for _, method in sorted(zip(own, shared, strict=True))]
@@ -129,7 +135,7 @@ def test_a_cell_that_nobody_measured_comes_after_those_with_shorter_trainings() 
 
 def test_a_pretraining_counts_once_for_the_cells_that_share_it(tmp_path: Path) -> None:
     cells, elsewhere = make_cells(3), make_cells(3, scenes=3)[1]
-    measured = with_pretraining(fake_record(elsewhere, seconds=4.0), {"entry": 50.0})
+    measured = with_pretraining(fake_record(elsewhere, predict=4.0), {"entry": 50.0})
     own = 4.0 / measured.n_query
     pixels = [seconds for seconds in expected_seconds(cells, [measured]) if seconds is not None]
     assert pixels[0] - pixels[1] == pytest.approx(50.0)
@@ -168,6 +174,24 @@ def test_shipped_methods_without_records_have_the_typical_seconds_of_a_named_pro
     assert cost is not None
     assert cost.own < 2
     assert not cost.pretraining
+
+
+def test_shipped_seconds_are_those_of_a_scene_with_as_many_scored_pixels(tmp_path: Path) -> None:
+    larger = [{"id": k, "name": f"c{k}", "color": f"#00000{k}", "count": 9000} for k in (1, 2, 3)]
+    dataset = write_manifest(tmp_path, "larger", classes=larger)
+    (cell,) = build_cells(Suite(datasets=(dataset,), draws=1, methods=("cnn",), budget="paper"))
+    typical, cost = typical_seconds().seconds["cnn"]["paper"], CostModel([]).cost(cell)
+    assert cost is not None
+    assert 0 < typical.predict < typical.own
+    assert cost.own == pytest.approx(typical.own - typical.predict + typical.predict * 26994 / typical.n_query)
+
+
+def test_typical_costs_are_means_of_records() -> None:
+    cells = make_cells(2)
+    records = [fake_record(cells[0], seconds=10.0, predict=4.0), fake_record(cells[1], seconds=20.0, predict=6.0)]
+    cost = typical_costs(records)["fake"]["smoke"]
+    assert (cost.own, cost.predict, cost.pretraining) == (20.0, 5.0, {})
+    assert cost.n_query == pytest.approx(sum(record.n_query for record in records) / 2, abs=0.5)
 
 
 def test_expected_queries_are_limited_by_the_budget(suite: Suite, tmp_path: Path) -> None:
