@@ -55,13 +55,16 @@ CLASSIFIERS = (
 )
 #: Files of modules that differ from that of S2ENet by their network and loss, which tests of modules cover.
 ALIKE = {"coupled-cnn", "endnet", "exvit", "hct", "mft", "mivit"}
-#: The card of a file that is not named as its card; and how the names of settings begin that are those of its stage.
+#: The card of a file whose name is not that of a card.
 CARDS = {"geodiffnet-f": "geodiffnet-f-tiny"} | dict.fromkeys(
     ("unidiff-source", "unidiff-stage-a", "unidiff-stage-b"), "unidiff-tiny"
 )
+#: How cards begin the names of the settings of a stage.
 PREFIXES = {"unidiff-source": "source_", "unidiff-stage-a": "adapt_"}
-#: Names of settings in cards without that prefix, by their names in modules.
+#: What follows there, by the argument of the module.
 SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay"}
+#: Settings of the adaptation, which the backbone of the same card is trained without.
+NOT_OF_SOURCE = {"adaptation", "lora_rank", "pictures"}
 SHORT = "--trainer.max_epochs 1 --trainer.enable_progress_bar false --trainer.enable_model_summary false"
 TWO_STEPS = f"{SHORT} --trainer.limit_train_batches 2 --trainer.num_sanity_val_steps 0".split()
 
@@ -131,7 +134,7 @@ def test_a_file_has_the_settings_of_its_card(name: str) -> None:
     for found, value in given.items():
         of_stage = f"{prefix}{SHORT_NAMES.get(found, found) if prefix else found}"
         setting = of_stage if of_stage in config else found
-        if setting in config and not (prefix == "source_" and setting in {"adaptation", "lora_rank", "pictures"}):
+        if setting in config and not (prefix == "source_" and setting in NOT_OF_SOURCE):
             assert _listed(value) == _listed(config[setting]), setting
             compared.append(setting)
     assert len(compared) >= 3

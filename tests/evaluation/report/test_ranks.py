@@ -143,6 +143,6 @@ def test_numbers_of_the_axis_of_ranks_have_gaps(count: int) -> None:
     figure.draw_without_rendering()
     numbers = [text for text in figure.axes[0].texts if text.get_text().isdigit()]
     boxes = [text.get_window_extent() for text in numbers]
-    assert all(right.x0 - left.x1 > 3 for left, right in pairwise(boxes)), "they can be told apart"
+    assert all(right.x0 - left.x1 > 3 for left, right in pairwise(boxes)), "numbers touch"
     assert [text.get_text() for text in numbers][:1] == ["1"]
     assert len(numbers) >= min(count, 9)
