@@ -153,18 +153,18 @@ def without_gradients(run: Run) -> Run:
 
 def scans_of(run: Run, *, backward: bool) -> Run:
     """Only the scans of a run, with the same inputs."""
-    calls: list[list[Tensor]] = []
+    calls: list[tuple[list[Tensor], bool]] = []
 
-    def recorded(*inputs: Tensor) -> Tensor:
-        calls.append([value.detach().clone().requires_grad_(backward) for value in inputs])
-        return selective_scan(*inputs)
+    def recorded(*inputs: Tensor, reverse: bool) -> Tensor:
+        calls.append(([value.detach().clone().requires_grad_(backward) for value in inputs], reverse))
+        return selective_scan(*inputs, reverse=reverse)
 
     with mock.patch.object(mamba, "selective_scan", recorded):
         run()
 
     def scans() -> None:
-        for inputs in calls:
-            y = selective_scan(*inputs)
+        for inputs, reverse in calls:
+            y = selective_scan(*inputs, reverse=reverse)
             if backward:
                 torch.autograd.grad(y, inputs, torch.ones_like(y))
 

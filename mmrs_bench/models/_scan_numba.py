@@ -6,7 +6,7 @@ The kernels process one sample and one channel at a time along the whole sequenc
 stay in the CPU's cache. The forward pass stores no states; the backward pass computes them again, which is as fast as
 reading them from memory (127 MB for batch 64, length 121, 128 channels and 16 states).
 
-Letters: s sample, j channel, t place in the sequence, n state.
+Letters: s sample, j channel, t place in the order of the scan, n state. ``at`` is the place in memory.
 """
 
 from __future__ import annotations
@@ -70,14 +70,21 @@ def _power_of_two(x):
 
 
 @compiled
-def load_sample(rows, b, c):
+def place(t, length, reverse):
+    """Where the t-th place of a scan is in memory."""
+    return length - 1 - t if reverse else t
+
+
+@compiled
+def load_sample(rows, b, c, reverse):
     """Transpose one sample's b and c (states, length) into rows (passes, length + 1, ROW)."""
     states, length = b.shape
     for n in range(states):
         history, lane = rows[n // LANES], n % LANES
         for t in range(length):
-            history[t, B + lane] = b[n, t]
-            history[t, C + lane] = c[n, t]
+            at = place(t, length, reverse)
+            history[t, B + lane] = b[n, at]
+            history[t, C + lane] = c[n, at]
 
 
 @compiled
@@ -88,12 +95,12 @@ def load_channel(carried, a, first):
 
 
 @compiled
-def forward_samples(y, u, delta, a, b, c, d, rows, carried, start, stop, lanes):
+def forward_samples(y, u, delta, a, b, c, d, reverse, rows, carried, start, stop, lanes):
     """Fill y (batch, channels, length) for samples start..stop - 1."""
     _, channels, length = u.shape
     zero = a.dtype.type(0)
     for s in range(start, stop):
-        load_sample(rows, b[s], c[s])
+        load_sample(rows, b[s], c[s], reverse)
         for j in range(channels):
             y_j, u_j, delta_j = y[s, j], u[s, j], delta[s, j]
             for t in range(length):
@@ -102,18 +109,19 @@ def forward_samples(y, u, delta, a, b, c, d, rows, carried, start, stop, lanes):
                 history = rows[i].reshape(-1)
                 load_channel(carried, a[j], i * LANES)
                 for t in range(length):
-                    step, drive = delta_j[t], delta_j[t] * u_j[t]
+                    at = place(t, length, reverse)
+                    step, drive = delta_j[at], delta_j[at] * u_j[at]
                     row = history[t * ROW : (t + 2) * ROW]
                     total = zero
                     for n in range(lanes):
                         h = power_of_two(step * carried[A + n]) * row[H + n] + drive * row[B + n]
                         row[NEXT_H + n] = h
                         total += h * row[C + n]
-                    y_j[t] += total
+                    y_j[at] += total
 
 
 @compiled
-def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, rows, carried, start, stop, lanes):
+def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, reverse, rows, carried, start, stop, lanes):
     """Fill the gradients for samples start..stop - 1; da (batch, channels, states), dd (batch, channels)."""
     _, channels, length = u.shape
     states = a.shape[1]
@@ -121,7 +129,7 @@ def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, rows,
     ln2 = a.dtype.type(LN2)
     for s in range(start, stop):
         rows[:, :, DB : DC + LANES] = zero
-        load_sample(rows, b[s], c[s])
+        load_sample(rows, b[s], c[s], reverse)
         for j in range(channels):
             dy_j, u_j, delta_j, du_j, ddelta_j = dy[s, j], u[s, j], delta[s, j], du[s, j], ddelta[s, j]
             total = zero
@@ -135,14 +143,16 @@ def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, rows,
                 load_channel(carried, a[j], i * LANES)
                 carried[DA : DH + LANES] = zero
                 for t in range(length):
-                    step, drive = delta_j[t], delta_j[t] * u_j[t]
+                    at = place(t, length, reverse)
+                    step, drive = delta_j[at], delta_j[at] * u_j[at]
                     row = history[t * ROW : (t + 2) * ROW]
                     for n in range(lanes):
                         decay = power_of_two(step * carried[A + n])
                         row[DECAY + n] = decay
                         row[NEXT_H + n] = decay * row[H + n] + drive * row[B + n]
                 for t in range(length - 1, -1, -1):
-                    step, drive, dy_t = delta_j[t], delta_j[t] * u_j[t], dy_j[t]
+                    at = place(t, length, reverse)
+                    step, drive, dy_t = delta_j[at], delta_j[at] * u_j[at], dy_j[at]
                     row = history[t * ROW : (t + 2) * ROW]
                     through_drive, through_decay = zero, zero
                     for n in range(lanes):
@@ -155,18 +165,19 @@ def backward_samples(du, ddelta, da, db, dc, dd, dy, u, delta, a, b, c, d, rows,
                         dexponent = dh * row[H + n]
                         carried[DA + n] += step * dexponent
                         through_decay += dexponent * carried[A + n]
-                    du_j[t] += step * through_drive
-                    ddelta_j[t] += u_j[t] * through_drive + ln2 * through_decay
+                    du_j[at] += step * through_drive
+                    ddelta_j[at] += u_j[at] * through_drive + ln2 * through_decay
                 for n in range(min(LANES, states - i * LANES)):
                     da[s, j, i * LANES + n] = carried[DA + n]
         for n in range(states):
             history, lane = rows[n // LANES], n % LANES
             for t in range(length):
-                db[s, n, t] = history[t, DB + lane]
-                dc[s, n, t] = history[t, DC + lane]
+                at = place(t, length, reverse)
+                db[s, n, at] = history[t, DB + lane]
+                dc[s, n, at] = history[t, DC + lane]
 
 
-def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> None:
+def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], reverse: bool) -> None:
     """Run a kernel over all samples; results do not depend on the number of threads."""
     batch, _, length = outputs[0].shape
     passes = -(-inputs[-4].shape[1] // LANES)
@@ -175,24 +186,24 @@ def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tens
     def run(start: int, stop: int) -> None:
         # Allocated by torch, which aligns memory to 64 bytes; numba aligns to 32 (a sixth slower).
         rows, carried = (outputs[0].new_zeros(shape).numpy() for shape in ((passes, length + 1, ROW), 3 * LANES))
-        kernel(*arrays, rows, carried, start, stop, LANES)
+        kernel(*arrays, reverse, rows, carried, start, stop, LANES)
 
     in_threads(run, batch)
 
 
-def forward(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def forward(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, reverse: bool) -> Tensor:
     """The scan of contiguous CPU tensors of one type."""
     y = torch.empty_like(u)
-    over_batch(forward_samples, (y,), (u, delta, a, b, c, d))
+    over_batch(forward_samples, (y,), (u, delta, a, b, c, d), reverse)
     return y
 
 
 def backward(
-    dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+    dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, a, b, c and d."""
     du, ddelta, db, dc = (torch.empty_like(x) for x in (u, delta, b, c))
     da, dd = a.new_empty(u.shape[0], *a.shape), d.new_empty(u.shape[0], *d.shape)
-    over_batch(backward_samples, (du, ddelta, da, db, dc, dd), (dy, u, delta, a, b, c, d))
+    over_batch(backward_samples, (du, ddelta, da, db, dc, dd), (dy, u, delta, a, b, c, d), reverse)
     # Summed by numpy, because torch's order of summation depends on the number of threads.
     return du, ddelta, torch.from_numpy(da.numpy().sum(0)), db, dc, torch.from_numpy(dd.numpy().sum(0))

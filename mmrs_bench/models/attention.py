@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmrs_bench.models.kernels import compiled_kernels
+from mmrs_bench.models.pointwise import map_channels
 
 LAYER_NORM_EPS = 1e-6
 
@@ -213,5 +214,5 @@ class Tokenizer(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(b, d, h, w) -> (b, n, d)."""
         columns = maps.flatten(2)  # X^T, (b, d, p)
-        shares = (self.W_A @ columns).softmax(dim=-1)  # (b, n, p)
+        shares = map_channels(self.W_A, columns).softmax(dim=-1)  # (b, n, p)
         return shares @ columns.transpose(1, 2) @ self.W_V

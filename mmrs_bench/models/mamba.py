@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 from typing import cast
 
 import torch
@@ -22,7 +24,7 @@ from mmrs_bench.models.selective_scan import selective_scan
 
 #: Range of delta at the start of training.
 DELTA_FIRST, DELTA_LAST = 1e-3, 1e-1
-#: The directions of a scan: along rows (the order of pixels in memory), along columns, and the reverse of each.
+#: The directions of a scan: along rows, along columns, and the reverse of each.
 DIRECTIONS = ("rows", "columns", "rows-back", "columns-back")
 #: Epsilons of layer normalisation: torch's, and that of the released MSFMamba before its blocks.
 NORM_EPS, MSFMAMBA_EPS = 1e-5, 1e-6
@@ -30,20 +32,16 @@ NORM_EPS, MSFMAMBA_EPS = 1e-5, 1e-6
 BIDIRECTIONAL = ("rows", "rows-back")
 
 
-def to_sequence(x: Tensor, direction: str) -> Tensor:
-    """Windows (b, e, h, w) -> their pixels in the order of a scan (b, e, n); ``direction`` is one of `DIRECTIONS`."""
-    if direction not in DIRECTIONS:
-        raise ValueError(f"unknown scan direction {direction!r}; choose from {', '.join(DIRECTIONS)}")
-    path = (x.transpose(2, 3) if direction.startswith("columns") else x).flatten(2)
-    return path.flip(2) if direction.endswith("back") else path
+def to_sequence(x: Tensor, axis: str) -> Tensor:
+    """Windows (b, e, h, w) -> their pixels along ``rows`` (the order in memory) or ``columns``, (b, e, n)."""
+    return (x.transpose(2, 3) if axis == "columns" else x).flatten(2)
 
 
-def to_windows(y: Tensor, direction: str, height: int, width: int) -> Tensor:
+def to_windows(y: Tensor, axis: str, height: int, width: int) -> Tensor:
     """The inverse of `to_sequence`: (b, e, n) -> (b, e, h, w)."""
-    path = y.flip(2) if direction.endswith("back") else y
-    if direction.startswith("columns"):
-        return path.reshape(*y.shape[:2], width, height).transpose(2, 3)
-    return path.reshape(*y.shape[:2], height, width)
+    if axis == "columns":
+        return y.reshape(*y.shape[:2], width, height).transpose(2, 3)
+    return y.reshape(*y.shape[:2], height, width)
 
 
 class StateSpace(nn.Module):
@@ -67,14 +65,17 @@ class StateSpace(nn.Module):
             delta = torch.empty(channels).uniform_(math.log(DELTA_FIRST), math.log(DELTA_LAST)).exp()
             self.dt_proj.bias.copy_(delta.expm1().log())  # the inverse of softplus
 
-    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """The sequence (b, e, n), and the source (b, source channels, n) if it is another one -> (b, e, n)."""
+    def forward(self, x: Tensor, source: Tensor | None = None, *, reverse: bool = False) -> Tensor:
+        """The sequence (b, e, n), and the source (b, source channels, n) if it is another one -> (b, e, n).
+
+        With ``reverse`` the scan starts at the last place.
+        """
         states = self.A_log.shape[1]
         projected = map_channels(self.x_proj.weight, x if source is None else source)  # (b, r + 2 s, n)
         dt, b, c = torch.split(projected, [self.dt_proj.in_features, states, states], dim=1)
         # The bias is added outside, in full precision: bfloat16 has too few digits for it.
-        delta = map_channels(self.dt_proj.weight, dt) + self.dt_proj.bias[:, None]  # (b, e, n)
-        return selective_scan(x, F.softplus(delta), -self.A_log.exp(), b, c, self.D)
+        delta = F.softplus(map_channels(self.dt_proj.weight, dt) + self.dt_proj.bias[:, None])  # (b, e, n)
+        return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, reverse=reverse)
 
 
 class Mamba(StateSpace):
@@ -115,17 +116,25 @@ class WindowScan(nn.Module):
         directions: Sequence[str] = DIRECTIONS,
     ) -> None:
         super().__init__()
+        unknown = ", ".join(sorted(set(directions) - set(DIRECTIONS)))
+        if unknown:
+            raise ValueError(f"unknown scan direction {unknown}; choose from {', '.join(DIRECTIONS)}")
         self.directions = tuple(directions)
         self.spaces = nn.ModuleList(StateSpace(channels, states, rank, source_channels) for _ in directions)
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Windows (b, e, h, w), and source windows (b, source channels, h, w) if they are others -> (b, e, h, w)."""
-        total = torch.zeros_like(x)
-        for direction, space in zip(self.directions, self.spaces, strict=True):
-            other = None if source is None else to_sequence(source, direction)
-            y = space(to_sequence(x, direction), other)
-            total = total + to_windows(y, direction, *x.shape[2:])
-        return total
+        totals = []
+        for axis in ("rows", "columns"):
+            path, other = (None if image is None else to_sequence(image, axis) for image in (x, source))
+            scans = [
+                space(path, other, reverse=direction.endswith("back"))
+                for direction, space in zip(self.directions, self.spaces, strict=True)
+                if direction.startswith(axis)
+            ]
+            if scans:
+                totals.append(to_windows(reduce(add, scans), axis, *x.shape[2:]))
+        return reduce(add, totals)
 
 
 class MultiScaleScan(nn.Module):

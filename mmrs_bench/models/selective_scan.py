@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,16 @@ from mmrs_bench.models.kernels import compiled_kernels
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> Tensor:
     """A linear recurrence along a sequence, with coefficients that depend on the place in it.
 
     Per channel, from a state of zeros: h_t = exp(delta_t a) h_(t-1) + delta_t u_t b_t, y_t = c_t . h_t + d u_t.
@@ -39,6 +48,7 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
         b: Input coefficients (batch, states, length).
         c: Output coefficients (batch, states, length).
         d: Skip weights (channels,), or None for no skip.
+        reverse: Whether the recurrence starts at the last place; h_(t+1) then takes the part of h_(t-1).
 
     Returns:
         y (batch, channels, length) of u's type, computed in float64 if any argument is float64, else in float32.
@@ -56,9 +66,9 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
     double = any(tensor.dtype == torch.float64 for tensor in tensors)
     inputs = [tensor.to(torch.float64 if double else torch.float32) for tensor in tensors]
     if u.is_cuda and not double and scan_backend(u.device) == "mamba-ssm":
-        y: Tensor = _cuda_scan()(*inputs)  # type: ignore[misc]
+        (y,) = _in_order([_cuda_scan()(*_in_order(inputs, reverse))], reverse)  # type: ignore[misc]
     else:
-        y = _scan(*inputs)
+        y = _scan(*inputs, reverse)
     return y.to(u.dtype)
 
 
@@ -112,36 +122,50 @@ def _check(**tensors: Tensor) -> None:
         )
 
 
+def _in_order(tensors: Iterable[Tensor], reverse: bool) -> list[Tensor]:
+    """The tensors in the order of the scan; those that have places have three dimensions."""
+    return [tensor.flip(2) if reverse and tensor.dim() == 3 else tensor for tensor in tensors]
+
+
 @torch.library.custom_op("mmrs_bench::selective_scan", mutates_args=())
-def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Tensor:
     inputs = [tensor.contiguous() for tensor in (u, delta, a, b, c, d)]
     if scan_backend(u.device) == "numba":
-        return _numba_scan().forward(*inputs)  # type: ignore[union-attr,no-any-return]
-    return _forward_in_torch(*inputs)
+        return _numba_scan().forward(*inputs, reverse=reverse)  # type: ignore[union-attr,no-any-return]
+    (y,) = _in_order([_forward_in_torch(*_in_order(inputs, reverse))], reverse)
+    return y
 
 
 @torch.library.custom_op("mmrs_bench::selective_scan_backward", mutates_args=())
-def _scan_backward(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Gradients:
+def _scan_backward(
+    dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool
+) -> Gradients:
     inputs = [tensor.contiguous() for tensor in (dy, u, delta, a, b, c, d)]
     if scan_backend(u.device) == "numba":
-        return _numba_scan().backward(*inputs)  # type: ignore[union-attr,no-any-return]
-    return _backward_in_torch(*inputs)
+        return _numba_scan().backward(*inputs, reverse=reverse)  # type: ignore[union-attr,no-any-return]
+    du, ddelta, da, db, dc, dd = _backward_in_torch(*_in_order(inputs, reverse))
+    du, ddelta, db, dc = _in_order((du, ddelta, db, dc), reverse)
+    return du, ddelta, da, db, dc, dd
 
 
 @_scan.register_fake
-def _(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def _(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Tensor:
     return u.new_empty(u.shape)
 
 
 @_scan_backward.register_fake
-def _(dy: Tensor, *inputs: Tensor) -> Gradients:
-    u, delta, a, b, c, d = (tensor.new_empty(tensor.shape) for tensor in inputs)
-    return u, delta, a, b, c, d
+def _(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Gradients:
+    du, ddelta, da, db, dc, dd = (tensor.new_empty(tensor.shape) for tensor in (u, delta, a, b, c, d))
+    return du, ddelta, da, db, dc, dd
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
 
 
 _scan.register_autograd(
-    lambda ctx, dy: _scan_backward(dy, *ctx.saved_tensors),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    lambda ctx, dy: (*_scan_backward(dy, *ctx.saved_tensors, ctx.reverse), None), setup_context=_keep_inputs
 )
 
 

@@ -58,15 +58,16 @@ def inputs(
     return {name: value.to(dtype) for name, value in drawn.items()}
 
 
-def slow_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def slow_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, reverse: bool = False) -> Tensor:
     """One place after the other."""
     h = torch.zeros(u.shape[0], *a.shape, dtype=u.dtype)
-    places = []
-    for t in range(u.shape[2]):
+    length = u.shape[2]
+    places = {}
+    for t in range(length - 1, -1, -1) if reverse else range(length):
         step = delta[:, :, t, None]
         h = torch.exp(step * a) * h + step * b[:, None, :, t] * u[:, :, t, None]
-        places.append((c[:, None, :, t] * h).sum(2) + d * u[:, :, t])
-    return torch.stack(places, dim=2)
+        places[t] = (c[:, None, :, t] * h).sum(2) + d * u[:, :, t]
+    return torch.stack([places[t] for t in range(length)], dim=2)
 
 
 def value_and_gradients(scan: Callable[..., Tensor], arguments: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -86,10 +87,11 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
         assert error <= tolerance * largest, f"{name}: {error:.1e} of {largest:.1e}"
 
 
-def check(arguments: dict[str, Tensor], tolerance: float = 1e-5) -> dict[str, Tensor]:
+def check(arguments: dict[str, Tensor], tolerance: float = 1e-5, *, reverse: bool = False) -> dict[str, Tensor]:
     """Compare value and gradients with those of the slow scan in float64; return the former."""
-    expected = value_and_gradients(slow_scan, {name: value.double() for name, value in arguments.items()})
-    found = value_and_gradients(selective_scan, arguments)
+    slow, fast = (partial(scan, reverse=reverse) for scan in (slow_scan, selective_scan))
+    expected = value_and_gradients(slow, {name: value.double() for name, value in arguments.items()})
+    found = value_and_gradients(fast, arguments)
     assert_close(found, expected, tolerance)
     return found
 
@@ -106,12 +108,21 @@ def test_the_slow_scan_equals_a_loop_over_numbers() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 121, 1024])
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_value_and_gradients_equal_those_of_the_slow_scan(
-    backend: str, length: int, dtype: torch.dtype, tolerance: float
+    backend: str, length: int, reverse: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
-    found = check(inputs(states=16, length=length, dtype=dtype), tolerance)
+    found = check(inputs(states=16, length=length, dtype=dtype), tolerance, reverse=reverse)
     assert all(values.dtype == dtype for values in found.values())
+
+
+def test_a_reverse_scan_is_a_scan_of_the_reversed_sequence(backend: str) -> None:
+    arguments = inputs()
+    reversed_places = {name: value.flip(2) if value.dim() == 3 else value for name, value in arguments.items()}
+    torch.testing.assert_close(
+        selective_scan(**arguments, reverse=True), selective_scan(**reversed_places).flip(2), rtol=0, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("states", [1, 5, 8, 17, 33])
@@ -162,14 +173,16 @@ def test_an_empty_batch_is_accepted(backend: str) -> None:
 
 def test_gradients_pass_gradcheck(backend: str) -> None:
     leaves = [value.requires_grad_() for value in inputs(batch=2, channels=2, states=3, length=4).values()]
-    assert torch.autograd.gradcheck(selective_scan, leaves, nondet_tol=0.0)
+    for reverse in (False, True):
+        assert torch.autograd.gradcheck(partial(selective_scan, reverse=reverse), leaves, nondet_tol=0.0)
 
 
 def test_the_operators_pass_opcheck(backend: str) -> None:
     arguments = tuple(inputs(length=3).values())
     leaves = tuple(value.clone().requires_grad_() for value in arguments)
-    torch.library.opcheck(module._scan, leaves)
-    torch.library.opcheck(module._scan_backward, (arguments[0], *arguments))
+    for reverse in (False, True):
+        torch.library.opcheck(module._scan, (*leaves, reverse))
+        torch.library.opcheck(module._scan_backward, (arguments[0], *arguments, reverse))
 
 
 def test_autocast_does_not_change_the_result(backend: str) -> None:
@@ -317,6 +330,8 @@ def test_the_kernel_of_mamba_ssm_gets_float32_tensors_and_no_float64(monkeypatch
     assert y.dtype == torch.bfloat16
     selective_scan(**inputs(dtype=torch.float64))
     assert len(seen) == len(NAMES)
+    plain = inputs(dtype=torch.float32)
+    assert torch.equal(selective_scan(**plain, reverse=True), slow_scan(**plain, reverse=True))
 
 
 def test_the_back_end_for_cuda_is_mamba_ssm_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
