@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,12 +199,16 @@ def _scan_difference(device: str, dtype: torch.dtype) -> float:
     """Largest relative difference of the outputs and gradients of `selective_scan` from those of a plain loop."""
     batch, channels, states, length = 3, 6, 4, 17
     generator = torch_generator("doctor", "scan")
-    shapes = [(batch, channels, length)] * 2 + [(channels, states)] + [(batch, states, length)] * 2 + [(channels,)]
+    shapes = [(batch, channels, length)] * 2 + [(channels, states)] + [(batch, states, length)] * 2 + [(channels,)] * 2
     values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    values[1], values[2] = functional.softplus(values[1]), -values[2].exp()
-    found = _with_gradients(selective_scan, [value.to(device, dtype) for value in values])
-    expected = _with_gradients(_plain_scan, values)
-    return max(_relative(one.cpu(), other) for one, other in zip(found, expected, strict=True))
+    values[2] = -values[2].exp()
+    differences = []
+    for reverse in (False, True):
+        scan, plain = (partial(each, reverse=reverse) for each in (selective_scan, _plain_scan))
+        found = _with_gradients(scan, [value.to(device, dtype) for value in values])
+        expected = _with_gradients(plain, values)
+        differences += [_relative(one.cpu(), other) for one, other in zip(found, expected, strict=True)]
+    return max(differences)
 
 
 def _attention_difference(device: str) -> float:
@@ -229,14 +234,17 @@ def _with_gradients(function: Callable[..., Tensor], values: list[Tensor]) -> li
     return [y.detach(), *torch.autograd.grad(y.sin().sum(), inputs)]
 
 
-def _plain_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def _plain_scan(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, delta_bias: Tensor, *, reverse: bool
+) -> Tensor:
     """The recurrence of `selective_scan`, place by place."""
     h, places = torch.zeros(u.shape[0], *a.shape, dtype=u.dtype), []
-    for t in range(u.shape[2]):
-        step = delta[:, :, t, None]
+    steps = functional.softplus(delta + delta_bias[:, None])
+    for t in range(u.shape[2])[:: -1 if reverse else 1]:
+        step = steps[:, :, t, None]
         h = (step * a).exp() * h + step * u[:, :, t, None] * b[:, None, :, t]
         places.append((h * c[:, None, :, t]).sum(2) + d * u[:, :, t])
-    return torch.stack(places, dim=2)
+    return torch.stack(places[::-1] if reverse else places, dim=2)
 
 
 def _window_difference(device: str) -> float:

@@ -73,9 +73,9 @@ class StateSpace(nn.Module):
         states = self.A_log.shape[1]
         projected = map_channels(self.x_proj.weight, x if source is None else source)  # (b, r + 2 s, n)
         dt, b, c = torch.split(projected, [self.dt_proj.in_features, states, states], dim=1)
-        # The bias is added outside, in full precision: bfloat16 has too few digits for it.
-        delta = F.softplus(map_channels(self.dt_proj.weight, dt) + self.dt_proj.bias[:, None])  # (b, e, n)
-        return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, reverse=reverse)
+        delta = map_channels(self.dt_proj.weight, dt)  # (b, e, n)
+        # The scan adds the bias, in full precision: bfloat16 has too few digits for it.
+        return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, reverse=reverse)
 
 
 class Mamba(StateSpace):

@@ -4,9 +4,7 @@ Back ends; the first one that is available is used (see `scan_backend`):
 
 - ``mamba-ssm``: its CUDA kernel, for CUDA tensors where the package is installed (extra ``cuda``).
 - ``numba``: the compiled kernels of `mmrs_bench.models._scan_numba`, for CPU tensors with numba (extra ``fast``).
-- ``torch``: plain tensor operations; equal up to rounding, several times slower.
-
-Softplus of delta and the gate are computed by the caller, in the same way for all back ends.
+- ``torch``: plain tensor operations; equal up to rounding, several times slower. Always used in float64.
 
 Letters: b batch, c channels, s states, t place in the sequence.
 """
@@ -15,16 +13,17 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmrs_bench.models.kernels import compiled_kernels
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def selective_scan(
@@ -34,6 +33,7 @@ def selective_scan(
     b: Tensor,
     c: Tensor,
     d: Tensor | None = None,
+    delta_bias: Tensor | None = None,
     *,
     reverse: bool = False,
 ) -> Tensor:
@@ -43,11 +43,12 @@ def selective_scan(
 
     Args:
         u: Input (batch, channels, length).
-        delta: Step sizes (batch, channels, length), usually positive.
+        delta: Step sizes (batch, channels, length), usually positive; with ``delta_bias`` any numbers.
         a: Rates (channels, states), usually negative.
         b: Input coefficients (batch, states, length).
         c: Output coefficients (batch, states, length).
         d: Skip weights (channels,), or None for no skip.
+        delta_bias: If given, (channels,), the step sizes are softplus(delta + delta_bias).
         reverse: Whether the recurrence starts at the last place; h_(t+1) then takes the part of h_(t-1).
 
     Returns:
@@ -61,19 +62,24 @@ def selective_scan(
     Deviation: b is discretised as delta b (Euler), not by the paper's equation 4; its released kernels do the same.
     """
     d = u.new_zeros(u.shape[1:2]) if d is None else d
-    _check(u=u, delta=delta, a=a, b=b, c=c, d=d)
-    tensors = (u, delta, a, b, c, d)
-    double = any(tensor.dtype == torch.float64 for tensor in tensors)
-    inputs = [tensor.to(torch.float64 if double else torch.float32) for tensor in tensors]
+    tensors = {"u": u, "delta": delta, "a": a, "b": b, "c": c, "d": d}
+    if delta_bias is not None:
+        tensors["delta_bias"] = delta_bias
+    _check(tensors)
+    double = any(tensor.dtype == torch.float64 for tensor in tensors.values())
+    tensors = {name: tensor.to(torch.float64 if double else torch.float32) for name, tensor in tensors.items()}
+    bias = tensors.pop("delta_bias", None)
     if u.is_cuda and not double and scan_backend(u.device) == "mamba-ssm":
-        (y,) = _in_order([_cuda_scan()(*_in_order(inputs, reverse))], reverse)  # type: ignore[misc]
+        options = {"delta_bias": bias, "delta_softplus": bias is not None}
+        y = _cuda_scan()(*_in_order(tensors.values(), reverse), **options)  # type: ignore[misc]
+        (y,) = _in_order([y], reverse)
     else:
-        y = _scan(*inputs, reverse)
+        y = _scan(*tensors.values(), tensors["u"].new_empty(0) if bias is None else bias, reverse)
     return y.to(u.dtype)
 
 
 def scan_backend(device: torch.device | str) -> Literal["mamba-ssm", "numba", "torch"]:
-    """Back end of `selective_scan` on a device; in float64 on CUDA it is always ``torch``."""
+    """Back end of `selective_scan` on a device; in float64 it is always ``torch``."""
     kind = torch.device(device).type
     if kind == "cuda" and _cuda_scan() is not None:
         return "mamba-ssm"
@@ -94,7 +100,7 @@ def _numba_scan() -> ModuleType | None:
     return compiled_kernels("_scan_numba")
 
 
-def _check(**tensors: Tensor) -> None:
+def _check(tensors: Mapping[str, Tensor]) -> None:
     u, a = tensors["u"], tensors["a"]
     batch, channels, length = u.shape if u.dim() == 3 else (0, 0, 0)
     states = a.shape[1] if a.dim() == 2 else 0
@@ -105,12 +111,13 @@ def _check(**tensors: Tensor) -> None:
         "b": (batch, states, length),
         "c": (batch, states, length),
         "d": (channels,),
+        "delta_bias": (channels,),
     }
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
             raise ValueError(
                 f"selective_scan: {name} has shape {tuple(tensor.shape)}; expected u and delta (batch, channels, "
-                f"length), a (channels, states), b and c (batch, states, length), d (channels,)"
+                f"length), a (channels, states), b and c (batch, states, length), d and delta_bias (channels,)"
             )
         if not tensor.is_floating_point():
             raise TypeError(f"selective_scan: {name} holds {tensor.dtype}; convert it to float32 or float64")
@@ -127,36 +134,52 @@ def _in_order(tensors: Iterable[Tensor], reverse: bool) -> list[Tensor]:
     return [tensor.flip(2) if reverse and tensor.dim() == 3 else tensor for tensor in tensors]
 
 
+def _kernels(u: Tensor) -> ModuleType | None:
+    return _numba_scan() if u.dtype == torch.float32 and scan_backend(u.device) == "numba" else None
+
+
+# In all functions below, an empty delta_bias is none.
+
+
 @torch.library.custom_op("mmrs_bench::selective_scan", mutates_args=())
-def _scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Tensor:
-    inputs = [tensor.contiguous() for tensor in (u, delta, a, b, c, d)]
-    if scan_backend(u.device) == "numba":
-        return _numba_scan().forward(*inputs, reverse=reverse)  # type: ignore[union-attr,no-any-return]
+def _scan(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, delta_bias: Tensor, reverse: bool
+) -> Tensor:
+    inputs = [tensor.contiguous() for tensor in (u, delta, a, b, c, d, delta_bias)]
+    kernels = _kernels(u)
+    if kernels is not None:
+        return cast(Tensor, kernels.forward(*inputs, reverse=reverse))
     (y,) = _in_order([_forward_in_torch(*_in_order(inputs, reverse))], reverse)
     return y
 
 
 @torch.library.custom_op("mmrs_bench::selective_scan_backward", mutates_args=())
 def _scan_backward(
-    dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool
+    dy: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    delta_bias: Tensor,
+    reverse: bool,
 ) -> Gradients:
-    inputs = [tensor.contiguous() for tensor in (dy, u, delta, a, b, c, d)]
-    if scan_backend(u.device) == "numba":
-        return _numba_scan().backward(*inputs, reverse=reverse)  # type: ignore[union-attr,no-any-return]
-    du, ddelta, da, db, dc, dd = _backward_in_torch(*_in_order(inputs, reverse))
-    du, ddelta, db, dc = _in_order((du, ddelta, db, dc), reverse)
-    return du, ddelta, da, db, dc, dd
+    inputs = [tensor.contiguous() for tensor in (dy, u, delta, a, b, c, d, delta_bias)]
+    kernels = _kernels(u)
+    if kernels is not None:
+        return cast(Gradients, kernels.backward(*inputs, reverse=reverse))
+    return cast(Gradients, tuple(_in_order(_backward_in_torch(*_in_order(inputs, reverse)), reverse)))
 
 
 @_scan.register_fake
-def _(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Tensor:
+def _(u: Tensor, *inputs: Any) -> Tensor:
     return u.new_empty(u.shape)
 
 
 @_scan_backward.register_fake
-def _(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Gradients:
-    du, ddelta, da, db, dc, dd = (tensor.new_empty(tensor.shape) for tensor in (u, delta, a, b, c, d))
-    return du, ddelta, da, db, dc, dd
+def _(dy: Tensor, *inputs: Any) -> Gradients:
+    return cast(Gradients, tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:-1]))
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -178,19 +201,26 @@ def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor) -> Iterator[Tensor]:
         yield h
 
 
-def _forward_in_torch(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def _forward_in_torch(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, delta_bias: Tensor
+) -> Tensor:
     y = d[:, None] * u
     with torch.autocast(u.device.type, enabled=False):
+        delta = F.softplus(delta + delta_bias[:, None]) if len(delta_bias) else delta
         for t, h in enumerate(_states(u, delta, a, b)):
             y[:, :, t] += (h @ c[:, :, t, None]).squeeze(2)
     return y
 
 
-def _backward_in_torch(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Gradients:
+def _backward_in_torch(
+    dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, delta_bias: Tensor
+) -> Gradients:
     du, ddelta, da = d[:, None] * dy, torch.empty_like(delta), torch.zeros_like(a)
     db, dc, dd = torch.empty_like(b), torch.empty_like(c), (dy * u).sum((0, 2))
-    drive = delta * u
     with torch.autocast(u.device.type, enabled=False):
+        before = delta + delta_bias[:, None] if len(delta_bias) else None
+        delta = delta if before is None else F.softplus(before)
+        drive = delta * u
         states = [u.new_zeros(u.shape[0], *a.shape), *_states(u, delta, a, b)]
         dh = torch.zeros_like(states[0])
         for t in range(u.shape[2] - 1, -1, -1):
@@ -204,4 +234,7 @@ def _backward_in_torch(dy: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tenso
             da += (delta_t * dexponent).sum(0)
             du[:, :, t] += delta[:, :, t] * ddrive
             ddelta[:, :, t] = u[:, :, t] * ddrive + (dexponent * a).sum(2)
-    return du, ddelta, da, db, dc, dd
+    if before is None:
+        return du, ddelta, da, db, dc, dd, torch.zeros_like(delta_bias)
+    ddelta *= before.sigmoid()
+    return du, ddelta, da, db, dc, dd, ddelta.sum((0, 2))

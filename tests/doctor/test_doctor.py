@@ -113,7 +113,9 @@ def reversed_samples(value: Any) -> Any:
 
 def test_a_wrong_kernel_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     scan, attend, gather = selftest.selective_scan, selftest.attend, WindowGatherer.gather
-    monkeypatch.setattr(selftest, "selective_scan", lambda u, *others: scan(u, *others) + 0.01 * u)
+    monkeypatch.setattr(
+        selftest, "selective_scan", lambda u, *others, reverse: scan(u, *others, reverse=reverse) + 0.01 * u
+    )
     monkeypatch.setattr(selftest, "attend", lambda packed, heads, bias: attend(packed, heads, 0.9 * bias))
     monkeypatch.setattr(WindowGatherer, "gather", lambda gatherer, pixels: gather(gatherer, pixels.roll(1)))
     failures = selftest.check_kernels("cpu").failures

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 import torch
 from helpers.attention_helpers import slow_attention
 from helpers.network_helpers import normal
+from helpers.short_registers import run_with_short_registers
 from torch import Tensor, nn
 
 from mmrs_bench.models import attention as attention_file
@@ -135,22 +133,15 @@ def test_the_compiled_attention_is_a_valid_operator_of_torch() -> None:
 @needs_numba
 def test_the_kernels_are_right_on_cpus_with_short_registers(tmp_path: Path) -> None:
     code = """
-import llvmlite.binding as binding
-features = binding.get_host_cpu_features()
-features.update({name: False for name in features if name.startswith("avx512")})
-binding.get_host_cpu_features = lambda: features
 from helpers.network_helpers import normal
 from models.test_attention import outcome
-from mmrs_bench.models import _lanes
 import torch
-assert _lanes.LANES == 8
 for n, e in ((3, 4), (17, 20), (8, 16)):
     packed, bias = normal(2, n, 6 * e), normal(2, n, n, seed=1)
     for found, expected in zip(outcome(packed, 2, bias), outcome(packed, 2, bias, plain=True)):
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 """
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_with_short_registers(code, tmp_path)
 
 
 def test_attention_of_the_first_token_only_supports_no_bias() -> None:

@@ -8,17 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.short_registers import run_with_short_registers
 from torch import Tensor
 
 from mmrs_bench.models import selective_scan as module
 from mmrs_bench.models.kernels import compiled_kernels
 from mmrs_bench.models.selective_scan import scan_backend, selective_scan
 
-NAMES = ("u", "delta", "a", "b", "c", "d")
+NAMES = ("u", "delta", "a", "b", "c", "d", "delta_bias")
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba (extra fast) is absent")
 
 
@@ -41,7 +43,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 def inputs(
     batch: int = 2, channels: int = 3, states: int = 4, length: int = 5, *, dtype: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """Arguments like a Mamba's: positive steps around 0.05, rates -1, -2, ..."""
+    """Arguments like a Mamba's: steps around 0.05 after the softplus, rates -1, -2, ..."""
     random = torch.Generator().manual_seed(length)
 
     def normal(*shape: int) -> Tensor:
@@ -49,17 +51,30 @@ def inputs(
 
     drawn = {
         "u": normal(batch, channels, length),
-        "delta": (normal(batch, channels, length) - 3).exp(),
+        "delta": normal(batch, channels, length),
         "a": -torch.arange(1, states + 1, dtype=torch.float64) * (1 + 0.1 * normal(channels, states)),
         "b": normal(batch, states, length),
         "c": normal(batch, states, length),
         "d": normal(channels),
+        "delta_bias": normal(channels) - 3,
     }
     return {name: value.to(dtype) for name, value in drawn.items()}
 
 
-def slow_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, reverse: bool = False) -> Tensor:
+def slow_scan(
+    u: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    delta_bias: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> Tensor:
     """One place after the other."""
+    if delta_bias is not None:
+        delta = torch.log1p(torch.exp(delta + delta_bias[:, None]))
     h = torch.zeros(u.shape[0], *a.shape, dtype=u.dtype)
     length = u.shape[2]
     places = {}
@@ -98,7 +113,8 @@ def check(arguments: dict[str, Tensor], tolerance: float = 1e-5, *, reverse: boo
 
 def test_the_slow_scan_equals_a_loop_over_numbers() -> None:
     x = inputs(batch=1, channels=1, states=2, length=3)
-    u, delta, a, b, c, d = (x[name].squeeze().tolist() for name in NAMES)
+    u, before, a, b, c, d, bias = (x[name].squeeze().tolist() for name in NAMES)
+    delta = [math.log(1 + math.exp(value + bias)) for value in before]
     h = [0.0, 0.0]
     expected = []
     for t in range(3):
@@ -134,9 +150,27 @@ def test_numbers_of_states_need_not_fill_the_lanes(backend: str, batch: int, cha
 def test_step_sizes_can_have_any_order_of_magnitude(backend: str) -> None:
     """From states that never decay to states that decay within one place; also growing states."""
     arguments = inputs(states=16, length=30, dtype=torch.float32)
-    arguments["delta"] *= torch.logspace(-5, 3, 30)
+    arguments["delta"] = (arguments["delta"] - 3).exp() * torch.logspace(-5, 3, 30)
     arguments["a"][0] *= -1e-5
+    del arguments["delta_bias"]
     check(arguments)
+
+
+def test_the_softplus_of_the_steps_is_accurate_for_all_numbers(backend: str) -> None:
+    """One place, u = b = c = 1 and d = 0: y is the step, and the gradient of delta the slope."""
+    x = torch.linspace(-60, 60, 4001)
+    one, zero = torch.ones(1, len(x), 1), torch.zeros(len(x))
+    delta = x[None, :, None].clone().requires_grad_()
+    bias = torch.full_like(zero, -0.5).requires_grad_()
+    step = selective_scan(one, delta, -torch.ones(len(x), 1), one[:, :1], one[:, :1], zero, bias)
+    step.sum().backward()
+    before = (x - 0.5).double()
+    expected = torch.logaddexp(before, torch.zeros_like(before))
+    torch.testing.assert_close(step.flatten().double(), expected, rtol=4e-6, atol=1e-18)
+    assert delta.grad is not None
+    assert bias.grad is not None
+    torch.testing.assert_close(delta.grad.flatten().double(), before.sigmoid(), rtol=4e-6, atol=1e-18)
+    assert torch.equal(bias.grad, delta.grad.flatten())
 
 
 def test_arguments_and_gradients_can_be_strided_views(backend: str) -> None:
@@ -148,6 +182,7 @@ def test_arguments_and_gradients_can_be_strided_views(backend: str) -> None:
         "b": torch.stack([plain["b"], plain["c"]], dim=-1)[..., 0],
         "c": plain["c"].permute(2, 0, 1).contiguous().permute(1, 2, 0),
         "d": plain["d"].repeat_interleave(2)[::2],
+        "delta_bias": plain["delta_bias"].repeat_interleave(2)[::2],
     }
     assert not any(view.is_contiguous() for view in views.values())
     check(views, 1e-12)
@@ -269,20 +304,38 @@ def test_powers_of_two_in_float32_are_accurate_for_all_exponents() -> None:
     import numba
     import numpy as np
 
-    from mmrs_bench.models._scan_numba import power_of_two
+    from mmrs_bench.models._lanes import LANES, load_group, powers_of_two, repeat, store_group
 
     @numba.njit
-    def powers(exponents: np.ndarray) -> np.ndarray:
-        found = np.empty_like(exponents)
-        for i in range(exponents.size):
-            found[i] = power_of_two(exponents[i])
-        return found
+    def write_powers(found: np.ndarray, exponents: np.ndarray, factor: np.float32) -> None:
+        for i in range(0, exponents.size, LANES**2):
+            store_group(found, i, powers_of_two(load_group(exponents, i, LANES), repeat(factor)))
+
+    def powers(exponents: np.ndarray, factor: float = 1.0) -> np.ndarray:
+        padded = np.resize(exponents, -(-exponents.size // LANES**2) * LANES**2)
+        found = np.empty_like(padded)
+        write_powers(found, padded, np.float32(factor))
+        return found[: exponents.size]
 
     x = np.linspace(-125.9, 127.4, 1_000_001, dtype=np.float32)
     expected = np.exp2(x.astype(np.float64))
     assert (np.abs(powers(x) - expected) / expected).max() < 2.0**-22
+    np.testing.assert_array_equal(powers(x / 4, 4.0), powers(x))
     ends = np.array([-np.inf, -1e9, -127.0, 0.0, 128.0, 1e9, np.inf, np.nan], dtype=np.float32)
     np.testing.assert_array_equal(powers(ends), np.array([0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan]))
+
+
+@pytest.mark.slow
+@needs_numba
+def test_the_kernels_are_right_on_cpus_with_short_registers(tmp_path: Path) -> None:
+    code = """
+from models.test_selective_scan import check, inputs
+import torch
+for channels, states, length in ((1, 1, 1), (8, 8, 8), (9, 16, 121), (16, 17, 7)):
+    for reverse in (False, True):
+        check(inputs(2, channels, states, length, dtype=torch.float32), reverse=reverse)
+"""
+    run_with_short_registers(code, tmp_path)
 
 
 @needs_numba
@@ -317,9 +370,10 @@ def test_back_ends_whose_package_is_missing_are_not_used(
 def test_the_kernel_of_mamba_ssm_gets_float32_tensors_and_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    def stand_in(*tensors: Tensor) -> Tensor:
-        seen.extend(tensors)
-        return slow_scan(*tensors)
+    def stand_in(*tensors: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+        assert delta_softplus == (delta_bias is not None)
+        seen.extend(tensors if delta_bias is None else (*tensors, delta_bias))
+        return slow_scan(*tensors, delta_bias)
 
     monkeypatch.setattr(module, "_cuda_scan", lambda: stand_in)
     monkeypatch.setattr(Tensor, "is_cuda", True)
@@ -332,6 +386,8 @@ def test_the_kernel_of_mamba_ssm_gets_float32_tensors_and_no_float64(monkeypatch
     assert len(seen) == len(NAMES)
     plain = inputs(dtype=torch.float32)
     assert torch.equal(selective_scan(**plain, reverse=True), slow_scan(**plain, reverse=True))
+    del plain["delta_bias"]
+    assert torch.equal(selective_scan(**plain), slow_scan(**plain))
 
 
 def test_the_back_end_for_cuda_is_mamba_ssm_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
