@@ -6,7 +6,7 @@ Numba leaves it to LLVM to vectorise loops, which fails for loops with many accu
 instructions themselves. A ``group`` is a tuple of `LANES` vectors, in other words a square block of numbers. Arrays are
 contiguous, have one dimension, and are indexed without a check.
 
-After a change of this file, delete ``__pycache__/*.nb*``: numba's cache on disk only sees changes of the kernels' files.
+After a change of this file, delete ``__pycache__/*.nb*``: numba's cache on disk sees changes of the kernels only.
 """
 
 from __future__ import annotations
