@@ -5,6 +5,8 @@ Records and `torchmetrics` metrics of training modules are computed by the same 
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +31,8 @@ def overall_accuracy(counts: ClassCounts) -> float:
 def average_accuracy(counts: ClassCounts) -> float:
     """Mean recall over the classes that have query pixels; a class that is only predicted is left out."""
     defined = [value for value in recalls(counts) if value is not None]
-    return sum(defined) / len(defined)
+    # One after the other: since Python 3.12, ``sum`` rounds in another way, and records are compared to the last bit.
+    return reduce(add, defined) / len(defined)
 
 
 def kappa(counts: ClassCounts) -> float | None:

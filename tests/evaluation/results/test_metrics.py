@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -87,6 +89,16 @@ def test_aa_excludes_a_class_without_query_pixels() -> None:
     assert found.aa == pytest.approx((0.5 + 1.0) / 2)
     assert found.recall == (0.5, 1.0, None)
     assert found.f1[2] == 0.0
+
+
+def test_aa_has_the_same_last_bit_on_all_pythons() -> None:
+    """Records are compared bit by bit, and since Python 3.12 ``sum`` rounds numbers like these in another way."""
+    confusion = np.eye(10, dtype=np.int64) + 9 * np.roll(np.eye(10, dtype=np.int64), 1, axis=1)  # all recalls are 0.1
+    one_by_one = 0.0
+    for _ in range(10):
+        one_by_one += 0.1
+    assert one_by_one != math.fsum([0.1] * 10)
+    assert scores(confusion).aa == one_by_one / 10
 
 
 def test_a_class_in_neither_truth_nor_prediction_has_no_scores() -> None:
