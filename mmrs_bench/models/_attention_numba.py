@@ -27,6 +27,7 @@ from mmrs_bench.models._lanes import (
     load_group,
     multiply,
     multiply_add,
+    padded,
     power_of_two,
     prefetch,
     repeat,
@@ -204,11 +205,6 @@ def backward_heads(dpacked, dout, largest, shares, packed, bias, scale, shape, w
         for j in range(n):
             copy(dpacked, head + d + j * 3 * d, work, dkeys + j * width, e)
             copy(dpacked, head + 2 * d + j * 3 * d, work, dvalues + j * width, e)
-
-
-def padded(count: int) -> int:
-    """A number of tokens or channels as the kernels hold it: a multiple of `LANES`."""
-    return -(-count // LANES) * LANES
 
 
 def _bias_of_keys(bias: Tensor | None) -> np.ndarray:

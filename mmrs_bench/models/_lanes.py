@@ -35,6 +35,11 @@ _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(_INT, LANES)
 
 
+def padded(count: int) -> int:
+    """The multiple of `LANES` that holds ``count`` numbers."""
+    return -(-count // LANES) * LANES
+
+
 class _Lanes(types.Type):
     def __init__(self):
         super().__init__(name=f"lanes{LANES}")

@@ -36,6 +36,7 @@ from mmrs_bench.models._lanes import (
     multiply,
     multiply_add,
     multiply_groups,
+    padded,
     powers_of_two,
     repeat,
     scale_group,
@@ -234,11 +235,6 @@ def backward_samples(
             rows, at = states - i * LANES, (s * states + i * LANES) * length
             write_sequences(db, at, rows, length, work, dbs + i * places, free)
             write_sequences(dc, at, rows, length, work, dcs + i * places, free)
-
-
-def padded(count: int) -> int:
-    """The multiple of `LANES` that holds ``count`` channels, states or places."""
-    return -(-count // LANES) * LANES
 
 
 def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], reverse: bool) -> None:

@@ -164,7 +164,7 @@ def _scan_backward(
     d: Tensor,
     delta_bias: Tensor,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # torch 2.6 knows no names of types
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # torch 2.6 refuses an alias
     inputs = [tensor.contiguous() for tensor in (dy, u, delta, a, b, c, d, delta_bias)]
     kernels = _kernels(u)
     if kernels is not None:

@@ -8,12 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.short_registers import run_with_short_registers
 from torch import Tensor
 
 from mmrs_bench.models import selective_scan as module
@@ -296,61 +294,6 @@ def test_overflow_gives_infinity(backend: str) -> None:
     arguments = inputs(length=3, dtype=torch.float32)
     arguments["a"] = arguments["a"].abs() * 1e4
     assert not selective_scan(**arguments)[:, :, -1].isfinite().any()
-
-
-@needs_numba
-def test_powers_of_two_in_float32_are_accurate_for_all_exponents() -> None:
-    """Within two units in the last place; 0 and infinity beyond the exponents."""
-    import numba
-    import numpy as np
-
-    from mmrs_bench.models._lanes import LANES, load_group, powers_of_two, repeat, store_group
-
-    @numba.njit
-    def write_powers(found: np.ndarray, exponents: np.ndarray, factor: np.float32) -> None:
-        for i in range(0, exponents.size, LANES**2):
-            store_group(found, i, powers_of_two(load_group(exponents, i, LANES), repeat(factor)))
-
-    def powers(exponents: np.ndarray, factor: float = 1.0) -> np.ndarray:
-        padded = np.resize(exponents, -(-exponents.size // LANES**2) * LANES**2)
-        found = np.empty_like(padded)
-        write_powers(found, padded, np.float32(factor))
-        return found[: exponents.size]
-
-    x = np.linspace(-125.9, 127.4, 1_000_001, dtype=np.float32)
-    expected = np.exp2(x.astype(np.float64))
-    assert (np.abs(powers(x) - expected) / expected).max() < 2.0**-22
-    np.testing.assert_array_equal(powers(x / 4, 4.0), powers(x))
-    ends = np.array([-np.inf, -1e9, -127.0, 0.0, 128.0, 1e9, np.inf, np.nan], dtype=np.float32)
-    np.testing.assert_array_equal(powers(ends), np.array([0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan]))
-
-
-@pytest.mark.slow
-@needs_numba
-def test_the_kernels_are_right_on_cpus_with_short_registers(tmp_path: Path) -> None:
-    code = """
-from models.test_selective_scan import check, inputs
-import torch
-for channels, states, length in ((1, 1, 1), (8, 8, 8), (9, 16, 121), (16, 17, 7)):
-    for reverse in (False, True):
-        check(inputs(2, channels, states, length, dtype=torch.float32), reverse=reverse)
-"""
-    run_with_short_registers(code, tmp_path)
-
-
-@needs_numba
-def test_kernels_compile_without_a_cache_folder() -> None:
-    import numba
-
-    from mmrs_bench.models._scan_numba import compiled
-
-    def increment(x: int) -> int:
-        return x + 1
-
-    increment.__code__ = increment.__code__.replace(co_filename="nowhere.py")
-    with pytest.raises(RuntimeError, match="cannot cache function"):
-        numba.njit(cache=True)(increment)
-    assert compiled(increment)(1) == 2
 
 
 @pytest.mark.parametrize(
