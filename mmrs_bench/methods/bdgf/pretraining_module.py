@@ -85,7 +85,7 @@ class MultimodalPretrainer(StageModule):
         mask_patch: int = 3,
         mask_whole: float = 0.5,
         loss_weights: Literal["channels", "modalities"] = "channels",
-        learning_rate: float = 0.0001,
+        learning_rate: float = 0.0003,
         seed: int = 0,
     ) -> None:
         super().__init__(channels, window)
