@@ -66,6 +66,17 @@ def test_one_list_sorts_over_all_protocols(shown: Open, page: str) -> None:
         assert len(browser.texts(METHODS)) == 12
 
 
+def test_the_small_intervals_fill_the_scale_of_the_rows_that_stand_together(shown: Open, page: str) -> None:
+    browser = shown(page)
+    ends = """return [...document.querySelectorAll("#results tbody")].map((body) => {
+      const bars = [...body.querySelectorAll(".strip .bar")].map((bar) => ["x1", "x2"].map((x) => Number(bar.getAttribute(x))));
+      return [Math.min(...bars.map((bar) => bar[0])), Math.max(...bars.map((bar) => bar[1]))];
+    })"""
+    assert browser.run(ends) == [[4, 100]] * len(browser.texts("#results .group")), "each protocol has its own scale"
+    browser.click("#apart")
+    assert browser.run(ends) == [[4, 100]], "one list has one scale"
+
+
 def test_filters_and_search_leave_the_fitting_rows_and_can_be_linked(shown: Open, page: str) -> None:
     browser = shown(page)
     browser.click("input[name=scene][value=trento]")

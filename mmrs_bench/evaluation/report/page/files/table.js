@@ -14,7 +14,8 @@ const COLUMNS = [
     hint: "who computed the records; others than those of here were imported" }] : []),
   ...METRICS.map((metric, i) => ({ key: metric.name, title: `${metric.title} %`, number: true, down: true,
     value: (row) => row.estimates[i]?.[0] ?? null, cell: (row) => estimateCell(row, i) })),
-  { key: "interval", title: "95 % interval", plain: true, cell: intervalCell },
+  { key: "interval", title: "95 % interval", plain: true, cell: intervalCell,
+    hint: "of OA; from the lowest to the highest interval of the rows that stand together" },
   { key: "draws", title: "Draws", number: true, value: (row) => row.draws, text: (row) => String(row.draws) },
   { key: "labels", title: "Labels", number: true, value: (row) => row.labels, text: (row) => String(row.labels) },
   { key: "leakage", title: "Leakage %", number: true, value: (row) => row.leakage[0], text: (row) => fixed(row.leakage[0], 1),
@@ -42,17 +43,28 @@ function estimateCell(row, i) {
   return el("td", { class: "number", title: interval(estimate) }, el("a", { href: `#row-${row.index}`, text: spread(estimate) }));
 }
 
-/** A small picture of mean and interval from 0 to 100 %. */
-function intervalCell(row) {
+/** A small picture of mean and interval, between the lowest and the highest of the rows that stand together. */
+function intervalCell(row, [least, most]) {
   const estimate = row.estimates[0];
   if (!estimate) return el("td", { text: ABSENT });
   const [mean, , low, high] = estimate;
+  const x = (value) => 4 + (most > least ? (value - least) / (most - least) : 0.5) * 96;
   const picture = svg("svg", { class: `strip ${row.unranked ? "off" : `c${look(row.label).colour}`}`, viewBox: "0 0 104 14", width: 88, height: 12, role: "img",
                                "aria-label": interval(estimate) },
                       svg("title", { text: interval(estimate) }), svg("line", { class: "grid", x1: 2, x2: 102, y1: 7, y2: 7 }));
-  if (low !== null) picture.append(svg("line", { class: "bar", x1: 2 + low, x2: 2 + high, y1: 7, y2: 7 }));
-  picture.append(svg("circle", { class: "dot", cx: 2 + mean, cy: 7, r: 3 }));
+  if (low !== null) picture.append(svg("line", { class: "bar", x1: x(low), x2: x(high), y1: 7, y2: 7 }));
+  picture.append(svg("circle", { class: "dot", cx: x(mean), cy: 7, r: 3 }));
   return el("td", {}, picture);
+}
+
+/** By group: the ends of the scale of the small pictures; the same for all rows if they are one list. */
+function scales(rows, apart) {
+  const ends = new Map();
+  for (const [group, members] of grouped(rows, (row) => (apart ? row.group : null))) {
+    const values = members.flatMap(({ estimates: [estimate] }) => (estimate ? [estimate[0], estimate[2] ?? estimate[0], estimate[3] ?? estimate[0]] : []));
+    ends.set(group, [Math.min(...values), Math.max(...values)]);
+  }
+  return (row) => ends.get(apart ? row.group : null);
 }
 
 /** Numbers stand at the right; the family is left out on narrow screens. */
@@ -82,6 +94,7 @@ function tableView(rows, sort, apart, onSort) {
   const grid = el("table", { class: "results", id: "results" }, tableHead(columns, sort, onSort));
   const more = el("button", { type: "button", class: "more" });
   const ordered = sorted(rows, sort, apart);
+  const scaleOf = scales(rows, apart);
   let shown = 0, group = -1, body = null;
   function add(until = shown + PAGE) {
     for (; shown < Math.min(until, ordered.length); shown += 1) {
@@ -91,7 +104,7 @@ function tableView(rows, sort, apart, onSort) {
         grid.append(body);
         group = row.group;
       }
-      body.append(tableRow(row, columns));
+      body.append(tableRow(row, columns, scaleOf(row)));
     }
     more.hidden = shown >= ordered.length;
     more.textContent = `Show more rows (${(ordered.length - shown).toLocaleString("en")} left)`;
@@ -104,7 +117,7 @@ function tableView(rows, sort, apart, onSort) {
 
 function tableHead(columns, sort, onSort) {
   return el("thead", {}, el("tr", {}, ...columns.map((column) => {
-    if (column.plain) return el("th", { scope: "col", text: column.title });
+    if (column.plain) return el("th", { scope: "col", text: column.title, title: column.hint });
     const active = sort.key === column.key;
     return el("th", { scope: "col", class: classOf(column), "aria-sort": active ? (sort.down ? "descending" : "ascending") : "none" },
       el("button", { type: "button", title: column.hint, "data-sort": column.key,
@@ -122,9 +135,9 @@ function groupHead(number, span) {
     el("span", { text: group.title }), " ", el("a", { href: `#protocol-${group.protocol}`, text: "protocol" }), notes)));
 }
 
-function tableRow(row, columns) {
+function tableRow(row, columns, scale) {
   const line = el("tr", { id: `row-${row.index}`, class: row.unranked ? "unranked" : null }, ...columns.map((column) => (
-    column.cell ? column.cell(row) : el("td", { class: classOf(column), text: column.text(row) }))));
+    column.cell ? column.cell(row, scale) : el("td", { class: classOf(column), text: column.text(row) }))));
   line.querySelector(".open").addEventListener("click", () => toggleRow(row, line, columns.length));
   return line;
 }
