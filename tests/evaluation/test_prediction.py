@@ -22,6 +22,7 @@ from mmrs_bench.evaluation.results.records import load_records, record_path, sav
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.runner import run_and_save, run_cell
 from mmrs_bench.io import content_hash
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import IntArray
@@ -92,7 +93,8 @@ def test_a_saved_model_has_the_scores_of_its_record(tmp_path: Path, method: str)
     assert loaded.hparams["num_classes"] == 3
     if "diff" in method and "clip" not in method:
         return  # a head of pixel features
-    batches = data.with_components(None if method == "cnn" else 10).scene_dataloader()
+    components = resolve_config(method_card(method), "default", "smoke").get("components")
+    batches = data.with_components(components).scene_dataloader()
     if "hsi" in loaded.channels and loaded.channels == {"hsi": 6, "lidar": 1}:
         found = np.concatenate([loaded.eval()(batch["windows"]).argmax(dim=1).numpy() for batch in batches])
         assert (found == targets).mean() > 0.99

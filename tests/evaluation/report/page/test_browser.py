@@ -69,8 +69,8 @@ def test_one_list_sorts_over_all_protocols(shown: Open, page: str) -> None:
 def test_the_small_intervals_fill_the_scale_of_the_rows_that_stand_together(shown: Open, page: str) -> None:
     browser = shown(page)
     ends = """return [...document.querySelectorAll("#results tbody")].map((body) => {
-      const bars = [...body.querySelectorAll(".strip .bar")].map((bar) => ["x1", "x2"].map((x) => Number(bar.getAttribute(x))));
-      return [Math.min(...bars.map((bar) => bar[0])), Math.max(...bars.map((bar) => bar[1]))];
+      const at = (end) => [...body.querySelectorAll(".strip .bar")].map((bar) => Number(bar.getAttribute(end)));
+      return [Math.min(...at("x1")), Math.max(...at("x2"))];
     })"""
     assert browser.run(ends) == [[4, 100]] * len(browser.texts("#results .group")), "each protocol has its own scale"
     browser.click("#apart")
