@@ -389,6 +389,6 @@ def test_the_variants_change_the_documented_settings() -> None:
 def test_the_budget_paper_has_the_documented_number_of_steps_and_is_the_largest() -> None:
     budgets = [resolved("bdgf", budget) for budget in ("smoke", "quick", "paper")]
     paper = budgets[-1]
-    assert paper.pretrain_epochs * paper.pretrain_windows // paper.pretrain_batch == 4_000
+    assert paper.pretrain_epochs * paper.pretrain_windows // paper.pretrain_batch == 2_000
     work = [config.pretrain_epochs * config.pretrain_windows * config.base for config in budgets]
     assert work == sorted(set(work))
