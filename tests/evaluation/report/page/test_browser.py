@@ -174,6 +174,23 @@ def test_every_view_is_drawn_and_the_figures_show_the_filtered_methods(shown: Op
     browser.wait_for("document.querySelector('.details .draws')")
 
 
+def test_an_entry_of_the_legend_makes_the_other_curves_faint_until_it_is_pressed_again(shown: Open) -> None:
+    values = [(method, quality, shots) for method, quality in (("rf", 150), ("svm", 120)) for shots in (2, 5)]
+    records = [make_record(method, varied_hits(quality + shots, 0), shots=shots) for method, quality, shots in values]
+    browser = shown(page_of(records), "#?view=curves")
+    opacities = (
+        "return [...document.querySelectorAll('.chart .line')].map((line) => Number(getComputedStyle(line).opacity))"
+    )
+    assert browser.texts(".legend button") == ["rf", "svm"]
+    browser.click(".legend li:nth-of-type(2) button")
+    assert browser.run(opacities) == [0.12, 1.0]
+    assert browser.texts(".legend [aria-pressed=true]") == ["svm"]
+    browser.click(".legend li:nth-of-type(1) button")
+    assert browser.run(opacities) == [1.0, 0.12]
+    browser.click(".legend li:nth-of-type(1) button")
+    assert browser.run(opacities) == [1.0, 1.0]
+
+
 def test_a_narrow_page_does_not_scroll_sideways_and_the_theme_can_be_chosen(shown: Open, page: str) -> None:
     browser = shown(page)
     browser.narrow(360)

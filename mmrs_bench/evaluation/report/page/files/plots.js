@@ -24,6 +24,26 @@ function legend(labels) {
   return el("ul", { class: "legend" }, ...labels.map((name) => el("li", {}, symbol(name), el("span", { text: name }))));
 }
 
+/** A legend whose entries make the other lines faint: while the pointer is over one, or until it is pressed again. */
+function pickingLegend(image, lines) {
+  let kept = null;
+  function show(name) {
+    image.classList.toggle("picked", name !== null);
+    for (const [other, line] of lines) line.classList.toggle("on", other === name);
+  }
+  const buttons = new Map();
+  for (const [name, line] of lines) {
+    const over = { onmouseenter: () => show(name), onmouseleave: () => show(kept) };
+    filled(line, over, []);
+    buttons.set(name, el("button", { type: "button", class: "pick", "aria-pressed": "false", ...over, onclick: () => {
+      kept = kept === name ? null : name;
+      for (const [other, button] of buttons) button.setAttribute("aria-pressed", String(other === kept));
+      show(kept);
+    } }, symbol(name), el("span", { text: name })));
+  }
+  return el("ul", { class: "legend" }, ...[...buttons.values()].map((button) => el("li", {}, button)));
+}
+
 /** The ends of an interval; the mean where there is none. */
 function ends([mean, , low, high]) {
   return [low ?? mean, high ?? mean];
@@ -56,6 +76,7 @@ function curvePanel(rows, metric) {
   const lines = [...grouped(rows, (row) => row.label)];
   const last = (found) => found.reduce((best, row) => (row.shots > best.shots ? row : best)).estimates[metric][0];
   lines.sort((a, b) => last(b[1]) - last(a[1]));
+  const drawn = new Map();
   lines.forEach(([name, found], number) => {
     const shift = (number - (lines.length - 1) / 2) * Math.min(5, 60 / lines.length);
     const { colour, dash } = look(name);
@@ -68,8 +89,9 @@ function curvePanel(rows, metric) {
       line.append(opens(mark(name, x, y(mean)), row, `${name}, ${shotsText(row.shots)}: ${spread(row.estimates[metric])}, ${interval(row.estimates[metric])}`));
     }
     image.append(line);
+    drawn.set(name, line);
   });
-  box.append(legend(lines.map(([name]) => name)));
+  box.append(pickingLegend(image, drawn));
   return box;
 }
 
