@@ -69,7 +69,10 @@ def _readable(text: str, argv: Sequence[str]) -> str:
     """The parser's message with option names and types as on the command line, and what was probably meant."""
     text = re.sub(r'Parser key "([\w.]+)"(?: element \d+)?:', lambda m: f"--{m[1].replace('_', '-')}:", text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
-    return f"{text}. {_suggestion(text, argv)}See mmrs-bench --help."
+    if not (command := _command(argv)):
+        return f"{text}. {_suggestion(text, argv)}See mmrs-bench --help."
+    text = text.replace(f"{command.replace(' ', '.')}.", "")  # in names of missing arguments
+    return f"{text}. {_suggestion(text, argv)}See mmrs-bench {command} --help."
 
 
 def _suggestion(text: str, argv: Sequence[str]) -> str:
@@ -99,11 +102,16 @@ def _did_you_mean(names: Sequence[str]) -> str:
 
 def _options_of(argv: Sequence[str]) -> dict[str, object]:
     """The options of the command in some arguments, with their numbers of values (``nargs``)."""
-    name = next((name for name in (" ".join(argv[:2]), *argv[:1]) if name in COMMANDS), None)
+    name = _command(argv)
     parser = ArgumentParser(exit_on_error=False)
     for add in COMMANDS[name][2] if name else ():
         add(parser)
     return {option: action.nargs for action in parser._actions for option in action.option_strings}
+
+
+def _command(argv: Sequence[str]) -> str | None:
+    """The name of the command in some arguments; None if there is none."""
+    return next((name for name in (" ".join(argv[:2]), *argv[:1]) if name in COMMANDS), None)
 
 
 def _parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
