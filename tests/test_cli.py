@@ -93,6 +93,7 @@ WRONG_INPUT = [
     ("data fech trento", "Did you mean fetch?"),
     ("run --metods rf", "Did you mean --methods? See mmrs-bench run --help."),
     ("compare rf", "the following arguments are required: other. See mmrs-bench compare --help."),
+    ("run --config my.run.yaml", "my.run.yaml'. See mmrs-bench run --help."),
     ("data fetch", "the following arguments are required: name. See mmrs-bench data fetch --help."),
     ("run --shots 2,5", "Separate values by blanks: --shots 2 5."),
     ("sweep --timesteps 5,10 --blocks 1", "Separate values by blanks: --timesteps 5 10."),

@@ -71,7 +71,8 @@ def _readable(text: str, argv: Sequence[str]) -> str:
     text = re.sub(r"<class '(\w+)'>", r"\1", text).rstrip(".")
     if not (command := _command(argv)):
         return f"{text}. {_suggestion(text, argv)}See mmrs-bench --help."
-    text = text.replace(f"{command.replace(' ', '.')}.", "")  # in names of missing arguments
+    if text.startswith("the following arguments are required: "):
+        text = text.replace(f"{command.replace(' ', '.')}.", "")
     return f"{text}. {_suggestion(text, argv)}See mmrs-bench {command} --help."
 
 
