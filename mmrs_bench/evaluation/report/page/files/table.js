@@ -43,12 +43,11 @@ function estimateCell(row, i) {
   return el("td", { class: "number", title: interval(estimate) }, el("a", { href: `#row-${row.index}`, text: spread(estimate) }));
 }
 
-/** A small picture of mean and interval, between the lowest and the highest of the rows that stand together. */
-function intervalCell(row, [least, most]) {
+/** A small picture of mean and interval; `x` is the scale of the rows that stand together. */
+function intervalCell(row, x) {
   const estimate = row.estimates[0];
   if (!estimate) return el("td", { text: ABSENT });
   const [mean, , low, high] = estimate;
-  const x = (value) => 4 + (most > least ? (value - least) / (most - least) : 0.5) * 96;
   const picture = svg("svg", { class: `strip ${row.unranked ? "off" : `c${look(row.label).colour}`}`, viewBox: "0 0 104 14", width: 88, height: 12, role: "img",
                                "aria-label": interval(estimate) },
                       svg("title", { text: interval(estimate) }), svg("line", { class: "grid", x1: 2, x2: 102, y1: 7, y2: 7 }));
@@ -57,14 +56,15 @@ function intervalCell(row, [least, most]) {
   return el("td", {}, picture);
 }
 
-/** By group: the ends of the scale of the small pictures; the same for all rows if they are one list. */
-function scales(rows, apart) {
-  const ends = new Map();
-  for (const [group, members] of grouped(rows, (row) => (apart ? row.group : null))) {
-    const values = members.flatMap(({ estimates: [estimate] }) => (estimate ? [estimate[0], estimate[2] ?? estimate[0], estimate[3] ?? estimate[0]] : []));
-    ends.set(group, [Math.min(...values), Math.max(...values)]);
-  }
-  return (row) => ends.get(apart ? row.group : null);
+/** The scale of a row's small picture: from the lowest to the highest interval of its group, or of all rows in one list. */
+function intervalScales(rows, apart) {
+  const groupOf = (row) => (apart ? row.group : null);
+  const found = new Map([...grouped(rows, groupOf)].map(([group, members]) => {
+    const values = members.flatMap(({ estimates: [estimate] }) => (estimate ? ends(estimate) : []));
+    const low = Math.min(...values), high = Math.max(...values);
+    return [group, low < high ? scale(low, high, 4, 100) : () => 52];
+  }));
+  return (row) => found.get(groupOf(row));
 }
 
 /** Numbers stand at the right; the family is left out on narrow screens. */
@@ -94,7 +94,7 @@ function tableView(rows, sort, apart, onSort) {
   const grid = el("table", { class: "results", id: "results" }, tableHead(columns, sort, onSort));
   const more = el("button", { type: "button", class: "more" });
   const ordered = sorted(rows, sort, apart);
-  const scaleOf = scales(rows, apart);
+  const scaleOf = intervalScales(rows, apart);
   let shown = 0, group = -1, body = null;
   function add(until = shown + PAGE) {
     for (; shown < Math.min(until, ordered.length); shown += 1) {
@@ -135,9 +135,9 @@ function groupHead(number, span) {
     el("span", { text: group.title }), " ", el("a", { href: `#protocol-${group.protocol}`, text: "protocol" }), notes)));
 }
 
-function tableRow(row, columns, scale) {
+function tableRow(row, columns, x) {
   const line = el("tr", { id: `row-${row.index}`, class: row.unranked ? "unranked" : null }, ...columns.map((column) => (
-    column.cell ? column.cell(row, scale) : el("td", { class: classOf(column), text: column.text(row) }))));
+    column.cell ? column.cell(row, x) : el("td", { class: classOf(column), text: column.text(row) }))));
   line.querySelector(".open").addEventListener("click", () => toggleRow(row, line, columns.length));
   return line;
 }
