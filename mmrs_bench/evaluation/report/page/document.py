@@ -183,8 +183,8 @@ def _row(number: int, entry: Entry, row: Mapping[str, Value], names: Sequence[st
 
 
 def _estimate(value: Value) -> list[float | None] | None:
-    """Mean, sd and interval in percent."""
-    return [rounded(part) for part in value] if isinstance(value, Estimate) else None
+    """Mean, sd and interval in percent, not rounded: the page rounds them once, as the other tables do."""
+    return list(value) if isinstance(value, Estimate) else None
 
 
 def _ranks(ranks: SceneRanks) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,6 +76,17 @@ def test_the_small_intervals_fill_the_scale_of_the_rows_that_stand_together(show
     assert browser.run(ends) == [[4, 100]] * len(browser.texts("#results .group")), "each protocol has its own scale"
     browser.click("#apart")
     assert browser.run(ends) == [[4, 100]], "one list has one scale"
+
+
+def test_numbers_are_rounded_as_in_the_other_tables(shown: Open, page: str) -> None:
+    values = [100 * 0.94105, 94.105, 62.125, 62.375, -62.125, 0.5, 1.5, 2.5, 0.25, 0.35, 1e-9, -1e-9, 99.995]
+    browser = shown(page)
+    function = re.search(r"function halfToEven.*?\n}\n", page, re.DOTALL)  # the page shows no function to others
+    assert function is not None
+    script = f"{function[0]} return arguments[0].map((value) => halfToEven(value, arguments[1]))"
+    for digits in (0, 1, 2, 3):
+        found = browser.run(script, values, digits)
+        assert [float(text) for text in found] == [float(f"{value:.{digits}f}") for value in values], digits
 
 
 def test_filters_and_search_leave_the_fitting_rows_and_can_be_linked(shown: Open, page: str) -> None:

@@ -56,9 +56,16 @@ function filled(element, properties, children) {
   return element;
 }
 
+/** As `toFixed`, but an exact half goes to the even digit, as in the tables of the other formats. */
+function halfToEven(value, digits) {
+  const scaled = Math.abs(value) * 10 ** digits, floor = Math.floor(scaled);
+  const half = scaled - floor === 0.5 && (value * 2 ** (digits + 1)) % 1 === 0;
+  return (half && floor % 2 === 0 ? Math.sign(value) * floor / 10 ** digits : value).toFixed(digits);
+}
+
 function fixed(value, digits = 2) {
   if (value === null || value === undefined) return ABSENT;
-  const text = value.toFixed(digits);
+  const text = halfToEven(value, digits);
   return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
 }
 
