@@ -18,8 +18,9 @@ MINUTES ?= 10
 # Further options of the command, e.g. RUN="--workers 4 --keep-going".
 RUN ?=
 
-# Read when libraries are loaded: spinning OpenMP threads and returned pages cost factors on busy CPUs.
+# Read when libraries are loaded: OpenMP threads that wait actively and returned pages cost factors on busy CPUs.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 3000
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 

@@ -290,6 +290,12 @@ class ExecutionConfig(_Frozen):
         return self.model_copy(update={"device": device})
 
 
+#: Value of ``GOMP_SPINCOUNT``: how often a waiting thread of gcc's OpenMP, which torch uses on Linux, looks for work
+#: before it sleeps; 3,000 times are 0.2 ms. By default it may do so for 20 ms, in which it slows down the other threads
+#: of a busy CPU by a factor of up to 30. If it sleeps at once, small operations of torch take up to twice as long.
+OPENMP_SPINS = "3000"
+
+
 @contextmanager
 def torch_threads(count: int | None = None) -> Iterator[None]:
     """Let torch use ``count`` threads meanwhile, and afterwards as many as before; None changes nothing at first."""

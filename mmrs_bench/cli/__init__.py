@@ -13,6 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from mmrs_bench.cli.parser import COMMANDS, GROUPS, build_parser
+from mmrs_bench.config import OPENMP_SPINS
 from mmrs_bench.errors import BenchError, ConfigError, PreflightError, nearest
 from mmrs_bench.texts import one_line, prepare_streams
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 success, 1 failure or loss of accuracy, 2 wrong input, 130 stopped by Ctrl-C.
     """
     prepare_streams()
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read when torch is imported
     os.environ["MPLBACKEND"] = "agg"  # files only; an inherited backend may need a display, or be unknown
     given = list(sys.argv[1:] if argv is None else argv)
     try:

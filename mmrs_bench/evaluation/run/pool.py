@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
+from mmrs_bench.config import OPENMP_SPINS
 from mmrs_bench.errors import BenchError
 
 #: Workers in a row that may fail without having taken a cell (during imports, for example) until no more are started.
@@ -86,12 +87,13 @@ class Replacements:
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment variables of a worker. Libraries read them when they are loaded.
 
-    On a busy CPU, spinning OpenMP threads slow down a worker by a factor of up to 30, and memory pages that are
-    returned to the system and requested again by a factor of up to 6.
+    Waiting OpenMP threads shall sleep, those of gcc's library soon (see `OPENMP_SPINS`). On a busy CPU, memory pages
+    that are returned to the system and requested again slow down a worker by a factor of up to 6.
     """
     return {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": OPENMP_SPINS,
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": "100000000000",
         # Inherited values may be unknown, or need a display; what libraries print goes to log files.
