@@ -27,7 +27,7 @@ from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.report.tables import Value
 from mmrs_bench.io import write_json
 
-GROUPS = ("windows", "selective_scan", "diffclip", "bdgf", "msfmamba", "unidiff")
+GROUPS = ("windows", "selective_scan", "diffclip", "bdgf", "msfmamba", "unidiff", "threads")
 #: Share of the processor that other programs may use.
 MOST_BUSY = 0.25
 #: A ratio is worse if it exceeds the committed one by this share, or by three times the noise of both.

@@ -18,11 +18,13 @@ from mmrs_bench.evaluation.run.display.announcement import announced, plan_of
 from mmrs_bench.evaluation.run.display.progress import RunDisplay, make_display
 from mmrs_bench.evaluation.run.executors import CLUSTERS, execute, make_pool
 from mmrs_bench.evaluation.run.jobs import RUN_AND_SAVE, RUN_CELL, Job, is_done, stale_outcomes
-from mmrs_bench.evaluation.run.planning import estimate_text, expected_seconds, in_cost_order
+from mmrs_bench.evaluation.run.planning import estimate_text, expected_seconds, in_cost_order, wall_seconds
 from mmrs_bench.evaluation.run.preflight import notes_of, preflight
 from mmrs_bench.io import write_text
 from mmrs_bench.scenes.catalogue import load_manifest
 
+#: Seconds from which a run with fewer cells than workers is told how to use the other cores.
+LONG_RUN = 120.0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -118,6 +120,9 @@ def run_cells(
         for line in (*notes_of(pending).lines, *detached_notes(job.lock_dir)):
             display.line(line)
         display.line(estimate_text(pending, seconds, records, count))
+        if executor == "local" and count < workers and wall_seconds(seconds, count)[0] > LONG_RUN:
+            for line in free_core_notes(count, execution):
+                display.line(line)
         plan = plan_of(job, cells, finished, expected, count)
         if detach:
             return submit_detached(job, cast(SubmittingPool, pool), plan, display.line)
@@ -151,6 +156,17 @@ def worker_count(workers: int | None, device: str, cores: int = 1) -> int:
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers {workers!r}: at least one worker is needed; give --workers 1 or more")
     return workers or (max(1, usable_cores() // cores) if device == "cpu" else 1)
+
+
+def free_core_notes(workers: int, execution: ExecutionConfig) -> list[str]:
+    """How so many workers on a CPU can use all cores, in one line; none if they do."""
+    threads = usable_cores() // (workers * execution.devices)
+    if execution.device != "cpu" or threads <= execution.threads:
+        return []
+    return [
+        f"there are more cores than cells: --threads {threads} uses them; it needs pretrainings of its own, and "
+        "accuracies differ a little (docs/clusters.md)"
+    ]
 
 
 def check_writable(results: Path) -> None:
