@@ -291,7 +291,7 @@ class ExecutionConfig(_Frozen):
 
 
 #: Value of ``GOMP_SPINCOUNT``: how often a waiting thread of gcc's OpenMP, which torch uses on Linux, looks for work
-#: before it sleeps; 3,000 times are 0.2 ms. By default it may do so for 20 ms, in which it slows down the other threads
+#: before it sleeps; 3,000 times are 0.06 ms. By default it does so for 5 ms, in which it slows down the other threads
 #: of a busy CPU by a factor of up to 30. If it sleeps at once, small operations of torch take up to twice as long.
 OPENMP_SPINS = "3000"
 

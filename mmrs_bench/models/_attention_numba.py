@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrs_bench.models._compiled import LN2, compiled, in_threads, working_memory
+from mmrs_bench.models._compiled import LN2, compiled, in_threads
 from mmrs_bench.models._lanes import (
     LANES,
     add_outer,
@@ -224,7 +224,8 @@ def _run(kernel, outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], heads:
     added = _bias_of_keys(bias)
 
     def run(start: int, stop: int) -> None:
-        work = working_memory((4 * n + 2 * padded(n)) * padded(e) + 2 * n * LANES + LANES**2)
+        # Allocated by torch, which aligns memory to 64 bytes. Zeros, because padding must be 0.
+        work = inputs[-1].new_zeros((4 * n + 2 * padded(n)) * padded(e) + 2 * n * LANES + LANES**2).numpy()
         kernel(*flat, added, scale, shape, work, start, stop)
 
     in_threads(run, s * heads)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmrs_bench.models._compiled import LN2, compiled, in_threads, working_memory
+from mmrs_bench.models._compiled import LN2, compiled, in_threads
 from mmrs_bench.models._lanes import (
     LANES,
     add,
@@ -249,7 +249,8 @@ def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tens
     squares = 2 * length + 2 if kernel is backward_samples else 1
 
     def run(start: int, stop: int) -> None:
-        work = working_memory((6 + 4 * passes) * places + squares * SQUARE)
+        # Allocated by torch, which aligns memory to 64 bytes.
+        work = torch.zeros((6 + 4 * passes) * places + squares * SQUARE).numpy()
         kernel(*arrays, shape, reverse, work, start, stop)
 
     in_threads(run, batch)

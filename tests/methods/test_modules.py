@@ -21,15 +21,23 @@ from helpers.module_cases import CASES, Losses, ModuleCase, logged_scores, saved
 from helpers.network_helpers import same, weights
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from mmrs_bench.config import torch_threads
 from mmrs_bench.errors import DataError
+from mmrs_bench.methods.bdgf import module as bdgf
+from mmrs_bench.methods.bdgf.module import GuidedLearner
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.methods.toolkit.supervised import SupervisedModule
+from mmrs_bench.methods.unidiff.head_module import HeadModule
 
 TESTS = Path(__file__).parents[1]
 
 every_module = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 classifiers = pytest.mark.parametrize("case", [c for c in CASES if c.classifies], ids=lambda case: case.name)
+
+window_classifiers = pytest.mark.parametrize(
+    "case", [c for c in CASES if c.classifies and c.module is not HeadModule], ids=lambda case: case.name
+)
 
 
 def _once_of_a_kind(cases: Iterable[ModuleCase]) -> Any:
@@ -67,6 +75,25 @@ def test_it_trains_and_is_restored_from_its_checkpoint_alone(case: ModuleCase, t
     assert dict(restored.hparams) == dict(module.hparams)
     for one, other in zip(outputs(own, module, data), outputs(own, restored, data), strict=True):
         assert torch.equal(one, other)
+
+
+@window_classifiers
+def test_predictions_in_several_threads_are_those_of_one(case: ModuleCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of a batch are computed at once, each with one thread."""
+    data = case.data()
+    module = case.build(data).eval()
+    monkeypatch.setattr(type(module), "cpu_chunk", 7)
+    monkeypatch.setattr(bdgf, "PREDICTION_BATCH", 7)
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    if isinstance(module, GuidedLearner):
+        batch["features"] = module.features(batch["windows"])
+    scores = []
+    for threads in (1, 3):
+        with torch.inference_mode(), torch_threads(threads):
+            scores.append(module.class_scores(batch))
+    assert len(scores[0]) == 60
+    assert torch.equal(*scores)
 
 
 @every_kind

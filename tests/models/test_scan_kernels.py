@@ -6,10 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from helpers.new_process import in_new_process
 from helpers.short_registers import run_with_short_registers
 
-TESTS = Path(__file__).parents[1]
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba (extra fast) is absent")
 
 
@@ -66,31 +64,6 @@ def test_kernels_compile_without_a_cache_folder() -> None:
     with pytest.raises(RuntimeError, match="cannot cache function"):
         numba.njit(cache=True)(increment)
     assert compiled(increment)(1) == 2
-
-
-FORKED = """
-import os, signal, torch
-from mmrs_bench.models._compiled import in_threads, working_memory
-from models.test_selective_scan import inputs
-from mmrs_bench.models.selective_scan import selective_scan
-
-torch.set_num_threads(3)
-values = inputs(5, 4, 7, 9, dtype=torch.float32)
-expected = selective_scan(**values)
-child = os.fork()
-if child == 0:
-    signal.alarm(60)
-    found = []
-    in_threads(lambda start, stop: found.extend(range(start, stop)), 5)
-    os._exit(0 if sorted(found) == [*range(5)] and torch.equal(selective_scan(**values), expected) else 1)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@needs_numba
-def test_kernels_run_in_processes_that_were_forked_after_they_ran() -> None:
-    """The threads of the kernels stay alive, and a forked process has none of them."""
-    assert in_new_process(FORKED, PYTHONPATH=str(TESTS), PYTHONWARNINGS="ignore") == "0"
 
 
 @needs_numba

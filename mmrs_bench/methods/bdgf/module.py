@@ -25,6 +25,7 @@ from mmrs_bench.methods.bdgf.mutual_learning import mutual_loss
 from mmrs_bench.methods.bdgf.pretraining_module import MultimodalPretrainer
 from mmrs_bench.methods.toolkit.classification import ClassificationModule
 from mmrs_bench.models.diffusion import TIMESTEPS
+from mmrs_bench.models.threads import parallel_map
 
 STAGE_2 = "mutual learning"
 #: Windows that the branches classify at once; bounds the memory of their features.
@@ -217,12 +218,17 @@ class GuidedLearner(DenoiserClassifier):
     def class_scores(self, batch: Mapping[str, Any]) -> Tensor:
         """`logits` of a batch, in parts of `PREDICTION_BATCH` windows."""
         windows, features = self.windows_of(batch), batch.get("features")
-        scores = []
-        for part in torch.split(torch.arange(len(next(iter(windows.values())))), PREDICTION_BATCH):
+        first = next(iter(windows.values()))
+
+        def scores_of(start: int) -> Tensor:
+            part = slice(start, start + PREDICTION_BATCH)
             levels = None if features is None else [level[part] for level in features]
-            chosen = {name: window[part] for name, window in windows.items()}
-            scores.append(self(chosen, levels))
-        return torch.cat(scores)
+            return self({name: window[part] for name, window in windows.items()}, levels)  # type: ignore[no-any-return]
+
+        starts = range(0, len(first), PREDICTION_BATCH)
+        if features is None:  # the denoiser can compute the features of one part at a time only
+            return torch.cat([scores_of(start) for start in starts])
+        return torch.cat(parallel_map(scores_of, starts, first.device))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """The scores, which are probabilities."""

@@ -156,7 +156,7 @@ class MultimodalDenoiser(nn.Module):
         return {name: float(part.square().sum().sqrt()) for name, part in zip(self.channels, parts, strict=True)}
 
     def _activations(self, padded: Tensor, steps: Tensor) -> list[Tensor]:
-        """Outputs of the decoder levels, coarsest first, in float32."""
+        """Outputs of the decoder levels, coarsest first, in float32; one call at a time, because hooks keep them."""
         levels: list[Tensor] = []
         blocks = self.unet.up_blocks
         handles = [block.register_forward_hook(lambda *args: levels.append(args[2].float())) for block in blocks]

@@ -40,6 +40,7 @@ from mmrs_bench.models.masked_diffusion.transformer import (
     clean_timesteps,
     window_pixels,
 )
+from mmrs_bench.models.threads import parallel_map
 from mmrs_bench.randomness import torch_generator
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -252,15 +253,16 @@ class LanguageAlignedClassifier(ClassificationModule):
         texts, image = self.network.texts(), self.network.image
         chunk = self.cpu_chunk if timesteps.device.type == "cpu" else max(len(timesteps), 1)
         windows = self.windows_of(batch) if self.scene is None else {}
-        cosines = []
-        for start in range(0, len(timesteps), chunk):
+
+        def cosines_of(start: int) -> Tensor:
             part = slice(start, start + chunk)
             if self.scene is None:
                 embedded = image.embed_pixels(window_pixels({name: window[part] for name, window in windows.items()}))
             else:
                 embedded = window_pixels(self.scene.gather(batch["pixel"][part]))
-            cosines.append(cosine_similarity(image(embedded, timesteps[part]), texts))
-        return torch.cat(cosines)
+            return cosine_similarity(image(embedded, timesteps[part]), texts)
+
+        return torch.cat(parallel_map(cosines_of, range(0, len(timesteps), chunk), timesteps.device))
 
     def configure_optimizers(self) -> Any:
         """Adam with the schedule, and its own learning rate for tokenizers and encoder."""

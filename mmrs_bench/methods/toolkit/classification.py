@@ -12,6 +12,7 @@ from torch.nn import functional
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.toolkit.scores import score_collection
 from mmrs_bench.methods.toolkit.stage import StageModule
+from mmrs_bench.models.threads import parallel_map
 
 #: Metric that every classification module logs on validation pixels, for selection and early stopping.
 VALIDATION_METRIC = "val/OA"
@@ -30,7 +31,8 @@ class ClassificationModule(StageModule):
         label_smoothing: Share of the target's weight that is spread over all classes.
     """
 
-    #: Windows per forward pass of a prediction on CPU, for speed; None takes the whole batch.
+    #: Windows per forward pass of a prediction on CPU, for speed; None takes the whole batch. Several passes may run at
+    #: once in several threads, so they must not change the module.
     cpu_chunk: ClassVar[int | None] = None
     #: Whether `predict_step` also returns the largest class probability of each pixel.
     with_confidence: bool = False
@@ -85,11 +87,12 @@ class ClassificationModule(StageModule):
         first = next(iter(windows.values()))
         count = len(first)
         chunk = self.cpu_chunk if self.cpu_chunk and first.device.type == "cpu" else max(count, 1)
-        parts = []
-        for start in range(0, count, chunk):
+
+        def scores_of(start: int) -> Tensor:
             part = {name: window[start : start + chunk] for name, window in windows.items()}
-            parts.append(self(part))
-        return torch.cat(parts)
+            return self(part)  # type: ignore[no-any-return]
+
+        return torch.cat(parallel_map(scores_of, range(0, count, chunk), first.device))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Class probabilities (b, k) of what `class_scores` returns: their softmax."""
