@@ -24,6 +24,12 @@ CONFIG = BdgfConfig(**resolve_config(method_card("bdgf"), "default", "quick"))
 DENOISER = {name: getattr(CONFIG, name) for name in ("base", "multipliers", "blocks")}
 
 
+def untrained() -> GuidedLearner:
+    """The branches, without a denoiser."""
+    sizes: dict[str, Any] = {**DENOISER, "width": CONFIG.width}
+    return GuidedLearner(CHANNELS, len(CLASSES), WINDOW, **sizes, timesteps=CONFIG.timesteps, branches=CONFIG.branches)
+
+
 def works() -> Iterator[Work]:
     windows = gatherer(CHANNELS)
 
@@ -33,15 +39,7 @@ def works() -> Iterator[Work]:
     torch.manual_seed(0)
     pretrainer = MultimodalPretrainer(CHANNELS, WINDOW, **DENOISER)
     yield work("pretraining step", stepper(pretrainer, batch(windows, CONFIG.pretrain_batch)))
-    learner = GuidedLearner(
-        CHANNELS,
-        len(CLASSES),
-        WINDOW,
-        **DENOISER,
-        timesteps=CONFIG.timesteps,
-        branches=CONFIG.branches,
-        width=CONFIG.width,
-    )
+    learner = untrained()
     learner.use_denoiser(pretrainer.denoiser)
     many: dict[str, Any] = batch(windows, EXTRACTION_BATCH)
     features = learner.features(many["windows"])

@@ -54,7 +54,7 @@ def pixel_operations() -> int:
     return 2 * len(CHANNELS) * (SINUSOID_WIDTH * D + D * D + CONFIG.depth * block_products(1 + N) + 3 * D * D)
 
 
-def classify(precision: str) -> Any:
+def classify(precision: str, at_once: int = BATCH) -> Any:
     """Classifies SAMPLE pixels of a scene that is embedded already."""
     torch.manual_seed(0)
     windows = gatherer(CHANNELS)
@@ -68,7 +68,7 @@ def classify(precision: str) -> Any:
 
     def run() -> torch.Tensor:
         with autocast(precision):
-            return torch.cat([classifier.predict_step({"pixel": part}, 0) for part in chosen.split(BATCH)])
+            return torch.cat([classifier.predict_step({"pixel": part}, 0) for part in chosen.split(at_once)])
 
     return without_gradients(run)
 

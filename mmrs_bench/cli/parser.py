@@ -116,6 +116,7 @@ _SOURCES = _option("--results", **_several([str(DEFAULT_RESULTS)]), help="one or
 _PAGE = _out("report", "folder for report.html")
 _MAPS = _out(None, "folder for the files (default: RESULTS/maps)")
 _DRAW = _option("--draw", type=int, default=0, help="the draw of the cell")
+_THREADS = _option("--threads", type=int, default=1, help="threads of the predictions")
 _TIF = _option("--tif", action="store_true", help="also write a GeoTIFF (needs the extra geo)")
 _COST = _option(
     "--cost", action="store_true", help="measure time and memory of the cells to do with short trainings (minutes)"
@@ -244,12 +245,12 @@ COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "map": (
         "results:draw_map",
         "classify a whole scene with one or more methods, on one sheet",
-        [_suite, _RESULTS, _device, _DRAW, _MAPS, _TIF],
+        [_suite, _RESULTS, _device, _THREADS, _DRAW, _MAPS, _TIF],
     ),
     "predict": (
         "models:predict",
         "classify a scene with a fitted model",
-        [_MODEL, _SCENE, _MISSING, _MAP_FILE, _PLACE],
+        [_MODEL, _SCENE, _MISSING, _MAP_FILE, _PLACE, _THREADS],
     ),
     "export": (
         "models:export",

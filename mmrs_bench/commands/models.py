@@ -19,11 +19,11 @@ from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.stage_lines import StageLines
 
 
-def predict(*, model: str, scene: str | None, out: str, device: str, drop: Sequence[str] | None) -> int:
+def predict(*, model: str, scene: str | None, out: str, device: str, threads: int, drop: Sequence[str] | None) -> int:
     """Classify every pixel of a scene, and write the class map."""
     target = Path(out).expanduser()
     check_map_path(target)
-    execution = make_execution(device, ExecutionConfig().precision)
+    execution = make_execution(device, ExecutionConfig().precision, threads=threads)
     sheet = predict_scene(Path(model).expanduser(), scene, execution, StageLines(say_progress), drop=drop)
     written = sheet.write(target)
     if target.suffix.lower() in RASTER_SUFFIXES and (line := missing_place(sheet.scene)):

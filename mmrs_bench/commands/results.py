@@ -105,16 +105,25 @@ def write_tables(*, pages: list[str], results: str, check: bool) -> int:
 
 
 def draw_map(
-    *, results: str, device: str, precision: str, draw: int, out: str | None, tif: bool, **suite_options: Any
+    *,
+    results: str,
+    device: str,
+    precision: str,
+    threads: int,
+    draw: int,
+    out: str | None,
+    tif: bool,
+    **suite_options: Any,
 ) -> int:
     """Classify every pixel of a scene with one or more methods, and write one sheet of their maps."""
     cells = _cells_of_map(suite_options, draw)
     folder = Path(results).expanduser()
     target_folder = Path(out).expanduser() if out else folder / "maps"
-    execution = make_execution(device, precision)
+    execution, predicting = (make_execution(device, precision, threads=count) for count in (1, threads))
     packages = ["rasterio"] if tif else []
     progress = StageLines(say_progress)
-    sheet = classify_scene(cells, execution, folder, progress, folders=[target_folder], packages=packages)
+    checked: dict[str, Any] = {"folders": [target_folder], "packages": packages}
+    sheet = classify_scene(cells, execution, folder, progress, threads=predicting.threads, **checked)
     for line in sheet.warnings:
         say_progress(
             f"colours of {sheet.scene.manifest.dataset_name}: {line}; below {DISTINCT:.0f}, colours look alike "

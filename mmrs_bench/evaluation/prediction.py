@@ -25,7 +25,7 @@ from mmrs_bench.scenes.files.fingerprint import scene_fingerprint
 if TYPE_CHECKING:
     from lightning import LightningModule
 
-    from mmrs_bench.methods.base import Method, Progress
+    from mmrs_bench.methods.base import Method, Prediction, Progress
     from mmrs_bench.scenes.datamodule import SceneDataModule
     from mmrs_bench.scenes.manifest import Manifest
     from mmrs_bench.scenes.scene import Scene
@@ -47,7 +47,7 @@ def predict_scene(
     Args:
         model: Folder of the model, or record of its cell.
         dataset: Name of a scene, or path of a manifest; None takes the training scene.
-        execution: The device; precision and batch size are those of the training.
+        execution: Device and threads; precision and batch size are those of the training.
         progress: Callback for the progress of a stage.
         drop: Modalities that are not used, or that the scene does not have; None takes those of the model's protocol.
 
@@ -68,18 +68,25 @@ def predict_scene(
         progress(
             f"{manifest.tag} is not the training scene: it is normalised by its own statistics, without labels", 0.0
         )
-    execution = _execution(card, execution.device).resolved()
-    with _loaded(folder, card, execution, progress) as method:
+    with _loaded(folder, card, _execution(card, execution.device).resolved(), progress) as method:
         if not same and (reason := method.bound_to_scene()):
             raise ConfigError(
                 f"{folder}: {reason}, so it classifies {card.protocol.scene} only; train on {manifest.tag}"
             )
         unlabelled = _as_trained(scene, card)
-        data = _data(scene if same else unlabelled, folder, card, execution, config, same=same)
+        data = _data(scene if same else unlabelled, folder, card, method.context.execution, config, same=same)
         progress(f"predict {manifest.tag}", 0.0)
-        prediction = method.classify_with_confidence(data, np.arange(scene.labels.size))
+        prediction = classify_all(method, data, execution.threads)
     title = f"{_title(card)}, trained on {card.protocol.scene}"
     return MapSheet(unlabelled, (MethodMap(_label(card), *prediction),), np.empty(0, np.int64), None, title)
+
+
+def classify_all(method: Method, data: SceneDataModule, threads: int) -> Prediction:
+    """Classify every pixel of a scene by ``threads`` threads, or those of the training if they are more."""
+    execution = method.context.execution
+    more = execution.model_copy(update={"threads": max(threads, execution.threads)})
+    method.context = replace(method.context, execution=more)
+    return method.classify_with_confidence(data, np.arange(data.scene.labels.size))
 
 
 @contextmanager

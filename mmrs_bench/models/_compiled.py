@@ -32,9 +32,11 @@ def in_threads(run: Callable[[int, int], None], units: int) -> None:
 
     Not in numba's own threads, which can make a forked process abort.
     """
-    threads = max(1, min(torch.get_num_threads(), units))
-    bounds = [units * i // threads for i in range(threads + 1)]
-    first, *others = pairwise(bounds)
+    threads = min(torch.get_num_threads(), units)
+    if threads < 2:
+        run(0, units)
+        return
+    first, *others = pairwise(units * i // threads for i in range(threads + 1))
     waiting = [helpers(threads - 1).submit(run, *part) for part in others]
     try:
         run(*first)

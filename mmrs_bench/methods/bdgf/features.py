@@ -5,6 +5,8 @@ Letters: b batch, d channels of a level, w window side, n pixels; in `InMemoryFe
 
 from __future__ import annotations
 
+import copy
+import threading
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from mmrs_bench.methods.bdgf.multimodal_ddpm import NOISE_SEED, MultimodalDenois
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.models.batches import fixed_size_batches
+from mmrs_bench.models.threads import parallel_map
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import Batch
 from mmrs_bench.scenes.scene import IntArray
@@ -56,7 +59,8 @@ class DiffusionFeatures:
             level_name(level): (count, denoiser.side, denoiser.side)
             for level, count in enumerate(denoiser.feature_channels)
         }
-        self._denoiser = denoiser.to(self._device).eval()
+        self._own = threading.local()
+        self._own.denoiser = self._denoiser = denoiser.to(self._device).eval()
         self._gatherer = data.gatherer(torch.device(self._device))
         self._timesteps = timesteps
         self._context = context
@@ -71,13 +75,25 @@ class DiffusionFeatures:
 
     def compute(self, pixels: IntArray) -> dict[str, Tensor]:
         """Features (n, d, w, w) of pixels (n,), n > 0, by level, float32, on the denoiser's device."""
-        parts = []
-        for batch, count in fixed_size_batches(torch.from_numpy(pixels), EXTRACTION_BATCH):
+
+        def extract(part: tuple[Tensor, int]) -> list[Tensor]:
+            batch, count = part
             windows = self._gatherer.gather(batch.to(self._device))
-            levels = self._denoiser.decoder_features(windows, timesteps=self._timesteps)
-            parts.append([level[:count] for level in levels])
+            levels = self._denoiser_of_this_thread().decoder_features(windows, timesteps=self._timesteps)
+            return [level[:count] for level in levels]
+
+        with torch.no_grad():
+            batches = fixed_size_batches(torch.from_numpy(pixels), EXTRACTION_BATCH)
+            parts = parallel_map(extract, batches, torch.device(self._device))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         return dict(zip(self.shapes, levels, strict=True))
+
+    def _denoiser_of_this_thread(self) -> MultimodalDenoiser:
+        """The denoiser, or a copy of it in another thread, because it computes one batch at a time."""
+        if not hasattr(self._own, "denoiser"):
+            self._own.denoiser = copy.deepcopy(self._denoiser)
+        denoiser: MultimodalDenoiser = self._own.denoiser
+        return denoiser
 
 
 def level_name(level: int) -> str:

@@ -13,6 +13,7 @@ import pytest
 from helpers.bdgf_helpers import SIDE, cheap
 from helpers.method_helpers import small_data
 
+from mmrs_bench.evaluation.prediction import classify_all
 from mmrs_bench.methods.bdgf.features import DiffusionFeatures
 from mmrs_bench.methods.bdgf.method import Bdgf
 from mmrs_bench.scenes.datamodule import SceneDataModule
@@ -100,3 +101,15 @@ def test_an_interrupted_map_leaves_no_features(
     with pytest.raises(KeyboardInterrupt):
         method.predict(data, every_pixel(data))
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_map_is_the_same_in_any_number_of_threads(tmp_path: Path, data: SceneDataModule) -> None:
+    """Features and scores of the parts of a batch are computed at once, the features by copies of the denoiser."""
+    data.inference_batch = 200  # more than three parts
+    method = fitted(tmp_path, data)
+    one = classify_all(method, data, 1)
+    assert method.context.execution.threads == 1
+    three = classify_all(method, data, 3)
+    assert method.context.execution.threads == 3
+    for found, expected in zip(three, one, strict=True):
+        np.testing.assert_array_equal(found, expected)
