@@ -228,8 +228,9 @@ def test_validation_scores_clean_windows_and_draws_timesteps_in_every_epoch(
     """Timesteps depend on draw, seed, epoch and batch."""
     texts = torch.randn(len(NAMES), 8, generator=torch.Generator().manual_seed(0))
     module = classifier(timestep=timestep, crop="joint", readout="class", text_vectors=texts).eval()
-    for tokenizer in module.network.image.tokenizers.values():
-        torch.nn.init.normal_(tokenizer.time.linear_2.weight)  # so that the timestep decides the class
+    generator = torch.Generator().manual_seed(0)
+    for tokenizer in module.network.image.tokenizers.values():  # so that the timestep decides the class
+        torch.nn.init.normal_(tokenizer.time.linear_2.weight, generator=generator)
     windows = random_windows(CHANNELS, BATCH, SIDE)
     found = []
     for epoch in (0, 1):
