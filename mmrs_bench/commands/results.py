@@ -119,11 +119,10 @@ def draw_map(
     cells = _cells_of_map(suite_options, draw)
     folder = Path(results).expanduser()
     target_folder = Path(out).expanduser() if out else folder / "maps"
-    execution, predicting = (make_execution(device, precision, threads=count) for count in (1, threads))
+    execution = make_execution(device, precision, threads=threads)
     packages = ["rasterio"] if tif else []
     progress = StageLines(say_progress)
-    checked: dict[str, Any] = {"folders": [target_folder], "packages": packages}
-    sheet = classify_scene(cells, execution, folder, progress, threads=predicting.threads, **checked)
+    sheet = classify_scene(cells, execution, folder, progress, folders=[target_folder], packages=packages)
     for line in sheet.warnings:
         say_progress(
             f"colours of {sheet.scene.manifest.dataset_name}: {line}; below {DISTINCT:.0f}, colours look alike "

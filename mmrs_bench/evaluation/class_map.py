@@ -36,7 +36,6 @@ def classify_scene(
     progress: Progress,
     *,
     labels: Sequence[str] | None = None,
-    threads: int = 1,
     **checked: Any,
 ) -> MapSheet:
     """Classify the whole scene with the method of each cell, in this process.
@@ -45,11 +44,11 @@ def classify_scene(
 
     Args:
         cells: Cells that differ in the method only, at least one; whether they have records does not matter.
-        execution: Device and precision of trainings; a saved model has the precision of its training.
+        execution: Device and precision of trainings, and threads of predictions; trainings have one thread. A saved
+            model has the precision of its training.
         results: Folder of saved models and training logs.
         progress: Callback for the progress of a stage.
         labels: Names of the maps; by default those of the methods.
-        threads: Threads of the predictions; trainings have those of ``execution``.
         checked: What else `preflight` checks before the first training.
 
     Raises:
@@ -60,7 +59,7 @@ def classify_scene(
         [cell for cell in cells if not has_model(results, cell.protocol)], results, execution, force=True, **checked
     )
     with torch_threads():
-        found = [_classified(cell, execution, results, progress, threads) for cell in cells]
+        found = [_classified(cell, execution, results, progress) for cell in cells]
     maps = tuple(
         MethodMap(label, *each.prediction)
         for label, each in zip(labels or [cell.method_label for cell in cells], found, strict=True)
@@ -80,19 +79,20 @@ def map_name(cells: Sequence[Cell]) -> str:
     return f"{scene}-{len(cells)}-methods-{content_hash([cell.key for cell in cells])[:8]}"
 
 
-def _classified(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress, threads: int) -> _Classified:
+def _classified(cell: Cell, execution: ExecutionConfig, results: Path, progress: Progress) -> _Classified:
     if has_model(results, cell.protocol):
         progress(f"{cell.method_label}: load its model", 0.0)
         model = model_folder(results, cell.protocol)
         with saved_method(model, cell.dataset, execution.device, progress) as (method, data):
             progress(f"{cell.method_label}: predict the whole scene", 0.0)
-            return _Classified(classify_all(method, data, threads), data)
+            return _Classified(classify_all(method, data, execution.threads), data)
     from mmrs_bench.evaluation.run.runner import fit_cell  # after the checks, because it imports torch
 
     progress(f"{cell.method_label}: train", 0.0)
-    method, data, _ = fit_cell(cell, execution.resolved(), results, progress)
+    training = execution.resolved().model_copy(update={"threads": 1})
+    method, data, _ = fit_cell(cell, training, results, progress)
     progress(f"{cell.method_label}: predict the whole scene", 0.0)
-    return _Classified(classify_all(method, data, threads), data)
+    return _Classified(classify_all(method, data, execution.threads), data)
 
 
 def _title(cell: Cell) -> str:

@@ -24,7 +24,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from mmrs_bench.config import torch_threads
 from mmrs_bench.errors import DataError
 from mmrs_bench.methods.bdgf import module as bdgf
-from mmrs_bench.methods.bdgf.module import GuidedLearner
 from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.methods.toolkit.supervised import SupervisedModule
@@ -86,8 +85,6 @@ def test_predictions_in_several_threads_are_those_of_one(case: ModuleCase, monke
     monkeypatch.setattr(bdgf, "PREDICTION_BATCH", 7)
     data.setup("predict")
     (batch,) = data.predict_dataloader()
-    if isinstance(module, GuidedLearner):
-        batch["features"] = module.features(batch["windows"])
     scores = []
     for threads in (1, 3):
         with torch.inference_mode(), torch_threads(threads):

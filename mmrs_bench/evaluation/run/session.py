@@ -23,7 +23,7 @@ from mmrs_bench.evaluation.run.preflight import notes_of, preflight
 from mmrs_bench.io import write_text
 from mmrs_bench.scenes.catalogue import load_manifest
 
-#: Seconds from which a run with fewer cells than workers is told how to use the other cores.
+#: A run of fewer cells than workers that will take more seconds than this prints how to use the other cores.
 LONG_RUN = 120.0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

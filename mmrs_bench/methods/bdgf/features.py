@@ -5,8 +5,6 @@ Letters: b batch, d channels of a level, w window side, n pixels; in `InMemoryFe
 
 from __future__ import annotations
 
-import copy
-import threading
 from typing import Any
 
 import numpy as np
@@ -59,8 +57,7 @@ class DiffusionFeatures:
             level_name(level): (count, denoiser.side, denoiser.side)
             for level, count in enumerate(denoiser.feature_channels)
         }
-        self._own = threading.local()
-        self._own.denoiser = self._denoiser = denoiser.to(self._device).eval()
+        self._denoiser = denoiser.to(self._device).eval()
         self._gatherer = data.gatherer(torch.device(self._device))
         self._timesteps = timesteps
         self._context = context
@@ -79,7 +76,7 @@ class DiffusionFeatures:
         def extract(part: tuple[Tensor, int]) -> list[Tensor]:
             batch, count = part
             windows = self._gatherer.gather(batch.to(self._device))
-            levels = self._denoiser_of_this_thread().decoder_features(windows, timesteps=self._timesteps)
+            levels = self._denoiser.decoder_features(windows, timesteps=self._timesteps)
             return [level[:count] for level in levels]
 
         with torch.no_grad():
@@ -87,13 +84,6 @@ class DiffusionFeatures:
             parts = parallel_map(extract, batches, torch.device(self._device))
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         return dict(zip(self.shapes, levels, strict=True))
-
-    def _denoiser_of_this_thread(self) -> MultimodalDenoiser:
-        """The denoiser, or a copy of it in another thread, because it computes one batch at a time."""
-        if not hasattr(self._own, "denoiser"):
-            self._own.denoiser = copy.deepcopy(self._denoiser)
-        denoiser: MultimodalDenoiser = self._own.denoiser
-        return denoiser
 
 
 def level_name(level: int) -> str:

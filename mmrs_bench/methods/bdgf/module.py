@@ -225,10 +225,7 @@ class GuidedLearner(DenoiserClassifier):
             levels = None if features is None else [level[part] for level in features]
             return self({name: window[part] for name, window in windows.items()}, levels)  # type: ignore[no-any-return]
 
-        starts = range(0, len(first), PREDICTION_BATCH)
-        if features is None:  # the denoiser can compute the features of one part at a time only
-            return torch.cat([scores_of(start) for start in starts])
-        return torch.cat(parallel_map(scores_of, starts, first.device))
+        return torch.cat(parallel_map(scores_of, range(0, len(first), PREDICTION_BATCH), first.device))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """The scores, which are probabilities."""

@@ -11,6 +11,7 @@ channels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,16 @@ from mmrs_bench.randomness import SampleRandom
 MOST_GROUPS = 32
 #: Seed of the noise of all features, so that predictions are not random.
 NOISE_SEED = 0
+
+#: ``levels``, while a thread computes features: the outputs of the decoder so far.
+_features = threading.local()
+
+
+def _keep_level(block: nn.Module, inputs: Any, output: Tensor) -> None:
+    """A forward hook of the decoder's levels."""
+    levels = getattr(_features, "levels", None)
+    if levels is not None:
+        levels.append(output.float())
 
 
 class MultimodalDenoiser(nn.Module):
@@ -90,6 +101,8 @@ class MultimodalDenoiser(nn.Module):
             norm_num_groups=norm_groups(base),
             resnet_time_scale_shift="scale_shift",
         )
+        for block in self.unet.up_blocks:  # type: ignore[attr-defined]
+            block.register_forward_hook(_keep_level)
 
     def forward(self, windows: Mapping[str, Tensor], timesteps: Tensor) -> dict[str, Tensor]:
         """Noised windows (b, c, w, w) by modality and their timesteps (b,), 0 the least noise -> predicted noise.
@@ -156,15 +169,13 @@ class MultimodalDenoiser(nn.Module):
         return {name: float(part.square().sum().sqrt()) for name, part in zip(self.channels, parts, strict=True)}
 
     def _activations(self, padded: Tensor, steps: Tensor) -> list[Tensor]:
-        """Outputs of the decoder levels, coarsest first, in float32; one call at a time, because hooks keep them."""
+        """Outputs of the decoder levels, coarsest first, in float32; several threads may call it at once."""
         levels: list[Tensor] = []
-        blocks = self.unet.up_blocks
-        handles = [block.register_forward_hook(lambda *args: levels.append(args[2].float())) for block in blocks]
+        _features.levels = levels
         try:
             self.unet(padded, steps)
         finally:
-            for handle in handles:
-                handle.remove()
+            _features.levels = None
         return levels
 
     def _check(self, windows: Mapping[str, Tensor]) -> None:

@@ -62,7 +62,7 @@ def test_a_long_run_of_fewer_cells_than_workers_says_how_to_use_all_cores(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "usable_cores", lambda: 8)
-    for seconds, folder, workers, told in ((200.0, "a", 2, True), (100.0, "b", 2, False), (200.0, "c", 1, False)):
+    for seconds, folder, workers, printed in ((200.0, "a", 2, True), (100.0, "b", 2, False), (200.0, "c", 1, False)):
         monkeypatch.setattr(session, "expected_seconds", lambda cells, records, seconds=seconds: [seconds])
         assert run_fakes(tmp_path / folder, make_cells(1), "quick", workers=workers) == 0
-        assert ("--threads 8 uses them" in capfd.readouterr().err) is told
+        assert ("--threads 8 uses them" in capfd.readouterr().err) is printed

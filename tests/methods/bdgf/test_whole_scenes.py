@@ -104,7 +104,7 @@ def test_an_interrupted_map_leaves_no_features(
 
 
 def test_the_map_is_the_same_in_any_number_of_threads(tmp_path: Path, data: SceneDataModule) -> None:
-    """Features and scores of the parts of a batch are computed at once, the features by copies of the denoiser."""
+    """Features and scores of the parts of a batch are computed at once."""
     data.inference_batch = 200  # more than three parts
     method = fitted(tmp_path, data)
     one = classify_all(method, data, 1)
