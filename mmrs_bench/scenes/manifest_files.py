@@ -36,8 +36,8 @@ class ArrayRef(Part):
 
     Attributes:
         file: Path below the scene's folder.
-        key: Place of the array in the file (see `mmrs_bench.scenes.files.formats.read_array`); None if the file
-            contains only one.
+        key: Place of the array in the file (see `mmrs_bench.scenes.files.formats.read_array`); None for
+            formats that contain one array.
         axes: Order of its axes (h rows, w columns, c channels). Lists of pixel positions, whose rows are (row,
             column), ignore it.
     """

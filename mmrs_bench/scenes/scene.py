@@ -97,6 +97,16 @@ class Scene:
         return np.flatnonzero(self.labels)
 
     @cached_property
+    def class_counts(self) -> IntArray:
+        """Labelled pixels (K,) of every class."""
+        return np.bincount(self.labels, minlength=self.num_classes + 1)[1:]
+
+    @cached_property
+    def empty_classes(self) -> list[str]:
+        """Names of the classes that no labelled pixel has."""
+        return [self.manifest.class_names[k] for k in np.flatnonzero(self.class_counts == 0)]
+
+    @cached_property
     def ground_truth_sha256(self) -> str:
         """SHA-256 of size and labels, which identifies the ground truth of a split."""
         head = f"{self.height}x{self.width}:".encode()

@@ -117,6 +117,9 @@ class _Fetcher:
         return [] if self.source_dir is None else sorted(path for path in self.source_dir.rglob("*") if path.is_file())
 
     def provide(self, source: Source) -> None:
+        for member in source.files:
+            if member.sha256 is None and (self.folder / member.path).is_file():
+                self.refresh(source, member)
         wanted = [member for member in source.files if not self.stamps.verified(member)]
         for member in wanted:
             self.set_aside(self.folder / member.path, member.sha256)
@@ -124,6 +127,20 @@ class _Fetcher:
             self.download(source, wanted)
         for member in wanted:
             self.stamps.add(member)
+
+    def refresh(self, source: Source, member: SourceMember) -> None:
+        """Replace a present file without an expected hash by the user's, or say why it is kept."""
+        offered = self.find_member(member)
+        path = self.folder / member.path
+        if offered is not None and file_sha256(offered) != self.stamps.sha256(member.path):
+            if self.manifest.data_dir is not None:
+                raise DataError(
+                    f"{path}: differs from {offered}; copy it yourself, because files in a data_dir are kept"
+                )
+            self.report(f"{self.manifest.tag}: {member.path} has changed")
+            self.copy(offered, member)
+        elif offered is None and source.urls:
+            self.report(f"{path}: kept, because the manifest gives no sha256; delete the file to fetch it again")
 
     def set_aside(self, path: Path, sha256: str | None) -> None:
         if not path.is_file() or sha256 is None or (found := file_sha256(path)) == sha256:
@@ -148,7 +165,7 @@ class _Fetcher:
             if archive.is_file():
                 self.extract(archive, source, wanted)
                 return True
-        found = [(member, path) for member in wanted if (path := self.find(member.path, member.sha256)) is not None]
+        found = [(member, path) for member in wanted if (path := self.find_member(member)) is not None]
         if len(found) == len(wanted):
             for member, path in found:
                 self.copy(path, member)
@@ -165,10 +182,27 @@ class _Fetcher:
     def find(self, wanted: str, sha256: str | None, *, any_archive: bool = False) -> Path | None:
         """A user's file by relative path, by name, or (any archive) by hash."""
         candidates = [path for path in self.user_files if path.name == Path(wanted).name]
-        candidates.sort(key=lambda path: not path.as_posix().endswith(f"/{wanted}"))
+        candidates.sort(key=lambda path: (not path.as_posix().endswith(f"/{wanted}"), len(path.parts)))
         if any_archive and sha256 is not None:
             candidates += [path for path in self.user_files if path.name.lower().endswith(ARCHIVES)]
         return next((path for path in candidates if sha256 is None or file_sha256(path) == sha256), None)
+
+    def find_member(self, member: SourceMember) -> Path | None:
+        """A user's file of a member.
+
+        Raises:
+            FetchError: If there are several of its name with different contents, none at its place, and no hash.
+        """
+        path = self.find(member.path, member.sha256)
+        if path is None or member.sha256 is not None or path.relative_to(self.source_dir or "") == Path(member.path):
+            return path
+        for other in self.user_files:
+            if other.name == path.name and file_sha256(other) != file_sha256(path):
+                raise FetchError(
+                    f"{self.manifest.tag}: {path} and {other} differ, and the manifest gives no sha256 of "
+                    f"{member.path}; remove one of them, or give the hash"
+                )
+        return path
 
     def copy(self, path: Path, member: SourceMember) -> None:
         self.report(f"{self.manifest.tag}: copying {path}")

@@ -55,8 +55,10 @@ class SceneFiles:
             self._check_source(ref, other.name)
         raster = read_array(path, ref.key, self.size)
         if raster.grid is not None:
+            stored_by_columns = ref.axes.index("w") < ref.axes.index("h")
+            grid = raster.grid.transposed() if stored_by_columns else raster.grid
             try:
-                self.grids.add(ref.file, raster.grid, self.size)
+                self.grids.add(ref.file, grid, self.size)
             except DataError as error:
                 raise DataError(f"{self.manifest.tag}: {error}") from error
         return raster
@@ -89,7 +91,14 @@ class SceneFiles:
                 raster, array=view, nodata=None if missing is None else _view(missing, ref.axes, self.size, channels)
             )
         fitting = [axes for axes in get_args(Axes) if _view(array, axes, self.size, channels) is not None]
-        fix = f"set axes: {' or '.join(fitting)}" if fitting else "no order of axes fits; it belongs to another raster"
+        fixes = [f"set axes: {' or '.join(fitting)}"] if fitting else []
+        if _view(array, ref.axes, self.size[::-1], channels) is not None:
+            fixes.append("exchange height and width")
+        elif (other := _view(array, ref.axes, self.size, None)) is not None:
+            fixes.append(
+                f"it has {other.shape[2]} channels, so correct their number in the manifest, the key or the file"
+            )
+        fix = ", or ".join(fixes) or "no order of axes fits; it belongs to another raster"
         expected = f"{self.size[0]} rows x {self.size[1]} columns" + (f" x {channels} channels" if channels else "")
         raise self.fault(ref, f"has shape {shape_text(array)} with axes {ref.axes}, expected {expected}; {fix}")
 

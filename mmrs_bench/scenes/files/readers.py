@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from mmrs_bench.scenes.files.labels.official import read_official
 from mmrs_bench.scenes.files.rasters import SceneFiles, listed
 from mmrs_bench.scenes.manifest import Manifest, Modality
 from mmrs_bench.scenes.scene import FloatArray, Scene
+
+#: Measured values are smaller; programs mark missing values by the largest float32 number.
+LARGEST = 1e30
 
 
 def read_scene(manifest: Manifest, folder: Path) -> Scene:
@@ -36,12 +40,14 @@ def read_scene(manifest: Manifest, folder: Path) -> Scene:
 
 
 def _read_image(files: SceneFiles, modality: Modality) -> FloatArray:
-    image = np.empty((*files.size, modality.bands), dtype=np.float32)
+    image: FloatArray | None = None
     only = modality.bands if len(modality.parts) == 1 else None
     stop = 0
     for ref in modality.parts:
         raster = files.raster(ref, only)
         part = raster.array
+        if image is None:  # after the first file has proven the size
+            image = _empty(files, modality)
         if fault := _nodata_fault(raster):
             raise files.fault(ref, fault)
         start, stop = stop, stop + part.shape[2]
@@ -50,12 +56,21 @@ def _read_image(files: SceneFiles, modality: Modality) -> FloatArray:
         # Values beyond float32 become infinite and are reported by the check below.
         with np.errstate(over="ignore"):
             image[:, :, start:stop] = part
-    if stop != modality.bands:
+    if image is None or stop != modality.bands:
         fault = f"its parts have {stop} channels together, expected bands: {modality.bands}; correct bands or parts"
         raise files.fault(modality.name, fault)
     if fault := _value_fault(image):
         raise files.fault(modality.name, fault)
     return image
+
+
+def _empty(files: SceneFiles, modality: Modality) -> FloatArray:
+    shape = (*files.size, modality.bands)
+    try:
+        return np.empty(shape, dtype=np.float32)
+    except MemoryError as error:
+        needed = f"{4 * math.prod(shape) / 2**30:,.1f} GiB"
+        raise files.fault(modality.name, f"needs {needed} of memory, which this machine does not have free") from error
 
 
 def _nodata_fault(raster: Raster) -> str:
@@ -88,6 +103,10 @@ def _value_fault(image: FloatArray) -> str:
         counts = listed([f"band {b}: {np.count_nonzero(~np.isfinite(bands[:, b]))}" for b in faulty])
         share = f"{len(faulty)} of {bands.shape[1]} bands ({counts}; counted from 0)"
         return f"NaN or infinite values in {share}, expected finite ones; fill or remove those bands"
+    if marked := np.flatnonzero((low < -LARGEST) | (high > LARGEST)).tolist():
+        counts = listed([f"band {b}: {np.count_nonzero(np.abs(bands[:, b]) > LARGEST)}" for b in marked])
+        share = f"{len(marked)} of {bands.shape[1]} bands ({counts}; counted from 0)"
+        return f"values beyond {LARGEST:g} in {share}, which usually mark missing values; fill them"
     if constant := np.flatnonzero(low == high).tolist():
         values = listed([f"band {b} is {low[b]:g} everywhere" for b in constant])
         return f"{values} (counted from 0), expected bands that vary; remove it from the file"

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.io import file_sha256
 from mmrs_bench.scenes.files.fetch import manual_steps, scene_folder
 from mmrs_bench.scenes.files.readers import read_scene
 from mmrs_bench.scenes.manifest import Manifest, Source, SourceMember
 from mmrs_bench.scenes.manifest_files import MANUAL_ARCHIVES
+from mmrs_bench.scenes.scene import FloatArray, Scene
+
+#: Smallest values that usually mark missing ones.
+USUAL_FILL = (-9999.0, -99999.0, -32768.0, -32767.0, -999.0)
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,41 @@ def verify(manifest: Manifest) -> list[VerifyRow]:
     try:
         scene = read_scene(manifest, folder)
     except (DataError, ConfigError) as error:
-        return [*rows, VerifyRow("contents", f"{size} pixels as in the manifest", str(error), False)]
-    checked: dict[str, str] = {m.name: f"{size}x{m.bands}, finite, no constant band" for m in manifest.modalities}
-    checked["ground truth"] = f"{len(manifest.classes)} classes, {len(scene.labelled_pixels):,} pixels"
+        kept = any(source.urls and member.sha256 is None for source in manifest.sources for member in source.files)
+        remedy = "a file without sha256 is fetched again only after you delete it" if kept else ""
+        return [*rows, VerifyRow("contents", f"{size} pixels as in the manifest", str(error), False, remedy)]
+    checked: dict[str, str] = {
+        m.name: f"{size}x{m.bands}, finite, no constant band; {_values(scene.images[m.name])}"
+        for m in manifest.modalities
+    }
+    labelled = f"{len(manifest.classes)} classes, {len(scene.labelled_pixels):,} pixels"
+    if not scene.empty_classes:
+        checked["ground truth"] = labelled
+    elif manifest.labelled:
+        rows.append(_without_pixels(scene, labelled))
     if scene.official is not None:
         checked["official split"] = " / ".join(f"{len(part):,}" for part in scene.official) + " train / test pixels"
     return rows + [VerifyRow(name, found, found, True) for name, found in checked.items()]
+
+
+def _values(image: FloatArray) -> str:
+    """The range of an image's values, and whether its smallest one looks like a mark of missing values."""
+    low, high = float(image.min()), float(image.max())
+    text = f"{low:g} to {high:g}"
+    if low in USUAL_FILL and (count := int(np.count_nonzero(image == low))) < image.size:
+        rest = float(image[image != low].min())
+        if rest - low > high - rest:
+            text += f" ({count:,} values are {low:g}; if they mean no value, fill them)"
+    return text
+
+
+def _without_pixels(scene: Scene, labelled: str) -> VerifyRow:
+    found = f"no pixel is of class {', '.join(scene.empty_classes)}"
+    remedy = (
+        "correct the values: of the classes (if the file counts them from 0, [0] for the first one, [1] for the "
+        "second, ...), or remove the class"
+    )
+    return VerifyRow("ground truth", labelled, found, False, remedy)
 
 
 def _verify_file(manifest: Manifest, source: Source, member: SourceMember) -> VerifyRow:

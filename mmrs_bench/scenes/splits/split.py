@@ -76,6 +76,11 @@ def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: 
         raise SplitError(
             f"{scene.manifest.id} has no ground truth, so it has no split; mmrs-bench predict classifies it"
         )
+    if scene.empty_classes:
+        raise SplitError(
+            f"{scene.manifest.id}: no labelled pixel is of class {', '.join(scene.empty_classes)}; correct the values: "
+            "of the class in the manifest, or remove it."
+        )
     order = committed_order(scene, name, shots=shots, draw=draw, window=window) or draw_order(scene, name, draw, window)
     place = f"{name} on {scene.manifest.id}, draw {draw}"
     names = [f"class {k} ({class_name})" for k, class_name in enumerate(scene.manifest.class_names, start=1)]

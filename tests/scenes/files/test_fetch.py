@@ -331,6 +331,53 @@ def test_files_of_the_user_are_found(tmp_path: Path, server: LocalServer, layout
     assert file.exists()
 
 
+def test_a_changed_file_of_the_user_without_a_hash_replaces_the_old_copy(tmp_path: Path, mine: Path) -> None:
+    manifest = small_manifest(tmp_path, sources=[{"file": "scene.npz"}])
+    (mine / "scene.npz").write_bytes(b"first")
+    folder = fetch(manifest, source_dir=mine)
+    assert fetch(manifest, source_dir=mine) == folder
+    (mine / "scene.npz").write_bytes(GOOD)
+    lines: list[str] = []
+    fetch(manifest, source_dir=mine, progress=lines.append)
+    assert (folder / "scene.npz").read_bytes() == GOOD
+    assert lines[0] == "small-r1: scene.npz has changed"
+    assert progress_of(ensure_files, manifest) == []
+    in_place = small_manifest(tmp_path / "config", sources=[{"file": "scene.npz"}], data_dir="data")
+    (tmp_path / "config/data").mkdir()
+    (tmp_path / "config/data/scene.npz").write_bytes(b"first")
+    with pytest.raises(DataError, match=r"differs from .*; copy it yourself"):
+        fetch(in_place, source_dir=mine)
+
+
+def test_a_downloaded_file_without_a_hash_is_kept_and_this_is_said(server: LocalServer, tmp_path: Path) -> None:
+    source = {"file": "scene.npz", "urls": [server.serve("/scene.npz", WRONG)]}
+    manifest = small_manifest(tmp_path, sources=[source])
+    path = fetch(manifest) / "scene.npz"
+    server.serve("/scene.npz", GOOD)
+    assert progress_of(fetch, manifest) == [
+        f"{path}: kept, because the manifest gives no sha256; delete the file to fetch it again"
+    ]
+    path.unlink()
+    fetch(manifest)
+    assert path.read_bytes() == GOOD
+
+
+def test_the_nearest_file_of_the_user_is_taken_and_several_others_are_refused(tmp_path: Path, mine: Path) -> None:
+    manifest = small_manifest(tmp_path, sources=[{"file": "scene.npz"}])
+    for folder, content in (("backup", WRONG), ("old", WRONG)):
+        (mine / folder).mkdir()
+        (mine / folder / "scene.npz").write_bytes(content)
+    (mine / "scene.npz").write_bytes(GOOD)
+    path = fetch(manifest, source_dir=mine) / "scene.npz"
+    assert path.read_bytes() == GOOD
+    path.unlink()
+    (mine / "scene.npz").rename(mine / "old" / "scene.npz")
+    with pytest.raises(FetchError, match=r"backup/scene\.npz and .*old/scene\.npz differ, and the manifest gives no"):
+        fetch(manifest, source_dir=mine)
+    (mine / "old" / "scene.npz").write_bytes(WRONG)
+    assert (fetch(manifest, source_dir=mine) / "scene.npz").read_bytes() == WRONG
+
+
 def test_an_absent_file_of_the_user_is_named(tmp_path: Path, mine: Path) -> None:
     manifest = small_manifest(tmp_path, sources=[plain_source(GOOD)])
     (mine / "scene.npz").write_bytes(WRONG)

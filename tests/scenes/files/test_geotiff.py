@@ -125,3 +125,11 @@ def test_a_header_that_promises_gigabytes_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="cannot be read"):
         read(path)
+
+
+def test_pages_are_no_bands(tmp_path: Path) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    pages = [pillow.fromarray(band) for band in bands("f4")]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match="contains 2 pages, expected one raster with all bands"):
+        read(tmp_path / "pages.tif")

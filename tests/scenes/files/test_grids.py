@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.rasters import NORTH_UP, UTM_32, write_envi, write_tif
-from helpers.small_release import BANDS, HEIGHT, modality, small_arrays, small_manifest
+from helpers.small_release import BANDS, HEIGHT, manifest_fields, modality, small_arrays, small_manifest
 
 from mmrs_bench.errors import DataError
 from mmrs_bench.scenes.files.readers import read_scene
 from mmrs_bench.scenes.scene import Scene
 
+CHANNELS = {"hsi": BANDS, "lidar": 2}
 SOUTH_UP = (2.0, 0.0, 600000.0, 0.0, 2.0, 5100000.0 - 2 * HEIGHT)
 
 
@@ -112,3 +113,35 @@ def test_an_envi_raster_shares_the_grid_of_a_geotiff_and_both_its_files_are_sour
     write_envi(tmp_path / "lidar.img", tmp_path / "lidar.hdr", bands("lidar"), more=more.replace("600000", "600002"))
     with pytest.raises(DataError, match=r"hsi\.tif and lidar.* shifted by 1 columns"):
         read_scene(tif_manifest(tmp_path, named, ("lidar.img", "lidar.hdr")), tmp_path)
+
+
+def test_a_colour_with_a_channel_of_the_declared_value_is_a_label(tmp_path: Path) -> None:
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [170, 120, 60]], np.uint8)
+    gt = small_arrays()["gt"].astype(np.int64)
+    write_tif(tmp_path / "gt.tif", colours[gt].transpose(2, 0, 1), nodata=0)
+    np.savez(tmp_path / "scene.npz", **{name: small_arrays()[name] for name in ("hsi", "lidar")})
+    values = [["#ff0000"], ["#00ff00"], ["#aa783c"]]
+    manifest = small_manifest(
+        tmp_path,
+        classes=[c | {"values": of} for c, of in zip(manifest_fields()["classes"], values, strict=True)],
+        ground_truth={"encoding": "rgb", "parts": [{"file": "gt.tif", "axes": "chw"}]},
+        sources=[{"file": file} for file in ("scene.npz", "gt.tif")],
+    )
+    np.testing.assert_array_equal(read_scene(manifest, tmp_path).ground_truth, gt)
+
+
+def test_the_georeference_of_a_transposed_raster_is_transposed(tmp_path: Path) -> None:
+    for name in ("hsi", "lidar", "gt"):
+        write_tif(tmp_path / f"{name}.tif", bands(name).transpose(0, 2, 1).copy())
+    manifest = small_manifest(
+        tmp_path,
+        modalities=[modality(name, count, {"file": f"{name}.tif", "axes": "cwh"}) for name, count in CHANNELS.items()],
+        ground_truth={"parts": [{"file": "gt.tif", "axes": "cwh"}]},
+        sources=[{"file": f"{name}.tif"} for name in ("hsi", "lidar", "gt")],
+    )
+    scene = read_scene(manifest, tmp_path)
+    np.testing.assert_array_equal(scene.images["hsi"], small_arrays()["hsi"])
+    a, b, c, d, e, f = scene.transform or NORTH_UP
+    width, _, left, _, height, top = NORTH_UP
+    row, column = 2, 5  # in the file: row 5, column 2
+    assert (a * column + b * row + c, d * column + e * row + f) == (left + width * row, top + height * column)

@@ -130,6 +130,16 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
         {"classes": UNCOUNTED},
         r"values 7 \(6 pixels\), .*: classes Road: values: \[3\], Water: values: \[7\]$",
     ),
+    "from 0 with a background": (
+        values(255, 0, 1, 2, dtype="u1"),
+        {"classes": UNCOUNTED},
+        r"Grass: values: \[0\], Road: values: \[1\], Water: values: \[2\]; set ground_truth\.ignore: \[255\]$",
+    ),
+    "from 0 with a background of minus one": (
+        values(-1, 0, 1, 2),
+        {"classes": UNCOUNTED},
+        r"Grass: values: \[0\], Road: values: \[1\], Water: values: \[2\]; set ground_truth\.ignore: \[-1\]$",
+    ),
     "declared value of no label is a class": (
         values(255, 0, 1, 2, dtype="u1"),
         {"ground_truth": truth(unlabelled=0)},
@@ -168,6 +178,12 @@ def test_unknown_values_are_counted_and_fitting_lines_suggested(tmp_path: Path, 
     with pytest.raises(DataError, match=message) as error:
         scene_of_arrays(tmp_path, arrays, **changes)
     assert "scene.npz[gt]" in str(error.value)
+
+
+def test_nan_in_a_mask_is_never_suggested_as_a_class(tmp_path: Path) -> None:
+    masks = {name: np.where(array, 1, np.nan) for name, array in (("train", TRAIN), ("test", TEST))}
+    with pytest.raises(DataError, match=r"unknown values \.nan .*; set official_split\.ignore: \[\.nan\]$"):
+        scene_of_arrays(tmp_path, masks, official_split=official_fields())
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,23 @@ CONTRADICTIONS: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
         {},
         "has shape 5x9x4 .*expected 6 rows x 9 columns x 4.*another raster",
     ),
-    "other bands": ({"hsi": np.ones((6, 9, 5))}, {}, r"6x9x5.*x 4 channels; no order of axes fits"),
+    "other bands": ({"hsi": np.ones((6, 9, 5))}, {}, r"6x9x5.*x 4 channels; it has 5 channels, so correct"),
+    "other size": ({"hsi": np.ones((9, 6, 4))}, {}, r"9x6x4.*; set axes: whc, or exchange height and width"),
+    "mark of missing values": (
+        changed("lidar", (0, slice(3), 1), np.finfo(np.float32).min),
+        {},
+        r"lidar: values beyond 1e\+30 in 1 of 2 bands \(band 1: 3; .*usually mark missing values; fill them",
+    ),
+    "beyond memory": (
+        {},
+        {"modalities": [modality("hsi", 10**15, *[{"file": "scene.npz", "key": "hsi"}] * 2)]},
+        r"hsi: needs [\d,]+\.\d GiB of memory",
+    ),
+    "no key": (
+        {},
+        {"ground_truth": {"parts": [{"file": "scene.npz", "axes": "hw"}]}},
+        "gives no key; present: gt, hsi",
+    ),
     "missing key": ({}, {"ground_truth": {"parts": [OTHER_KEY]}}, "no 'labels'; present: gt, hsi, lidar, test, train"),
     "unknown class": (
         changed("gt", (0, slice(2)), 9),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from helpers.small_release import npz_bytes, plain_source, sha256, small_arrays, small_manifest
+from helpers.small_release import manifest_fields, npz_bytes, plain_source, sha256, small_arrays, small_manifest
 
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.files.fetch import fetch, scene_folder
@@ -15,9 +16,9 @@ from mmrs_bench.scenes.manifest import Manifest
 GOOD = npz_bytes(**small_arrays())
 
 
-def placed(tmp_path: Path, content: bytes) -> Manifest:
-    manifest = small_manifest(tmp_path, sources=[plain_source(content)])
-    scene_folder(manifest).mkdir(parents=True)
+def placed(tmp_path: Path, content: bytes, **changes: Any) -> Manifest:
+    manifest = small_manifest(tmp_path, sources=[plain_source(content)], **changes)
+    scene_folder(manifest).mkdir(parents=True, exist_ok=True)
     (scene_folder(manifest) / "scene.npz").write_bytes(content)
     return manifest
 
@@ -73,3 +74,33 @@ def test_contents_are_read_and_fetching_is_no_remedy_for_wrong_ones_with_the_rig
     assert "Grass has 13 pixels, expected 12" in output
     assert "1 of 2 checks failed in" in output
     assert "data fetch" not in output
+
+
+def test_a_class_without_pixels_fails(tmp_path: Path, printed: Callable[..., str]) -> None:
+    classes = [{name: c[name] for name in c if name != "count"} for c in manifest_fields()["classes"]]
+    arrays = small_arrays()
+    arrays["gt"][arrays["gt"] == 3] = 0
+    manifest = placed(tmp_path, npz_bytes(**arrays), classes=classes)
+    output = " ".join(printed("data", "verify", manifest.path, status=1).split())
+    assert "no pixel is of class Water" in output
+    assert "if the file counts them from 0, [0] for the first one" in output
+
+
+def test_the_range_of_values_is_shown_and_usual_marks_of_missing_values_are_named(tmp_path: Path) -> None:
+    arrays = small_arrays()
+    arrays["lidar"] = arrays["lidar"].astype("f4")
+    found = {row.file: row.found for row in verify(placed(tmp_path, npz_bytes(**arrays)))}
+    low, high = arrays["lidar"].min(), arrays["lidar"].max()
+    assert found["lidar"] == f"6x9x2, finite, no constant band; {low:g} to {high:g}"
+    arrays["lidar"][0, :4, 1] = -9999
+    found = {row.file: row.found for row in verify(placed(tmp_path, npz_bytes(**arrays)))}
+    assert "-9999 to" in found["lidar"]
+    assert "(4 values are -9999; if they mean no value, fill them)" in found["lidar"]
+
+
+def test_a_file_without_a_hash_is_fetched_again_after_it_was_deleted(tmp_path: Path) -> None:
+    address = {"file": "scene.npz", "urls": ["https://example.org/scene.npz"]}
+    manifest = small_manifest(tmp_path, sources=[address])
+    scene_folder(manifest).mkdir(parents=True)
+    (scene_folder(manifest) / "scene.npz").write_bytes(b"<html>please sign in</html>")
+    assert remedies(manifest) == ["a file without sha256 is fetched again only after you delete it"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,15 @@ def test_too_few_pixels_name_class_and_counts() -> None:
     with pytest.raises(SplitError, match=r"class 2 \(class 2\) has no query pixel left; use fewer shots"):
         make_split(scene, "random-v1", shots=4, draw=0, window=5)
     assert_valid(scene, make_split(scene, "random-v1", shots=3, draw=0, window=5))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_class_without_pixels_is_named(name: Any) -> None:
+    truth = striped_map(48, 48, 3)
+    truth[truth == 2] = 0
+    scene = tiny_scene(truth, official=every_other_pixel(truth))
+    with pytest.raises(SplitError, match=r"no labelled pixel is of class class 2; correct the values: of the class"):
+        make_split(scene, name, shots=1, draw=0, window=5)
 
 
 def test_shots_are_nested_and_draws_differ() -> None:

@@ -104,7 +104,7 @@ class ClassRow(NamedTuple):
 
 def class_rows(scene: Scene, maps: Sequence[MethodMap], scored: IntArray) -> list[ClassRow]:
     """Share and recall of every class, then OA and AA over the scored pixels if there are any."""
-    truth = np.bincount(scene.labels[scene.labelled_pixels], minlength=scene.num_classes + 1)[1:]
+    truth = scene.class_counts
     shares = [np.bincount(shown.targets, minlength=scene.num_classes) / shown.targets.size for shown in maps]
     counts: list[ClassCounts] = []
     if scored.size:

@@ -15,8 +15,9 @@ _LISTED = 20
 
 
 def absent(name: str | int | None, present: Iterable[str]) -> DataError:
-    """The error for a name that a file or a struct does not contain."""
-    return DataError(f"there is no {name!r}; present: {shown(sorted(present)) or 'nothing'}")
+    """The error for a name that a file or a struct does not contain, or for a missing key (None or empty)."""
+    what = "the manifest gives no key" if name in (None, "") else f"there is no {name!r}"
+    return DataError(f"{what}; present: {shown(sorted(present)) or 'nothing'}")
 
 
 def shown(names: Sequence[str]) -> str:

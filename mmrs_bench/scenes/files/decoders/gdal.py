@@ -44,6 +44,11 @@ def read_geotiff(path: Path) -> Raster:
     with warnings.catch_warnings(), rasterio.Env(**_OPTIONS):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with _open(path, "GTiff") as raster:
+            if len(raster.subdatasets) > 1:
+                raise DataError(
+                    f"contains {len(raster.subdatasets)} pages, expected one raster with all bands; save it so (with "
+                    "tifffile: photometric='minisblack', planarconfig='separate')"
+                )
             array = _values(raster, path)
             values = raster.nodatavals
             missing = np.zeros(array.shape, dtype=bool)

@@ -25,9 +25,10 @@ def read_matlab(path: Path, key: str | None, size: tuple[int, int]) -> Raster:
         key: Name of the variable, with fields and list positions from 0, such as ``hsi.Lidar[0].z``.
         size: (height, width) of the scene, which a sparse matrix must have.
     """
-    if key is None or not _KEY.fullmatch(key):
+    if key and not _KEY.fullmatch(key):
         raise DataError(f"key {key!r} is not a variable name such as 'data' or 'hsi.Lidar[0].z'; correct it")
-    steps: list[Step] = [name or int(position) for name, position in _STEP.findall(key)]
+    key = key or ""
+    steps: list[Step] = [name or int(position) for name, position in _STEP.findall(key)] or [""]
     import h5py
 
     if h5py.is_hdf5(path):

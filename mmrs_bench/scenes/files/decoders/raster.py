@@ -22,6 +22,11 @@ class Grid(NamedTuple):
     crs: str
     transform: tuple[float, float, float, float, float, float]
 
+    def transposed(self) -> Grid:
+        """The georeference of the raster with rows and columns exchanged."""
+        a, b, c, d, e, f = self.transform
+        return self._replace(transform=(b, a, c, e, d, f))
+
 
 @dataclass(frozen=True, eq=False)
 class Raster:

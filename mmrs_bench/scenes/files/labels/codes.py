@@ -113,7 +113,7 @@ def _value(value: Any) -> Value:
 
 
 def _colours(files: SceneFiles, ref: ArrayRef, raster: AnyArray) -> Values:
-    known = ~np.max(np.ma.getmaskarray(raster), axis=2)
+    known = ~np.min(np.ma.getmaskarray(raster), axis=2)  # a colour may contain the value of nodata in one channel
     channels = np.where(known[:, :, None], np.ma.getdata(raster), 0)
     with np.errstate(invalid="ignore"):  # NaN and infinity fail the comparison
         codes = channels.astype(np.int64)
@@ -164,7 +164,7 @@ def suggestion(manifest: Manifest, values: Values, encoding: str, field: str) ->
     if set(unknown) <= {*USUAL_IGNORED} and not missing:
         return _ignore_line(field, [*declared, *unknown]) + " if they mean no label"
     if len(values.distinct) <= MOST_DISTINCT:
-        for classes in _fitting(manifest, values):
+        for classes in _fitting(manifest, values, {*known, *ignored}):
             rest = [value for value in values.distinct if value not in classes]
             lines = [
                 f"{c.name}: values: {list_of([value])}" for c, value in zip(manifest.classes, classes, strict=True)
@@ -179,6 +179,8 @@ def suggestion(manifest: Manifest, values: Values, encoding: str, field: str) ->
                 ["remove ground_truth.unlabelled"] if manifest.ground_truth.unlabelled in classes and declared else []
             )
             return f"these lines would fit: {'; '.join(fix)}"
+    if unknown == [NAN]:  # no class can have it
+        return _ignore_line(field, [*declared, NAN])
     return (
         f"add each value to the values: of its class (such as values: {list_of(unknown[:1])}), or, if it means no "
         f"label, to {field}: {list_of([*declared, *unknown][:5])}"
@@ -189,13 +191,18 @@ def _ignore_line(field: str, values: Iterable[Value]) -> str:
     return f"set {field}: {list_of(dict.fromkeys(values))}"
 
 
-def _fitting(manifest: Manifest, values: Values) -> Iterator[tuple[Value, ...]]:
-    """Values of the classes, in their order, that would explain a raster: by pixel counts, else in ascending order."""
+def _fitting(manifest: Manifest, values: Values, known: set[Value]) -> Iterator[tuple[Value, ...]]:
+    """Values of the classes, in their order, that would explain a raster: by pixel counts, else in ascending order.
+
+    Among the values that usually mean no label, those that the manifest does not know are left out first: labels from
+    0 with a background of 255 are commoner than a class 255 without a class 0.
+    """
     pixels = {value: count for value, count in zip(values.distinct, values.counts, strict=True) if value != NAN}
     by_count = [[value for value, count in pixels.items() if count == c.count] for c in manifest.classes]
     if all(len(found) == 1 for found in by_count):
         yield tuple(found[0] for found in by_count)
     usual = [value for value in (*without_label(manifest), *USUAL_IGNORED) if value in pixels]
+    usual.sort(key=lambda value: value in known)
     for number in range(min(len(usual), 3) + 1):
         for left_out in combinations(dict.fromkeys(usual), number):
             rest = tuple(value for value in pixels if value not in left_out)
