@@ -209,7 +209,11 @@ def _read_text(path: Path, error: type[BenchError], advice: str, limit: int) -> 
         if status.st_size > limit:
             raise error(f"{path}: has {status.st_size:,} bytes, expected at most {limit:,}; {advice}")
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as fault:  # ValueError: not UTF-8, or a path with a NUL character
+    except OSError as fault:  # the content may be right
+        raise error(
+            f"{path}: cannot be read ({_one_line(fault)}); check its rights and the disk first, else {advice}"
+        ) from fault
+    except ValueError as fault:  # not UTF-8, or a path with a NUL character
         raise error(f"{path}: cannot be read ({_one_line(fault)}); {advice}") from fault
 
 

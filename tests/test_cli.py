@@ -123,6 +123,13 @@ def test_a_results_folder_that_cannot_be_written_is_an_error(tmp_path: Path, ref
     assert "cannot write" in refused("run", "--methods", "majority", "--results", tmp_path / "file" / "results")
 
 
+@pytest.mark.parametrize("name", ["run", "plan", "leaderboard", "report"])
+def test_a_path_that_is_too_long_is_one_line(name: str, refused: Callable[..., str]) -> None:
+    path = "d" * 300
+    options = {"leaderboard": [], "report": ["--out", path]}.get(name, ["--methods", "majority", "--budget", "smoke"])
+    assert "is too long; choose a shorter one" in refused(name, "--results", path, *options)
+
+
 @pytest.mark.parametrize("name", ["run", "plan", "leaderboard"])
 def test_a_corrupt_record_is_named_and_nothing_is_overwritten(
     name: str, tmp_path: Path, refused: Callable[..., str]

@@ -66,7 +66,7 @@ def fault(reader: Reader, path: Path) -> str:
         read(reader, path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
-    assert message.endswith(f"; {ADVICE}")
+    assert message.endswith((f"; {ADVICE}", f"; check its rights and the disk first, else {ADVICE}"))
     assert message.isprintable()
     return message
 

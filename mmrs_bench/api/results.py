@@ -21,7 +21,7 @@ from mmrs_bench.evaluation.report.ranks.diagram import rank_figure
 from mmrs_bench.evaluation.report.ranks.scene_ranks import rank_over_scenes
 from mmrs_bench.evaluation.report.reported import load_reported
 from mmrs_bench.evaluation.results.imported import load_imported
-from mmrs_bench.evaluation.results.records import load_failures, load_records
+from mmrs_bench.evaluation.results.records import load_failures, load_records, remaining_failures
 from mmrs_bench.evaluation.results.schema import FailureRecord, Record
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 
@@ -247,7 +247,7 @@ def load_results(folder: str | os.PathLike[str] = DEFAULT_RESULTS) -> Results:
     records = [*load_records(path), *load_imported(path)]
     if not records:
         raise RecordError(f"{path} contains no records; give another folder, or create some with mmrs-bench run")
-    return Results(path, tuple(records), tuple(load_failures(path)))
+    return Results(path, tuple(records), tuple(remaining_failures(records, load_failures(path))))
 
 
 def results_of(cells: Iterable[Cell], folder: Path) -> Results:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -49,11 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return max(map(_usage_error, error.faults))
     except BenchError as error:
         return _usage_error(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # `mmrs-bench list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_PIPE
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _usage_error(f"{error.filename}: the path, or a name in it, is too long; choose a shorter one")
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `mmrs-bench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
 
 
 def _is_lightning(argv: Sequence[str]) -> bool:

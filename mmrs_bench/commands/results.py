@@ -21,12 +21,12 @@ from mmrs_bench.evaluation.report.maps.colours import DISTINCT
 from mmrs_bench.evaluation.report.maps.rasters import missing_place, write_raster
 from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.page.page import render_page
-from mmrs_bench.evaluation.report.page.sources import merged_failures, merged_records
+from mmrs_bench.evaluation.report.page.sources import merged_records
 from mmrs_bench.evaluation.report.paper.citation import bibtex, methods_paragraph
 from mmrs_bench.evaluation.report.paper.latex import check_metrics
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.report.reported import load_reported
-from mmrs_bench.evaluation.results.records import load_records
+from mmrs_bench.evaluation.results.records import load_records, remaining_failures
 from mmrs_bench.evaluation.stage_lines import StageLines
 from mmrs_bench.io import garbage_kept, write_text
 from mmrs_bench.methods.catalogue import method_cards
@@ -73,7 +73,7 @@ def _merged_groups(results: Sequence[str]) -> list[Group]:
     found = [load_results(folder) for folder in results]
     gc.freeze()
     records = merged_records((each.folder, each.records) for each in found)
-    return group_records(records, merged_failures(records, (f for each in found for f in each.failures)))
+    return group_records(records, remaining_failures(records, (f for each in found for f in each.failures)))
 
 
 def compare(*, one: str, other: str, results: str) -> int:

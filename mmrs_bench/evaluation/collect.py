@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.results.collected import collected_files, collected_name, write_collected
-from mmrs_bench.evaluation.results.records import load_collected, load_records, merged
+from mmrs_bench.evaluation.results.records import load_collected, load_records, merged, slot
 from mmrs_bench.evaluation.results.schema import Record
 
 
@@ -45,8 +45,8 @@ def collect(sources: Sequence[Path], out: Path, *, replace: bool = False) -> lis
             raise RecordError(f"{source} contains no records; give results folders of mmrs-bench run")
         added = merged(added, found)
     before = [record for path in collected_files(out) for record in load_collected(path)]
-    slots = {_slot(record) for record in added} if replace else set()
-    kept = [record for record in before if _slot(record) not in slots]
+    slots = {slot(record.protocol) for record in added} if replace else set()
+    kept = [record for record in before if slot(record.protocol) not in slots]
     after = by_file(merged(kept, added))
     unchanged = by_file(before)
     written = []
@@ -69,9 +69,3 @@ def by_file(records: Iterable[Record]) -> dict[str, list[Record]]:
     for record in records:
         found[collected_name(record.protocol)].append(record)
     return dict(sorted(found.items()))
-
-
-def _slot(record: Record) -> Hashable:
-    """What a method's record is of, whatever its version and settings."""
-    protocol = record.protocol
-    return (protocol.scene, protocol.budget, protocol.data.canonical, protocol.seed, protocol.method, protocol.variant)

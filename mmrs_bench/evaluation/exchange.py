@@ -216,11 +216,18 @@ def _checked_entries(source: Path, archive: zipfile.ZipFile) -> list[zipfile.Zip
 
 def _check_target(target: Path, origin: Origin, records: list[Record], *, replace: bool) -> bool:
     """Whether the results have to be copied; raises a `ConfigError` if others are there."""
-    if not target.exists() or replace:
+    if not target.exists():
         return True
-    known, before = read_export(target)
+    try:
+        known, before = read_export(target)
+    except RecordError:
+        if replace:  # damaged results are of no use
+            return True
+        raise
     if known.name != origin.name:
         raise ConfigError(f"{target} has the results of {known.name}; import these with another --origin")
+    if replace:
+        return True
     if {record.key: record for record in before} == {record.key: record for record in records}:
         return False
     raise ConfigError(

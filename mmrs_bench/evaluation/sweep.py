@@ -6,7 +6,6 @@ it must not be used to choose the settings of a reported result: its records lie
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,13 @@ from filelock import FileLock
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
-from mmrs_bench.evaluation.report.curves import add_title, line_style, style_axes
+from mmrs_bench.evaluation.report.curves import add_title, file_stem, line_style, style_axes
 from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.records import load_record, record_path, save_record
 from mmrs_bench.evaluation.results.schema import Record
-from mmrs_bench.evaluation.results.signature import signature
+from mmrs_bench.evaluation.results.signature import signature, signature_fields
 from mmrs_bench.io import write_csv
 from mmrs_bench.methods.base import Progress, RunContext, method_class
 from mmrs_bench.methods.catalogue import method_cards
@@ -92,9 +91,11 @@ def _at(cell: Cell, **settings: int) -> Cell:
 
 
 def sweep_path(cells: Sequence[Cell], folder: Path) -> Path:
-    """``sweep-<scene>-<method>.csv`` in a folder."""
-    name = f"sweep-{cells[0].protocol.scene}-{cells[0].method_label}"
-    return folder / f"{re.sub(r'[^A-Za-z0-9_+-]', '-', name)}.csv"
+    """``sweep-<scene>-<method>-<split>-<shots>-....csv`` in a folder: sweeps of other protocols have other files."""
+    protocol = cells[0].protocol
+    fields = {name: value for name, value in signature_fields(protocol).items() if name not in ("scene", "sel")}
+    seed = f"seed{protocol.seed}" if protocol.seed else ""
+    return folder / f"{file_stem('sweep', [protocol.scene, cells[0].method_label, *fields.values(), seed])}.csv"
 
 
 def run_sweep(

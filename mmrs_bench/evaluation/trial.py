@@ -250,15 +250,19 @@ def _check_present(cell: Cell) -> None:
 
 
 def pretraining_to_do(costs: Iterable[CellCosts]) -> dict[tuple[object, ...], float]:
-    """Seconds of all pretrainings that the cells need and the user's cache lacks; each one counts once."""
+    """Seconds of all pretrainings that the cells need and the user's cache lacks; each one counts once.
+
+    Whether the cache has one is known for the cell that was measured. Those of other seeds, and of other draws if they
+    depend on the draw, count in any case.
+    """
     cached = {path.stem for path in (cache_root() / "pretraining").glob("*.safetensors")}
     return {
         (name, pretraining_group(cell.protocol)): seconds
         for cost in costs
         if cost.measurement
         for name, seconds in cost.measurement.pretraining.items()
-        if name not in cached
         for cell in cost.cells
+        if name not in cached or pretraining_group(cell.protocol) != pretraining_group(cost.cells[0].protocol)
     }
 
 

@@ -155,8 +155,9 @@ def test_other_results_of_an_origin_replace_earlier_ones_only_on_demand(tmp_path
     assert len(load_imported(mine)) == 5
     assert [path.name for path in (mine / "imported").iterdir()] == ["example-lab"]
     assert imported(newer, mine, name="Example Lab 2").folder.name == "example-lab-2"
-    with pytest.raises(ConfigError, match=r"has the results of Example Lab; import these with another --origin"):
-        imported(newer, mine, name="example lab")
+    for replace in (False, True):
+        with pytest.raises(ConfigError, match=r"has the results of Example Lab; import these with another --origin"):
+            imported(newer, mine, name="example lab", replace=replace)
     assert {record.origin for record in load_imported(mine)} == {LAB, "Example Lab 2"}
 
 

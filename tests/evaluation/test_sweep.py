@@ -174,8 +174,11 @@ def test_points_with_a_record_are_not_computed_again(tmp_path: Path) -> None:
     assert len(load_records(tmp_path / "out")) == 12 + 3 + 3
 
 
-def test_file_names_tell_variants_apart(tmp_path: Path) -> None:
-    assert sweep_path(cells(tmp_path, methods=("noisy:other",)), tmp_path).name == "sweep-tiny-r1-noisy-other.csv"
+def test_file_names_tell_variants_and_protocols_apart(tmp_path: Path) -> None:
+    path = sweep_path(cells(tmp_path, methods=("noisy:other",)), tmp_path)
+    assert path.name == "sweep-tiny-r1-noisy_other-random-v1-2shot-5-scene-quick-v0_1_0.csv"
+    others = [sweep_path(cells(tmp_path, **change), tmp_path) for change in ({}, {"shots": (3,)}, {"seeds": (1,)})]
+    assert len({path, *others}) == 4
 
 
 @pytest.mark.parametrize("stop", [TrainingError("the loss is NaN"), KeyboardInterrupt()])
@@ -260,7 +263,7 @@ def test_the_command_prints_the_table_and_writes_the_files(tmp_path: Path, capsy
     arguments = command(tmp_path, "--timesteps", "0", "100", "--blocks", "4")
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    stem = tmp_path / "out" / "sweep-tiny-r1-noisy"
+    stem = tmp_path / "out" / "sweep-tiny-r1-noisy-random-v1-2shot-5-scene-quick-v0_1_0"
     assert shown.out.splitlines()[-2:] == [f"{stem}.csv", f"{stem}.png"]
     assert shown.out.startswith("SIMULATED: Tiny scene of a test")
     assert NOTE in " ".join(shown.out.split())

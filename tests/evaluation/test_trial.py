@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ def test_a_pretraining_counts_once_and_not_if_the_cache_has_it(tmp_path: Path, m
     (cache_root() / "pretraining").mkdir()
     (cache_root() / "pretraining" / "a.safetensors").touch()
     assert not pretraining_to_do(costs)
+    first, *others = make_cells(3)
+    seeds = [
+        replace(cell, protocol=cell.protocol.model_copy(update={"seed": seed})) for seed, cell in enumerate(others, 1)
+    ]
+    assert list(pretraining_to_do([CellCosts((first, *seeds), shared)]).values()) == [3600.0] * 2
 
 
 def test_a_method_without_its_weights_is_named_and_not_measured() -> None:

@@ -58,8 +58,9 @@ def curves_stem(family: Sequence[Group]) -> str:
 
 def curve_families(groups: Sequence[Group]) -> list[list[Group]]:
     """The groups that form one curve each: those of one protocol with ranked results of at least two shot counts."""
-    families = [list(family) for _, family in groupby(groups, key=lambda group: group.fields_without_shots)]
-    return [family for family in families if len({group.shots for group in family if group.ranked}) > 1]
+    ranked = (group for group in groups if group.ranked)
+    families = [list(family) for _, family in groupby(ranked, key=lambda group: group.fields_without_shots)]
+    return [family for family in families if len(family) > 1]
 
 
 def file_stem(kind: str, fields: Iterable[str]) -> str:
@@ -81,9 +82,8 @@ def curve_figure(groups: Sequence[Group]) -> Figure:
     figure = ShownFigure(figsize=(6.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     draw_curves(axes, groups)
-    fields = groups[0].fields
-    protocol = f"{groups[0].protocol_label}, budget {fields['budget']}"
-    add_title(figure, f"{groups[0].scene_label}\n{protocol}; mean and 95 % interval over draws")
+    first = groups[0]
+    add_title(figure, f"{first.scene_label}\n{first.protocol_text}; mean and 95 % interval over draws")
     style_axes(figure, axes)
     return figure
 

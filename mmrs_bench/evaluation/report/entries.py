@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from statistics import fmean
 from typing import NamedTuple
 
@@ -16,7 +17,10 @@ from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.schema import FailureRecord, Leakage, Record
-from mmrs_bench.evaluation.results.signature import signature_fields, signature_text
+from mmrs_bench.evaluation.results.signature import fields_in_words, signature_fields, signature_text
+
+#: Fields that tables and figures show apart from the protocol.
+_NOT_IN_PROTOCOL = {"scene", "shots", "sel"}
 
 
 def metric_columns() -> list[Column]:
@@ -99,12 +103,16 @@ class Group:
     Attributes:
         fields: `signature_fields` with an empty selection rule.
         shots: Labels per class.
+        scene_label: Title and id of the scene, after ``SIMULATED:`` if it is simulated.
+        simulated: Whether the scene is simulated.
         entries: Sorted by label; empty if every cell failed.
         failures: Failed cells.
     """
 
     fields: Mapping[str, str]
     shots: int
+    scene_label: str
+    simulated: bool
     entries: tuple[Entry, ...]
     failures: tuple[FailureRecord, ...] = ()
 
@@ -126,14 +134,7 @@ class Group:
     @property
     def scene_id(self) -> str:
         """The manifest's id, e.g. ``trento``."""
-        return self.fields["scene"].partition("@")[0].rpartition("-")[0]
-
-    @property
-    def scene_label(self) -> str:
-        """Title and id of the scene, after ``SIMULATED:`` if it is simulated."""
-        titles = " / ".join(sorted({record.scene_title for record in self.records}))
-        simulated = any(record.simulated for record in self.records)
-        return ("SIMULATED: " if simulated else "") + (f"{titles} ({self.scene_id})" if titles else self.scene_id)
+        return _scene_id(self.fields["scene"])
 
     @property
     def title(self) -> str:
@@ -147,6 +148,12 @@ class Group:
         """The split, and the modalities that are missing in predictions: ``random-v1, predicted without lidar``."""
         drop = self.fields.get("drop", "").replace("+", " + ")
         return self.fields["split"] + (f", predicted without {drop}" if drop else "")
+
+    @property
+    def protocol_text(self) -> str:
+        """All fields but scene, shots and selection rule, in words."""
+        start = f"{self.protocol_label}, budget {self.fields['budget']}"
+        return f"{start}, {fields_in_words(self.fields, without=_NOT_IN_PROTOCOL | {'split', 'drop', 'budget'})}"
 
     def signature(self, entries: Sequence[Entry]) -> str:
         """Signature of a table of these entries; different draw counts give a range."""
@@ -171,6 +178,10 @@ class Group:
             kind = "label (the name fits several entries)" if found else "method with results"
             raise unknown_name(kind, name, (entry.label for entry in self.entries))
         return found[0]
+
+
+def _scene_id(field: str) -> str:
+    return field.partition("@")[0].rpartition("-")[0]
 
 
 def mean_leakage(records: Sequence[Record]) -> dict[str, float]:
@@ -202,31 +213,59 @@ def group_records(records: Iterable[Record], failures: Iterable[FailureRecord] =
             grouped[key][MethodId.of(item.protocol, item.origin)].append(item)
         else:
             failed[key].append(item)
-    labels = _labels(grouped.values())
+    labels = _labels({key: list(of_key) for key, of_key in grouped.items()})
+    scenes = _scenes(grouped)
     groups = []
     for key in sorted(shots, key=lambda key: ([part for part in key if part[0] != "shots"], shots[key])):
         entries = [Entry(method, labels[method], tuple(found)) for method, found in grouped[key].items()]
         entries.sort(key=lambda entry: entry.label)
-        groups.append(Group(dict(key), shots[key], tuple(entries), tuple(failed[key])))
+        scene = dict(key)["scene"]
+        label, simulated = scenes.get(scene, (_scene_id(scene), False))
+        groups.append(Group(dict(key), shots[key], label, simulated, tuple(entries), tuple(failed[key])))
     return groups
 
 
-def _labels(groups: Iterable[Iterable[MethodId]]) -> dict[MethodId, str]:
-    """A label for every method that is unique in each of its groups."""
+def _scenes(grouped: Mapping[_Key, Mapping[MethodId, Iterable[Record]]]) -> dict[str, tuple[str, bool]]:
+    """Label of each scene, and whether it is simulated, by the field of the protocol.
+
+    Of all groups together: one whose cells all failed knows neither.
+    """
+    titles: dict[str, set[str]] = defaultdict(set)
+    simulated: dict[str, bool] = defaultdict(bool)
+    for key, methods in grouped.items():
+        scene = dict(key)["scene"]
+        for record in chain.from_iterable(methods.values()):
+            titles[scene].add(record.scene_title)
+            simulated[scene] |= record.simulated
+    return {
+        scene: (f"{'SIMULATED: ' * simulated[scene]}{' / '.join(sorted(found))} ({_scene_id(scene)})", simulated[scene])
+        for scene, found in titles.items()
+    }
+
+
+def _labels(groups: Mapping[_Key, Iterable[MethodId]]) -> dict[MethodId, str]:
+    """A label for every method that is unique over all shots of a protocol, and does not join versions over scenes."""
+    over_shots: dict[_Key, set[MethodId]] = defaultdict(set)
+    over_scenes: dict[_Key, set[MethodId]] = defaultdict(set)
+    for key, methods in groups.items():
+        found = set(methods)
+        over_shots[tuple(part for part in key if part[0] != "shots")] |= found
+        over_scenes[tuple(part for part in key if part[0] not in ("shots", "scene"))] |= found
     differing: dict[MethodId, set[str]] = defaultdict(set)
-    for methods in map(list, groups):
-        for method in methods:
-            same_name = [other for other in methods if other.name == method.name]
-            differing[method].update(
-                part
-                for part in ("selection", "version", "settings")
-                if len({getattr(other, part) for other in same_name}) > 1
-            )
+    for families, parts in ((over_shots, ("selection", "version", "settings")), (over_scenes, ("version",))):
+        for members in families.values():
+            by_name: dict[str, list[MethodId]] = defaultdict(list)
+            for method in members:
+                by_name[method.name].append(method)
+            for same_name in by_name.values():
+                found_parts = {part for part in parts if len({getattr(method, part) for method in same_name}) > 1}
+                for method in same_name:
+                    differing[method] |= found_parts
     labels = {}
-    for method, parts in differing.items():
+    for method, of_method in differing.items():
         texts = {"selection": method.selection, "version": f"v{method.version}", "settings": method.settings}
         added = ", ".join(
-            [text for part, text in texts.items() if part in parts] + [method.origin] * bool(method.origin)
+            [text for part, text in texts.items() if part in of_method] + [method.origin] * bool(method.origin)
         )
         labels[method] = f"{method.name} [{added}]" if added else method.name
     return labels

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
@@ -232,6 +232,26 @@ def merged(records: Iterable[Record], more: Iterable[Record]) -> list[Record]:
                 "--replace"
             )
     return list(by_key.values())
+
+
+def slot(protocol: ProtocolConfig) -> Hashable:
+    """What a method's cell is of, whatever the method's version and settings."""
+    return (protocol.scene, protocol.budget, protocol.data.canonical, protocol.seed, protocol.method, protocol.variant)
+
+
+def remaining_failures(records: Iterable[Record], failures: Iterable[FailureRecord]) -> list[FailureRecord]:
+    """The failures, each cell once, that no later record replaces: of the cell, or of another version of its method."""
+    records = list(records)
+    done = {record.key for record in records}
+    found = {failure.key: failure for failure in failures if failure.key not in done}
+    if not found:
+        return []
+    last: dict[Hashable, str] = {}
+    for record in records:
+        if not record.origin:
+            place = slot(record.protocol)
+            last[place] = max(last.get(place, ""), record.measured.finished_at)
+    return [failure for failure in found.values() if failure.failed_at >= last.get(slot(failure.protocol), "")]
 
 
 def load_failures(results: Path) -> list[FailureRecord]:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mmrs_bench.config import QUERY_LIMITS, DataConfig, ProtocolConfig
 
 _BARE_FIELDS = frozenset({"scene", "split", "shots", "version"})
+#: What the fields are called in words; those without a name are shown as they are.
+_FIELD_NAMES = {
+    "split": "",
+    "win": "window",
+    "unlab": "unlabelled pixels",
+    "query": "query limit",
+    "norm": "normalisation",
+    "normfit": "normalisation fitted on",
+    "mod": "modalities",
+    "drop": "predicted without",
+    "pca": "PCA",
+    "version": "",
+}
 
 
 def signature_fields(protocol: ProtocolConfig) -> dict[str, str]:
@@ -42,6 +55,12 @@ def signature_fields(protocol: ProtocolConfig) -> dict[str, str]:
         fields["drop"] = "+".join(data.drop)
     fields["version"] = f"v{protocol.code_version}"
     return fields
+
+
+def fields_in_words(fields: Mapping[str, str], *, without: Collection[str]) -> str:
+    """Fields of a protocol but those in ``without``: ``window 11, unlabelled pixels scene, v0.1.0``."""
+    shown = (f"{_FIELD_NAMES.get(name, name)} {value}".strip() for name, value in fields.items() if name not in without)
+    return ", ".join(shown)
 
 
 def signature_text(fields: Mapping[str, str], *, draws: str = "", metric: str = "OA") -> str:

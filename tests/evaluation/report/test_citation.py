@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -122,6 +123,22 @@ def test_the_paragraph_states_the_protocol_and_cites_every_entry() -> None:
         r"10.1\,\% of the query windows",
     ):
         assert part in text, part
+
+
+def test_the_paragraph_says_what_was_done_and_no_more() -> None:
+    few = methods_paragraph(group_records(RECORDS), method_cards())
+    assert "Wilcoxon" not in few, "three draws allow no test"
+    many = [make_record(method, draw=draw) for method in ("svm", "cnn") for draw in range(8)]
+    text = methods_paragraph(group_records(many), method_cards())
+    assert "by the exact two-sided Wilcoxon signed-rank test" in text
+    text = methods_paragraph(group_records([make_record("diffclip", variant="support-only", draw=0)]), method_cards())
+    assert "diffclip:support-only~" in text
+    assert "over 1 draw of" in text
+    changes: list[dict[str, Any]] = [{}, {"drop": ("lidar",)}, {"pca": 10}]
+    first, dropped, reduced = (methods_paragraph(group_records([make_record(**c)]), method_cards()) for c in changes)
+    assert "without the modalities lidar" in dropped
+    assert "reduced to 10 principal components" in reduced
+    assert "modalities" not in first
 
 
 def test_hostile_names_are_inert(tmp_path: Path) -> None:

@@ -48,6 +48,25 @@ def test_versions_and_settings_of_a_method_are_different_entries() -> None:
     assert sum("v2" in label for label in labels) == 1
 
 
+@pytest.mark.parametrize("change", [{"method_version": 2}, {"method_config": {"trees": 5}}, {"selection": "paper-val"}])
+def test_a_curve_joins_no_versions_settings_or_rules(change: dict[str, Any]) -> None:
+    groups = group_records([make_record("rf"), make_record("svm"), make_record("rf", shots=5, **change)])
+    labels = [[entry.label for entry in group.entries] for group in groups]
+    assert labels[0][1] == "svm"
+    assert labels[0][0] != labels[1][0]
+    assert labels[0][0].startswith("rf [")
+    assert labels[1][0].startswith("rf [")
+
+
+def test_ranks_over_scenes_join_no_versions_but_settings_may_depend_on_the_scene() -> None:
+    def labels(**change: Any) -> list[str]:
+        groups = group_records([make_record(), make_record(scene="city-r1", **change)])
+        return [entry.label for group in groups for entry in group.entries]
+
+    assert labels(method_version=2) == ["rf [v2]", "rf [v1]"]
+    assert labels(method_config={"trees": 5}) == ["rf", "rf"]
+
+
 def test_groups_are_sorted_by_shots_as_numbers() -> None:
     groups = group_records([make_record(shots=shots) for shots in (10, 2, 5)])
     assert [group.shots for group in groups] == [2, 5, 10]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.synthetic_records import fixed_set, make_record
+from helpers.synthetic_records import fixed_set, make_failure, make_record
 from matplotlib.text import Text
 
 from mmrs_bench.evaluation.report.curves import curve_families
@@ -78,6 +78,16 @@ def test_a_method_with_one_shot_count_has_no_curve_and_the_caption_says_so(tmp_p
 def test_captions_say_what_is_simulated(tmp_path: Path) -> None:
     made = [record.model_copy(update={"simulated": True}) for record in records()]
     assert r"\caption{SIMULATED: Town" in write_figures(group_records(made), tmp_path)[-1].read_text()
+
+
+def test_failures_hide_neither_what_is_simulated_nor_the_protocol(tmp_path: Path) -> None:
+    made = [record.model_copy(update={"simulated": True}) for record in records()]
+    groups = group_records(made, [make_failure(shots=1, scene="scene-0-r1")])
+    assert [group.scene_label for group in groups] == ["SIMULATED: Town (scene-0)"] * 3
+    caption = write_figures(groups, tmp_path)[-1].read_text()
+    assert r"\caption{SIMULATED: Town" in caption
+    assert "over 3 draws; random-v1, budget paper, window 11, unlabelled pixels scene, v0.1.0." in caption
+    assert [group.shots for (family,) in [curve_families(groups)] for group in family] == [2, 5]
 
 
 @pytest.mark.parametrize("least", [1, 2])

@@ -83,6 +83,42 @@ def test_columns_that_do_not_fit_stand_in_a_further_table(scenes: int, shots: Se
         assert not line.startswith(("rf &", "svm &")) or line.count("&") in widths
 
 
+def test_only_tested_values_are_called_not_significant() -> None:
+    def compared(shots: int, count: int) -> list[Record]:
+        return [
+            make_record(method, varied_hits(quality, draw), shots=shots, draw=draw)
+            for method, quality in (("rf", 150), ("svm", 100))
+            for draw in range(count)
+        ]
+
+    text = tables_of([*compared(2, 8), *compared(5, 3)])
+    assert r"Method & 2 & 5* \\" in text
+    assert (
+        "underlined: not significantly different from it (exact paired Wilcoxon test, Holm, 0.05); *: no test" in text
+    )
+    text = tables_of(compared(2, 8), "oa", "aa")
+    assert "underlined OA: not significantly" in text
+    assert "no test" not in text
+    assert "underlined" not in tables_of(compared(2, 8), "aa")
+    assert "underlined" not in tables_of(compared(2, 3))
+    assert "no test" not in tables_of([*compared(2, 8), make_record("rf", shots=5)])
+
+
+def test_protocols_that_differ_in_any_field_have_other_captions_and_scenes_other_headings() -> None:
+    changes: list[dict[str, str]] = [
+        {},
+        {"unlabelled": "support"},
+        {"code_version": "0.2.0"},
+        {"budget": "quick"},
+    ]
+    text = tables_of([make_record(method, **change) for change in changes for method in ("rf", "svm")])
+    captions = re.findall(r"in percent, .*", text)
+    assert len(set(captions)) == len(captions) == len(changes)
+    assert "random-v1, budget paper, window 11, unlabelled pixels scene, v0.1.0" in captions[0]
+    text = tables_of([make_record(fingerprint=c * 64) for c in "ab"])
+    assert r"\multicolumn{1}{c}{town-r1@aaaaaaaa} & \multicolumn{1}{c}{town-r1@bbbbbbbb}" in text
+
+
 def test_an_unknown_column_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown metric 'kapa'.*kappa"):
         tables_of([make_record()], "kapa")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.synthetic_records import make_record, varied_hits
@@ -25,7 +26,9 @@ from mmrs_bench.evaluation.report.ranks.scene_ranks import (
 )
 
 
-def scene_groups(quality: dict[str, dict[str, int]], *, shots: int = 2, simulated: bool = False) -> list[Group]:
+def scene_groups(
+    quality: dict[str, dict[str, int]], *, shots: int = 2, simulated: bool = False, **changes: Any
+) -> list[Group]:
     """Groups of scenes; ``quality[scene][method]`` decides the OA."""
     return group_records(
         make_record(
@@ -36,6 +39,7 @@ def scene_groups(quality: dict[str, dict[str, int]], *, shots: int = 2, simulate
             scene=f"{scene}-r1",
             title=scene,
             simulated=simulated,
+            **changes,
         )
         for scene, methods in quality.items()
         for method, hits in methods.items()
@@ -88,6 +92,18 @@ def test_methods_are_ranked_that_are_on_every_scene_and_others_are_named() -> No
     for method in ranks.methods:
         assert 1 <= method.low <= method.mean <= method.high <= 2
     assert "takes at least 4 scenes; these are 3" in ranks.note
+
+
+def test_titles_state_the_whole_protocol() -> None:
+    methods = {"rf": 150, "svm": 120}
+    found = [
+        scene_groups({"muufl": methods, "trento": methods}, **change) for change in ({}, {"unlabelled": "support"})
+    ]
+    titles = [ranks.title for ranks in rank_over_scenes([*found[0], *found[1]])]
+    assert titles == [
+        f"random-v1, 2 shots, budget paper, window 11, unlabelled pixels {pixels}, v0.1.0, 2 scenes"
+        for pixels in ("scene", "support")
+    ]
 
 
 def test_simulated_and_real_scenes_and_other_protocols_are_ranked_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.new_process import in_new_process
-from helpers.synthetic_records import make_protocol, make_record
+from helpers.synthetic_records import make_failure, make_protocol, make_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,10 +28,11 @@ from mmrs_bench.evaluation.results.records import (
     load_record,
     load_records,
     record_path,
+    remaining_failures,
     save_failure,
     save_record,
 )
-from mmrs_bench.evaluation.results.schema import Record, Scores
+from mmrs_bench.evaluation.results.schema import FailureRecord, Record, Scores
 from mmrs_bench.io import content_hash, write_json
 
 
@@ -364,3 +366,44 @@ def test_results_are_read_without_heavy_imports() -> None:
         "print([m for m in ('torch', 'scipy', 'matplotlib', 'sklearn', 'lightning', 'rich') if m in sys.modules])"
     )
     assert in_new_process(code) == "[]"
+
+
+def test_a_failure_remains_until_a_later_record_of_any_version_of_the_method() -> None:
+    failure = make_failure("rf", method_config={"trees": 1}).model_copy(
+        update={"failed_at": "2025-01-02T00:00:00+00:00"}
+    )
+    record = make_record("rf")
+
+    def remaining(record: Record, *failures: FailureRecord) -> int:
+        return len(remaining_failures([record], failures))
+
+    later = record.model_copy(
+        update={"measured": record.measured.model_copy(update={"finished_at": "2025-01-03T00:00:00+00:00"})}
+    )
+    assert remaining(record, failure, failure) == 1, "an older result of another version says nothing about this one"
+    assert remaining(later, failure) == 0
+    for change in (
+        {"draw": 1},
+        {"shots": 5},
+        {"seed": 1},
+        {"method": "svm"},
+        {"variant": "other"},
+        {"budget": "quick"},
+    ):
+        other = make_failure(**{"method": "rf", **change}).model_copy(update={"failed_at": failure.failed_at})
+        assert remaining(later, other) == 1, change
+    assert remaining(later.with_origin("Example Lab"), failure) == 1, (
+        "results of others are no answer to a failure here"
+    )
+    assert remaining(record, make_failure("rf")) == 0, "the cell has a record"
+
+
+def test_an_unreadable_file_is_not_called_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_record(tmp_path, make_record())
+
+    def fail(path: Path, **_: Any) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(RecordError, match=r"cannot be read .*; check its rights and the disk first, else"):
+        load_records(tmp_path)

@@ -30,22 +30,11 @@ from mmrs_bench.evaluation.report.reported import ReportedResult, reported_table
 from mmrs_bench.evaluation.report.tables import Estimate, Table, Value
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
 from mmrs_bench.evaluation.results.schema import Leakage
+from mmrs_bench.evaluation.results.signature import fields_in_words
 from mmrs_bench.version import __version__
 
 #: Fields of a protocol that have places of their own on the page.
 _OWN_PLACE = {"scene", "split", "shots", "sel", "budget"}
-#: Names of its other fields.
-_FIELD_NAMES = {
-    "win": "window",
-    "unlab": "unlabelled pixels",
-    "query": "query limit",
-    "norm": "normalisation",
-    "normfit": "normalisation fitted on",
-    "mod": "modalities",
-    "drop": "predicted without",
-    "pca": "PCA",
-    "version": "",
-}
 #: Fields of a row of results, in the order of its values.
 ROW_FIELDS = (
     "group",
@@ -131,25 +120,22 @@ def build_document(
 
 def _scenes(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """Id, label and whether it is simulated, of each scene."""
-    labels: dict[str, str] = {}
-    simulated: dict[str, bool] = {}
-    for group in groups:
-        labels.setdefault(group.scene_id, group.scene_label)
-        simulated[group.scene_id] = any(record.simulated for record in group.records)
-    return [{"id": scene, "label": label, "simulated": simulated[scene]} for scene, label in labels.items()]
+    first = {group.scene_id: group for group in reversed([*groups])}
+    return [
+        {"id": scene, "label": group.scene_label, "simulated": group.simulated}
+        for scene, group in reversed(first.items())
+    ]
 
 
 def _protocol(family: Sequence[tuple[Group, Table]]) -> dict[str, Any]:
     """A protocol with its card: each line once, or for each number of shots where they differ."""
     group = family[0][0]
-    others = ((key, value) for key, value in group.fields.items() if key not in _OWN_PLACE)
-    further = (f"{_FIELD_NAMES.get(key, key)} {value}".strip() for key, value in others)
     return {
         "scene": group.scene_id,
         "split": group.fields["split"],
         "budget": group.fields["budget"],
         "title": f"{group.scene_label}, {group.fields['split']}, budget {group.fields['budget']}",
-        "further": ", ".join(further),
+        "further": fields_in_words(group.fields, without=_OWN_PLACE),
         "card": merged_card((member.shots, ranking.card) for member, ranking in family),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmrs_bench.errors import RecordError
-from mmrs_bench.evaluation.results.schema import FailureRecord, Record
+from mmrs_bench.evaluation.results.schema import Record
 
 
 def merged_records(folders: Iterable[tuple[Path, Iterable[Record]]]) -> list[Record]:
@@ -25,9 +25,3 @@ def merged_records(folders: Iterable[tuple[Path, Iterable[Record]]]) -> list[Rec
                     "give one of the two folders, or move one of the two records away"
                 )
     return [record for _, record in found.values()]
-
-
-def merged_failures(records: Iterable[Record], failures: Iterable[FailureRecord]) -> list[FailureRecord]:
-    """The failures of cells without a record in any folder, each cell once."""
-    done = {record.key for record in records}
-    return list({failure.key: failure for failure in failures if failure.key not in done}.values())

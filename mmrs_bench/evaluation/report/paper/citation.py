@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mmrs_bench.config import MethodSpec
 from mmrs_bench.evaluation.report.entries import Group, mean_leakage
 from mmrs_bench.evaluation.report.render import latex_escape
+from mmrs_bench.evaluation.report.statistics import separable
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.texts import one_line
 from mmrs_bench.version import __version__
@@ -65,13 +66,18 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
     seeds = sorted({len(entry.seeds) for group in groups for entry in group.ranked})
     rules = sorted({record.protocol.data.selection for record in records})
     leakage = [mean_leakage([r for e in g.ranked for r in e.records])["shared_window"] for g in groups]
+    methods = sorted({(entry.method_id.name, entry.method_id.method) for group in groups for entry in group.ranked})
     names = [
-        _with_citation(name, _entry_keys(_method_entries(cards[name])) if _cited(cards.get(name)) else "")
-        for name in _methods(groups)
+        _with_citation(name, _entry_keys(_method_entries(cards[card])) if _cited(cards.get(card)) else "")
+        for name, card in methods
     ]
     scenes = [_with_citation(g.scene_label, _entry_keys(entries.get(g.scene_id, ""))) for g in groups]
     scored = f"at most {data.query_limit:,} query pixels were" if data.query_limit else "all query pixels were"
     modalities = f" Only the modalities {_and(data.modalities)} were used." if data.modalities else ""
+    modalities += f" The HSI was reduced to {data.pca} principal components." if data.pca is not None else ""
+    if data.drop:
+        modalities += f" Predictions were made without the modalities {_and(data.drop)}, which training had."
+    compared = any(separable([entry.by_draw("oa") for entry in group.ranked]) for group in groups)
     several = f" and {_range(seeds)} seeds of training" if seeds[-1] > 1 else ""
     shots = _and(str(count) for count in sorted({group.shots for group in groups}))
     sentences = (
@@ -79,16 +85,19 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
         f"{_and(names)} {'was' if len(names) == 1 else 'were'} trained on {shots} labelled pixels of each class of "
         f"{_and(dict.fromkeys(scenes))} (split {data.split}, windows of {data.window} x {data.window} pixels, budget "
         f"{records[0].protocol.budget}).{modalities}",
-        f"Means and standard deviations are over {_range(draws)} draws of the labelled pixels{several}.",
+        f"Means and standard deviations are over {_range(draws)} draw{'s' if draws[-1] > 1 else ''} of the labelled "
+        f"pixels{several}.",
         f"Each draw is the same for all methods, and {scored} scored.",
         f"The trained state was chosen by the rule {' or '.join(rules)}, without query labels.",
         f"Images were normalised by {data.normalisation}, fitted on the pixels of the {data.normalisation_scope}.",
         f"Methods that learn from unlabelled pixels took those of the {data.unlabelled}.",
         f"{_percent(leakage)} of the query windows share a pixel with a support window.",
         "Methods were compared over common draws by the exact two-sided Wilcoxon signed-rank test with Holm's "
-        "correction at 0.05.",
+        "correction at 0.05."
+        if compared
+        else "",
     )
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))
 
 
 def _imported(groups: Iterable[Group]) -> str:

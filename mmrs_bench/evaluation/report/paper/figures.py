@@ -114,7 +114,7 @@ def _inclusion(family: Sequence[Group], stem: str, number: int) -> str:
     over = str(draws[0]) if len(draws) == 1 else f"{draws[0]} to {draws[-1]}"
     caption = (
         f"{first.scene_label}: overall accuracy over labels per class, mean and 95 % interval over {over} draws; "
-        f"{first.protocol_label}, budget {first.fields['budget']}.{_left_out(family)}"
+        f"{first.protocol_text}.{_left_out(family)}"
     )
     lines = (
         r"\begin{figure}[!t]",

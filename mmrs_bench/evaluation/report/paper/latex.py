@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from statistics import fmean
@@ -53,12 +53,13 @@ def paper_tables(groups: Sequence[Group], rankings: Sequence[Table], metrics: Se
     for group, ranking in zip(groups, rankings, strict=True):
         rows = {str(row["label"]): row for row in ranking.rows if not row["unranked"]}
         if rows:
-            found[_protocol(group)].append((group, rows))
+            found[group.protocol_text].append((group, rows))
+    names = _scene_names(groups)
     texts = []
     for number, (protocol, columns) in enumerate(found.items(), 1):
         parts = _parts(columns, max(1, MOST_COLUMNS // len(metrics)))
         texts += [
-            _table(protocol, part, metrics, label=f"{_label(number)}{'' if len(parts) == 1 else f'-{place}'}")
+            _table(protocol, part, metrics, names, label=f"{_label(number)}{'' if len(parts) == 1 else f'-{place}'}")
             for place, part in enumerate(parts, 1)
         ]
     return _HEAD + "\n".join([*texts, *_cards(groups, rankings)])
@@ -67,7 +68,7 @@ def paper_tables(groups: Sequence[Group], rankings: Sequence[Table], metrics: Se
 def _parts(columns: Sequence[_Column], most: int) -> list[list[_Column]]:
     """The columns in parts of at most ``most``; a scene is divided only if it does not fit into one part."""
     parts: list[list[_Column]] = [[]]
-    for _, of_scene in groupby(columns, key=lambda column: _scene(column[0])):
+    for _, of_scene in groupby(columns, key=lambda column: column[0].fields["scene"]):
         scene = list(of_scene)
         if parts[-1] and len(parts[-1]) + len(scene) > most:
             parts.append([])
@@ -78,32 +79,33 @@ def _parts(columns: Sequence[_Column], most: int) -> list[list[_Column]]:
     return parts
 
 
-def _scene(group: Group) -> str:
-    """The scene's id, which is shorter than its title; the title is in the caption of the card."""
-    return ("SIMULATED: " if any(record.simulated for record in group.records) else "") + group.scene_id
+def _scene_names(groups: Iterable[Group]) -> dict[str, str]:
+    """Heading of each scene: its id, which is shorter than its title; the title is in the caption of the card.
 
-
-def _protocol(group: Group) -> str:
-    """The fields that columns of one table have in common."""
-    names = {"split": "", "win": "window ", "budget": "budget ", "mod": "modalities ", "drop": "predicted without "}
-    left_out = {"scene", "shots", "sel", "version", "unlab"}
-    fields = (f"{names.get(name, f'{name} ')}{value}" for name, value in group.fields.items() if name not in left_out)
-    return ", ".join(fields)
+    Where scenes of one id have several revisions or contents, these are named.
+    """
+    simulated = {group.fields["scene"]: group.simulated for group in groups}
+    ids = {group.fields["scene"]: group.scene_id for group in groups}
+    shared = Counter(ids.values())
+    return {
+        scene: ("SIMULATED: " if simulated[scene] else "") + (scene_id if shared[scene_id] == 1 else scene)
+        for scene, scene_id in ids.items()
+    }
 
 
 def _label(number: int) -> str:
     return f"tab:mmrs-bench-{number}"
 
 
-def _table(protocol: str, columns: Sequence[_Column], metrics: Sequence[str], *, label: str) -> str:
+def _table(
+    protocol: str, columns: Sequence[_Column], metrics: Sequence[str], names: Mapping[str, str], *, label: str
+) -> str:
     draws = sorted({value for _, rows in columns for row in rows.values() if isinstance(value := row["draws"], int)})
     over = str(draws[0]) if len(draws) == 1 else f"{draws[0]} to {draws[-1]}"
     titles = ", ".join(METRICS[name].title for name in metrics)
-    grouped = any(row["group"] for _, rows in columns for row in rows.values())
-    ties = "; underlined: not significantly different from it (exact paired Wilcoxon test, Holm, 0.05)"
     caption = (
         f"{titles} in percent, mean ± sd over {over} draws; {protocol}. Columns: shots. Bold: the best mean"
-        f"{ties if grouped else ''}."
+        f"{_ties(columns, metrics)}."
     )
     count = len(columns) * len(metrics)
     lines = [
@@ -114,7 +116,7 @@ def _table(protocol: str, columns: Sequence[_Column], metrics: Sequence[str], *,
         r"\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\begin{{tabular}}{{@{{}}l{'r' * count}@{{}}}}",
         r"\toprule",
-        *_headings(columns, metrics),
+        *_headings(columns, metrics, names),
         r"\midrule",
         *(_line(name, columns, metrics) for name in _order(columns, metrics[0])),
         r"\bottomrule",
@@ -124,9 +126,26 @@ def _table(protocol: str, columns: Sequence[_Column], metrics: Sequence[str], *,
     return "\n".join(lines) + "\n"
 
 
-def _headings(columns: Sequence[_Column], metrics: Sequence[str]) -> Iterator[str]:
+def _tested(column: _Column) -> bool:
+    """Whether the methods of a column, if there are several, were compared: this takes enough common draws."""
+    rows = column[1].values()
+    return len(rows) == 1 or any(row["group"] for row in rows)
+
+
+def _ties(columns: Sequence[_Column], metrics: Sequence[str]) -> str:
+    """What underlined values mean; empty if no value could be underlined. Tests compare OA only."""
+    if "oa" not in metrics or not any(row["group"] for _, rows in columns for row in rows.values()):
+        return ""
+    what = "underlined" if len(metrics) == 1 else "underlined OA"
+    text = f"; {what}: not significantly different from it (exact paired Wilcoxon test, Holm, 0.05)"
+    return text if all(map(_tested, columns)) else f"{text}; *: no test, which takes more common draws"
+
+
+def _headings(columns: Sequence[_Column], metrics: Sequence[str], names: Mapping[str, str]) -> Iterator[str]:
     """A line of scenes with rules, one of shots, and one of metrics if there are several."""
-    scenes = [(scene, len([*of_scene])) for scene, of_scene in groupby(_scene(group) for group, _ in columns)]
+    scenes = [
+        (scene, len([*of_scene])) for scene, of_scene in groupby(names[group.fields["scene"]] for group, _ in columns)
+    ]
     yield _spanning("", [(scene, count * len(metrics)) for scene, count in scenes])
     first = 2
     rules = []
@@ -134,10 +153,12 @@ def _headings(columns: Sequence[_Column], metrics: Sequence[str]) -> Iterator[st
         rules.append(rf"\cmidrule(lr){{{first}-{first + count * len(metrics) - 1}}}")
         first += count * len(metrics)
     yield "".join(rules)
+    marked = bool(_ties(columns, metrics))
+    shots = [f"{column[0].shots}{'' if not marked or _tested(column) else '*'}" for column in columns]
     if len(metrics) == 1:
-        yield rf"Method & {' & '.join(str(group.shots) for group, _ in columns)} \\"
+        yield rf"Method & {' & '.join(shots)} \\"
         return
-    yield _spanning("", [(f"{group.shots}", len(metrics)) for group, _ in columns])
+    yield _spanning("", [(text, len(metrics)) for text in shots])
     titles = [_text(METRICS[name].title) for name in metrics] * len(columns)
     yield rf"Method & {' & '.join(titles)} \\"
 
@@ -188,7 +209,7 @@ def _cards(groups: Sequence[Group], rankings: Sequence[Table]) -> Iterator[str]:
             [
                 r"\begin{table*}[!t]",
                 r"\centering",
-                rf"\caption{{{_text(f'Protocol: {family[0][0].scene_label}, {_protocol(family[0][0])}')}}}",
+                rf"\caption{{{_text(f'Protocol: {family[0][0].scene_label}, {family[0][0].protocol_text}')}}}",
                 rf"\label{{tab:mmrs-bench-card-{number}}}",
                 r"\scriptsize\setlength{\tabcolsep}{3pt}",
                 r"\begin{tabular}{@{}ll@{}}",

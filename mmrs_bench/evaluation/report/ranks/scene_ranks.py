@@ -16,13 +16,14 @@ import numpy as np
 
 from mmrs_bench.evaluation.report.entries import Group
 from mmrs_bench.evaluation.report.statistics import ALPHA, summarise
+from mmrs_bench.evaluation.results.signature import fields_in_words
 
 #: Decimals of accuracies that are compared: smaller differences are rounding errors.
 _DECIMALS = 12
 #: Distances and steps of the integral in `range_quantile`: beyond, the density is below 1e-15.
 _REACH, _STEPS = 8.0, 2001
-#: Fields that a title contains in other words, or that rarely differ.
-_IN_TITLE = {"split", "shots", "budget", "sel", "win", "unlab", "version", "simulated"}
+#: Fields that a title contains in other words.
+_IN_TITLE = {"split", "shots", "budget", "sel", "simulated"}
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class SceneRanks:
         """Protocol and number of scenes."""
         shots = "shot" if self.shots == 1 else "shots"
         simulated = "SIMULATED: " if "simulated" in self.fields else ""
-        others = "".join(f", {name} {value}" for name, value in self.fields.items() if name not in _IN_TITLE)
+        others = fields_in_words(self.fields, without=_IN_TITLE)
         return (
-            f"{simulated}{self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}{others}, "
+            f"{simulated}{self.fields['split']}, {self.shots} {shots}, budget {self.fields['budget']}, {others}, "
             f"{len(self.scenes)} scenes"
         )
 
@@ -105,7 +106,7 @@ def rank_over_scenes(groups: Iterable[Group]) -> list[SceneRanks]:
     found: dict[tuple[tuple[str, str], ...], dict[str, Group]] = defaultdict(dict)
     for group in groups:
         if group.ranked:
-            mark = {"simulated": "yes"} if any(record.simulated for record in group.records) else {}
+            mark = {"simulated": "yes"} if group.simulated else {}
             fields = {name: value for name, value in group.fields.items() if name not in ("scene", "splits")}
             found[tuple({**fields, **mark}.items())][group.scene_id] = group
     ranked = (_rank(dict(fields), of_scene) for fields, of_scene in found.items() if len(of_scene) > 1)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.pages import document_of, rows_of, unpacked
-from helpers.synthetic_records import fixed_set, fixed_tables, make_failure, make_record, varied_hits
+from helpers.synthetic_records import fixed_set, fixed_tables, make_record, varied_hits
 
 from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.report.entries import group_records
 from mmrs_bench.evaluation.report.page.cards import family_of
-from mmrs_bench.evaluation.report.page.sources import merged_failures, merged_records
+from mmrs_bench.evaluation.report.page.sources import merged_records
 from mmrs_bench.evaluation.report.ranks.scene_ranks import rank_over_scenes
 from mmrs_bench.evaluation.report.tables import Estimate
 from mmrs_bench.evaluation.results.metrics import METRICS
@@ -140,5 +140,3 @@ def test_results_of_several_folders_are_merged_and_a_contradiction_names_both() 
     changed = make_record(hits=(10, 10, 10), draw=1)
     with pytest.raises(RecordError, match=r"a and b have different results of the cell .*; give one of"):
         merged_records([(Path("a"), [other]), (Path("b"), [changed])])
-    failures = [make_failure("rf", draw=1), make_failure("cnn"), make_failure("cnn")]
-    assert [failure.key for failure in merged_failures(merged, failures)] == [failures[1].key]
