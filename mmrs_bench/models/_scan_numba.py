@@ -250,7 +250,7 @@ def over_batch(kernel: Callable, outputs: tuple[Tensor, ...], inputs: tuple[Tens
 
     def run(start: int, stop: int) -> None:
         # Allocated by torch, which aligns memory to 64 bytes.
-        work = torch.zeros((6 + 4 * passes) * places + squares * SQUARE).numpy()
+        work = torch.zeros((6 + 4 * passes) * places + squares * SQUARE, dtype=torch.float32).numpy()
         kernel(*arrays, shape, reverse, work, start, stop)
 
     in_threads(run, batch)

@@ -11,7 +11,7 @@ import torch
 
 from mmrs_bench.config import DataConfig, Normalisation, PixelScope, SplitName
 from mmrs_bench.config import Selection as SelectionRule
-from mmrs_bench.errors import ConfigError
+from mmrs_bench.errors import ConfigError, unknown_name
 from mmrs_bench.reading import validated
 from mmrs_bench.scenes.loader import (
     AddInputs,
@@ -90,6 +90,12 @@ class SceneDataModule(SceneData, L.LightningDataModule):
         for name, size in sizes.items():
             if size is not None and size < 1:
                 raise ConfigError(f"{name} is {size}; use at least 1.")
+        for name, value, known in (
+            ("train_on", train_on, ("support", "unlabelled")),
+            ("predict_on", predict_on, ("query", "scene")),
+        ):
+            if value not in known:
+                raise unknown_name(name, str(value), known)
         if unlabelled_per_batch < 0 or (unlabelled_per_batch and train_on == "unlabelled"):
             raise ConfigError(
                 f"unlabelled_per_batch is {unlabelled_per_batch} and train_on is {train_on}; use at least 0, and 0 for "

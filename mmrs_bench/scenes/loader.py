@@ -129,6 +129,8 @@ class BatchSampler(DistributedSampler[Any]):
         self.augment = augment
         self.count = min(count, per_epoch or count)
         self.unlabelled = unlabelled
+        #: An epoch that was interrupted, and the batches that it leaves out, because they were served before.
+        self.interrupted: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; without it, passes count from 0."""
@@ -144,13 +146,20 @@ class BatchSampler(DistributedSampler[Any]):
             order = torch.randperm(self.pixels, generator=generator)[: self.count]
             if self.augment:
                 symmetry = torch.randint(SYMMETRIES, (len(order),), generator=generator)
+        skipped = self.skipped
         self.epoch += 1
         if len(self):
             for number, places in enumerate(torch.arange(len(order)).tensor_split(len(self))):
                 own = self._own_part(places)
-                if len(own):
+                if len(own) and number >= skipped:
                     turned = None if symmetry is None else symmetry[own]
                     yield Selection(order[own], turned, self._unlabelled_part(epoch, number))
+
+    @property
+    def skipped(self) -> int:
+        """Batches that the next pass leaves out."""
+        epoch, served = self.interrupted or (-1, 0)
+        return served if epoch == self.epoch else 0
 
     def _own_part(self, places: torch.Tensor) -> torch.Tensor:
         """The part of a batch that belongs to this process."""
@@ -182,7 +191,8 @@ def process_rank() -> tuple[int, int]:
 class PixelLoader(DataLoader[dict[str, Any]]):
     """A ``DataLoader`` that yields dicts with ``pixel`` (b,), ``target`` (b,) if there are targets, and inputs.
 
-    A batch is one index operation, so ``num_workers=0`` is the fastest.
+    A batch is one index operation, so ``num_workers=0`` is the fastest. Its state is the number of batches that the
+    present pass has served: a training that is resumed within an epoch gets the others.
 
     Args:
         dataset: The pixels.
@@ -194,6 +204,25 @@ class PixelLoader(DataLoader[dict[str, Any]]):
         # The sampler yields batches. Without a generator of its own, every pass would draw from the global one.
         fixed = {"batch_size": None, "generator": torch.Generator()}
         super().__init__(dataset, sampler=sampler, **{**options, **fixed})
+        self._epoch, self._served = 0, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        self._epoch, self._served = self._batches.epoch, self._batches.skipped
+        for batch in super().__iter__():
+            self._served += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch of the present pass, and the number of batches that it has served."""
+        return {"epoch": self._epoch, "served": self._served}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let a pass of this epoch leave out the batches that were served."""
+        self._batches.interrupted = state["epoch"], state["served"]
+
+    @property
+    def _batches(self) -> BatchSampler:
+        return self.sampler  # type: ignore[return-value]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "generator": None}  # another process cannot receive its state

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -19,12 +20,13 @@ from filelock import FileLock
 from helpers.method_helpers import fitted, small_data
 from helpers.module_cases import CASES, Losses, ModuleCase, logged_scores, saved, trainer
 from helpers.network_helpers import same, weights
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from mmrs_bench.config import torch_threads
-from mmrs_bench.errors import DataError
+from mmrs_bench.errors import ConfigError, DataError
 from mmrs_bench.methods.bdgf import module as bdgf
 from mmrs_bench.methods.catalogue import method_card
+from mmrs_bench.methods.cnn.module import CnnModule
 from mmrs_bench.methods.toolkit.stage import StageModule
 from mmrs_bench.methods.toolkit.supervised import SupervisedModule
 from mmrs_bench.methods.unidiff.head_module import HeadModule
@@ -113,11 +115,80 @@ def test_a_resumed_training_ends_with_the_same_weights(case: ModuleCase, tmp_pat
     assert same(weights(resumed), weights(whole))
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @every_kind
-def test_it_trains_in_bfloat16(case: ModuleCase, tmp_path: Path) -> None:
+def test_a_training_resumed_within_an_epoch_gets_the_remaining_batches(case: ModuleCase, tmp_path: Path) -> None:
+    data = case.data()
+    whole, resumed = (case.build(data, **case.exact) for _ in range(2))
+    step = len(data.train_dataloader()) // 2
+    kept = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=step, save_top_k=-1)
+    trainer(tmp_path, enable_checkpointing=True, callbacks=[kept]).fit(whole, datamodule=data)
+    losses = Losses()
+    trainer(tmp_path, callbacks=[losses]).fit(
+        resumed, datamodule=case.data(), ckpt_path=tmp_path / f"kept/step={step}.ckpt"
+    )
+    assert len(losses.values) == 2 * len(data.train_dataloader()) - step
+    assert same(dict(resumed.named_parameters()), dict(whole.named_parameters()))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@every_kind
+def test_it_trains_in_other_precisions_with_clipped_gradients(case: ModuleCase, precision: Any, tmp_path: Path) -> None:
     data, losses = case.data(), Losses()
-    trainer(tmp_path, 1, precision="bf16-mixed", callbacks=[losses]).fit(case.build(data), datamodule=data)
+    own = trainer(tmp_path, 1, precision=precision, gradient_clip_val=1.0, callbacks=[losses])
+    own.fit(case.build(data), datamodule=data)
+    assert losses.values
     assert all(map(math.isfinite, losses.values))
+
+
+@every_kind
+def test_its_weights_can_be_averaged(case: ModuleCase, tmp_path: Path) -> None:
+    data = case.data()
+    module, averaged = case.build(data), EMAWeightAveraging(decay=0.5)
+    trainer(tmp_path, callbacks=[averaged]).fit(module, datamodule=data)
+    assert all(torch.isfinite(values).all() for values in module.parameters())
+
+
+def rates(tmp_path: Path, **limits: Any) -> list[float]:
+    """The learning rate of each step of `CnnModule` with 4 batches in an epoch."""
+    found: list[float] = []
+
+    class Rates(L.Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            found.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    case = next(case for case in CASES if case.name == "cnn")
+    data = case.data()
+    trainer(tmp_path, callbacks=[Rates()], **{"epochs": -1, **limits}).fit(case.build(data), datamodule=data)
+    return found
+
+
+def test_the_rate_falls_over_the_steps_of_the_trainer(tmp_path: Path) -> None:
+    by_epochs = rates(tmp_path, epochs=3)
+    assert by_epochs == sorted(by_epochs, reverse=True)
+    assert len(set(by_epochs)) == 3
+    assert rates(tmp_path, max_steps=12) == by_epochs
+    assert rates(tmp_path, max_steps=6, accumulate_grad_batches=2) == by_epochs
+    assert rates(tmp_path, max_steps=10) == by_epochs[:10]
+    assert rates(tmp_path, max_steps=12, epochs=1000) == by_epochs
+    with pytest.raises(ConfigError, match="CnnModule falls over the whole training; set max_epochs or max_steps"):
+        rates(tmp_path, max_time={"seconds": 1})
+
+
+class Moved(CnnModule):
+    """A module of a user."""
+
+
+def test_a_module_of_a_user_may_be_in_another_file_than_when_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Moved({"hsi": 4}, 3)
+    monkeypatch.setattr(Moved, "__module__", "__main__")
+    checkpoint = saved(module, tmp_path / "module.ckpt")
+    monkeypatch.setattr(Moved, "__module__", "somewhere.else")
+    assert same(weights(Moved.load_from_checkpoint(checkpoint)), weights(module))
+    with pytest.raises(DataError, match=r"contains __main__\.Moved, expected .*CnnModule"):
+        CnnModule.load_from_checkpoint(checkpoint)
 
 
 @classifiers

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -201,6 +202,18 @@ def test_training_batches_can_hold_unlabelled_windows(scene: Scene, workers: int
     others = [epochs(**change)[0][0]["unlabelled"]["pixel"] for change in ({}, {"seed": 1}, {"draw": 1})]
     assert torch.equal(others[0], chosen[0])
     assert len({tuple(pixels.tolist()) for pixels in [*chosen, *others[1:]]}) == len(chosen) + 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_on": "unlabeled"}, "unknown train_on 'unlabeled'.*unlabelled"),
+        ({"predict_on": "scenes"}, "unknown predict_on 'scenes'.*scene"),
+    ],
+)
+def test_an_unknown_choice_of_pixels_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SceneDataModule("simulated", **options)
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,6 @@ class GuidedLearner(DenoiserClassifier):
     def configure_optimizers(self) -> Any:
         """AdamW of the branches with a cosine schedule over the epochs."""
         optimizer = torch.optim.AdamW(
-            self.ensemble.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+            self.ensemble.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=self.fused
         )
         return self.with_cosine_schedule(optimizer)

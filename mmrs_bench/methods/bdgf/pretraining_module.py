@@ -37,8 +37,9 @@ class MultimodalPretrainer(StageModule):
     weights w_m sum to 1; they are proportional to the modalities' channels, or equal. With the former and without
     masks, L is DDPM's loss of the stacked image.
 
-    Timesteps, noise and masks depend on ``seed``, epoch and step only, so that a resumed training is identical. Logs
-    losses and mask ratios by modality, and ``val/loss`` under the current mask ratios.
+    Timesteps, noise and masks depend on ``seed``, epoch and step only, so that a resumed training is identical;
+    within an epoch, its curves show the rest of that epoch only. Logs losses and mask ratios by modality, and
+    ``val/loss`` under the current mask ratios.
 
     Reference: BDGF, abstract; DDPM (Ho et al. 2020), equation 14; MaskDiT (Zheng et al., TMLR 2024), whose denoising
         loss is computed at visible positions too.
@@ -163,7 +164,7 @@ class MultimodalPretrainer(StageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a constant rate."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=self.fused)
 
     def _losses(self, windows: Mapping[str, Tensor], *address: str | int) -> _Losses:
         """Losses of clean windows with random timesteps, noise and masks."""

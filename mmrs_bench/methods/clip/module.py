@@ -275,7 +275,7 @@ class LanguageAlignedClassifier(ClassificationModule):
                 {"params": rest, "lr": self.learning_rate},
             ],
             weight_decay=self.weight_decay,
-            fused=True,
+            fused=self.fused,
         )
         return {"optimizer": optimizer, "lr_scheduler": lr_schedule(optimizer, self.schedule, self.epochs)}
 

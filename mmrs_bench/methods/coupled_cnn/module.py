@@ -92,14 +92,18 @@ class CoupledCnnModule(SupervisedModule):
         if self._weighed:
             return
         self._weighed = True
+        training = self.network.training
         self.network.eval()
-        correct = torch.zeros_like(self.network.weights)
+        correct = torch.zeros_like(self.network.weights, dtype=torch.float32)
         loader: Any = self.trainer.train_dataloader
+        precision = self.trainer.precision_plugin
         for batch in loader:
-            found = {**batch, "windows": {name: x.to(self.device) for name, x in batch["windows"].items()}}
+            found = precision.convert_input({name: x.to(self.device) for name, x in batch["windows"].items()})
             target = self.targets_of(batch).to(self.device)
-            right = self.network.outputs(self.windows_of(found)).argmax(dim=2) == target[:, None]  # (b, m + 1)
+            with precision.forward_context():
+                outputs = self.network.outputs(self.windows_of({"windows": found}))
+            right = outputs.argmax(dim=2) == target[:, None]  # (b, m + 1)
             correct += right.T.float() @ functional.one_hot(target, self.num_classes).float()
         total: Any = self.trainer.strategy.reduce(correct, reduce_op="sum")
         self.network.weights.copy_(weights_of_outputs(total))
-        self.network.train()
+        self.network.train(training)  # Lightning calls this within a validation, too

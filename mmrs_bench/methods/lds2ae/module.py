@@ -118,7 +118,7 @@ class SharedEncoderClassifier(ClassificationModule):
                 {"params": network.head.parameters(), "lr": self.learning_rate},
             ],
             weight_decay=self.weight_decay,
-            fused=True,
+            fused=self.fused,
         )
         if self.schedule == "cosine":
             return self.with_cosine_schedule(optimizer)

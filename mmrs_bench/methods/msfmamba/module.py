@@ -57,7 +57,7 @@ class MsfMambaModule(ClassificationModule):
 
     def configure_optimizers(self) -> Any:
         """Adam, with the chosen schedule."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=self.fused)
         return optimizer if self.schedule == "constant" else self.with_cosine_schedule(optimizer)
 
 

@@ -67,19 +67,24 @@ class ClassificationModule(StageModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Update and log the scores of validation pixels."""
-        self.validation_scores.update(self.predict_step(batch, batch_idx), self.targets_of(batch))
+        self.validation_scores.update(self.predicted_targets(batch), self.targets_of(batch))
         self.log_dict(self.validation_scores, on_step=False, on_epoch=True)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Update and log the scores of test pixels."""
-        self.test_scores.update(self.predict_step(batch, batch_idx), self.targets_of(batch))
+        self.test_scores.update(self.predicted_targets(batch), self.targets_of(batch))
         self.log_dict(self.test_scores, on_step=False, on_epoch=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Predicted targets (b,) of a batch with ``windows``; in a pair with (b,) confidences if `with_confidence`."""
+        if not self.with_confidence:
+            return self.predicted_targets(batch)
         scores = self.class_scores(batch)
-        targets = scores.argmax(dim=1)
-        return (targets, self.probabilities(scores.float()).amax(dim=1)) if self.with_confidence else targets
+        return scores.argmax(dim=1), self.probabilities(scores.float()).amax(dim=1)
+
+    def predicted_targets(self, batch: Mapping[str, Any]) -> Tensor:
+        """Predicted targets (b,) of a batch with ``windows``."""
+        return self.class_scores(batch).argmax(dim=1)
 
     def class_scores(self, batch: Mapping[str, Any]) -> Tensor:
         """Logits (b, k) of a batch with ``windows``, in the chunks of a prediction; the largest one is the target."""

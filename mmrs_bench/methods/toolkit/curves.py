@@ -16,7 +16,8 @@ from mmrs_bench.io import write_csv, write_png
 class Curves(nn.Module):
     """Learning curves (epochs, columns) by name; 0 for epochs to come.
 
-    They grow with the training, and get the length of a state dict that is loaded.
+    They grow with the training, and get the length of a state dict that is loaded. They are in the state dict and no
+    buffers, because what copies buffers during a training, such as weight averaging, expects that their sizes stay.
 
     Args:
         columns: Number of values per epoch, by name of the curve.
@@ -24,30 +25,47 @@ class Curves(nn.Module):
 
     def __init__(self, columns: Mapping[str, int]) -> None:
         super().__init__()
-        for name, count in columns.items():
-            self.register_buffer(name, torch.zeros(0, count))
+        self._curves = {name: torch.zeros(0, count, dtype=torch.float32) for name, count in columns.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         """A curve (epochs, columns)."""
-        return self.get_buffer(name)
+        return self._curves[name]
 
     def reserve(self, epochs: int) -> None:
         """Append zeros up to so many epochs."""
-        for name, curve in self.named_buffers():
+        for name, curve in self._curves.items():
             missing = max(0, epochs - len(curve))
-            setattr(self, name, torch.cat([curve, curve.new_zeros(missing, curve.shape[1])]))
+            self._curves[name] = torch.cat([curve, curve.new_zeros(missing, curve.shape[1])])
 
     def record(self, epoch: int, **rows: Tensor) -> None:
         """Set the values (columns,) of an epoch."""
         self.reserve(epoch + 1)
         for name, row in rows.items():
-            self[name][epoch] = row
+            self._curves[name][epoch] = row.detach().cpu()
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        for name, curve in self.named_buffers():
-            if prefix + name in state_dict:
-                setattr(self, name, curve.new_zeros(len(state_dict[prefix + name]), curve.shape[1]))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination.update({prefix + name: curve for name, curve in self._curves.items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for name, curve in self._curves.items():
+            found = state_dict.get(prefix + name)
+            if found is None:
+                missing_keys.append(prefix + name)
+            elif found.shape[1:] != curve.shape[1:]:
+                error_msgs.append(f"{prefix}{name} has shape {tuple(found.shape)}, expected {curve.shape[1]} columns")
+            else:
+                self._curves[name] = found.detach().to("cpu", torch.float32, copy=True)
+        known = {prefix + name for name in self._curves}
+        unexpected_keys += [key for key in state_dict if key.startswith(prefix) and key not in known]
 
 
 def write_curves(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from mmrs_bench.randomness import SampleRandom
 
 #: Entry of a checkpoint with the name of its module's class.
 MODULE_ENTRY = "mmrs_bench_module"
+#: How the names of this package's classes begin, which stay where they are.
+_OWN = "mmrs_bench."
 
 
 class StageModule(L.LightningModule):
@@ -35,8 +38,32 @@ class StageModule(L.LightningModule):
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of the trainer, at least 1."""
-        return max(1, self.trainer.max_epochs or 1)
+        """Number of epochs of the trainer, at least 1; with ``max_steps``, those that its steps take.
+
+        Raises:
+            ConfigError: If the trainer has neither ``max_epochs`` nor ``max_steps``.
+        """
+        trainer = self.trainer
+        limits = [trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
+        if trainer.max_steps > 0:
+            trainer.fit_loop.setup_data()
+            batches = trainer.max_steps * trainer.accumulate_grad_batches
+            limits.append(math.ceil(batches / trainer.num_training_batches))
+        if not limits:
+            raise ConfigError(
+                f"the learning rate of {type(self).__name__} falls over the whole training; set max_epochs or "
+                "max_steps of the trainer"
+            )
+        return max(1, min(limits))
+
+    @property
+    def fused(self) -> bool:
+        """Whether an optimiser can be fused, for speed.
+
+        Lightning clips no gradients of a fused optimiser in mixed precision.
+        """
+        trainer = self._trainer
+        return trainer is None or not (trainer.gradient_clip_val and str(trainer.precision).endswith("mixed"))
 
     def random(self, *address: str | int, device: torch.device | str = "cpu") -> SampleRandom:
         """Random numbers for the samples of a batch; the same for any number of processes."""
@@ -95,8 +122,10 @@ def _name(cls: type) -> str:
 
 
 def _check_module(cls: type, checkpoint: Mapping[str, Any], where: str) -> None:
+    """Refuse a checkpoint of another class. A class of a user may be in another file than when it was trained."""
     found = checkpoint.get(MODULE_ENTRY)
-    if found not in [_name(base) for base in cls.__mro__]:
+    moved = isinstance(found, str) and not found.startswith(_OWN) and found.endswith(f".{cls.__qualname__}")
+    if not moved and found not in [_name(base) for base in cls.__mro__]:
         raise DataError(
             f"{where}: contains {found or 'no module of mmrs-bench'}, expected {_name(cls)}; use one of its checkpoints"
         )

@@ -122,7 +122,7 @@ class SupervisedModule(ClassificationModule):
     def configure_optimizers(self) -> Any:
         """Adam, with the chosen schedule."""
         groups, rate, penalty = self.parameter_groups(), self.learning_rate, self.weight_decay
-        optimizer = torch.optim.Adam(groups, lr=rate, weight_decay=penalty, fused=True)  # fused for speed
+        optimizer = torch.optim.Adam(groups, lr=rate, weight_decay=penalty, fused=self.fused)
         if self.schedule == "cosine":
             return self.with_cosine_schedule(optimizer)
         if self.decay_every is None or self.decay is None:

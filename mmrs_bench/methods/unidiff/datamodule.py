@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
@@ -74,8 +74,9 @@ class TileSampler(BatchSampler):
 
     def __iter__(self) -> Iterator[Selection]:
         epoch, (rank, processes) = self.epoch, process_rank()
+        skipped = self.skipped
         self.epoch += 1
-        for step in range(self.steps):
+        for step in range(skipped, self.steps):
             random = SampleRandom(*(self.address or ()), epoch, step, part=rank, parts=processes)
             pictures = random.integers(self.pixels // self.tiles, self.batch_size)
             yield Selection(pictures * self.tiles + random.integers(self.tiles, self.batch_size))
@@ -254,7 +255,10 @@ class TileFeatureDataModule(SceneDataModule):
     @cached_property
     def pairs(self) -> PixelPairs:
         """The loaders of pairs; reads the checkpoint. Features are computed on the device of a running trainer."""
-        pictures = select_pictures(self.scene, self.modalities, self._wanted, tile=self._tile, stride=self._stride)
+        scene = self.complete.scene  # blanked pictures have the mean of the whole picture
+        pictures = select_pictures(
+            scene, self.modalities, self._wanted, self.absent, tile=self._tile, stride=self._stride
+        )
         denoiser = _denoiser(self.checkpoint)
         picture_rows([*pictures.images], denoiser.config.classes)
         last = denoiser.config.decoder_blocks - 1
@@ -289,11 +293,19 @@ class TileFeatureDataModule(SceneDataModule):
 
     def test_dataloader(self) -> PixelLoader:
         """Query pixels in ascending order, with targets, only for scoring."""
-        return self.pairs.pixels(self.query, self.query_targets)
+        return self._without_dropped().pairs.pixels(self.query, self.query_targets)
 
     def predict_dataloader(self) -> PixelLoader:
         """Query pixels in ascending order, or all pixels of the scene (``predict_on``), without targets."""
-        return self.pairs.pixels(np.arange(self.scene.labels.size) if self.predict_on == "scene" else self.query)
+        pixels = np.arange(self.scene.labels.size) if self.predict_on == "scene" else self.query
+        return self._without_dropped().pairs.pixels(pixels)
+
+    def _with(self, setting: str, value: Any) -> Self:
+        known = (setting, value) in self._changed
+        other = super()._with(setting, value)
+        if not known:
+            other.__dict__.pop("pairs", None)  # a copy has those of this protocol
+        return other
 
 
 def _denoiser(checkpoint: str | None) -> AdaptedDenoiser:

@@ -152,7 +152,7 @@ class HeadModule(ClassificationModule):
             raise ConfigError("a training batch has 1 pair, but batch normalisation needs 2; use a larger batch_size")
         return super().training_step(batch, batch_idx)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def predicted_targets(self, batch: Mapping[str, Any]) -> Tensor:
         """Targets (b,) of a batch of pixels; of a batch without ``owner``, the target of each pair."""
         inputs = self.inputs_of(batch)
         if "owner" not in batch:
@@ -182,7 +182,7 @@ class HeadModule(ClassificationModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate."""
         return torch.optim.Adam(
-            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=self.fused
         )
 
 

@@ -176,7 +176,7 @@ class DenoisingModule(StageModule):
         losses = self.hybrid(output, clean, noise, timesteps).total
         kinds = (rows.cpu()[:, None] == self._rows).int().argmax(dim=1)
         counts = torch.bincount(kinds, minlength=len(self.pictures))
-        sums = torch.zeros(len(self.pictures)).index_add(0, kinds, losses.detach().float().cpu())
+        sums = torch.zeros(len(self.pictures), dtype=torch.float32).index_add(0, kinds, losses.detach().float().cpu())
         for name, total in zip(self.pictures, sums, strict=True):
             check_finite(self.stage, {f"loss_{name}": total}, self.global_step)
         self._counts += counts
@@ -217,7 +217,7 @@ class DenoisingModule(StageModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trained:
             raise ConfigError("adaptation none trains nothing; use film, lora or full, or skip stage A")
-        return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0, fused=True)
+        return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0, fused=self.fused)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the name of the backbone."""

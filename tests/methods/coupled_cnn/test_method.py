@@ -70,6 +70,24 @@ def test_validation_sees_the_weights_of_its_epoch(tmp_path: Path) -> None:
     torch.testing.assert_close(module.network.weights, expected_weights(module, data))
 
 
+def test_validation_leaves_batch_statistics_alone(tmp_path: Path) -> None:
+    data = SceneDataModule(small_data().scene, shots=5, window=5, selection="paper-val", batch_size=7)
+    found: list[bool] = []
+
+    class Statistics(L.Callback):
+        def on_validation_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+            found.append(module.network.training)
+            self.before = [values.clone() for values in module.network.buffers()]
+
+        def on_validation_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            found.append(not all(map(torch.equal, self.before, module.network.buffers())))
+
+    own = trainer(tmp_path, callbacks=[Statistics()], num_sanity_val_steps=0)
+    own.fit(CoupledCnnModule(data.channels, data.num_classes), datamodule=data)
+    assert found
+    assert not any(found), "validation pixels are query pixels, and must not be learned"
+
+
 def test_a_single_modality_is_refused() -> None:
     with refused(ConfigError, "need two modalities or more, .* but the only one is hsi; add one"):
         CoupledCnnModule({"hsi": 5}, 3)

@@ -64,10 +64,10 @@ def test_predictions_in_chunks_are_the_same() -> None:
     assert (whole.network.sizes, chunked.network.sizes) == ([5], [2, 2, 1])
 
 
-@pytest.mark.parametrize(("max_epochs", "epochs"), [(7, 7), (None, 1), (-1, 1)])
-def test_the_schedule_falls_to_zero_over_the_trainers_epochs(max_epochs: int | None, epochs: int) -> None:
+@pytest.mark.parametrize(("max_epochs", "epochs"), [(7, 7), (0, 1)])
+def test_the_schedule_falls_to_zero_over_the_trainers_epochs(max_epochs: int, epochs: int) -> None:
     module = Module()
-    module.trainer = SimpleNamespace(max_epochs=max_epochs)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(max_epochs=max_epochs, max_steps=-1)  # type: ignore[assignment]
     assert module.epochs == epochs
     scheduled = module.with_cosine_schedule(torch.optim.SGD(module.parameters(), lr=0.5))
     for _ in range(epochs):
@@ -117,3 +117,16 @@ def test_batches_that_do_not_fit_are_refused_in_one_line(change: dict[str, Any],
     with pytest.raises(ConfigError, match=message) as caught:
         module.test_step(items, 0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("step", ["validation", "test"])
+def test_scores_do_not_depend_on_the_confidence(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Module()
+    module.with_confidence = True
+    monkeypatch.setattr(module, "log_dict", lambda *args, **options: None)
+    getattr(module, f"{step}_step")(batch(), 0)
+    targets, confidence = module.predict_step(batch(), 0)
+    assert confidence.shape == targets.shape == (5,)
+    found = getattr(module, f"{step}_scores").compute()
+    expected = scores(confusion_matrix(batch()["target"].numpy(), targets.numpy(), 3))
+    assert float(found[f"{'val' if step == 'validation' else 'test'}/OA"]) == pytest.approx(expected.oa)

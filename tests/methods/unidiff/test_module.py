@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.method_helpers import refused
-from helpers.module_cases import Losses, saved, trainer
+from helpers.module_cases import Losses, saved, spectral_data, trainer
 from helpers.network_helpers import bilinear, same, silent, weights
 from helpers.unidiff_helpers import (
     NAMES,
@@ -263,3 +263,16 @@ def test_only_a_trained_tiny_network_is_a_backbone(tmp_path: Path) -> None:
     other = saved(made(sizes=asdict(replace(SMALL, classes=9))), tmp_path / "other.ckpt")
     with refused(DataError, "its network has other sizes"):
         untrained(backbone_weights=other)
+
+
+def test_test_and_prediction_loaders_have_no_dropped_modality() -> None:
+    whole, without = spectral_data(), spectral_data(drop=("hsi",))
+    first, blanked = (next(iter(data.test_dataloader())) for data in (whole, without))
+    assert torch.equal(first["pixel"], blanked["pixel"])
+    assert not torch.equal(first["vectors"], blanked["vectors"])
+    assert first["spectra"].abs().max() > 0
+    assert blanked["spectra"].abs().max() == 0
+    predicted = next(iter(without.predict_dataloader()))
+    assert torch.equal(predicted["vectors"], blanked["vectors"])
+    trained = [next(iter(data.train_dataloader())) for data in (whole, without)]
+    assert torch.equal(trained[0]["vectors"], trained[1]["vectors"]), "training has all modalities"

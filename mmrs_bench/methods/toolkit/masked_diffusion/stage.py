@@ -206,7 +206,7 @@ class MaskedDiffusionStage(StageModule):
     def configure_optimizers(self) -> Any:
         """Adam with the schedule."""
         optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=self.fused
         )
         return {"optimizer": optimizer, "lr_scheduler": lr_schedule(optimizer, self.schedule, self.epochs)}
 

@@ -58,11 +58,15 @@ class ProbeModule(ClassificationModule, ABC):
 
     def forward(self, windows: Mapping[str, Tensor]) -> Tensor:
         """Logits (n, k) of windows (n, c, w, w) by modality."""
-        return self.network(self.frozen_features(windows))  # type: ignore[no-any-return]
+        return self._head(self.frozen_features(windows))
 
     def logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Logits (n, k) of a batch with ``windows``."""
-        return self.network(self.features_of(batch))  # type: ignore[no-any-return]
+        return self._head(self.features_of(batch))
+
+    def _head(self, features: Tensor) -> Tensor:
+        weight: Any = self.network.weight
+        return self.network(features.to(weight.dtype))  # type: ignore[no-any-return]
 
     def use_probe(self, weight: Tensor, bias: Tensor) -> None:
         """Copy a fitted weight (k, d) and bias (k,)."""
