@@ -100,6 +100,10 @@ class _CommandLine(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         options = self.config_init[self.subcommand]
+        if options.get("ckpt_path") == "best":
+            raise ConfigError(
+                "ckpt_path best is known to the process that trained only; give the path of the checkpoint"
+            )
         if options.get("ckpt_path") and options["ckpt_path"] not in _NAMED_CHECKPOINTS:
             check_checkpoint(Path(options["ckpt_path"]), self.model)
         options["weights_only"] = True

@@ -201,6 +201,7 @@ def test_other_loggers_come_from_the_file(package: str, logger: dict[str, Any], 
         ("fit", "--bogus 1", "unrecognized arguments: --bogus"),
         ("fit", "--data.init_args.scene simulatd", "did you mean simulated"),
         ("fit", "--data.init_args.window 4", "window 4 is even"),
+        ("test", "--ckpt_path best", "ckpt_path best is known to the process that trained only; give the path"),
         ("test", "--ckpt_path nowhere.ckpt", "nowhere.ckpt: cannot be read as a checkpoint"),
         ("test", "--ckpt_path CKPT --data.init_args.pca 4", "trained with channels {'hsi': 48, 'lidar': 2} instead of"),
         (
