@@ -43,8 +43,9 @@ def _entry_point_paths(group: str, _search_path: tuple[str, ...]) -> tuple[tuple
         where = f"{package}: entry point {entry.name!r} ({entry.value}) of group {group}"
         try:
             path = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{where} cannot be loaded: {error}; fix the package or uninstall it") from error
+        except Exception as error:  # any code may run at an import
+            fault = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{where} cannot be loaded ({fault}); fix the package or uninstall it") from error
         if not isinstance(path, Path):
             raise ConfigError(f"{where} is {type(path).__name__}, expected the pathlib.Path of a YAML file")
         if entry.name in found:

@@ -151,7 +151,7 @@ _OTHER_NAME = _option("--origin", type=str | None, default=None, help="another n
 _REPLACE_ORIGIN = _option("--replace", action="store_true", help="replace earlier results of the same origin")
 _STAGE = _option("--pretrained", action="store_true", help="the module of stage 1, from the cache")
 _ANY_DEVICE = _option("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the self-tests run")
-_UNTIMED = _option("--no-timing", dest="timing", action="store_false", help="leave out the times of the hot paths")
+_UNTIMED = _option("--no-timing", action="store_true", help="leave out the times of the hot paths")
 _JSON = _option("--json", dest="file", type=str | None, default=None, help="also write everything to this file")
 _METHODS_HELP = "name, name:variant, or path of a card (.yaml); all: those without weights, but no ablations and probes"
 _FOLDERS = _option("folders", nargs="+", type=str, metavar="RESULTS", help="results folders")

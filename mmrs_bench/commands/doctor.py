@@ -12,17 +12,17 @@ from mmrs_bench.io import write_json
 EXIT_FAILED = 1
 
 
-def doctor(*, device: str, timing: bool, results: str, file: str | None) -> int:
+def doctor(*, device: str, no_timing: bool, results: str, file: str | None) -> int:
     """Print a table per part, then one line per problem; return 1 if a self-test failed.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``, for self-tests and times.
-        timing: Whether to time the hot paths.
+        no_timing: Whether to leave out the times of the hot paths.
         results: Folder of the records.
         file: Path of a JSON file with everything; None for none.
     """
     parts, console = [], table_console()
-    for part in diagnose(device, Path(results), timing=timing):
+    for part in diagnose(device, Path(results), timing=not no_timing):
         print_tables([part.table], console)
         parts.append(part)
     found = plain(parts)

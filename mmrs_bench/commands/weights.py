@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from filelock import FileLock
 
@@ -45,11 +46,13 @@ def _fetch(entry: Weights) -> None:
     present = entry.local_file()
     if present is not None:
         sha256 = file_sha256(present)
-        if entry.sha256 in (None, sha256):
+        fault = _content_fault(present)
+        if not fault and entry.sha256 in (None, sha256):
             say_progress(f"{entry.name}: is here, SHA-256 {sha256}{_stated(entry)}")
             say(str(present))
             return
-        say_progress(f"{entry.name}: SHA-256 is {sha256}, expected {entry.sha256}; fetching it again")
+        fault = fault or f"SHA-256 is {sha256}, expected {entry.sha256}"
+        say_progress(f"{entry.name}: {fault}; fetching it again")
         if present == entry.path:
             say_progress(f"{entry.name}: moved the wrong file to {quarantine(present, sha256)}")
     url = entry.url
@@ -62,8 +65,21 @@ def _fetch(entry: Weights) -> None:
         raise FetchError(
             f"{entry.name} could not be fetched ({url}: {error}). To provide it manually: put the file at {entry.path}"
         ) from error
-    say_progress(f"{entry.name}: SHA-256 {file_sha256(entry.path)}{_stated(entry)}")
+    sha256 = file_sha256(entry.path)
+    if fault := _content_fault(entry.path):
+        raise FetchError(
+            f"{entry.name}: {fault}, expected a checkpoint; kept as {quarantine(entry.path, sha256)}. Open {url} in a "
+            f"browser, or set {MIRROR_VARIABLE} to another server, and fetch it again"
+        )
+    say_progress(f"{entry.name}: SHA-256 {sha256}{_stated(entry)}")
     say(str(entry.path))
+
+
+def _content_fault(path: Path) -> str:
+    """Why a file is no checkpoint: it is empty, or a web page, such as that of a login; empty if it may be one."""
+    with path.open("rb") as file:
+        start = file.read(512).lstrip()
+    return "the file is empty" if not start else "the file is a web page" if start.startswith(b"<") else ""
 
 
 def _stated(entry: Weights) -> str:

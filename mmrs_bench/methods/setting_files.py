@@ -14,9 +14,10 @@ from mmrs_bench.errors import BenchError, DataError
 from mmrs_bench.io import content_hash, file_sha256
 from mmrs_bench.methods.catalogue import card_folder, class_file, method_cards
 from mmrs_bench.methods.setting_paths import OPEN_CLIP, PRECOMPUTED, absolute_paths, is_file, named_file
-from mmrs_bench.models.weights import known_weights, missing_weights
+from mmrs_bench.models.weights import known_weights, missing_weights, needed_weights
 from mmrs_bench.reading import read_yaml
 from mmrs_bench.scenes.catalogue import load_manifest
+from mmrs_bench.scenes.files.stamps import Stamps
 
 #: Fields of a ``precomputed:`` file that name further files.
 FURTHER = ("vectors", "names")
@@ -40,7 +41,8 @@ def usable_config(config: dict[str, Any], card: str) -> dict[str, Any]:
 def file_hashes(config: dict[str, Any], card: MethodSpec, card_path: str) -> dict[str, str]:
     """Hashes of the content of all files that a setting names, by setting.
 
-    ``card`` is that of a card given by path, ``class`` that of the file of its class.
+    ``card`` is that of a card given by path, ``class`` that of the file of its class, and ``weights:NAME`` that of a
+    checkpoint, which no setting names by its path.
 
     Args:
         config: Settings as in a card.
@@ -56,9 +58,12 @@ def file_hashes(config: dict[str, Any], card: MethodSpec, card_path: str) -> dic
         contents = [[text, _content(path)] for text, path in _files(value, folder)]
         if contents:
             hashes[name] = content_hash(contents)
+    for entry in needed_weights(card.needs_weights, config):
+        file = entry.local_file()
+        hashes[f"weights:{entry.name}"] = ABSENT if file is None else _remembered_hash(file)
     described = card.model_dump(mode="json", exclude=DESCRIPTIONS)
-    if file := class_file(card):
-        hashes["class"] = _content(file)
+    if code := class_file(card):
+        hashes["class"] = _content(code)
         described["class_path"] = described["class_path"].rpartition(":")[2]  # not where the file lies
     if card_path and method_cards().get(card.name) != card:
         hashes["card"] = content_hash(described)
@@ -148,6 +153,14 @@ def _mapping(path: Path) -> dict[str, Any]:
     except BenchError:
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def _remembered_hash(path: Path) -> str:
+    """The hash of a large file, which is read only if it has changed."""
+    stamps = Stamps(path.parent)
+    found = stamps.sha256(path.name)
+    stamps.save(lambda _: None)
+    return found or ABSENT
 
 
 def _content(path: Path) -> str:

@@ -115,7 +115,11 @@ def missing_weights(names: Iterable[str], settings: Mapping[str, Any]) -> list[W
         names: Those that the method's card needs; one of a text tower counts only if a setting selects it.
         settings: Settings of the method.
     """
+    return [entry for entry in needed_weights(names, settings) if entry.local_file() is None]
+
+
+def needed_weights(names: Iterable[str], settings: Mapping[str, Any]) -> list[Weights]:
+    """The checkpoints that a method needs; arguments as of `missing_weights`."""
     selected = {value for value in settings.values() if isinstance(value, str)}
     needed = [entry for name in names if (entry := weights_named(name)).tower is None]
-    needed += [entry for tower, entry in known_weights().items() if tower in selected]
-    return [entry for entry in needed if entry.local_file() is None]
+    return needed + [entry for tower, entry in known_weights().items() if tower in selected]

@@ -49,7 +49,7 @@ def prepare(scene: Scene, config: DataConfig) -> Prepared:
     modalities = _chosen_modalities(scene, config)
     split = make_split(scene, config.split, shots=config.shots, draw=config.draw, window=config.window)
     unlabelled = _pixels_of(scene, split, config.unlabelled, "unlabelled")
-    channels, canvas = _normalised(scene, _scope(scene, split, config), modalities, config)
+    channels, canvas = _normalised(scene, normalisation_pixels(scene, split, config), modalities, config)
     return Prepared(
         scene=scene,
         split=split,
@@ -66,14 +66,14 @@ def reduced(prepared: Prepared, config: DataConfig, absent: Collection[str] = ()
 
     Images of the modalities ``absent`` are the means of the pixels that the normalisation is fitted to.
     """
-    scope = _scope(prepared.scene, prepared.split, config)
+    scope = normalisation_pixels(prepared.scene, prepared.split, config)
     channels, canvas = _normalised(prepared.scene, scope, tuple(prepared.channels), config, absent=absent)
     return replace(prepared, channels=channels, canvas=canvas)
 
 
 def component_axes(prepared: Prepared, config: DataConfig, components: int) -> Statistics:
     """The directions (components, bands) of the principal components of the HSI under a protocol."""
-    scope = _scope(prepared.scene, prepared.split, config)
+    scope = normalisation_pixels(prepared.scene, prepared.split, config)
     return principal_axes(prepared.scene.images["hsi"], scope, components)
 
 
@@ -157,7 +157,7 @@ def _chosen_modalities(scene: Scene, config: DataConfig) -> tuple[str, ...]:
     return chosen
 
 
-def _scope(scene: Scene, split: Split, config: DataConfig) -> IntArray:
+def normalisation_pixels(scene: Scene, split: Split, config: DataConfig) -> IntArray:
     """The pixels that normalisation and components are fitted to."""
     return _pixels_of(scene, split, config.normalisation_scope, "normalisation_scope")
 

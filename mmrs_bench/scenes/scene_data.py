@@ -18,7 +18,7 @@ from mmrs_bench.scenes.catalogue import load_scene
 from mmrs_bench.scenes.loader import Batch
 from mmrs_bench.scenes.manifest import Manifest
 from mmrs_bench.scenes.normalise import Statistics
-from mmrs_bench.scenes.prepare import Prepared, component_axes, prepare, reduced
+from mmrs_bench.scenes.prepare import Prepared, component_axes, normalisation_pixels, prepare, reduced
 from mmrs_bench.scenes.scene import FloatArray, IntArray, Scene
 from mmrs_bench.scenes.splits.split import Split
 from mmrs_bench.scenes.windows import WindowGatherer
@@ -59,6 +59,11 @@ class SceneData:
     def complete(self) -> Self:
         """The same pixels with all modalities, only for statistics of whole images that a method computes itself."""
         return self if self._complete is None else self._complete
+
+    @cached_property
+    def normalisation_pixels(self) -> IntArray:
+        """The pixels (n,) that normalisation and components are fitted on, see ``normalisation_scope``."""
+        return normalisation_pixels(self._prepared.scene, self.split, self.config)
 
     @property
     def split(self) -> Split:

@@ -71,6 +71,20 @@ def test_a_damaged_file_is_moved_away_and_fetched_again(use: Use, capsys: pytest
     assert entry.path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(("content", "fault"), [(b" <html>sign in</html>", "is a web page"), (b"", "is empty")])
+def test_what_is_no_checkpoint_is_refused_also_without_a_hash(
+    use: Use, server: LocalServer, refused: Callable[..., str], content: bytes, fault: str
+) -> None:
+    entry = use(sha256=None)
+    server.serve("/a.pt", content)
+    assert f"{fault}, expected a checkpoint" in refused("weights", "fetch", NAME, progress=1)
+    assert entry.local_file() is None
+    entry.path.write_bytes(content)
+    server.serve("/a.pt", CONTENT)
+    assert main(["weights", "fetch", NAME]) == 0, "a file that is here is looked at, too"
+    assert entry.path.read_bytes() == CONTENT
+
+
 def test_an_address_that_fails_gives_one_line_with_the_destination(use: Use, refused: Callable[..., str]) -> None:
     entry = use("/missing.pt")
     line = refused("weights", "fetch", NAME, progress=1)

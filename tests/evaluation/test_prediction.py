@@ -141,6 +141,26 @@ def test_the_record_of_the_cell_names_its_model(tmp_path: Path) -> None:
         read_model(model)
 
 
+def test_a_record_may_be_given_from_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, record = saved(tmp_path, store_scene(tmp_path / "scene"), "majority")
+    path = record_path(tmp_path, record.protocol)
+    monkeypatch.chdir(path.parent)
+    assert read_model(Path(path.name))[0] == model
+
+
+def test_a_new_record_leaves_no_model_of_an_earlier_training(tmp_path: Path) -> None:
+    manifest = store_scene(tmp_path / "scene")
+    model, record = saved(tmp_path, manifest, "majority")
+    cell = one_cell(manifest, "majority")
+    assert has_model(tmp_path, cell.protocol)
+    save_record(tmp_path, run_cell(cell, ExecutionConfig(), tmp_path, silent))
+    assert not has_model(tmp_path, cell.protocol)
+    with pytest.raises(ConfigError, match="this cell has no model; add --save-models"):
+        read_model(record_path(tmp_path, record.protocol))
+    saved(tmp_path, manifest, "majority")
+    assert read_model(model)[0] == model
+
+
 def test_saving_a_model_changes_neither_key_nor_record(tmp_path: Path) -> None:
     cell = one_cell(store_scene(tmp_path / "scene"), "cnn")
     with_model = run_and_save(cell, ExecutionConfig(), tmp_path / "one", silent)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.method_helpers import refused
+from helpers.small_release import sha256
 
 import mmrs_bench
 from mmrs_bench.cli import main
@@ -19,6 +20,8 @@ from mmrs_bench.evaluation.prediction import predict_scene
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.methods.base import method_class, place_of
 from mmrs_bench.methods.catalogue import method_card, read_method_card
+from mmrs_bench.methods.setting_files import file_hashes
+from mmrs_bench.models.weights import weights_named
 from mmrs_bench.paths import REPOSITORY
 
 TEMPLATE = REPOSITORY / "docs" / "templates" / "my_plain_method" / "method.py"
@@ -142,3 +145,19 @@ def test_a_faulty_class_is_an_error_of_one_line(code: str, class_path: str, mess
     (tmp_path / "my-file.py").touch()
     with refused(ConfigError, message):
         method_class(method_card(str(card)))
+
+
+def test_keys_depend_on_the_content_of_checkpoints() -> None:
+    def hashes() -> dict[str, str]:
+        return file_hashes(method_card("unidiff").config, method_card("unidiff"), "")
+
+    entry = weights_named("adm-imagenet-64")
+    assert hashes() == {f"weights:{entry.name}": "absent"}
+    entry.path.parent.mkdir(parents=True)
+    found = set[str]()
+    for content in (b"one", b"two"):
+        entry.path.write_bytes(content)
+        assert hashes() == hashes() == {f"weights:{entry.name}": sha256(content)}
+        found.add(next(iter(hashes().values())))
+    assert len(found) == 2
+    assert not file_hashes(method_card("diffclip").config, method_card("diffclip"), "")

@@ -66,6 +66,13 @@ def test_a_package_registers_a_method_by_entry_point_or_path(by_path: bool, inst
     assert "my_package.method" not in sys.modules
 
 
+@pytest.mark.parametrize("code", ["raise ValueError('numpy.dtype size changed')", "CARD = (", "import nowhere"])
+def test_a_faulty_package_is_named(installed: Path, code: str) -> None:
+    (installed / "my_package" / "__init__.py").write_text(f"{code}\n")
+    with refused(ConfigError, r"my-package: entry point 'my-method' .* cannot be loaded \(\w+Error: .*; fix the"):
+        method_cards()
+
+
 def test_a_package_cannot_use_the_name_of_a_shipped_method(installed: Path) -> None:
     write_card(installed / "my_package", name="svm")
     with refused(ConfigError, r"'svm' is taken"):

@@ -30,7 +30,7 @@ from mmrs_bench.scenes.manifest import SceneClass
 DESCRIPTION = "model.json"
 COMPONENTS = "components.npz"
 
-_ADVICE = "train it again with mmrs-bench run --save-models"
+_ADVICE = "remove its folder, and train it again with mmrs-bench run --save-models"
 
 
 class ModelCard(BaseModel):
@@ -84,6 +84,17 @@ def model_folder(results: Path, protocol: ProtocolConfig) -> Path:
 def has_model(results: Path, protocol: ProtocolConfig) -> bool:
     """Whether a cell has a complete model."""
     return (model_folder(results, protocol) / DESCRIPTION).is_file()
+
+
+def remove_model(results: Path, protocol: ProtocolConfig) -> None:
+    """Take away the description of a cell's model, if there is one: it is of another training than the new record.
+
+    Raises:
+        BenchError: If the folder cannot be written.
+    """
+    path = model_folder(results, protocol) / DESCRIPTION
+    with disk_errors(path.parent):
+        path.unlink(missing_ok=True)
 
 
 def save_model(
@@ -163,6 +174,7 @@ def read_axes(folder: Path) -> dict[int, NDArray[np.float64]]:
 
 def _folder_of(path: Path) -> Path:
     """The folder of a model, given this folder, its description or the record of its cell."""
+    path = path.absolute()
     if path.name == DESCRIPTION:
         path = path.parent
     if path.suffix == ".json" and len(path.parts) > 3 and path.parts[-4] == "records":

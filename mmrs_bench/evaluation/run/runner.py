@@ -16,7 +16,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import BenchError, DataError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.results.metrics import confusion_matrix, scores
-from mmrs_bench.evaluation.results.models import ModelCard, model_folder, save_model
+from mmrs_bench.evaluation.results.models import ModelCard, model_folder, remove_model, save_model
 from mmrs_bench.evaluation.results.provenance import measured, provenance
 from mmrs_bench.evaluation.results.schema import Leakage, PixelBoundRecord, Record
 from mmrs_bench.evaluation.results.signature import signature, unranked_reason
@@ -72,6 +72,8 @@ def _run(
         leakage = audit(data.scene, data.split)
     if save:
         _save_model(cell, method, data, results)
+    else:
+        remove_model(results, protocol)
     parameters = method.parameter_counts()
     work_dir = method.context.work_dir
     if not any(work_dir.iterdir()):

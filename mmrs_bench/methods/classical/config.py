@@ -84,7 +84,7 @@ class ProfileInput(FeatureInput):
         if missing:  # the components are those of the training
             images["hsi"] = data.complete.images["hsi"]
         settings = (self.components, self.variance, self.radii)
-        return StackFeatures([extended_profile(images, data.unlabelled, *settings, without_hsi=missing)])
+        return StackFeatures([extended_profile(images, data.normalisation_pixels, *settings, without_hsi=missing)])
 
 
 Input = Annotated[PixelInput | NeighbourhoodInput | ProfileInput, Field(discriminator="kind")]

@@ -113,7 +113,7 @@ class LabelPropagation(Method):
             present = {name: image for name, image in data.images.items() if name not in data.absent}
             segments = superpixels(
                 present,
-                data.unlabelled,
+                data.normalisation_pixels,
                 pixels=config.segment_pixels,
                 compactness=config.compactness,
                 components=config.components,

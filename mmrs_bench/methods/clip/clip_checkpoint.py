@@ -115,7 +115,7 @@ def load_open_clip(checkpoint: Checkpoint) -> Any:
             ) from error
         raise DataError(
             f"{path}: is not a complete checkpoint of open_clip model {model} ({shorten(str(error), 240)}); name the "
-            "model it was saved from, or fetch it again"
+            "model it was saved from, or delete it and fetch it again"
         ) from error
     _check_weights(checkpoint, stored, network.state_dict())
     return network.requires_grad_(False).eval()

@@ -137,7 +137,7 @@ def load_original(path: Path, config: AdmConfig) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many types for damaged files
         raise DataError(
             f"{path}: is not a complete checkpoint of tensors only ({type(error).__name__}); it may be truncated, of "
-            "another format, or contain code, which was not executed; fetch it again"
+            "another format, or contain code, which was not executed; delete it and fetch it again"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise DataError(

@@ -49,6 +49,7 @@ class UniDiff(NetworkMethod):
 
     Config = UniDiffConfig
     Module = HeadModule
+    _notes: tuple[str, ...] = ()
     name = "unidiff"
     title = "UniDiff"
     stage = "head"
@@ -97,6 +98,20 @@ class UniDiff(NetworkMethod):
         """Shuffled pairs of the support for training, and the pairs of the validation pixels."""
         address = (self.shuffle, self.context.draw, self.context.seed)
         return Loaders(self._pairs.training(address, self.config.batch_size), self._pairs.validation())
+
+    def fit(self, data: SceneDataModule) -> None:
+        """See `Method.fit`."""
+        tile, window = self.config.tile, data.config.window
+        if data.config.split == "block-v1" and tile > window:
+            self._notes = (
+                f"features see tiles of {tile} pixels, which reach over the distance of {window} pixels between "
+                "support and query; the leakage in this record is that of windows",
+            )
+        super().fit(data)
+
+    def notes(self) -> tuple[str, ...]:
+        """See `Method.notes`: tiles that are larger than the distance of ``block-v1``."""
+        return self._notes
 
     def predict(self, data: SceneDataModule, pixels: IntArray) -> IntArray:
         """See `Method.predict`.

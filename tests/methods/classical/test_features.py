@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from helpers.method_helpers import small_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from mmrs_bench.methods.catalogue import method_card, resolve_config
 from mmrs_bench.methods.classical import features
+from mmrs_bench.methods.classical.config import Input
 from mmrs_bench.methods.classical.features import (
     NeighbourhoodFeatures,
     StackFeatures,
@@ -16,6 +22,7 @@ from mmrs_bench.methods.classical.features import (
     morphological_profile,
     window_statistics,
 )
+from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.scene import FloatArray
 
 SIZES = (3, 7, 11)
@@ -157,3 +164,21 @@ def test_a_profile_without_the_hsi_has_zeros_in_its_components_and_the_same_size
     missing = extended_profile(images, np.arange(144), 3, 1.0, (1, 2), without_hsi=True)
     assert not missing[:, :, :15].any()
     np.testing.assert_array_equal(missing[:, :, 15:], whole[:, :, 15:])
+
+
+@pytest.mark.parametrize("scope", ["scene", "support"])
+def test_components_of_profiles_are_fitted_on_the_scope_of_the_normalisation(
+    scope: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SceneDataModule(small_data().scene, shots=3, normalisation_scope=scope)
+    found: list[np.ndarray] = []
+
+    def profile(images: Any, pixels: np.ndarray, *_: Any, **__: Any) -> np.ndarray:
+        found.append(pixels)
+        return next(iter(images.values()))
+
+    monkeypatch.setattr("mmrs_bench.methods.classical.config.extended_profile", profile)
+    settings = resolve_config(method_card("svm-emp"), "default", "paper")["features"]
+    TypeAdapter(Input).validate_python(settings).extractor(data)
+    expected = data.support if scope == "support" else np.arange(data.scene.labels.size)
+    np.testing.assert_array_equal(np.sort(found[0]), np.sort(expected))

@@ -226,3 +226,14 @@ def test_the_head_with_spectra_needs_the_hsi_before_anything_is_trained(
     with refused(ConfigError, "head spectral-sum needs spectra, but the modalities are sar, lidar; add hsi"):
         pretrained(tmp_path, picture_data(modalities=("sar", "lidar")), **options)
     assert not (tmp_path / "empty" / "pretraining").exists()
+
+
+def test_a_record_says_that_tiles_reach_over_the_distance_of_blocks(tmp_path: Path) -> None:
+    method = fitted(tmp_path, picture_data())
+    assert method.notes() == ()
+    protocol = picture_data().config.model_copy(update={"split": "block-v1", "window": 5})
+    data = picture_data()
+    data.config = protocol
+    method.fit(data)
+    (note,) = method.notes()
+    assert "tiles of 16 pixels, which reach over the distance of 5 pixels" in note

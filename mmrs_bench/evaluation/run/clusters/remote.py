@@ -74,10 +74,11 @@ def remote_work(task: Task) -> str:
     try:
         if not job.stopped:  # it may have been queued for long
             compute(task)
-        if task.rest and (job.stopped or all(job.outcome(cell) is not None for cell in task.rest)):
-            raise NothingLeftError(f"{task.worker.name}: the cells that wait for it are done, or the run has stopped")
+        nothing_left = job.stopped or all(job.outcome(cell) is not None for cell in task.rest)
         if task.detached:
             finish_if_done(job)
+        if task.rest and nothing_left:
+            raise NothingLeftError(f"{task.worker.name}: the cells that wait for it are done, or the run has stopped")
     except BenchError as error:
         return str(error)
     return ""

@@ -27,6 +27,7 @@ from mmrs_bench.evaluation.run.display.console import watch_console
 from mmrs_bench.evaluation.run.executors import execute
 from mmrs_bench.evaluation.run.jobs import Job, Worker
 from mmrs_bench.evaluation.run.pool import worker_environment
+from mmrs_bench.evaluation.run.session import run_cells
 
 __all__ = ["submitit"]  # a fixture
 
@@ -152,10 +153,10 @@ def no_queue(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return states
 
 
-def detach(results: Path, cells: list[Cell]) -> int:
+def detach(results: Path, cells: list[Cell], compute: str = "helpers.fake_cells:quick") -> int:
     arguments: dict[str, Any] = {"executor": "slurm", "detach": True, "progress": False, "keep_going": True}
     results.mkdir(exist_ok=True)
-    return run_fakes(results, cells, "quick", **arguments)
+    return run_cells(cells, results, EXECUTION, workers=2, compute=compute, **arguments)
 
 
 def finish_jobs(submitit: type[FakeExecutor], number: int) -> None:
@@ -183,6 +184,20 @@ def test_a_detached_run_ends_at_once_and_its_last_worker_removes_its_files(
 
     finish_jobs(submitit, 99)
     assert len(load_records(tmp_path)) == 6
+    assert [path.name for path in (tmp_path / "locks").iterdir() if path.name.startswith(run_id)] == []
+
+
+def test_a_detached_run_whose_pretraining_fails_leaves_no_files(
+    tmp_path: Path, submitit: type[FakeExecutor], no_queue: dict[str, str]
+) -> None:
+    (tmp_path / "faulty").touch()
+    submitit.states[:] = ["RUNNING"] * 3 + ["CANCELLED"] * 2
+    assert detach(tmp_path, make_cells(), f"{HERE}pretrains_once") == 0
+    (run_id,) = run_ids(tmp_path / "locks")
+    for task in submitit.tasks:
+        task.paths.result_pickle.exists()  # runs the job
+    assert any(isinstance(task.exception(), NothingLeftError) for task in submitit.tasks)
+    assert len(load_records(tmp_path)) + len(load_failures(tmp_path)) == 6
     assert [path.name for path in (tmp_path / "locks").iterdir() if path.name.startswith(run_id)] == []
 
 
