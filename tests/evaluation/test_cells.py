@@ -23,7 +23,7 @@ CARDS: list[dict[str, Any]] = [
         "budgets": {"paper": {"size": 5}},
     },
     {"name": "beta", "selections": ["support-cv", "last"]},
-    {"name": "gamma", "needs_weights": ["clip"]},
+    {"name": "gamma", "needs_weights": ["clip-vit-b-32"]},
     {"name": "delta", "part_of": "beta"},
 ]
 
