@@ -128,6 +128,8 @@ def is_locked(lock_dir: Path, key: str) -> bool:
         BenchError: If the lock file cannot be read.
     """
     path = lock_dir / f"{key}.lock"
+    if not _is_file(path):
+        return False
     with results_errors(path):
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)

@@ -8,7 +8,7 @@ import pytest
 from helpers.fake_cells import make_cells, run_fakes
 
 from mmrs_bench.errors import BenchError
-from mmrs_bench.evaluation.run.claims import Claim, cell_lock, exit_cause, read_claim
+from mmrs_bench.evaluation.run.claims import Claim, cell_lock, exit_cause, is_locked, read_claim
 from mmrs_bench.evaluation.run.executors import EXECUTORS
 
 CELLS = make_cells(4)
@@ -79,3 +79,10 @@ def test_lack_of_memory_is_named_only_where_the_system_says_so() -> None:
     assert "lack of memory" not in exit_cause(-15, out_of_memory=True)
     assert exit_cause(-99) == "killed by signal 99"
     assert exit_cause(3) == "ended with exit code 3"
+
+
+def test_a_lock_that_is_no_file_is_an_error_that_says_what_to_do_for_readers_too(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path, "run.owner")
+    (tmp_path / "run.owner.lock").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BenchError, match=r"run\.owner\.lock: expected a regular file or none; delete it"):
+        is_locked(tmp_path, "run.owner")
