@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return max(map(_usage_error, error.faults))
     except BenchError as error:
         return _usage_error(str(error))
+    except BrokenPipeError:  # `mmrs-bench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # `mmrs-bench list | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_PIPE
         if error.errno != errno.ENAMETOOLONG:
             raise
         return _usage_error(f"{error.filename}: the path, or a name in it, is too long; choose a shorter one")

@@ -213,8 +213,8 @@ class PixelLoader(DataLoader[dict[str, Any]]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch of the present pass, and the number of batches that it has served."""
-        return {"epoch": self._epoch, "served": self._served}
+        """The epoch of the present pass, and the number of batches that it has served; 0 after its end."""
+        return {"epoch": self._epoch, "served": self._served % max(1, len(self))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let a pass of this epoch leave out the batches that were served."""

@@ -60,7 +60,7 @@ class SceneData:
         """The same pixels with all modalities, only for statistics of whole images that a method computes itself."""
         return self if self._complete is None else self._complete
 
-    @cached_property
+    @property
     def normalisation_pixels(self) -> IntArray:
         """The pixels (n,) that normalisation and components are fitted on, see ``normalisation_scope``."""
         return normalisation_pixels(self._prepared.scene, self.split, self.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import chain
 from typing import Any
 
@@ -79,3 +80,29 @@ def test_processes_share_the_unlabelled_pixels_of_the_batches_of_one(monkeypatch
 
     first, second, whole = chosen(0, 2), chosen(1, 2), chosen(0, 1)
     assert [one + other for one, other in zip(first, second, strict=True)] == whole
+
+
+def test_a_loader_leaves_out_what_an_interrupted_pass_has_served() -> None:
+    def made() -> PixelLoader:
+        dataset = PixelDataset(np.arange(20))
+        return PixelLoader(dataset, sampler=BatchSampler(20, batch_size=5, shuffle=("test",)))
+
+    def pixels(loader: PixelLoader) -> list[list[int]]:
+        return [batch["pixel"].tolist() for batch in loader]
+
+    loader = made()
+    whole, later = pixels(loader), pixels(loader)
+    assert loader.state_dict()["served"] == 0, "a whole pass leaves nothing out"
+    loader = made()
+    running = iter(loader)
+    assert [next(running)["pixel"].tolist() for _ in range(2)] == whole[:2]
+    pixels(copy.copy(loader))  # a pass of its own, as that of Coupled CNNs
+    state = loader.state_dict()
+    assert state == {"epoch": 0, "served": 2}
+    resumed = made()
+    resumed.load_state_dict(state)
+    assert pixels(resumed) == whole[2:]
+    assert pixels(resumed) == later
+    other = made()
+    other.load_state_dict({"epoch": 7, "served": 2})
+    assert pixels(other) == whole, "another epoch leaves nothing out"

@@ -213,7 +213,7 @@ def group_records(records: Iterable[Record], failures: Iterable[FailureRecord] =
             grouped[key][MethodId.of(item.protocol, item.origin)].append(item)
         else:
             failed[key].append(item)
-    labels = _labels({key: list(of_key) for key, of_key in grouped.items()})
+    labels = _labels(grouped)
     scenes = _scenes(grouped)
     groups = []
     for key in sorted(shots, key=lambda key: ([part for part in key if part[0] != "shots"], shots[key])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class CoupledCnnModule(SupervisedModule):
         training = self.network.training
         self.network.eval()
         correct = torch.zeros_like(self.network.weights, dtype=torch.float32)
-        loader: Any = self.trainer.train_dataloader
+        loader: Any = copy.copy(self.trainer.train_dataloader)  # the state of the trainer's own pass stays
         precision = self.trainer.precision_plugin
         for batch in loader:
             found = precision.convert_input({name: x.to(self.device) for name, x in batch["windows"].items()})

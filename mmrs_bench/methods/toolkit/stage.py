@@ -47,8 +47,8 @@ class StageModule(L.LightningModule):
         limits = [trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
         if trainer.max_steps > 0:
             trainer.fit_loop.setup_data()
-            batches = trainer.max_steps * trainer.accumulate_grad_batches
-            limits.append(math.ceil(batches / trainer.num_training_batches))
+            batches, of_epoch = trainer.max_steps * trainer.accumulate_grad_batches, trainer.num_training_batches
+            limits += [math.ceil(batches / of_epoch)] if 0 < of_epoch < math.inf else []
         if not limits:
             raise ConfigError(
                 f"the learning rate of {type(self).__name__} falls over the whole training; set max_epochs or "

@@ -101,7 +101,7 @@ class UniDiff(NetworkMethod):
 
     def fit(self, data: SceneDataModule) -> None:
         """See `Method.fit`."""
-        tile, window = self.config.tile, data.config.window
+        tile, window, self._notes = self.config.tile, data.config.window, ()
         if data.config.split == "block-v1" and tile > window:
             self._notes = (
                 f"features see tiles of {tile} pixels, which reach over the distance of {window} pixels between "

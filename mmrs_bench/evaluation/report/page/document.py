@@ -120,11 +120,10 @@ def build_document(
 
 def _scenes(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """Id, label and whether it is simulated, of each scene."""
-    first = {group.scene_id: group for group in reversed([*groups])}
-    return [
-        {"id": scene, "label": group.scene_label, "simulated": group.simulated}
-        for scene, group in reversed(first.items())
-    ]
+    first: dict[str, Group] = {}
+    for group in groups:
+        first.setdefault(group.scene_id, group)
+    return [{"id": scene, "label": group.scene_label, "simulated": group.simulated} for scene, group in first.items()]
 
 
 def _protocol(family: Sequence[tuple[Group, Table]]) -> dict[str, Any]:

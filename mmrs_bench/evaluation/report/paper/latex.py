@@ -84,12 +84,11 @@ def _scene_names(groups: Iterable[Group]) -> dict[str, str]:
 
     Where scenes of one id have several revisions or contents, these are named.
     """
-    simulated = {group.fields["scene"]: group.simulated for group in groups}
-    ids = {group.fields["scene"]: group.scene_id for group in groups}
-    shared = Counter(ids.values())
+    of_scene = {group.fields["scene"]: group for group in groups}
+    shared = Counter(group.scene_id for group in of_scene.values())
     return {
-        scene: ("SIMULATED: " if simulated[scene] else "") + (scene_id if shared[scene_id] == 1 else scene)
-        for scene, scene_id in ids.items()
+        scene: ("SIMULATED: " if group.simulated else "") + (group.scene_id if shared[group.scene_id] == 1 else scene)
+        for scene, group in of_scene.items()
     }
 
 
