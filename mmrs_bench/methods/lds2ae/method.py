@@ -13,7 +13,8 @@ Deviation: timesteps of clean windows are 0, in the released code random. It kee
     `mmrs_bench.models.masked_diffusion.transformer.misplaced_visible`.
 Deviation: by default, inputs, readout, initial values, crops and batches are those of DiffCLIP here, so that the two
     methods differ mainly in the objectives; the encoder learns at 0.3 of the rate, which falls to 0. The variant
-    ``release`` has the released ones.
+    ``release`` has the released ones, but for the crops of stage 1: those of all modalities are the same, where the
+    released code draws one for each.
 """
 
 from __future__ import annotations

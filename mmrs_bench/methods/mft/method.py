@@ -1,6 +1,7 @@
 """MFT: tokens of an HSI, and a class token made of the second modality, in a small transformer.
 
-Reference: Multimodal Fusion Transformer (Roy et al. 2023); sizes and optimisation as released.
+Reference: Multimodal Fusion Transformer (Roy et al. 2023); sizes and optimisation as released, epochs as in the
+    paper.
 Deviation: the last epoch is scored; the released code scores the state that is best on the test set, which it checks
     every 50 steps. Images are normalised by the protocol.
 """

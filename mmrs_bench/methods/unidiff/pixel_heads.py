@@ -75,7 +75,8 @@ class SpectralFusion(nn.Module):
     - classifier: linear to 128, batch normalisation, ReLU, linear to k.
 
     Reference: GeoDiffNet-F (arXiv 2512.03430): layers and ``sum`` as in its released checkpoint, whose tensors load if
-        ``spatial_processor`` and ``spectral_processor`` are renamed ``spatial`` and ``spectral``.
+        ``spatial_processor`` and ``spectral_processor`` are renamed ``spatial`` and ``spectral``. Initial values are
+        torch's; the released code sets others for its plain classifier only.
     Deviation: ``film`` is our reading of the paper's term FiLM, without learned gates.
 
     Args:

@@ -36,7 +36,7 @@ def sincos_positions(side: int, width: int) -> Tensor:
     """Fixed 2-D sine-cosine position embeddings (side * side, width) of pixels in raster order.
 
     The first half of the channels encodes the column, the second half the row: sines, then cosines, of ``width / 4``
-    frequencies from 1 to 1 / 10,000.
+    frequencies 10,000^(-4 i / width) from i = 0 on.
 
     Reference: He et al. 2022 (masked autoencoders), appendix A.
     """
