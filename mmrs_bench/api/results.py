@@ -96,13 +96,13 @@ class Results:
 
         Columns:
             ``key``; ``scene``, ``simulated``, ``split``, ``shots``, ``budget``, ``method``, ``variant``,
-            ``selection``, ``origin`` (empty unless imported), ``draw``, ``seed``; ``oa``, ``aa``, ``kappa``,
-            ``quantity_disagreement`` and ``allocation_disagreement`` in percent (NaN if undefined); ``n_query`` scored
-            pixels; ``labels_used``; ``unranked`` (the reason, empty for ranked results); ``seconds`` of fitting and
-            predicting, and ``pretraining_seconds`` of the pretraining that cells share (NaN if none); ``signature`` of
-            the protocol.
+            ``selection``, ``origin`` (empty unless imported), ``label`` as in the leaderboard; ``draw``, ``seed``;
+            ``oa``, ``aa``, ``kappa``, ``quantity_disagreement`` and ``allocation_disagreement`` in percent (NaN if
+            undefined); ``n_query`` scored pixels; ``labels_used``; ``unranked`` (the reason, empty for ranked results);
+            ``seconds`` of fitting and predicting, and ``pretraining_seconds`` of the pretraining that cells share (NaN
+            if none); ``signature`` of the protocol.
         """
-        frame = Tables((draws_table(self.records),)).frame()
+        frame = Tables((draws_table(group_records(self.records)),)).frame()
         frame["simulated"] = frame["simulated"] == "true"
         return frame
 

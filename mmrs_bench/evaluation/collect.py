@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrs_bench.errors import RecordError
+from mmrs_bench.evaluation.locks import folder_lock
 from mmrs_bench.evaluation.results.collected import collected_files, collected_name, write_collected
 from mmrs_bench.evaluation.results.records import load_collected, load_records, merged, slot
 from mmrs_bench.evaluation.results.schema import Record
@@ -44,6 +45,11 @@ def collect(sources: Sequence[Path], out: Path, *, replace: bool = False) -> lis
         if not found:
             raise RecordError(f"{source} contains no records; give results folders of mmrs-bench run")
         added = merged(added, found)
+    with folder_lock(out):
+        return _add(added, out, replace=replace)
+
+
+def _add(added: Sequence[Record], out: Path, *, replace: bool) -> list[CollectedFile]:
     before = [record for path in collected_files(out) for record in load_collected(path)]
     slots = {slot(record.protocol) for record in added} if replace else set()
     kept = [record for record in before if slot(record.protocol) not in slots]

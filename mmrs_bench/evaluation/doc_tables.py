@@ -190,6 +190,7 @@ def _study(name: str, folder: Path, where: str) -> str:
 def _accuracies(spec: TableSpec, groups: Sequence[Group]) -> str:
     columns = [Column("method", "method")]
     rows: list[dict[str, Value]] = [{"method": row.title} for row in spec.methods]
+    against = (spec.against,) if spec.against else ()
     used: list[Entry] = []
     pairs: list[Paired] = []
     for scene in spec.scenes:
@@ -197,19 +198,37 @@ def _accuracies(spec: TableSpec, groups: Sequence[Group]) -> str:
             key = f"{scene} {shots}"
             title = f"{scene}, {shots} shots" if len(spec.scenes) > 1 else f"{shots} shots"
             columns.append(Column(key, title.removesuffix("s") if shots == 1 else title, "estimate"))
-            base = None
-            if spec.against:
-                base = _entry(spec, spec.against, scene, shots, groups)
-                columns.append(Column(f"{key} -", f"minus {spec.against.title}"))
-            for row, cells in zip(spec.methods, rows, strict=True):
-                entry = _entry(spec, row, scene, shots, groups)
+            found = [_found(spec, row, scene, shots, groups) for row in (*spec.methods, *against)]
+            _check_column(spec, [group for group, _ in found])
+            base = found[-1][1] if against else None
+            columns += [Column(f"{key} -", f"minus {row.title}") for row in against]
+            for cells, (_, entry) in zip(rows, found, strict=False):
                 used.append(entry)
                 cells[key] = entry.estimate(spec.metric)
-                pair = paired(entry.by_draw(spec.metric), base.by_draw(spec.metric)) if base else None
-                if pair and base is not entry:
+                pair = _paired(spec.metric, entry, base) if base and base is not entry else None
+                if pair:
                     pairs.append(pair)
                     cells[f"{key} -"] = _difference(pair)
     return f"{_table(columns, rows)}\n\n{_caption(spec, used)} {_tests(pairs)}".rstrip() + "\n"
+
+
+def _paired(metric: str, entry: Entry, base: Entry) -> Paired | None:
+    return paired(entry.by_draw(metric), base.by_draw(metric), lowest=METRICS[metric].lowest)
+
+
+def _check_column(spec: TableSpec, groups: Sequence[Group]) -> None:
+    """Refuse a column whose values are of several protocols, but for what the rows state."""
+    rows = (*spec.methods, *((spec.against,) if spec.against else ()))
+    stated = {"mod", *(name for row in rows for name in row.signature)}
+    protocols = {
+        tuple((name, value) for name, value in group.fields.items() if name not in stated): group for group in groups
+    }
+    if len(protocols) > 1:
+        signatures = "; ".join(group.signature(group.entries) for group in protocols.values())
+        raise ConfigError(
+            f"the values of one column are of several protocols: {signatures}; run all methods under one, or state "
+            "what differs as signature of the rows"
+        )
 
 
 def _ranking(spec: TableSpec, groups: Sequence[Group]) -> str:
@@ -252,7 +271,11 @@ def _one(spec: TableSpec, scene: str, shots: int, groups: Sequence[Group], name:
 
 
 def _entry(spec: TableSpec, row: Row, scene: str, shots: int, groups: Sequence[Group]) -> Entry:
-    """The entry of a row, of the newest version of its method."""
+    return _found(spec, row, scene, shots, groups)[1]
+
+
+def _found(spec: TableSpec, row: Row, scene: str, shots: int, groups: Sequence[Group]) -> tuple[Group, Entry]:
+    """The entry of a row, of the newest version of its method, and its group."""
     fitting = [g for g in groups if _fits(g, spec, scene, shots, row) and _entries(g, row)]
     (group,) = _one(spec, scene, shots, fitting, row.method)
     found = _entries(group, row)
@@ -264,7 +287,7 @@ def _entry(spec: TableSpec, row: Row, scene: str, shots: int, groups: Sequence[G
     if spec.draws is not None and len(found[0].draws) != spec.draws:
         draws = len(found[0].draws)
         raise ConfigError(f"{row.method} on {scene}, {shots} shots has {draws} draws, expected {spec.draws}; run them")
-    return found[0]
+    return group, found[0]
 
 
 def _entries(group: Group, row: Row) -> list[Entry]:

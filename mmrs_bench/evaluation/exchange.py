@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mmrs_bench.errors import ConfigError, RecordError
 from mmrs_bench.evaluation.collect import by_file
+from mmrs_bench.evaluation.locks import folder_lock
 from mmrs_bench.evaluation.results.collected import SUFFIX, collected_files, write_collected
 from mmrs_bench.evaluation.results.imported import (
     DESCRIPTION,
@@ -122,9 +123,10 @@ def import_results(source: Path, results: Path, *, name: str | None = None, repl
             origin = Origin.of(name=name, **fields)
             records = [record.with_origin(origin.name) for record in records]
         target = results / IMPORTED / folder_name(origin.name)
-        new = _check_target(target, origin, records, replace=replace)
-        if new:
-            _copy(folder, origin, target)
+        with folder_lock(target.parent):
+            new = _check_target(target, origin, records, replace=replace)
+            if new:
+                _copy(folder, origin, target)
     own = {record.key: record for record in load_records(results)}
     known = [(record, own[record.key]) for record in records if record.key in own]
     different = [record for record, mine in known if record.confusion != mine.confusion]
@@ -237,7 +239,10 @@ def _check_target(target: Path, origin: Origin, records: list[Record], *, replac
 
 
 def _copy(folder: Path, origin: Origin, target: Path) -> None:
-    """Copy an export; a reader sees either all or nothing of it. Earlier results are removed last."""
+    """Copy an export within the lock of the target's folder; a reader sees either all or nothing of it.
+
+    Earlier results are removed last.
+    """
     part, before = (target.with_name(f".{target.name}.{kind}") for kind in ("part", "before"))
     with disk_errors(target.parent):
         shutil.rmtree(part, ignore_errors=True)

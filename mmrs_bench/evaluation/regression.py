@@ -72,6 +72,11 @@ class Baseline(_Part):
         return self.signature, self.method, self.variant
 
     @property
+    def slot(self) -> tuple[str, str, int, str, str, str]:
+        """What `update_baselines` replaces: the row without fingerprint and data settings."""
+        return self.scene, self.split, self.shots, self.budget, self.method, self.variant
+
+    @property
     def name(self) -> str:
         """``method`` or ``method:variant``."""
         return method_label(self.method, self.variant)
@@ -246,7 +251,10 @@ def check_traceable(checkout: Path | None = CHECKOUT) -> None:
 def update_baselines(
     records: Sequence[Record], path: Path = BASELINES, *, checkout: Path | None = CHECKOUT
 ) -> list[str]:
-    """Replace the baselines of the methods and protocols of some records; other baselines do not change.
+    """Replace the baselines of the methods, scenes, shots and budgets of some records; others do not change.
+
+    Baselines of an earlier fingerprint of the scene, or of other data settings, are replaced, too: nothing measures
+    them again.
 
     The tolerance is `DEVIATIONS` standard deviations between seeds of the mean over draws, at least `MIN_TOLERANCE`.
 
@@ -266,7 +274,9 @@ def update_baselines(
         raise ConfigError("there are no records for new baselines; run the cells first")
     old = {baseline.identity: baseline for baseline in load_baselines(path)}
     new = {identity: _baseline(identity[0], entry) for identity, entry in _entries(records).items()}
-    rows = [row for _, row in sorted({**old, **new}.items())]
+    measured = {row.slot for row in new.values()}
+    kept = {identity: row for identity, row in old.items() if row.slot not in measured}
+    rows = [row for _, row in sorted({**kept, **new}.items())]
     content = _BaselineFile(schema=1, rows=tuple(rows))
     write_json(path, content.model_dump(mode="json", by_alias=True))
     return [line for identity, row in sorted(new.items()) for line in _changes(old.get(identity), row)]

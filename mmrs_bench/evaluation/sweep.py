@@ -20,7 +20,7 @@ from mmrs_bench.evaluation.report.curves import add_title, file_stem, line_style
 from mmrs_bench.evaluation.report.statistics import summarise
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.evaluation.results.metrics import METRICS, metric_value
-from mmrs_bench.evaluation.results.records import load_record, record_path, save_record
+from mmrs_bench.evaluation.results.records import load_record, load_records, record_path, save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.results.signature import signature, signature_fields
 from mmrs_bench.io import write_csv
@@ -94,8 +94,8 @@ def sweep_path(cells: Sequence[Cell], folder: Path) -> Path:
     """``sweep-<scene>-<method>-<split>-<shots>-....csv`` in a folder: sweeps of other protocols have other files."""
     protocol = cells[0].protocol
     fields = {name: value for name, value in signature_fields(protocol).items() if name not in ("scene", "sel")}
-    seed = f"seed{protocol.seed}" if protocol.seed else ""
-    return folder / f"{file_stem('sweep', [protocol.scene, cells[0].method_label, *fields.values(), seed])}.csv"
+    fields |= {"seed": str(protocol.seed)} if protocol.seed else {}
+    return folder / f"{file_stem('sweep', protocol.scene, cells[0].method_label, fields=fields)}.csv"
 
 
 def run_sweep(
@@ -113,9 +113,14 @@ def run_sweep(
         The records of the given cells by key. They are marked as unranked.
 
     Raises:
+        ConfigError: If the folder has other records.
         RecordError: If a record is damaged.
         BenchError: If a point cannot be computed; settings are checked before the first one.
     """
+    if any(record.unranked != NOTE for record in load_records(folder)):
+        raise ConfigError(
+            f"--out {folder}: contains results of runs, which a sweep would mix with its own; give another"
+        )
     missing = [cell for cell in cells if not record_path(folder, cell.protocol).exists()]
     _check_settings(missing, folder)
     for number, cell in enumerate(cells, 1):

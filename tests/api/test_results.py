@@ -46,12 +46,10 @@ def test_the_frame_has_the_documented_columns_and_one_row_per_record(results: Re
     documented = re.findall(r"``(\w+)``", inspect.getdoc(Results.frame) or "")
     assert list(frame) == documented
     assert len(frame) == len(results)
-    for record, (_, row) in zip(results.records, frame.iterrows(), strict=True):
-        assert (row["key"], row["shots"], row["simulated"]) == (
-            record.key,
-            record.protocol.data.shots,
-            record.simulated,
-        )
+    rows = frame.set_index("key")
+    for record in results.records:
+        row = rows.loc[record.key]
+        assert (row["shots"], row["simulated"]) == (record.protocol.data.shots, record.simulated)
         assert row["oa"] == pytest.approx(100 * record.scores.oa)
     assert frame["simulated"].dtype == bool
 

@@ -65,6 +65,25 @@ def test_differences_are_paired_over_common_draws(page: Callable[..., Path]) -> 
     assert "a test needs >= 6 draws" in between(path)[-1]
 
 
+@pytest.mark.parametrize("change", [{"pca": 3}, {"query_limit": 50}, {"fingerprint": "cd" * 32}])
+def test_values_of_several_protocols_are_not_in_one_column(page: Callable[..., Path], change: dict[str, Any]) -> None:
+    mixed = [r for r in records() if r.protocol.method == "rf"]
+    mixed += [r for r in records(**change) if r.protocol.method == "svm"]
+    with pytest.raises(ConfigError, match=r"page.md, line 3: the values of one column are of several protocols: OA\|"):
+        update_page(page(), mixed)
+
+
+def test_what_rows_state_may_differ(page: Callable[..., Path]) -> None:
+    rows = (
+        "- {method: rf, signature: {pca: ''}}",
+        "- {method: rf, label: reduced, signature: {pca: '3'}}",
+        "- {method: rf, modalities: [hsi]}",
+    )
+    path = page("\n".join((SPEC.partition("methods")[0] + "methods:", *rows)))
+    update_page(path, [*records(), *records(pca=3), *records(modalities=("hsi",))])
+    assert len(between(path)) == 7
+
+
 def test_a_table_of_fewer_draws_than_there_are_uses_the_first_ones(page: Callable[..., Path]) -> None:
     fewer, more = page(SPEC + "\ndraws: 3"), records(8)
     update_page(fewer, more)

@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmrs_bench.api.results import load_results
 from mmrs_bench.errors import BenchError, ConfigError, RecordError
 from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.exchange import Imported, export_results, import_results
+from mmrs_bench.evaluation.locks import folder_lock
 from mmrs_bench.evaluation.report.entries import group_records
 from mmrs_bench.evaluation.report.leaderboard import ranking
 from mmrs_bench.evaluation.report.page.details import entry_details
@@ -127,6 +129,23 @@ def test_splits_of_other_pixels_are_not_compared_with_own_ones(tmp_path: Path) -
     assert all("splits" in table.title for table in tables)
 
 
+def test_simultaneous_imports_and_collections_wait_for_each_other(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", saved(tmp_path / "other", *draws("svm"))
+    export = exported(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        with folder_lock(mine / "imported"), folder_lock(tmp_path / "out"):
+            jobs = [pool.submit(imported, export, mine), pool.submit(collect, [other], tmp_path / "out")]
+            assert not wait(jobs, timeout=0.3).done
+        assert wait(jobs, timeout=60).not_done == set()
+    assert (len(load_imported(mine)), len(load_records(tmp_path / "out"))) == (2, 2)
+
+
+def test_files_of_a_file_manager_are_ignored(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (imported(exported(tmp_path), mine).folder / ".DS_Store").write_bytes(b"\0")
+    assert len(load_imported(mine)) == 2
+
+
 def test_an_import_says_which_own_cells_differ(tmp_path: Path) -> None:
     mine = saved(tmp_path / "mine", *draws(count=3))
     one, two = draws()
@@ -139,9 +158,9 @@ def test_an_import_says_which_own_cells_differ(tmp_path: Path) -> None:
 def test_the_same_import_twice_changes_nothing(tmp_path: Path) -> None:
     export, mine = exported(tmp_path), tmp_path / "mine"
     imported(export, mine)
-    before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in mine.rglob("[!.]*")}
     assert not imported(export, mine).new
-    assert {path: path.stat().st_mtime_ns for path in mine.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in mine.rglob("[!.]*")} == before
 
 
 def test_other_results_of_an_origin_replace_earlier_ones_only_on_demand(tmp_path: Path) -> None:
@@ -153,7 +172,7 @@ def test_other_results_of_an_origin_replace_earlier_ones_only_on_demand(tmp_path
     assert len(load_imported(mine)) == 2
     assert imported(newer, mine, replace=True).new
     assert len(load_imported(mine)) == 5
-    assert [path.name for path in (mine / "imported").iterdir()] == ["example-lab"]
+    assert [path.name for path in (mine / "imported").glob("[!.]*")] == ["example-lab"]
     assert imported(newer, mine, name="Example Lab 2").folder.name == "example-lab-2"
     for replace in (False, True):
         with pytest.raises(ConfigError, match=r"has the results of Example Lab; import these with another --origin"):
@@ -342,7 +361,7 @@ def test_an_interrupted_import_leaves_no_results(tmp_path: Path, monkeypatch: py
             imported(export, mine)
     assert load_imported(mine) == []
     assert imported(export, mine).new
-    assert [path.name for path in (mine / "imported").iterdir()] == ["example-lab"]
+    assert [path.name for path in (mine / "imported").glob("[!.]*")] == ["example-lab"]
 
 
 def test_an_interrupted_replacement_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,4 +381,4 @@ def test_an_interrupted_replacement_removes_nothing(tmp_path: Path, monkeypatch:
     assert len(load_imported(mine)) == 2
     imported(newer, mine, replace=True)
     assert len(load_imported(mine)) == 3
-    assert [path.name for path in (mine / "imported").iterdir()] == ["example-lab"]
+    assert [path.name for path in (mine / "imported").glob("[!.]*")] == ["example-lab"]

@@ -162,6 +162,15 @@ def test_update_prints_old_and_new_and_keeps_other_baselines(
     assert first[0].endswith("cnn OA: none -> 75.00 ± 0.50")
 
 
+@pytest.mark.parametrize("change", [{"fingerprint": "cd" * 32}, {"window": 9}])
+def test_update_replaces_baselines_that_nothing_measures_any_more(
+    path: Path, checkout: Path, baselines: list[Baseline], change: dict[str, object]
+) -> None:
+    assert len(baselines) == 2
+    update_baselines(runs(seeds=5, **change), path, checkout=checkout)
+    assert regress(runs(**change) + runs("svm", 120), load_baselines(path)).passed
+
+
 def test_update_refuses_a_dirty_checkout_and_no_checkout(path: Path, checkout: Path, tmp_path: Path) -> None:
     before = path.read_text()
     (checkout / "code.py").write_text("changed")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from helpers.fake_suite import UnsavedMethod, fake_cards, fake_scene
+from helpers.synthetic_records import make_record
 from helpers.tiny import striped_map, tiny_scene
 from pydantic import Field
 
@@ -21,7 +22,7 @@ from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError, RecordError, TrainingError
 from mmrs_bench.evaluation.cells import Cell, Suite, build_cells
 from mmrs_bench.evaluation.report.tables import Estimate
-from mmrs_bench.evaluation.results.records import load_records, record_path
+from mmrs_bench.evaluation.results.records import load_records, record_path, save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.sweep import NOTE, run_sweep, sweep_cells, sweep_figure, sweep_path, sweep_table, write_rows
 from mmrs_bench.methods.base import MethodConfig
@@ -177,8 +178,15 @@ def test_points_with_a_record_are_not_computed_again(tmp_path: Path) -> None:
 def test_file_names_tell_variants_and_protocols_apart(tmp_path: Path) -> None:
     path = sweep_path(cells(tmp_path, methods=("noisy:other",)), tmp_path)
     assert path.name == "sweep-tiny-r1-noisy_other-random-v1-2shot-5-scene-quick-v0_1_0.csv"
-    others = [sweep_path(cells(tmp_path, **change), tmp_path) for change in ({}, {"shots": (3,)}, {"seeds": (1,)})]
-    assert len({path, *others}) == 4
+    changes: list[dict[str, Any]] = [{}, {"shots": (3,)}, {"seeds": (1,)}, {"modalities": ("hsi",)}, {"drop": ("hsi",)}]
+    others = [sweep_path(cells(tmp_path, **change), tmp_path) for change in changes]
+    assert len({path, *others}) == 6
+
+
+def test_a_results_folder_is_refused(tmp_path: Path) -> None:
+    save_record(tmp_path / "out", make_record())
+    with pytest.raises(ConfigError, match="contains results of runs"):
+        run(tmp_path, cells(tmp_path))
 
 
 @pytest.mark.parametrize("stop", [TrainingError("the loss is NaN"), KeyboardInterrupt()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 
 from mmrs_bench.evaluation.report.entries import Entry, Group, mean_leakage
 from mmrs_bench.evaluation.report.statistics import separable
@@ -18,8 +18,7 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
     records = [record for entry in entries for record in entry.records]
     first = records[0]
     data = first.protocol.data
-    draws = {draw for entry in entries for draw in entry.draws}
-    seeds = {seed for entry in entries for seed in entry.seeds}
+    draws, seeds = _counts(entry.draws for entry in entries), _counts(entry.seeds for entry in entries)
     modalities = " + ".join(f"{name} ({channels})" for name, channels in first.modalities.items())
     missing = f"; predicted without {' + '.join(data.drop)}, whose mean stands in its place" if data.drop else ""
     limit = f", at most {data.query_limit:,} query pixels scored" if data.query_limit else ""
@@ -36,7 +35,7 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
         ("modalities", f"{modalities or '–'}; {len(first.class_names)} classes{missing}"),
         (
             "protocol",
-            f"{data.split}, shots {data.shots}, draws {len(draws)} (nested over shots), seeds per draw {len(seeds)}, "
+            f"{data.split}, shots {data.shots}, draws {draws} (nested over shots), seeds per draw {seeds}, "
             f"window {data.window}, budget {first.protocol.budget}{limit}",
         ),
         ("labels", f"selection {rules}; labels used {'/'.join(map(str, labels))}; unlabelled pixels: {scope}"),
@@ -51,6 +50,12 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
         ("code", _code(records)),
         ("signature", group.signature(entries)),
     )
+
+
+def _counts(found: Iterable[Sized]) -> str:
+    """How many there are, as a range if the numbers differ."""
+    low, *others = sorted(set(map(len, found)))
+    return f"{low}-{others[-1]}" if others else str(low)
 
 
 def merged_card(cards: Iterable[tuple[int, Card]]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -75,7 +75,7 @@ def _table(group: Group, one: Entry, other: Entry) -> Table:
     }
     for metric in METRICS.values():
         values, others = one.by_draw(metric.name), other.by_draw(metric.name)
-        pair = paired(values, others)
+        pair = paired(values, others, lowest=metric.lowest)
         if pair is None:
             continue
         common = values.keys() & others.keys()

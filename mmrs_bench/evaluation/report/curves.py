@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
@@ -13,6 +13,7 @@ from mmrs_bench.evaluation.report.entries import Group
 from mmrs_bench.evaluation.report.exports import csv_table
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.tables import Estimate, Value
+from mmrs_bench.evaluation.results.signature import COMMON_FIELDS
 from mmrs_bench.io import write_png, write_text
 from mmrs_bench.texts import figure_text, printable
 
@@ -53,7 +54,7 @@ def write_curves(groups: Sequence[Group], folder: Path) -> list[Path]:
 
 def curves_stem(family: Sequence[Group]) -> str:
     """Name of the files of one figure without their endings."""
-    return file_stem("curves", family[0].fields_without_shots.values())
+    return file_stem("curves", fields=family[0].fields_without_shots)
 
 
 def curve_families(groups: Sequence[Group]) -> list[list[Group]]:
@@ -63,9 +64,13 @@ def curve_families(groups: Sequence[Group]) -> list[list[Group]]:
     return [family for family in families if len(family) > 1]
 
 
-def file_stem(kind: str, fields: Iterable[str]) -> str:
-    """Name of a figure's files without their ending: its kind and the fields of its protocol."""
-    return f"{kind}-" + re.sub(r"[^A-Za-z0-9+-]", "_", "-".join(filter(None, fields)))
+def file_stem(*first: str, fields: Mapping[str, str]) -> str:
+    """Name of a figure's files without their ending: some texts, then the fields of its protocol.
+
+    Fields that only some protocols have stand with their names: equal values of two fields are two protocols.
+    """
+    values = (value if name in COMMON_FIELDS else f"{name}-{value}" for name, value in fields.items() if value)
+    return re.sub(r"[^A-Za-z0-9+-]", "_", "-".join([*first, *values]))
 
 
 def _rows(group: Group) -> list[dict[str, Value]]:

@@ -189,6 +189,14 @@ def mean_leakage(records: Sequence[Record]) -> dict[str, float]:
     return {name: 100 * fmean(getattr(r.leakage, name) for r in records) for name in Leakage.model_fields}
 
 
+def differing_settings(groups: Iterable[Group]) -> list[str]:
+    """Labels of ranked methods that have other settings in some of the groups, which differ in scenes or shots."""
+    settings: dict[str, set[str]] = defaultdict(set)
+    for entry in (entry for group in groups for entry in group.ranked):
+        settings[entry.label].add(entry.method_id.settings)
+    return sorted(label for label, found in settings.items() if len(found) > 1)
+
+
 #: The fields of a group as a dictionary key.
 _Key = tuple[tuple[str, str], ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
@@ -28,15 +29,16 @@ def identity(record: Record) -> dict[str, Value]:
     }
 
 
-def draws_table(records: Iterable[Record]) -> Table:
+def draws_table(groups: Iterable[Group]) -> Table:
     """One row per record: metrics and disagreements in percent, the fields of its protocol, its key."""
     rows: list[dict[str, Value]] = []
-    for record in records:
+    for entry, record in ((e, record) for group in groups for e in group.entries for record in e.records):
         metrics = {name: metric_value(record, name) for name in METRICS}
         rows.append(
             {
                 "key": record.key,
                 **identity(record),
+                "label": entry.label,
                 "draw": record.protocol.data.draw,
                 "seed": record.protocol.seed,
                 **{name: None if value is None else 100 * value for name, value in metrics.items()},
@@ -54,19 +56,27 @@ def draws_table(records: Iterable[Record]) -> Table:
 
 
 def classes_table(groups: Iterable[Group]) -> Table:
-    """One row per entry and class: mean recall in percent and mean number of query pixels over draws."""
+    """One row per entry and class: mean recall in percent over draws, and mean number of query pixels.
+
+    As in the leaderboard, the value of a draw is the mean over its seeds.
+    """
     rows: list[dict[str, Value]] = []
-    for entry in (entry for group in groups for entry in group.entries):
+    for group, entry in ((g, e) for g in groups for e in g.entries):
         for index, name in enumerate(entry.records[0].class_names):
-            recalls = [100 * recall for r in entry.records if (recall := r.scores.recall[index]) is not None]
+            recalls: dict[int, list[float]] = defaultdict(list)
+            for record in entry.records:
+                if (recall := record.scores.recall[index]) is not None:
+                    recalls[record.protocol.data.draw].append(100 * recall)
             rows.append(
                 {
                     **identity(entry.records[0]),
+                    "label": entry.label,
                     "class_id": index + 1,
                     "class_name": name,
                     "query_pixels": fmean(sum(r.confusion[index]) for r in entry.records),
-                    "records": len(recalls),
-                    "recall": fmean(recalls) if recalls else None,
+                    "records": sum(map(len, recalls.values())),
+                    "recall": fmean(map(fmean, recalls.values())) if recalls else None,
+                    "signature": group.signature([entry]),
                 }
             )
     return csv_table("recall by class", rows)

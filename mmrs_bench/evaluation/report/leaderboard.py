@@ -21,7 +21,7 @@ from mmrs_bench.evaluation.report.paper.latex import paper_tables
 from mmrs_bench.evaluation.report.ranks.diagram import write_ranks
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.reported import ReportedResult, reported_tables
-from mmrs_bench.evaluation.report.statistics import draws_needed, separable, tie_groups
+from mmrs_bench.evaluation.report.statistics import MIN_DRAWS, draws_needed, separable, tie_groups
 from mmrs_bench.evaluation.report.tables import Column, Estimate, Section, Table, Value
 from mmrs_bench.evaluation.results.costs import own_seconds, pretraining_seconds
 from mmrs_bench.evaluation.results.metrics import METRICS
@@ -84,7 +84,7 @@ def write_leaderboard(
     texts = {f"leaderboard.{fmt}": render(tables, fmt) for fmt in ("md", "csv", "tex")}
     texts["paper.tex"] = paper_tables(groups, rankings, metrics)
     texts["leaderboard.html"] = render_page(build_document(groups, rankings, reported, cards))
-    texts["draws.csv"] = render([draws_table(record for group in groups for record in group.records)], "csv")
+    texts["draws.csv"] = render([draws_table(groups)], "csv")
     texts["classes.csv"] = render([classes_table(groups)], "csv")
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -97,7 +97,7 @@ def ranking(group: Group) -> Table:
     entries = sorted(group.entries, key=lambda e: (e.unranked, -fmean(e.by_draw("oa").values()), e.label))
     ranked = [entry for entry in entries if not entry.unranked]
     values = [entry.by_draw("oa") for entry in ranked]
-    ranks: list[int | None] = [*tie_groups(values)] if separable(values) else [None] * len(ranked)
+    ranks = tie_groups(values) if separable(values) else [None] * len(ranked)
     ranks += [None] * (len(entries) - len(ranked))
     rows = [_row(group, entry, rank) for entry, rank in zip(entries, ranks, strict=True)]
     sections = [Section("", tuple(rows[: len(ranked)]))]
@@ -111,7 +111,7 @@ def ranking(group: Group) -> Table:
         ),
         sections=tuple(sections),
         card=protocol_card(group, ranked or entries) if entries else (),
-        notes=(*_notes(group, ranked), *_failure_notes(group.failures)),
+        notes=(*_notes(group, ranked), *_draw_notes(ranked, ranks), *_failure_notes(group.failures)),
         in_csv=True,
     )
 
@@ -178,14 +178,6 @@ def _notes(group: Group, ranked: Sequence[Entry]) -> list[str]:
             "Reference: OA of the best possible classifier of single pixels, which only spatial context can beat: "
             f"{', '.join(texts)}."
         )
-    counts = {len(entry.draws) for entry in ranked}
-    if len(counts) > 1:
-        notes.append(
-            f"Methods have {min(counts)} to {max(counts)} draws: their means are not over the same draws; groups "
-            "compare common draws only."
-        )
-    if any(len(entry.seeds) > 1 for entry in ranked):
-        notes.append("Where a method has several seeds, a draw's value is the mean over its seeds.")
     if imported := [entry.label for entry in group.entries if entry.method_id.origin]:
         notes.append(
             f"Imported: {', '.join(imported)}. Checksums show that these records are as their origin exported them; "
@@ -202,7 +194,27 @@ def _notes(group: Group, ranked: Sequence[Entry]) -> list[str]:
     for external, labels in sorted(pretrained.items()):
         if external != "none":
             notes.append(f"Uses weights pretrained on {external}: {', '.join(labels)}.")
-    if len(ranked) > 1 and not separable([entry.by_draw("oa") for entry in ranked]):
+    return notes
+
+
+def _draw_notes(ranked: Sequence[Entry], ranks: Sequence[int | None]) -> list[str]:
+    """What the means and the groups of ranked entries (with their groups) are over."""
+    notes = []
+    counts = {len(entry.draws) for entry in ranked}
+    if len({entry.draws for entry in ranked}) > 1:
+        many = f"Methods have {min(counts)} to {max(counts)} draws: their" if len(counts) > 1 else "Methods'"
+        notes.append(f"{many} means are not over the same draws; groups compare common draws only.")
+    if any(len(entry.seeds) > 1 for entry in ranked):
+        notes.append("Where a method has several seeds, a draw's value is the mean over its seeds.")
+    for metric in METRICS.values():
+        if undefined := [entry for entry in ranked if len(entry.by_draw(metric.name)) < len(entry.draws)]:
+            texts = (f"{e.label} ({len(e.draws) - len(e.by_draw(metric.name))} of {len(e.draws)})" for e in undefined)
+            notes.append(f"{metric.title} is undefined in draws of {', '.join(texts)}: its means are over the others.")
+    ungrouped = [entry.label for entry, rank in zip(ranked, ranks, strict=False) if rank is None]
+    if len(ungrouped) < len(ranked):
+        if ungrouped:
+            notes.append(f"No group, because a test takes {MIN_DRAWS} common draws: {', '.join(ungrouped)}.")
+    elif len(ranked) > 1:
         common = set.intersection(*(set(entry.draws) for entry in ranked))
         notes.append(
             f"No groups: to separate {len(ranked)} methods takes at least {draws_needed(len(ranked))} common draws "

@@ -30,8 +30,8 @@ class Summary(NamedTuple):
     high: float | None
 
 
-def summarise(values: Sequence[float], *, lowest: float = 0.0) -> Summary:
-    """Summarise at least one value between ``lowest`` and 1, with a t-interval of the mean on the logit scale.
+def summarise(values: Sequence[float], *, lowest: float = 0.0, highest: float = 1.0) -> Summary:
+    """Summarise at least one value of a known range, with a t-interval of the mean on the logit scale.
 
     The mean m in 0..1 and its standard error s become logit(m) and s / (m (1 - m)) (delta method). The t-interval
     about logit(m) is mapped back, so that it never leaves the range of the values. With many draws it equals the usual
@@ -41,15 +41,18 @@ def summarise(values: Sequence[float], *, lowest: float = 0.0) -> Summary:
 
     Args:
         values: Accuracies, or values of another range.
-        lowest: Lower end of the range: -1 for kappa and for differences.
+        lowest: Lower end of the range: -1 for kappa.
+        highest: Upper end.
 
     Raises:
         DataError: If a value is outside of the range.
     """
-    n, extent = len(values), 1.0 - lowest
+    n, extent = len(values), highest - lowest
     mean = math.fsum(values) / n
-    if min(values) < lowest - _ROUNDING or max(values) > 1 + _ROUNDING:
-        raise DataError(f"values from {min(values)} to {max(values)}; expected fractions between {lowest:g} and 1")
+    if min(values) < lowest - _ROUNDING or max(values) > highest + _ROUNDING:
+        raise DataError(
+            f"values from {min(values)} to {max(values)}; expected fractions between {lowest:g} and {highest:g}"
+        )
     if n == 1:
         return Summary(1, mean, None, None, None)
     from scipy.special import expit, logit, stdtrit
@@ -112,14 +115,22 @@ class Paired(NamedTuple):
     ties: int
 
 
-def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired | None:
-    """Compare two methods (values by draw) over their common draws; None if there is no common draw."""
+def paired(one: Mapping[int, float], other: Mapping[int, float], *, lowest: float = 0.0) -> Paired | None:
+    """Compare two methods (values by draw) over their common draws; None if there is no common draw.
+
+    Args:
+        one: Values between ``lowest`` and 1.
+        other: Those of the other method.
+        lowest: Lower end of their range: -1 for kappa.
+    """
     differences = _differences(one, other)
     if not differences:
         return None
     p = wilcoxon(differences) if len(differences) >= MIN_DRAWS else None
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return Paired(summarise(differences, lowest=-1.0), p, wins, losses, len(differences) - wins - losses)
+    return Paired(
+        summarise(differences, lowest=lowest - 1, highest=1 - lowest), p, wins, losses, len(differences) - wins - losses
+    )
 
 
 def _differences(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
@@ -145,47 +156,53 @@ def draws_needed(methods: int) -> int:
 
 def separable(values: Sequence[Mapping[int, float]]) -> bool:
     """Whether there are enough common draws for `tie_groups` to find more than one group."""
-    if not values:
-        return False
-    lead, *others = _best_first(values)
+    lead, *others = _comparable(values) or [0]
     common = [len(values[lead].keys() & values[other].keys()) for other in others]
-    tested = [draws for draws in common if draws >= MIN_DRAWS]
-    return bool(tested) and max(tested) >= draws_needed(1 + len(tested))
+    return bool(common) and max(common) >= draws_needed(1 + len(common))
 
 
-def _best_first(values: Sequence[Mapping[int, float]]) -> list[int]:
-    """Indices of methods, the highest mean first."""
-    return sorted(range(len(values)), key=lambda i: -fmean(values[i].values()))
+def _comparable(values: Sequence[Mapping[int, float]]) -> list[int]:
+    """Indices of methods of which each two have at least `MIN_DRAWS` draws in common, the highest mean first.
+
+    Methods with many draws are chosen first.
+    """
+    means = [fmean(of_method.values()) for of_method in values]
+    chosen: list[int] = []
+    for i in sorted(range(len(values)), key=lambda i: (-len(values[i]), -means[i])):
+        if all(len(values[i].keys() & values[j].keys()) >= MIN_DRAWS for j in (i, *chosen)):
+            chosen.append(i)
+    return sorted(chosen, key=lambda i: -means[i])
 
 
-def tie_groups(values: Sequence[Mapping[int, float]]) -> list[int]:
+def tie_groups(values: Sequence[Mapping[int, float]]) -> list[int | None]:
     """Rank methods in groups of methods that do not differ significantly from the best of their group.
 
-    The method with the highest mean leads group 1. All methods join it that are not significantly worse at `ALPHA` by
-    the exact Wilcoxon test over common draws (at least `MIN_DRAWS`), with Holm's correction. The remaining methods are
-    ranked in the same way for group 2, and so on. A method with scattered draws can be in a better group than a steady
-    method with a higher mean.
+    Methods with too few draws for a test (fewer than `MIN_DRAWS` in common with the others) have no group. Of the
+    others, the one with the highest mean leads group 1. All methods join it that are not significantly worse at `ALPHA`
+    by the exact Wilcoxon test over common draws, with Holm's correction. The remaining methods are ranked in the same
+    way for group 2, and so on. A method with scattered draws can be in a better group than a steady method with a
+    higher mean.
 
     Args:
         values: Values by draw of each method, at least one draw each.
 
     Returns:
-        The group of each method, counted from 1.
+        The group of each method, counted from 1; None without a test.
     """
-    groups = [0] * len(values)
-    left = _best_first(values)
+    groups: list[int | None] = [None] * len(values)
+    left = _comparable(values)
     group = 0
     while left:
         group += 1
         lead, *others = left
-        p_values, means = {}, {}
-        for other in others:
-            differences = _differences(values[lead], values[other])
-            if len(differences) >= MIN_DRAWS:
-                p_values[other], means[other] = wilcoxon(differences), fmean(differences)
-        adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+        differences = [_differences(values[lead], values[other]) for other in others]
+        p_values = holm([wilcoxon(found) for found in differences])
         # If draws are missing, the leader can be worse on the common draws.
-        left = [i for i in others if adjusted.get(i, 1.0) <= ALPHA and means[i] > 0]
+        left = [
+            other
+            for other, found, p in zip(others, differences, p_values, strict=True)
+            if p <= ALPHA and fmean(found) > 0
+        ]
         for joined in {lead, *others} - set(left):
             groups[joined] = group
     return groups

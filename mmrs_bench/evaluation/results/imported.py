@@ -122,7 +122,7 @@ def read_export(folder: Path) -> tuple[Origin, list[Record]]:
     check_name(origin.name, error=RecordError, where=f"{path}: name")
     if origin.sha256 != content_hash({name: value for name, value in fields.items() if name != "sha256"}):
         raise RecordError(f"{path}: was edited after it was written; {_ADVICE}")
-    found = {each.name for each in folder.iterdir()} - {DESCRIPTION}
+    found = {each.name for each in folder.iterdir() if not each.name.startswith(".")} - {DESCRIPTION}
     for name in sorted(found ^ origin.files.keys()):
         state = "is missing" if name in origin.files else "is no file of this export"
         raise RecordError(f"{folder / name}: {state}; {_ADVICE}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from mmrs_bench.config import ExecutionConfig, ProtocolConfig, omitted
 
 SCHEMA_VERSION = 1
+
+#: A fraction of pixels, and a time that is no damaged number (a year at most).
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, le=366 * 24 * 3600)]
 
 
 class _Part(BaseModel):
@@ -48,9 +52,9 @@ class Leakage(_Part):
         same_component: The pixel is in the same labelled polygon as a support pixel.
     """
 
-    shared_window: float
-    centre_inside: float
-    same_component: float
+    shared_window: Share
+    centre_inside: Share
+    same_component: Share
 
 
 class PixelBoundRecord(_Part):
@@ -95,9 +99,9 @@ class Measured(_Part):
         finished_at: UTC time in ISO 8601.
     """
 
-    seconds: dict[str, float]
-    pretraining: dict[str, float | None] | None = None
-    peak_memory_mib: float
+    seconds: dict[str, Seconds]
+    pretraining: dict[str, Seconds | None] | None = None
+    peak_memory_mib: float = Field(ge=0)
     host: str
     finished_at: str
 
@@ -149,8 +153,8 @@ class Record(_Part):
     scores: Scores
     leakage: Leakage
     pixel_bounds: tuple[PixelBoundRecord, ...] = ()
-    parameters_total: int
-    parameters_trainable: int
+    parameters_total: int = Field(ge=0)
+    parameters_trainable: int = Field(ge=0)
     unranked: str = ""
     notes: tuple[str, ...] = omitted(())
     signature: str

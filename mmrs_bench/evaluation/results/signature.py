@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from mmrs_bench.config import QUERY_LIMITS, DataConfig, ProtocolConfig
 
 _BARE_FIELDS = frozenset({"scene", "split", "shots", "version"})
+#: Fields that every protocol has. Others need their names wherever values stand without them.
+COMMON_FIELDS = _BARE_FIELDS | {"win", "unlab", "sel", "budget"}
 #: What the fields are called in words; those without a name are shown as they are.
 _FIELD_NAMES = {
     "split": "",

@@ -141,6 +141,15 @@ def test_the_paragraph_says_what_was_done_and_no_more() -> None:
     assert "modalities" not in first
 
 
+def test_the_paragraph_tells_shots_of_methods_and_the_version_of_the_code_apart() -> None:
+    records = [make_record("svm", shots=2), make_record("knn", shots=5), make_record("rf", shots=5)]
+    records.append(make_record("svm", scene="city-r1", title="City"))
+    text = methods_paragraph(group_records(records), method_cards())
+    assert re.search(r"knn.* and rf.* were trained on 5 labelled pixels of each class of Town \(town\); svm", text)
+    assert re.search(r"svm\S* was trained on 2 labelled pixels of each class of City \(city\) and Town \(town\) ", text)
+    assert "with mmrs-bench 0.0.7~" in methods_paragraph(group_records([make_record(code_version="0.0.7")]), {})
+
+
 def test_hostile_names_are_inert(tmp_path: Path) -> None:
     records = [record.model_copy(update={"unranked": ""}) for record in hostile_records()]
     text = methods_paragraph(group_records(records), method_cards())

@@ -104,6 +104,26 @@ def test_only_tested_values_are_called_not_significant() -> None:
     assert "no test" not in tables_of([*compared(2, 8), make_record("rf", shots=5)])
 
 
+def test_a_method_without_a_test_has_a_star_and_leads_no_group() -> None:
+    records = [
+        make_record(method, varied_hits(quality, draw), draw=draw)
+        for method, quality, draws in (("rf", 150, 8), ("svm", 150, 8), ("cnn", 90, 1))
+        for draw in range(draws)
+    ]
+    text = tables_of(records)
+    assert re.search(r"^cnn & [0-9.]+\* ", text, re.MULTILINE)
+    assert "*: no test" in text
+    lucky = make_record("clip", (199, 199, 199), draw=0)
+    assert "underline" not in tables_of([*records, lucky]), "the best mean was compared with none"
+
+
+def test_settings_that_differ_between_scenes_are_in_the_caption() -> None:
+    records = [make_record("rf"), make_record("svm")]
+    other = [make_record("rf", scene="city-r1", method_config={"trees": 5}), make_record("svm", scene="city-r1")]
+    assert "Settings differ between scenes: rf." in tables_of([*records, *other])
+    assert "Settings differ" not in tables_of(records)
+
+
 def test_protocols_that_differ_in_any_field_have_other_captions_and_scenes_other_headings() -> None:
     changes: list[dict[str, str]] = [
         {},

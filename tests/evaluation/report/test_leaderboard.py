@@ -13,7 +13,7 @@ from mmrs_bench.api.results import load_results
 from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.report.comparison import compare
 from mmrs_bench.evaluation.report.entries import group_records
-from mmrs_bench.evaluation.report.exports import draws_table
+from mmrs_bench.evaluation.report.exports import classes_table, draws_table
 from mmrs_bench.evaluation.report.leaderboard import build_leaderboard, write_leaderboard
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.report.tables import Table
@@ -72,10 +72,34 @@ def test_a_new_metric_needs_only_a_row_in_the_table_of_metrics(monkeypatch: pyte
     records = [make_record(method, (190, 150, 90), draw=draw) for method in ("rf", "svm") for draw in range(2)]
     (ranking,) = build_leaderboard(records)
     assert "| κ % | Worst % |" in render([ranking], "md")
-    for table, field in ((ranking, "worst_mean"), (draws_table(records), "worst")):
+    for table, field in ((ranking, "worst_mean"), (draws_table(group_records(records)), "worst")):
         assert {row[field] for row in csv.DictReader(io.StringIO(render([table], "csv")))} == {"45.0"}
     (comparison,) = compare(records, "rf", "svm")
     assert values(comparison, "metric", "a")[-1] == ("Worst", 45.0)
+
+
+def test_notes_state_what_means_and_groups_are_over() -> None:
+    one_class = [[10, 0, 0], [0, 0, 0], [0, 0, 0]]
+    records = [make_record("rf", varied_hits(150, draw), draw=draw) for draw in range(8)]
+    records += [make_record("svm", varied_hits(90, draw), draw=draw) for draw in range(8)]
+    records += [make_record("knn", draw=8), make_record("knn", draw=9, confusion=one_class)]
+    (ranking,) = [table for table in build_leaderboard(records) if table.in_csv]
+    assert dict(values(ranking, "label", "group")) == {"knn": None, "rf": 1, "svm": 2}
+    notes = " ".join(ranking.notes)
+    assert "Methods have 2 to 8 draws: their means are not over the same draws" in notes
+    assert "κ is undefined in draws of knn (1 of 2): its means are over the others." in notes
+    assert "No group, because a test takes 6 common draws: knn." in notes
+    assert "draws 2-8 " in dict(ranking.card)["protocol"]
+    disjoint = [make_record("rf", draw=0), make_record("svm", draw=1)]
+    assert "Methods' means are not over the same draws" in " ".join(build_leaderboard(disjoint)[0].notes)
+
+
+def test_recall_by_class_is_over_draws_and_names_protocol_and_entry() -> None:
+    seeds = [make_record(hits=(200, 0, 0), draw=0, seed=seed) for seed in range(5)]
+    groups = group_records([*seeds, make_record(hits=(100, 0, 0), draw=1), make_record(drop=("lidar",))])
+    rows = [row for row in classes_table(groups).rows if row["class_id"] == 1]
+    assert [(row["label"], row["recall"], row["records"]) for row in rows] == [("rf", 90.0, 1), ("rf", 75.0, 6)]
+    assert ["drop:lidar" in str(row["signature"]) for row in rows] == [True, False]
 
 
 def csv_rows(path: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from helpers.synthetic_records import make_record, varied_hits
 from matplotlib.figure import Figure
 from scipy import stats
 
-from mmrs_bench.evaluation.report.curves import curve_families, curve_figure
+from mmrs_bench.evaluation.report.curves import curve_families, curve_figure, write_curves
 from mmrs_bench.evaluation.report.entries import Group, group_records
+from mmrs_bench.evaluation.report.paper.figures import write_figures
 from mmrs_bench.evaluation.report.ranks.diagram import rank_figure, write_ranks
 from mmrs_bench.evaluation.report.ranks.scene_ranks import (
     MethodRank,
@@ -106,6 +108,33 @@ def test_titles_state_the_whole_protocol() -> None:
     ]
 
 
+def test_of_several_results_of_a_scene_the_newest_and_most_own_ones_count() -> None:
+    methods = {"rf": 150, "svm": 120}
+    records = [r for group in scene_groups({"a": methods, "b": methods}) for r in group.records]
+    newer = [
+        make_record(method, varied_hits(hits, draw), draw=draw, scene="b-r10", fingerprint="ff" * 32)
+        for method, hits in (("rf", 90), ("svm", 120))
+        for draw in range(3)
+    ]
+    older = [make_record(method, draw=0, scene="b-r9", fingerprint="ee" * 32) for method in methods]
+    (ranks,) = rank_over_scenes(group_records([*records, *older, *newer]))
+    assert {method.label: method.ranks for method in ranks.methods} == {"rf": (1, 2), "svm": (2, 1)}
+    assert "several results, these count: b-r10@ffffffff." in ranks.note
+    others = [record.model_copy(update={"split_sha256": "0" * 64}).with_origin("Lab") for record in records]
+    (ranks,) = rank_over_scenes(group_records([*records, *others[:3]]))
+    assert {method.label for method in ranks.methods} == {"rf", "svm"}, "imported results hide own ones"
+    assert re.search(r"these count: a-r1@abababab, splits [0-9a-f]{8}\.$", ranks.note)
+
+
+def test_settings_that_differ_between_scenes_are_stated() -> None:
+    methods = {"rf": 150, "svm": 120}
+    records = [record for group in scene_groups({"a": methods, "b": methods}) for record in group.records]
+    assert "Settings" not in rank_over_scenes(group_records(records))[0].note
+    tuned = make_record("rf", draw=0, scene="c-r1", method_config={"trees": 5})
+    (ranks,) = rank_over_scenes(group_records([*records, tuned, make_record("svm", draw=0, scene="c-r1")]))
+    assert ranks.note.endswith("Settings differ between scenes: rf.")
+
+
 def test_simulated_and_real_scenes_and_other_protocols_are_ranked_apart() -> None:
     methods = {"rf": 150, "svm": 120}
     real = scene_groups({"muufl": methods, "trento": methods})
@@ -130,6 +159,21 @@ def test_files_of_ranks_have_the_numbers_and_equal_bytes_each_time(tmp_path: Pat
     ]
     before = [path.read_bytes() for path in files]
     assert [path.read_bytes() for path in write_ranks(groups, tmp_path)] == before
+
+
+def test_equal_values_of_different_fields_give_different_files(tmp_path: Path) -> None:
+    quality = {"muufl": {"rf": 150, "svm": 120}, "trento": {"rf": 140, "svm": 150}}
+    changes: list[dict[str, Any]] = [{"modalities": ("hsi",)}, {"drop": ("hsi",)}]
+    groups = group_records(
+        record
+        for change in changes
+        for shots in (2, 5)
+        for group in scene_groups(quality, shots=shots, **change)
+        for record in group.records
+    )
+    files = [*write_ranks(groups, tmp_path), *write_curves(groups, tmp_path), *write_figures(groups, tmp_path)]
+    assert len(files) == len(set(files)) == 4 * 3 + 4 * 2 + 5
+    assert {"mod-hsi", "drop-hsi"} == {part for path in files for part in re.findall("(?:mod|drop)-hsi", path.name)}
 
 
 def overlapping_texts(figure: Figure) -> list[str]:

@@ -137,7 +137,7 @@ def test_draws_needed_is_the_fewest_with_which_holm_can_separate_the_best(method
         best = [dict.fromkeys(range(number), 0.9)]
         others = [{draw: 0.5 - 0.01 * draw for draw in range(number)}] * (methods - 1)
         assert separable(best + others) == possible
-        assert (max(tie_groups(best + others)) > 1) == possible
+        assert (set(tie_groups(best + others)) == {1, 2}) == possible
 
 
 def test_one_method_cannot_be_separated() -> None:
@@ -158,6 +158,19 @@ def test_only_common_draws_are_paired() -> None:
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
+def test_differences_of_kappa_may_exceed_one() -> None:
+    """A perfect method against one that is always wrong."""
+    found = paired({0: 1.0, 1: 0.9}, {0: -0.4, 1: -0.3}, lowest=-1.0)
+    assert found is not None
+    assert found.difference.mean == pytest.approx(1.3)
+    low, high = found.difference.low, found.difference.high
+    assert low is not None
+    assert high is not None
+    assert low < 1.3 < high <= 2
+    with pytest.raises(DataError, match="expected fractions between -1 and 1"):
+        paired({0: 1.0}, {0: -0.4})
+
+
 def test_p_text() -> None:
     assert [p_text(p) for p in (None, 0.0312, 0.0004, 1.0)] == ["needs >= 6 draws", "0.031", "< 0.001", "1.000"]
 
@@ -175,8 +188,9 @@ WORSE = {d: 0.8 - 0.001 * d for d in range(6)}
     [
         pytest.param([curve(0.7), curve(0.9), curve(0.8)], [3, 1, 2], id="clearly different methods"),
         pytest.param([curve(0.9), curve(0.9), curve(0.5)], [1, 1, 2], id="equal methods"),
-        pytest.param([curve(0.9, 5), curve(0.5, 5), curve(0.1, 5)], [1, 1, 1], id="too few draws"),
-        pytest.param([curve(0.9), curve(0.5, first=7), curve(0.4)], [1, 1, 2], id="too few common draws"),
+        pytest.param([curve(0.9, 5), curve(0.5, 5), curve(0.1, 5)], [None, None, None], id="too few draws"),
+        pytest.param([curve(0.9), curve(0.5, first=7), curve(0.4)], [1, None, 2], id="too few common draws"),
+        pytest.param([curve(0.5), curve(0.9, 1), curve(0.8)], [2, None, 1], id="a single draw with the highest mean"),
         pytest.param(
             [CONSTANT, {d: 0.89 - 0.0001 * d for d in CONSTANT}, {d: (0.8 - 0.001 * d, 0.96)[d % 2] for d in CONSTANT}],
             [1, 2, 1],
@@ -193,7 +207,7 @@ WORSE = {d: 0.8 - 0.001 * d for d in range(6)}
         ),
     ],
 )
-def test_tie_groups(methods: list[dict[int, float]], groups: list[int]) -> None:
+def test_tie_groups(methods: list[dict[int, float]], groups: list[int | None]) -> None:
     assert tie_groups(methods) == groups
 
 
@@ -201,7 +215,7 @@ def test_tie_groups(methods: list[dict[int, float]], groups: list[int]) -> None:
 @settings(deadline=None, max_examples=40)
 def test_groups_have_no_gaps_are_led_by_the_best_and_do_not_depend_on_the_order(values: list[list[float]]) -> None:
     methods = [dict(enumerate(row)) for row in values]
-    groups = tie_groups(methods)
+    groups = [group or 0 for group in tie_groups(methods)]
     assert sorted(set(groups)) == list(range(1, max(groups) + 1))
     means = [sum(row) for row in values]
     assert groups[means.index(max(means))] == 1

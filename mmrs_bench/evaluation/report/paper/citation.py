@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmrs_bench.config import MethodSpec
@@ -66,12 +67,6 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
     seeds = sorted({len(entry.seeds) for group in groups for entry in group.ranked})
     rules = sorted({record.protocol.data.selection for record in records})
     leakage = [mean_leakage([r for e in g.ranked for r in e.records])["shared_window"] for g in groups]
-    methods = sorted({(entry.method_id.name, entry.method_id.method) for group in groups for entry in group.ranked})
-    names = [
-        _with_citation(name, _entry_keys(_method_entries(cards[card])) if _cited(cards.get(card)) else "")
-        for name, card in methods
-    ]
-    scenes = [_with_citation(g.scene_label, _entry_keys(entries.get(g.scene_id, ""))) for g in groups]
     scored = f"at most {data.query_limit:,} query pixels were" if data.query_limit else "all query pixels were"
     modalities = f" Only the modalities {_and(data.modalities)} were used." if data.modalities else ""
     modalities += f" The HSI was reduced to {data.pca} principal components." if data.pca is not None else ""
@@ -79,12 +74,11 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
         modalities += f" Predictions were made without the modalities {_and(data.drop)}, which training had."
     compared = any(separable([entry.by_draw("oa") for entry in group.ranked]) for group in groups)
     several = f" and {_range(seeds)} seeds of training" if seeds[-1] > 1 else ""
-    shots = _and(str(count) for count in sorted({group.shots for group in groups}))
+    version = groups[0].fields["version"].removeprefix("v")
     sentences = (
-        f"Results were computed with mmrs-bench {__version__}~\\cite{{{SUITE_KEY}}}.{_imported(groups)}",
-        f"{_and(names)} {'was' if len(names) == 1 else 'were'} trained on {shots} labelled pixels of each class of "
-        f"{_and(dict.fromkeys(scenes))} (split {data.split}, windows of {data.window} x {data.window} pixels, budget "
-        f"{records[0].protocol.budget}).{modalities}",
+        f"Results were computed with mmrs-bench {version}~\\cite{{{SUITE_KEY}}}.{_imported(groups)}",
+        f"{_trainings(groups, cards, entries)} (split {data.split}, windows of {data.window} x {data.window} pixels, "
+        f"budget {records[0].protocol.budget}).{modalities}",
         f"Means and standard deviations are over {_range(draws)} draw{'s' if draws[-1] > 1 else ''} of the labelled "
         f"pixels{several}.",
         f"Each draw is the same for all methods, and {scored} scored.",
@@ -98,6 +92,32 @@ def _paragraph(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries
         else "",
     )
     return " ".join(filter(None, sentences))
+
+
+def _trainings(groups: Sequence[Group], cards: Mapping[str, MethodSpec], entries: Mapping[str, str]) -> str:
+    """Which methods were trained with which shots on which scenes; methods with the same ones together."""
+    scenes = {
+        g.fields["scene"]: _with_citation(g.scene_label, _entry_keys(entries.get(g.scene_id, ""))) for g in groups
+    }
+    shots: dict[tuple[str, str], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for group in groups:
+        for method in (entry.method_id for entry in group.ranked):
+            shots[method.name, method.method][group.fields["scene"]].add(group.shots)
+    trained: dict[str, list[str]] = defaultdict(list)
+    for (name, card), of_method in sorted(shots.items()):
+        by_shots: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for scene, found in of_method.items():
+            by_shots[tuple(sorted(found))].append(scenes[scene])
+        texts = [
+            f"{_and(map(str, counts))} labelled pixels of each class of {_and(dict.fromkeys(of_shots))}"
+            for counts, of_shots in by_shots.items()
+        ]
+        cited = _entry_keys(_method_entries(cards[card])) if _cited(cards.get(card)) else ""
+        trained[_and(texts)].append(_with_citation(name, cited))
+    parts = (
+        f"{_and(names)} {'was' if len(names) == 1 else 'were'} trained on {text}" for text, names in trained.items()
+    )
+    return "; ".join(parts)
 
 
 def _imported(groups: Iterable[Group]) -> str:

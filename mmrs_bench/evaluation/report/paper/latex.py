@@ -10,7 +10,7 @@ from statistics import fmean
 
 from mmrs_bench.errors import unknown_name
 from mmrs_bench.evaluation.report.card import merged_card
-from mmrs_bench.evaluation.report.entries import Group
+from mmrs_bench.evaluation.report.entries import Group, differing_settings
 from mmrs_bench.evaluation.report.render import latex_escape
 from mmrs_bench.evaluation.report.tables import Estimate, Table, Value
 from mmrs_bench.evaluation.results.metrics import METRICS
@@ -24,7 +24,8 @@ _HEAD = """\
 """
 
 #: One column of results: a protocol with a number of shots, and its rows by label.
-_Column = tuple[Group, Mapping[str, Mapping[str, Value]]]
+_Rows = Mapping[str, Mapping[str, Value]]
+_Column = tuple[Group, _Rows]
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
@@ -38,7 +39,8 @@ def paper_tables(groups: Sequence[Group], rankings: Sequence[Table], metrics: Se
     """LaTeX of ranked results: one ``table*`` for all scenes and shots of a protocol, then the cards.
 
     Values are mean ± sd over draws in percent. The best mean of a column is bold; underlined are the methods that do
-    not differ significantly from it. Columns that do not fit stand in a further table.
+    not differ significantly from it; a star marks methods, or columns, without a test. Columns that do not fit stand in
+    a further table.
 
     Args:
         groups: Groups in the order of `mmrs_bench.evaluation.report.entries.group_records`.
@@ -106,6 +108,8 @@ def _table(
         f"{titles} in percent, mean ± sd over {over} draws; {protocol}. Columns: shots. Bold: the best mean"
         f"{_ties(columns, metrics)}."
     )
+    if tuned := differing_settings(group for group, _ in columns):
+        caption += f" Settings differ between scenes: {', '.join(tuned)}."
     count = len(columns) * len(metrics)
     lines = [
         r"\begin{table*}[!t]",
@@ -125,19 +129,28 @@ def _table(
     return "\n".join(lines) + "\n"
 
 
-def _tested(column: _Column) -> bool:
-    """Whether the methods of a column, if there are several, were compared: this takes enough common draws."""
-    rows = column[1].values()
-    return len(rows) == 1 or any(row["group"] for row in rows)
+def _tested(rows: _Rows) -> bool:
+    """Whether the best method of a column was compared with others: this takes enough common draws."""
+    return any(row["group"] and _best(row, rows, "oa") for row in rows.values())
+
+
+def _best(row: Mapping[str, Value], rows: _Rows, metric: str) -> bool:
+    """Whether no row has a higher mean."""
+    value = row[metric]
+    means = [other.mean for r in rows.values() if isinstance(other := r[metric], Estimate)]
+    return isinstance(value, Estimate) and value.mean == max(means)
 
 
 def _ties(columns: Sequence[_Column], metrics: Sequence[str]) -> str:
     """What underlined values mean; empty if no value could be underlined. Tests compare OA only."""
-    if "oa" not in metrics or not any(row["group"] for _, rows in columns for row in rows.values()):
+    if "oa" not in metrics or not any(_tested(rows) for _, rows in columns):
         return ""
     what = "underlined" if len(metrics) == 1 else "underlined OA"
     text = f"; {what}: not significantly different from it (exact paired Wilcoxon test, Holm, 0.05)"
-    return text if all(map(_tested, columns)) else f"{text}; *: no test, which takes more common draws"
+    complete = all(
+        len(rows) == 1 or (_tested(rows) and all(row["group"] for row in rows.values())) for _, rows in columns
+    )
+    return text if complete else f"{text}; *: no test, which takes more common draws"
 
 
 def _headings(columns: Sequence[_Column], metrics: Sequence[str], names: Mapping[str, str]) -> Iterator[str]:
@@ -153,7 +166,7 @@ def _headings(columns: Sequence[_Column], metrics: Sequence[str], names: Mapping
         first += count * len(metrics)
     yield "".join(rules)
     marked = bool(_ties(columns, metrics))
-    shots = [f"{column[0].shots}{'' if not marked or _tested(column) else '*'}" for column in columns]
+    shots = [f"{group.shots}{'*' if marked and len(rows) > 1 and not _tested(rows) else ''}" for group, rows in columns]
     if len(metrics) == 1:
         yield rf"Method & {' & '.join(shots)} \\"
         return
@@ -182,15 +195,16 @@ def _line(name: str, columns: Sequence[_Column], metrics: Sequence[str]) -> str:
     return rf"{_text(name)} & {' & '.join(cells)} \\"
 
 
-def _cell(row: Mapping[str, Value] | None, rows: Mapping[str, Mapping[str, Value]], metric: str) -> str:
+def _cell(row: Mapping[str, Value] | None, rows: _Rows, metric: str) -> str:
     value = row[metric] if row else None
     if not row or not isinstance(value, Estimate):
         return "--"
     text = f"{value.mean:.1f}" + ("" if value.sd is None else rf"\,$\pm$\,{value.sd:.1f}")
-    if value.mean == max(other.mean for r in rows.values() if isinstance(other := r[metric], Estimate)):
+    if _best(row, rows, metric):
         return rf"\textbf{{{text}}}"
-    # Groups are those of OA.
-    return rf"\underline{{{text}}}" if metric == "oa" and row["group"] == 1 else text
+    if metric != "oa" or not _tested(rows):  # groups are those of OA
+        return text
+    return rf"\underline{{{text}}}" if row["group"] == 1 else f"{text}{'' if row['group'] else '*'}"
 
 
 def _cards(groups: Sequence[Group], rankings: Sequence[Table]) -> Iterator[str]:

@@ -37,9 +37,8 @@ def write_ranks(groups: Sequence[Group], folder: Path) -> list[Path]:
     """
     files: list[Path] = []
     for ranks in rank_over_scenes(groups):
-        csv, png, pdf = (
-            folder / f"{file_stem('ranks', ranks.fields.values())}.{suffix}" for suffix in ("csv", "png", "pdf")
-        )
+        stem = file_stem("ranks", fields=ranks.fields)
+        csv, png, pdf = (folder / f"{stem}.{suffix}" for suffix in ("csv", "png", "pdf"))
         write_text(csv, render([csv_table("ranks", rank_rows(ranks))], "csv"))
         write_png(png, rank_figure(ranks), dpi=200)
         with paper_style():

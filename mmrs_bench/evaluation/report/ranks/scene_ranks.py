@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from mmrs_bench.evaluation.report.entries import Group
+from mmrs_bench.evaluation.report.entries import Group, differing_settings
 from mmrs_bench.evaluation.report.statistics import ALPHA, summarise
 from mmrs_bench.evaluation.results.signature import fields_in_words
 
@@ -51,6 +51,8 @@ class SceneRanks:
         methods: The methods that are ranked on every scene, the best mean rank first.
         left_out: Labels of methods that are ranked on some of the scenes only.
         critical_difference: Mean ranks that differ by this or more differ significantly (see `critical_difference`).
+        chosen: Of scenes with several results, those that count: tag with fingerprint, and marks of the splits.
+        tuned: Labels of methods whose settings differ between scenes.
     """
 
     fields: Mapping[str, str]
@@ -59,6 +61,8 @@ class SceneRanks:
     methods: tuple[MethodRank, ...]
     left_out: tuple[str, ...]
     critical_difference: float
+    chosen: tuple[str, ...] = ()
+    tuned: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -84,36 +88,52 @@ class SceneRanks:
 
     @property
     def note(self) -> str:
-        """What the difference means, and how many scenes it takes if no difference can be significant."""
+        """What the difference means, or how many scenes it takes; and which of several results of a scene count."""
         count = len(self.methods)
+        remarks = f" Of scenes with several results, these count: {'; '.join(self.chosen)}." if self.chosen else ""
+        remarks += f" Settings differ between scenes: {', '.join(self.tuned)}." if self.tuned else ""
         if self.critical_difference < count - 1:
             difference = f"{self.critical_difference:.2f}"
-            return f"Mean ranks that differ by less than {difference} are not separable (Nemenyi's test, 0.05)."
+            return (
+                f"Mean ranks that differ by less than {difference} are not separable (Nemenyi's test, 0.05).{remarks}"
+            )
         return (
             f"No ranks are separable: for {count} methods, Nemenyi's test at 0.05 takes at least "
-            f"{scenes_needed(count)} scenes; these are {len(self.scenes)}."
+            f"{scenes_needed(count)} scenes; these are {len(self.scenes)}.{remarks}"
         )
 
 
 def rank_over_scenes(groups: Iterable[Group]) -> list[SceneRanks]:
     """Rank the methods of each protocol that has at least two of them on at least two scenes.
 
-    Simulated and real scenes are ranked apart. Of several revisions of a scene, the last one counts.
-
-    Args:
-        groups: Groups in the order of `mmrs_bench.evaluation.report.entries.group_records`.
+    Simulated and real scenes are ranked apart. Of several revisions of a scene, the last one counts; of several
+    fingerprints or splits, the one with most methods that are not imported, then with most methods.
     """
-    found: dict[tuple[tuple[str, str], ...], dict[str, Group]] = defaultdict(dict)
+    found: dict[tuple[tuple[str, str], ...], dict[str, list[Group]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         if group.ranked:
             mark = {"simulated": "yes"} if group.simulated else {}
             fields = {name: value for name, value in group.fields.items() if name not in ("scene", "splits")}
-            found[tuple({**fields, **mark}.items())][group.scene_id] = group
+            found[tuple({**fields, **mark}.items())][group.scene_id].append(group)
     ranked = (_rank(dict(fields), of_scene) for fields, of_scene in found.items() if len(of_scene) > 1)
     return [ranks for ranks in ranked if len(ranks.methods) > 1]
 
 
-def _rank(fields: Mapping[str, str], groups: Mapping[str, Group]) -> SceneRanks:
+def _weight(group: Group) -> tuple[int, int, int, str]:
+    """The highest one is that of the results of a scene that count."""
+    revision = int(group.fields["scene"].partition("@")[0].rpartition("-r")[2])
+    own = sum(not entry.method_id.origin for entry in group.ranked)
+    return revision, own, len(group.ranked), _identity(group)
+
+
+def _identity(group: Group) -> str:
+    """What tells results of one scene apart."""
+    splits = group.fields.get("splits", "")
+    return group.fields["scene"] + (f", splits {splits}" if splits else "")
+
+
+def _rank(fields: Mapping[str, str], found: Mapping[str, Sequence[Group]]) -> SceneRanks:
+    groups = {scene: max(of_scene, key=_weight) for scene, of_scene in found.items()}
     means = [{e.label: fmean(e.by_draw("oa").values()) for e in group.ranked} for group in groups.values()]
     common = sorted(set.intersection(*(set(of_scene) for of_scene in means)))
     columns = [mean_ranks([of_scene[label] for label in common]) for of_scene in means]
@@ -125,6 +145,8 @@ def _rank(fields: Mapping[str, str], groups: Mapping[str, Group]) -> SceneRanks:
         tuple(sorted(methods, key=lambda method: (method.mean, method.label))),
         tuple(sorted(set.union(*(set(of_scene) for of_scene in means)) - set(common))),
         critical_difference(len(common), len(groups)) if len(common) > 1 else 0.0,
+        tuple(_identity(groups[scene]) for scene, of_scene in found.items() if len(of_scene) > 1),
+        tuple(label for label in differing_settings(groups.values()) if label in common),
     )
 
 
