@@ -320,6 +320,10 @@ def method_label(method: str, variant: str) -> str:
     return method if variant == "default" else f"{method}:{variant}"
 
 
+#: See `MethodSpec.needs_scene`.
+SceneNeed = Literal["hsi", "second-modality", "colours"]
+
+
 class VariantSpec(_Frozen):
     """A variant of a method.
 
@@ -327,11 +331,13 @@ class VariantSpec(_Frozen):
         config: Settings that differ from the card's ``config``.
         unranked: Why its results have no rank; empty if they have one.
         external_data: Training data of its pretrained weights, if different from the card's.
+        needs_scene: What scenes need, if different from the card's.
     """
 
     config: dict[str, Any] = Field(default_factory=dict)
     unranked: str = ""
     external_data: str = ""
+    needs_scene: tuple[SceneNeed, ...] | None = None
 
 
 class ResourceSpec(_Frozen):
@@ -361,6 +367,8 @@ class MethodSpec(_Frozen):
         uses_unlabelled: Whether the method trains on unlabelled pixels.
         external_data: Training data of pretrained weights.
         needs_weights: Required weights, by name in ``data_manifests/weights.yaml``.
+        needs_scene: What scenes need: ``hsi``; ``second-modality``, at least two modalities; ``colours``, an HSI whose
+            bands for red, green and blue are defined. ``--methods all`` leaves the method out on other scenes.
         part_of: The method that this one is an ablation, a part or a probe of; ``--methods all`` leaves it out.
         config: All settings with their defaults.
         variants: Variants by name; ``default`` always exists.
@@ -379,6 +387,7 @@ class MethodSpec(_Frozen):
     uses_unlabelled: bool = False
     external_data: str = "none"
     needs_weights: tuple[str, ...] = ()
+    needs_scene: tuple[SceneNeed, ...] = ()
     part_of: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, VariantSpec] = Field(default_factory=dict, validate_default=True)

@@ -68,23 +68,25 @@ class Deferred(Exception):  # noqa: N818 - a signal, not an error
     """A cell needs a result that another process is computing; its worker should run other cells first."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+def unknown_name(kind: str, name: str, known: Iterable[str], *, advice: str = "") -> ConfigError:
     """A `ConfigError` for an unknown name that suggests the nearest known ones.
 
     Args:
         kind: What the name stands for, for example ``"method"``.
         name: What the user gave.
         known: All names; a mapping from name to title also finds names by the words of their titles.
+        advice: A sentence about what else the user can give.
     """
     names = sorted(known)
     titles = {key: text for key, text in known.items() if isinstance(text, str)} if isinstance(known, Mapping) else {}
     parts = name.replace(",", " ").split()
     if "," in name and any(part in names for part in parts):
-        hint = f"separate names by blanks: {' '.join(parts)}. "
+        hint = f": separate names by blanks: {' '.join(parts)}."
     else:
         near = nearest(name, names, titles)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return ConfigError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names) or 'none'}.")
+        hint = f": did you mean {' or '.join(near)}?" if near else "."
+    further = f" {advice}" if advice else ""
+    return ConfigError(f"unknown {kind} {name!r}{hint}{further} Known: {', '.join(names) or 'none'}.")
 
 
 def nearest(name: str, names: Iterable[str], titles: Mapping[str, str] | None = None) -> list[str]:

@@ -64,10 +64,10 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def in_the_way(path: Path) -> str:
     """What has the place of a file, or of a folder above it, and what to do; empty if nothing has."""
     if path.is_dir():
-        return f"{path} is a folder, expected a file; remove it, and run the command again"
+        return f"{path} is a folder, expected a file; move it away or choose another place, and run the command again"
     for parent in path.parents:
         if os.path.lexists(parent) and not parent.is_dir():
-            return f"{parent} is not a folder; remove it, and run the command again"
+            return f"{parent} is not a folder; move it away or choose another place, and run the command again"
     return ""
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from yaml.constructor import ConstructorError
 
-from mmrs_bench.errors import BenchError
+from mmrs_bench.errors import BenchError, nearest
 from mmrs_bench.texts import one_line
 
 #: Largest text file that is read, in bytes.
@@ -156,7 +156,8 @@ def validated(
     try:
         return adapter.validate_python(fields)
     except ValidationError as fault:
-        known = tuple(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else ()
+        fields_of = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        known = tuple(field.alias or name for name, field in fields_of.items())
         raise error(f"{where}: {describe(fault, known)}{f'; {advice}' if advice else ''}") from fault
 
 
@@ -178,8 +179,11 @@ def _describe_fault(fault: Mapping[str, Any], known: tuple[str, ...]) -> str:
     if fault["type"] == "missing":
         return f"{field} is missing; add it"
     if fault["type"] == "extra_forbidden":
-        fields = f"; known fields: {', '.join(known)}" if known and len(place) == 1 else "; correct its spelling"
-        return f"{field} is not a known field{fields}"
+        if not known or len(place) > 1:
+            return f"{field} is not a known field; correct its spelling"
+        near = nearest(field, known)
+        hint = f"did you mean {' or '.join(near)}? Known" if near else "known"
+        return f"{field} is not a known field; {hint} fields: {', '.join(known)}"
     text = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "value_error":  # a sentence of this package, which names the value
         return f"{field}: {text}"

@@ -15,7 +15,7 @@ from mmrs_bench.methods.catalogue import method_cards
 PACKAGE = Path(mmrs_bench.__file__).parent
 
 #: What the evaluation sees of methods.
-METHODS = ("methods.base", "methods.catalogue", "methods.setting_files")
+METHODS = ("methods.base", "methods.catalogue", "methods.setting_files", "methods.suitability")
 #: What the files of a part may import, by prefix of the dotted name within the package; the longest part counts.
 #: ``root`` stands for the modules directly in the package. A part may always import itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evaluation.results": ("root", "scenes", "evaluation.cells"),
     "evaluation.run": ("root", "scenes", *METHODS, "evaluation.cells", "evaluation.results"),
     "evaluation.report": ("root", "scenes", "evaluation.cells", "evaluation.results"),
-    "evaluation.cells": ("root", "scenes", "methods.catalogue", "methods.setting_files"),
+    "evaluation.cells": ("root", "scenes", "methods.catalogue", "methods.setting_files", "methods.suitability"),
     "methods": ("root", "scenes", "models"),
     "methods.toolkit": ("root", "scenes", "models", "methods.base"),
     "methods.FOLDER": ("root", "scenes", "models", "methods.base", "methods.toolkit"),

@@ -14,15 +14,19 @@ import yaml
 from helpers.new_process import command, run_python
 from helpers.small_release import manifest_fields, write_manifest
 
-from mmrs_bench.cli import main
+from mmrs_bench.cli import _actions_of, main
+from mmrs_bench.cli.parser import COMMANDS
 from mmrs_bench.commands.options import make_suite
 from mmrs_bench.evaluation.cells import all_methods, build_cells
+from mmrs_bench.evaluation.report.maps.rasters import ARRAY_SUFFIX, RASTER_SUFFIXES
+from mmrs_bench.evaluation.report.maps.sheet import FIGURE_SUFFIXES
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.planning import expected_seconds
 from mmrs_bench.io import canonical_json
-from mmrs_bench.methods.catalogue import method_cards
+from mmrs_bench.methods.catalogue import method_card, method_cards
+from mmrs_bench.methods.suitability import unmet_need
 from mmrs_bench.paths import BENCHMARK_DIR
-from mmrs_bench.scenes.catalogue import shipped_names
+from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.version import __version__
 
 HEAVY = ("torch", "lightning", "sklearn", "scipy", "skimage", "matplotlib", "torchmetrics")
@@ -94,6 +98,11 @@ WRONG_INPUT = [
     ("run --metods rf", "Did you mean --methods? See mmrs-bench run --help."),
     ("compare rf", "the following arguments are required: other. See mmrs-bench compare --help."),
     ("run --config my.run.yaml", "my.run.yaml'. See mmrs-bench run --help."),
+    ("predict one two --out map.npy", "Give one model, not several (* may stand for more than one). See mmrs-bench"),
+    ("leaderboard nowhere", "unrecognized arguments: nowhere. See mmrs-bench leaderboard --help."),
+    ("compare a b c", "unrecognized arguments: c. See mmrs-bench compare --help."),
+    ("compare cnn cnn --results nowhere", "nowhere contains no records"),
+    ("check docs/templates/my_method", "Give a method of your own by the path of its card (.yaml)."),
     ("data fetch", "the following arguments are required: name. See mmrs-bench data fetch --help."),
     ("run --shots 2,5", "Separate values by blanks: --shots 2 5."),
     ("sweep --timesteps 5,10 --blocks 1", "Separate values by blanks: --timesteps 5 10."),
@@ -116,6 +125,18 @@ def test_wrong_input_gives_one_line(
     monkeypatch.chdir(tmp_path)
     assert message in refused(*arguments.split())
     assert not (tmp_path / "results" / "records").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_states_a_default_once_and_no_empty_one(name: str) -> None:
+    for action in _actions_of(name.split()):
+        assert action.default != "", action.dest
+        assert f"(default: {action.default})" not in (action.help or ""), action.dest
+
+
+def test_the_help_of_predict_names_every_format() -> None:
+    (text,) = (action.help or "" for action in _actions_of(["predict"]) if action.dest == "out")
+    assert all(suffix in text for suffix in (*FIGURE_SUFFIXES, *RASTER_SUFFIXES[:1], ARRAY_SUFFIX))
 
 
 def test_a_results_folder_that_cannot_be_written_is_an_error(tmp_path: Path, refused: Callable[..., str]) -> None:
@@ -176,7 +197,9 @@ def test_a_shipped_suite_is_valid_and_takes_no_longer_than_it_says(
     assert set(options["datasets"]) <= set(shipped_names())
     cells = build_cells(make_suite(options))
     assert {cell.protocol.budget for cell in cells} == {budget}
-    assert len({cell.key for cell in cells}) == cells_per_method * len(all_methods())
+    pairs = [(method_card(name), load_manifest(scene)) for name in all_methods() for scene in options["datasets"]]
+    suited = sum(not unmet_need(card, "default", manifest) for card, manifest in pairs)
+    assert len({cell.key for cell in cells}) == cells_per_method // len(options["datasets"]) * suited
     seconds = [value for value in expected_seconds(cells, []) if value is not None]
     assert most_hours is None or 0 < sum(seconds) < 3600 * most_hours
 

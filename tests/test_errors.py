@@ -50,5 +50,11 @@ def test_less_similar_names_are_left_out_beside_a_certain_one() -> None:
     assert nearest("SVM", TITLES, TITLES) == ["svm"]
 
 
+def test_a_name_without_suggestions_is_followed_by_the_known_ones() -> None:
+    assert str(unknown_name("shape", "xyz", ["disk", "square"])) == "unknown shape 'xyz'. Known: disk, square."
+    advice = str(unknown_name("shape", "dusk", ["disk"], advice="Or give a radius."))
+    assert advice == "unknown shape 'dusk': did you mean disk? Or give a radius. Known: disk."
+
+
 def test_commas_between_names_are_explained() -> None:
     assert "separate names by blanks: rf svm. " in str(unknown_name("method", "rf, svm", TITLES))

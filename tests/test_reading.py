@@ -274,7 +274,11 @@ def test_mutated_content_is_valid_or_the_given_error(
     ("fields", "message"),
     [
         ({}, "x.yaml: name is missing; add it; ask"),
-        ({"name": "n", "nmae": 1}, "x.yaml: nmae is not a known field; known fields: name, size, kind, odd; ask"),
+        (
+            {"name": "n", "nmae": 1},
+            "x.yaml: nmae is not a known field; did you mean name? Known fields: name, size, kind, odd; ask",
+        ),
+        ({"name": "n", "xyz": 1}, "x.yaml: xyz is not a known field; known fields: name, size, kind, odd; ask"),
         ({"name": "n", "size": 0}, "x.yaml: size: Input should be greater than or equal to 1 (found 0); ask"),
         ({"name": "n", "odd": 4}, "x.yaml: odd: 4 is even; use an odd number; ask"),
         (None, "x.yaml: the whole content: Input should be a valid dictionary or instance of Model (found None); ask"),

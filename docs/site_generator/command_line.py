@@ -79,7 +79,7 @@ def _kind(action: Any) -> str:
 
 def _default(action: argparse.Action) -> str:
     value = action.default
-    if value in (None, [], {}, False, True, argparse.SUPPRESS):
+    if value is None or isinstance(value, bool) or value in ("", [], {}, argparse.SUPPRESS):  # 0 is False for `in`
         return "required" if action.required else "–"
     return " ".join(code(str(each)) for each in (value if isinstance(value, list) else [value]))
 

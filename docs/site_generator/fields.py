@@ -17,6 +17,21 @@ from mmrs_bench.scenes.manifest import Manifest
 from site_generator.markdown import code, plain, table
 
 _NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", Any: "any value"}
+#: Rows of fields that files have and models do not, because the reader takes them out before the model checks the rest.
+_TAKEN_OUT = {
+    "Record": [
+        (code("sha256"), "text", "–", "Checksum of all other fields except `measured`; absent in older records.")
+    ],
+    "MethodSpec": [
+        (
+            code("extends"),
+            "text",
+            "–",
+            "Another card, by name or file, whose fields this card starts from. `config` and `budgets` are merged key "
+            "by key; the other fields of this card replace those of the other one.",
+        )
+    ],
+}
 
 
 def manifest_page() -> str:
@@ -53,8 +68,16 @@ def _page(title: str, lead: str, models: list[type[BaseModel]]) -> str:
         text = plain(" ".join(filter(None, (about.short_description, about.long_description))))
         described = {entry.arg_name: plain(entry.description or "") for entry in about.params}
         rows = [
-            (code(field.alias or name), _type(field.annotation), _default(field), _described(described, name, model))
-            for name, field in model.model_fields.items()
+            *_TAKEN_OUT.get(model.__name__, []),
+            *(
+                (
+                    code(field.alias or name),
+                    _type(field.annotation),
+                    _default(field),
+                    _described(described, name, model),
+                )
+                for name, field in model.model_fields.items()
+            ),
         ]
         parts += [f"## {model.__name__}", text, table(("field", "type", "default", "meaning"), rows)]
     return "\n\n".join(parts) + "\n"

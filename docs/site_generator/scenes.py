@@ -72,6 +72,12 @@ def scene_page(name: str, path: str, manifest: Manifest) -> str:
     ]
     parts.append(table(("", ""), facts))
     parts += ["## Use it", block(_commands(place, manifest), "bash")]
+    if files := _unpublished(manifest):
+        names = " ".join(map(code, files))
+        parts.append(
+            f"These files are not published: {names}. `DIR` is the folder where you have them; [Files](#files) "
+            "says what they contain."
+        )
     parts += ["## Classes", table(("", "class", "labelled pixels"), _classes(manifest))]
     if manifest.notes:
         parts += ["## Notes", manifest.notes]
@@ -141,7 +147,13 @@ def _commands(place: str, manifest: Manifest) -> str:
     run = f'make bench DATASET={place} SHOTS="2 5" METHODS="rf-spatial cnn"'
     if manifest.simulated:
         return run
-    return f"mmrs-bench data fetch {place}\nmmrs-bench data verify {place}\n{run}"
+    given = " --from DIR" if _unpublished(manifest) else ""
+    return f"mmrs-bench data fetch {place}{given}\nmmrs-bench data verify {place}\n{run}"
+
+
+def _unpublished(manifest: Manifest) -> list[str]:
+    """Files that every use of the scene needs, and that have no address."""
+    return [source.file for source in manifest.sources if not source.urls and not source.optional]
 
 
 def _files(manifest: Manifest) -> str:

@@ -100,16 +100,16 @@ results = mmrs_bench.run(
     budget="smoke",
     results=folder / "results",
 )
-results.leaderboard()
+print(results.leaderboard())
 
 # %% [markdown]
 # Everything behind the table is there: one row per record, a paired comparison, the confusion matrix.
 
 # %%
-results.frame().groupby("method")[["oa", "aa", "kappa"]].mean().round(1)
+print(results.frame().groupby("method")[["oa", "aa", "kappa"]].mean().round(1))
 
 # %%
-results.compare("svm-emp", "cnn")
+print(results.compare("svm-emp", "cnn"))
 
 # %%
 figure = results.confusion("svm-emp")

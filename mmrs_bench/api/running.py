@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mmrs_bench.api.results import Results, results_of
 from mmrs_bench.config import DEFAULT_RESULTS, BudgetName, ExecutionConfig, LoggerName, PixelScope, Selection, SplitName
 from mmrs_bench.errors import ConfigError, RunError
-from mmrs_bench.evaluation.cells import Suite, build_cells
+from mmrs_bench.evaluation.cells import Suite, build_cells, left_out
 from mmrs_bench.evaluation.run.display.console import line_printer
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, check_and_run
 
@@ -105,7 +105,10 @@ def run(
         device=device, precision=precision, threads=threads, devices=devices, logger=logger, trainer=trainer or {}
     )
     folder = Path(results).expanduser()
-    cells = build_cells(suite, fetch=line_printer(shown=progress))
+    show = line_printer(shown=progress)
+    cells = build_cells(suite, fetch=show)
+    for line in left_out(suite):
+        show(line)
     status = check_and_run(
         cells,
         folder,

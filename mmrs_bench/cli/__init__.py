@@ -101,6 +101,8 @@ def _suggestion(text: str, argv: Sequence[str]) -> str:
         return _did_you_mean(nearest(found[1], choices))
     if found := re.search(r"[Uu]nrecognized arguments?: (--[\w-]+)", text):
         return _did_you_mean(nearest(found[1], options))
+    if text.lower().startswith("unrecognized arguments: ") and (place := _only_place(argv)):
+        return f"Give one {place}, not several (* may stand for more than one). "
     return ""
 
 
@@ -110,11 +112,22 @@ def _did_you_mean(names: Sequence[str]) -> str:
 
 def _options_of(argv: Sequence[str]) -> dict[str, object]:
     """The options of the command in some arguments, with their numbers of values (``nargs``)."""
+    return {option: action.nargs for action in _actions_of(argv) for option in action.option_strings}
+
+
+def _only_place(argv: Sequence[str]) -> str:
+    """The name of the argument that a command takes beside its options; empty if it does not take exactly one."""
+    places = [action for action in _actions_of(argv) if not action.option_strings]
+    return str(places[0].metavar or places[0].dest) if len(places) == 1 and places[0].nargs in (None, "?") else ""
+
+
+def _actions_of(argv: Sequence[str]) -> list[argparse.Action]:
+    """The options and other arguments of the command in some arguments."""
     name = _command(argv)
     parser = ArgumentParser(exit_on_error=False)
     for add in COMMANDS[name][2] if name else ():
         add(parser)
-    return {option: action.nargs for action in parser._actions for option in action.option_strings}
+    return list(parser._actions)
 
 
 def _command(argv: Sequence[str]) -> str | None:

@@ -102,7 +102,7 @@ def _values(setting: str) -> _Options:
 
 
 def _method(name: str) -> _Options:
-    return _option(name, type=str, help="method or method:variant")
+    return _option(name, type=str, help="name, name:variant, or path of a card (.yaml), also with :variant")
 
 
 def _scene(**settings: Any) -> _Options:
@@ -136,7 +136,7 @@ _WEIGHTS = _option("name", type=str, help="name of a checkpoint, see mmrs-bench 
 _MODEL = _option("model", type=str, help="folder that run --save-models wrote, or the record of its cell")
 _SCENE = _option("--scene", type=str, default=None, help="name, or path of a manifest (default: the training scene)")
 _MAP_FILE = _option(
-    "--out", type=str, required=True, help="file for the classes: .tif (needs the extra geo), .png, .npy"
+    "--out", type=str, required=True, help="file for the classes: .tif (needs the extra geo), .png, .pdf, .npy"
 )
 _MISSING = _option(
     "--drop", nargs="*", type=str, default=None, help="modalities not to use; the scene may lack them (default: as run)"
@@ -145,7 +145,7 @@ _PLACE = _option("--device", choices=["auto", "cpu", "cuda"], default="cpu", hel
 _EXPORTED = _option("source", type=str, help="results folder, or folder of a model, or the record of its cell")
 _EXPORT = _option("--out", type=str, required=True, help=".zip file or new folder for results; .ckpt file for a model")
 _ORIGIN = _option("--origin", type=str | None, default=None, help="who computed the results, as tables name them")
-_CONTACT = _option("--contact", type=str, default="", help="address or page for questions about the results")
+_CONTACT = _option("--contact", type=str | None, default=None, help="address or page for questions about the results")
 _EXPORT_FILE = _option("source", type=str, help=".zip file or folder that mmrs-bench export wrote")
 _OTHER_NAME = _option("--origin", type=str | None, default=None, help="another name for the origin in these tables")
 _REPLACE_ORIGIN = _option("--replace", action="store_true", help="replace earlier results of the same origin")
@@ -165,7 +165,7 @@ _WATCHED = _option(
     type=str,
     default=str(DEFAULT_RESULTS),
     metavar="DIR",
-    help="its results folder (default: results)",
+    help="its results folder",
 )
 _ONCE = _option("--once", action="store_true", help="show the state of this moment, and end")
 _PROFILE = _option("--profile", type=str | None, default=None, help="YAML file of a cluster, see docs/clusters.md")
@@ -199,7 +199,7 @@ COMMANDS: dict[str, tuple[str, str, Sequence[_Options]]] = {
     "demo": (
         "demo:demo",
         "a first look: table, curves and map on simulated data, in less than a minute",
-        [_option("--out", default="demo", metavar="DIR", help="folder of the files (default: demo)")],
+        [_option("--out", default="demo", metavar="DIR", help="folder of the files")],
     ),
     "run": (
         "run:run",

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 from mmrs_bench.commands.output import say, say_columns, say_progress
+from mmrs_bench.errors import ConfigError
 from mmrs_bench.paths import data_root
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
 from mmrs_bench.scenes.files.fetch import fetch as fetch_files
@@ -33,6 +34,8 @@ def list_scenes() -> int:
 
 def fetch(*, name: str, source: str | None) -> int:
     """Fetch and verify a scene's files."""
+    if source == "":
+        raise ConfigError("--from is empty; name the folder that contains your files")
     source_dir = Path(source).expanduser() if source else None
     say(str(fetch_files(load_manifest(name), source_dir=source_dir, progress=say_progress)))
     return 0
@@ -43,8 +46,9 @@ def verify(*, name: str) -> int:
     manifest = load_manifest(name)
     rows = verify_files(manifest)
     for row in rows:
-        fault = "" if row.ok else f", expected {row.expected}" + (f"; {row.remedy}" if row.remedy else "")
-        say(f"{'ok' if row.ok else 'WRONG':7}{row.file}: {row.found}{fault}")
+        expected = f", expected {row.expected}" if row.expected and not row.ok else ""
+        remedy = f"; {row.remedy}" if row.remedy else ""
+        say(f"{'ok' if row.ok else 'WRONG':7}{row.file}: {row.found}{expected}{remedy}")
     wrong = sum(not row.ok for row in rows)
     if manifest.simulated:
         say(f"{name} is simulated: there are no files to verify")

@@ -104,6 +104,11 @@ class _CommandLine(LightningCLI):
             raise ConfigError(
                 "ckpt_path best is known to the process that trained only; give the path of the checkpoint"
             )
+        if self.subcommand != "fit" and not options.get("ckpt_path"):
+            raise ConfigError(
+                f"{self.subcommand} without --ckpt_path would use a network that was not trained; give the checkpoint "
+                "of a training (fit writes checkpoints/last.ckpt to default_root_dir)"
+            )
         if options.get("ckpt_path") and options["ckpt_path"] not in _NAMED_CHECKPOINTS:
             check_checkpoint(Path(options["ckpt_path"]), self.model)
         options["weights_only"] = True
@@ -175,6 +180,11 @@ def _readable(text: str) -> str:
         return (
             f"{key}: class_path {found[1]}: {found[2]}; write class_path: package.module.Class and its arguments under "
             "init_args, as the files in benchmarks/lightning do"
+        )
+    if found := re.search(r"arguments are required: \w+\.(\w+)", text):
+        return (
+            f"the section {found[1]} is missing; give --config FILE with a configuration that has it, for example "
+            "benchmarks/lightning/cnn.yaml"
         )
     if found := re.search(r"Subtypes: \[(.*?)\] .* Given value: (.*)$", text):
         kinds = " or ".join(re.findall(r"[\w.]+(?=')|[\w.\[\]]+(?=,|$)", found[1].replace("<class ", "")))

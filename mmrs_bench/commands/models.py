@@ -33,7 +33,7 @@ def predict(*, model: str, scene: str | None, out: str, device: str, threads: in
     return 0
 
 
-def export(*, source: str, out: str, pretrained: bool, origin: str | None, contact: str) -> int:
+def export(*, source: str, out: str, pretrained: bool, origin: str | None, contact: str | None) -> int:
     """Write a Lightning checkpoint of a fitted model, or the records of a results folder."""
     path, target = Path(source).expanduser(), Path(out).expanduser()
     if is_results(path):
@@ -43,7 +43,7 @@ def export(*, source: str, out: str, pretrained: bool, origin: str | None, conta
             raise ConfigError(
                 f"{path} is a results folder: say whose results these are, e.g. --origin 'Example University'"
             )
-        return _export_results(path, target, origin, contact)
+        return _export_results(path, target, origin, contact or "")
     if origin is not None or contact:
         raise ConfigError(
             f"{path} is no results folder, which --origin and --contact are for; give the folder that mmrs-bench run "

@@ -10,11 +10,11 @@ from mmrs_bench.commands.options import compute, make_execution, make_suite
 from mmrs_bench.commands.output import say, say_columns, say_progress, table_console
 from mmrs_bench.config import ExecutionConfig
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.cells import Cell, build_cells
+from mmrs_bench.evaluation.cells import Cell, build_cells, left_out
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.evaluation.run.planning import State, estimate_text, in_cost_order, make_plan, states_of
-from mmrs_bench.evaluation.run.preflight import notes_of
+from mmrs_bench.evaluation.run.preflight import method_faults, notes_of
 from mmrs_bench.evaluation.run.session import EXIT_INTERRUPTED, worker_count
 from mmrs_bench.texts import duration_text
 
@@ -37,7 +37,8 @@ def plan(
     long the run takes on 1 to 256 workers, each of which dies after ``death_hours`` hours on average.
     """
     folder = Path(results).expanduser()
-    cells = build_cells(make_suite(suite_options))
+    suite = make_suite(suite_options)
+    cells = build_cells(suite)
     if cost:
         return _show_costs(cells, folder, worker_count(workers, device), make_execution(device, precision))
     records = load_records(folder)
@@ -58,7 +59,8 @@ def plan(
     count = min(worker_count(workers, "cpu"), len(to_do))
     say(f"{len(cells)} cells, {len(cells) - len(to_do)} done, {len(to_do)} to do")
     notes = notes_of(cells)
-    for line in (*notes.lines, *(f"cannot be computed: {fault}" for fault in notes.faults)):
+    faults = [*notes.faults, *method_faults([entry.cell for entry in to_do])]
+    for line in (*left_out(suite), *notes.lines, *(f"cannot be computed: {fault}" for fault in faults)):
         say(line)
     if to_do:
         say(estimate_text([e.cell for e in to_do], [e.seconds for e in to_do], records, count))
@@ -122,7 +124,10 @@ def run(
 ) -> int:
     """Compute all cells that have no record, then show the leaderboard; with ``detach``, submit them and end."""
     folder = Path(results).expanduser()
-    cells = build_cells(make_suite(suite_options), fetch=say_progress)
+    suite = make_suite(suite_options)
+    cells = build_cells(suite, fetch=say_progress)
+    for line in left_out(suite):
+        say_progress(line)
     status = compute(
         cells,
         folder,

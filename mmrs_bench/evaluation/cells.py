@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
@@ -25,6 +26,7 @@ from mmrs_bench.config import (
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
 from mmrs_bench.methods.catalogue import card_file, is_card_path, method_card, method_cards, resolve_config
 from mmrs_bench.methods.setting_files import file_hashes
+from mmrs_bench.methods.suitability import unmet_need
 from mmrs_bench.reading import describe
 from mmrs_bench.scenes.catalogue import load_manifest
 from mmrs_bench.scenes.files.fetch import ensure_files
@@ -42,7 +44,7 @@ class Suite:
         datasets: Names or paths of manifests.
         draws: Number of support samples, numbered from 0.
         methods: ``name`` or ``name:variant``, where the name may be the path of a card; ``all`` means every method
-            that needs no pretrained weights.
+            that needs no pretrained weights and suits the scene (see `left_out`).
         selection: Selection rule for trained states; None means each method's default.
         drop: Modalities that are missing when pixels are predicted; each scene takes those that it has.
         window: As the following fields, see `mmrs_bench.config.DataConfig`.
@@ -141,6 +143,11 @@ class _MethodVariant(NamedTuple):
     card: MethodSpec
     variant: str
     card_path: str
+    named: bool  # on its own, not only by ``all``
+
+    def obstacle(self, suite: Suite, manifest: Manifest) -> str:
+        """Why the method has no cells on a scene; empty if it has, as a method that is named always does."""
+        return "" if self.named else unmet_need(self.card, self.variant, manifest, _modalities(suite, manifest))
 
 
 def recorded_name(method: str | os.PathLike[str]) -> str:
@@ -196,9 +203,23 @@ def build_cells(suite: Suite, *, fetch: Callable[[str], object] | None = None) -
                 first = [
                     _first_cell(suite, dataset, manifest, fingerprints[dataset], method, split=split, shots=shots)
                     for method in methods
+                    if not method.obstacle(suite, manifest)
                 ]
                 cells |= {cell.key: cell for cell in _draws_of(first, suite)}
     return list(cells.values())
+
+
+def left_out(suite: Suite) -> list[str]:
+    """Which methods of ``all`` have no cells on a scene, and why: one line for each scene and reason."""
+    methods = list(_methods(suite))
+    lines = []
+    for manifest in map(load_manifest, _unique(suite.datasets)):
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for method in methods:
+            if obstacle := method.obstacle(suite, manifest):
+                reasons[obstacle].append(method.card.name)
+        lines += [f"left out on {manifest.tag}: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return lines
 
 
 def _draws_of(cells: Sequence[Cell], suite: Suite) -> Iterator[Cell]:
@@ -223,7 +244,7 @@ def _first_cell(
     shots: int,
 ) -> Cell:
     """The cell of the first draw and seed."""
-    card, variant, card_path = method
+    card, variant, card_path, _ = method
     data = DataConfig(
         split=split,
         shots=shots,
@@ -278,7 +299,8 @@ def _methods(suite: Suite) -> Iterator[_MethodVariant]:
                 f"method {card.name!r} does not support the selection rule {suite.selection!r}; it supports "
                 f"{', '.join(card.selections)}. Omit --selection to use each method's default."
             )
-        yield _MethodVariant(card, variant, str(card_file(name).resolve()) if is_card_path(name) else "")
+        card_path = str(card_file(name).resolve()) if is_card_path(name) else ""
+        yield _MethodVariant(card, variant, card_path, label in suite.methods)
 
 
 def _check_numbers(suite: Suite) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrs_bench.errors import RecordError
-from mmrs_bench.evaluation.locks import folder_lock
 from mmrs_bench.evaluation.results.collected import collected_files, collected_name, write_collected
+from mmrs_bench.evaluation.results.locks import folder_lock
 from mmrs_bench.evaluation.results.records import load_collected, load_records, merged, slot
 from mmrs_bench.evaluation.results.schema import Record
 

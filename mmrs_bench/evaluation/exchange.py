@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from mmrs_bench.errors import ConfigError, RecordError
 from mmrs_bench.evaluation.collect import by_file
-from mmrs_bench.evaluation.locks import folder_lock
 from mmrs_bench.evaluation.results.collected import SUFFIX, collected_files, write_collected
 from mmrs_bench.evaluation.results.imported import (
     DESCRIPTION,
@@ -23,6 +22,7 @@ from mmrs_bench.evaluation.results.imported import (
     folder_name,
     read_export,
 )
+from mmrs_bench.evaluation.results.locks import folder_lock
 from mmrs_bench.evaluation.results.provenance import utc_now
 from mmrs_bench.evaluation.results.records import RECORDS, load_records
 from mmrs_bench.evaluation.results.schema import Record

@@ -152,7 +152,8 @@ def method_card(name: str) -> MethodSpec:
             )
         return card
     if name not in cards:
-        raise unknown_name("method", name, {known: card.title for known, card in cards.items()})
+        titles = {known: card.title for known, card in cards.items()}
+        raise unknown_name("method", name, titles, advice="Give a method of your own by the path of its card (.yaml).")
     return cards[name]
 
 

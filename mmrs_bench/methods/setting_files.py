@@ -21,8 +21,13 @@ from mmrs_bench.scenes.files.stamps import Stamps
 
 #: Fields of a ``precomputed:`` file that name further files.
 FURTHER = ("vectors", "names")
+#: What to do if one of these is absent.
+_GET_VECTORS = "put it there (docs/adding-a-scene.md, Class names as text, says where to get it)"
 #: Fields of a card that describe it and change no result.
-DESCRIPTIONS = {"title", "reference", "resources"}
+DESCRIPTIONS: Any = {
+    **dict.fromkeys(("title", "reference", "resources", "needs_scene"), True),
+    "variants": {"__all__": {"needs_scene"}},
+}
 #: Content of a file that does not exist; the method reports it when it needs the file.
 ABSENT = "absent"
 
@@ -81,8 +86,10 @@ def missing_files(config: dict[str, Any], card: MethodSpec, card_path: str) -> l
         for entry in missing_weights(card.needs_weights, config)
     ]
     for name, value in config.items():
-        absent = [path for _, path in _files(value, folder) if not is_file(path)]
-        lines += [f"there is no file {path} (setting {name} of {card.name}); correct the setting" for path in absent]
+        for text, path in _files(value, folder):
+            if not is_file(path):
+                remedy = _GET_VECTORS if text in FURTHER else "correct the setting"
+                lines.append(f"there is no file {path} (setting {name} of {card.name}); {remedy}")
         lines += _absent_towers(value, folder)
     return lines
 

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from mmrs_bench.io import content_hash
 from mmrs_bench.paths import MANIFEST_DIR
@@ -40,6 +41,21 @@ __all__ = [
     "Source",
     "SourceMember",
 ]
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", value):
+        example = re.sub(r"[^a-z0-9]+", "-", str(value).lower()).strip("-") or "my-town"
+        example = example if isinstance(value, str) else f'"{example}"'
+        raise ValueError(f"{value!r} is no id; use lower-case letters, digits and dashes, for example {example}")
+    return value
+
+
+def _revision(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"r[0-9]+", value):
+        raise ValueError(f"{value!r} is no revision; write r and a number, for example r1")
+    return value
+
 
 BandIndex = Annotated[int, Field(ge=0)]
 
@@ -125,8 +141,8 @@ class Manifest(Part):
     """
 
     schema_version: Literal[1] = Field(alias="schema")
-    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    revision: Annotated[str, Field(pattern=r"^r[0-9]+$")]
+    id: Annotated[str, BeforeValidator(_id)]
+    revision: Annotated[str, BeforeValidator(_revision)]
     title: str
     height: int = Field(gt=0)
     width: int = Field(gt=0)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Axes = Literal["hwc", "chw", "whc", "cwh", "hw", "wh"]
 #: Endings of archives that are unpacked, and of others, which users unpack by hand.
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 MANUAL_ARCHIVES = (".7z", ".rar")
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _sha256(value: Any) -> str:
+    text = str(value).lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(f"{value!r} is no SHA-256; give the 64 hexadecimal digits that sha256sum FILE prints")
+    return text
+
+
+#: Hash of a file in lower case.
+Sha256 = Annotated[str, BeforeValidator(_sha256)]
 
 
 def _check_relative(path: str) -> str:
@@ -94,6 +105,16 @@ class Source(Part):
     def checked_by_members(self) -> bool:
         """Whether each member has a hash, so that the archive's own need not be right: some are made on demand."""
         return bool(self.members) and all(member.sha256 for member in self.members)
+
+    @property
+    def unpacked(self) -> bool:
+        """Whether it is an archive that is unpacked here, and not by the user."""
+        return bool(self.members) and not self.file.lower().endswith(MANUAL_ARCHIVES)
+
+    @property
+    def only_in_archive(self) -> tuple[SourceMember, ...]:
+        """Members that are taken from the archive only, because nothing but its hash checks them."""
+        return tuple(m for m in self.members if m.sha256 is None) if self.unpacked and self.sha256 else ()
 
     @property
     def files(self) -> tuple[SourceMember, ...]:

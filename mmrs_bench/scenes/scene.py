@@ -28,7 +28,8 @@ def check_window(window: int, height: int, width: int) -> None:
         raise ConfigError(f"window {window} has no centre pixel; use an odd number of at least 1.")
     if window > min(height, width):
         raise ConfigError(
-            f"window {window} is larger than the scene ({height} x {width} pixels); use a smaller odd window."
+            f"window {window} is larger than the scene ({height} x {width} pixels); use a smaller odd window, or, "
+            "because a saved model keeps its window, predict a larger scene with it."
         )
 
 

@@ -209,6 +209,8 @@ def test_other_loggers_come_from_the_file(package: str, logger: dict[str, Any], 
             "--ckpt_path CKPT --model mmrs_bench.methods.msfmamba.module.MsfMambaModule",
             "contains mmrs_bench.methods.cnn.module.CnnModule, expected",
         ),
+        ("test", "", "test without --ckpt_path would use a network that was not trained; give the checkpoint"),
+        ("predict", "", "predict without --ckpt_path would use a network that was not trained"),
         ("validate", "--ckpt_path CKPT", "selection last has no validation pixels"),
     ],
 )
@@ -220,6 +222,11 @@ def test_wrong_input_gives_one_line(
     assert main([command, "--config", str(FILES["cnn"]), *given]) == 2
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("mmrs-bench: error")]
     assert message in line
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_a_command_without_a_configuration_names_one(command: str, refused: Callable[..., str]) -> None:
+    assert "the section model is missing; give --config FILE" in refused(command)
 
 
 def test_the_help_lists_the_commands() -> None:
@@ -249,7 +256,7 @@ def test_the_python_examples_of_the_page_run() -> None:
 
 def test_the_commands_of_the_page_are_those_of_the_files() -> None:
     commands = [line.split() for block in blocks("bash") for line in block.splitlines()]
-    assert {words[1] for words in commands} == {"fit", "test", "predict"}
+    assert {words[1] for words in commands} == {"fit", "validate", "test", "predict"}
     for words in commands:
         assert REPOSITORY / words[3] in FILES.values()
     (logger,) = map(yaml.safe_load, blocks("yaml"))

@@ -36,6 +36,14 @@ def test_the_reference_has_every_command_with_every_option() -> None:
                 assert f"`{option}`" in section + common, f"{name} {option}"
 
 
+def test_the_reference_shows_defaults_of_zero_and_one_and_no_empty_ones() -> None:
+    page = command_line.commands_page()
+    assert re.search(r"^\| `--seeds` `--seed` \| [^|]* \| `0` \|", page, re.MULTILINE)
+    assert re.search(r"^\| `--threads` \| [^|]* \| `1` \|", page, re.MULTILINE)
+    assert re.search(r"^\| `--contact` \| [^|]* \| – \|", page, re.MULTILINE)
+    assert not re.search(r"\| `+ *`* \|", page)
+
+
 def test_the_reference_has_every_target_of_make() -> None:
     text = (REPOSITORY / "Makefile").read_text()
     targets = re.findall(r"^([a-z-]+):.*##", text, re.MULTILINE)
@@ -46,8 +54,11 @@ def test_the_reference_has_every_target_of_make() -> None:
 def test_every_field_of_files_is_described() -> None:
     for page, names in (
         (fields.manifest_page(), ("wavelengths_nm", "official_split", "sha256", "data_dir")),
-        (fields.record_page(), ("`schema`", "confusion", "peak_memory_mib", "failed_at", "query_limit")),
-        (fields.card_page(), ("golden_budget", "unranked")),
+        (
+            fields.record_page(),
+            ("`schema`", "| `sha256` |", "confusion", "peak_memory_mib", "failed_at", "query_limit"),
+        ),
+        (fields.card_page(), ("| `extends` |", "golden_budget", "unranked")),
     ):
         assert all(name in page for name in names)
         assert "|  |" not in page
@@ -73,6 +84,13 @@ def test_a_scene_has_its_terms_variants_classes_and_citation() -> None:
         )
         assert all(" ".join(variant.split()) in page for variant in manifest.variants), name
         assert all(url in page for source in manifest.sources for url in source.urls), name
+
+
+def test_a_scene_whose_files_have_no_address_is_fetched_from_a_folder() -> None:
+    for name, (path, manifest) in scenes.scene_manifests().items():
+        page = scenes.scene_page(name, path, manifest)
+        assert (f"mmrs-bench data fetch {path} --from DIR" in page) == name.endswith("-lite"), name
+        assert ("These files are not published: " in page) == name.endswith("-lite"), name
 
 
 def test_no_picture_shows_a_real_scene() -> None:

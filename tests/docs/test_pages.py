@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from site_generator.pages import generated_files
+from site_generator.pages import RESULTS, generated_files
 
-from mmrs_bench.config import MethodSpec
+from mmrs_bench.config import MethodSpec, method_label
+from mmrs_bench.evaluation.report.entries import group_records
+from mmrs_bench.evaluation.report.tables import Column, format_value
 from mmrs_bench.evaluation.results.costs import typical_seconds
+from mmrs_bench.evaluation.results.records import load_records
+from mmrs_bench.methods.catalogue import CARD_DIR, method_card, method_cards
 from mmrs_bench.paths import REPOSITORY
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
@@ -49,6 +53,45 @@ def test_the_example_card_is_a_valid_card() -> None:
     fields = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
     assert MethodSpec.model_validate(fields).variants["as-released"].unranked
     assert set(fields) >= set(MethodSpec.model_fields) - {"needs_weights", "part_of"}, "the example has every field"
+
+
+#: A line of a card: ``#   clip-vectors on trento-lite (reduced HSI, 10 draws), 2 5 shots: 92.2 ± 3.8, 94.1 ± 2.2``.
+EXPECTED = re.compile(r"#   (?:([\w-]+) on )?([\w-]+) \([\w ]+, (\d+) draws\), ([\d ]+) shots: ([\d.± ,]+)")
+
+
+def expected_values(card: MethodSpec) -> list[tuple[tuple[str, str, str, int], tuple[str, int]]]:
+    """What the comment of a card expects: method, scene, budget and shots; mean ± sd, and draws."""
+    text = (CARD_DIR / f"{card.name}.yaml").read_text()
+    found = re.search(
+        r"^# Expect OA in percent \(.*, random-v1, budget (\w+)\):\n((?:#   .*\n)+)# from: ", text, re.MULTILINE
+    )
+    if found is None:
+        assert "±" not in text, f"{card.name}: write what to expect as in the card cnn"
+        return []
+    values = []
+    for line in found[2].splitlines():
+        parts = EXPECTED.fullmatch(line)
+        assert parts is not None, f"{card.name}: {line}"
+        method = method_label(card.name, parts[1] or "default")
+        for shots, value in zip(parts[4].split(), parts[5].split(", "), strict=True):
+            values.append(((method, parts[2], found[1], int(shots)), (value, int(parts[3]))))
+    return values
+
+
+def test_what_cards_expect_is_what_the_committed_records_contain() -> None:
+    records = [r for r in load_records(RESULTS) if r.protocol.method_version == method_card(r.protocol.method).version]
+    measured = {}
+    for group in group_records(records):
+        usual = set(group.fields) == {"scene", "split", "shots", "win", "unlab", "sel", "budget", "version"}
+        for entry in group.entries if usual and group.fields["split"] == "random-v1" else ():
+            if entry.method_id.selection != "paper-val":
+                name = (entry.method_id.name, group.scene_id, group.fields["budget"], group.shots)
+                value = entry.estimate("oa")
+                measured[name] = (format_value(value, Column("oa", digits=1)), len(entry.draws))
+    expected = dict(value for card in method_cards().values() for value in expected_values(card))
+    committed = expected.keys() & measured.keys()
+    assert len(committed) > 50
+    assert {name: expected[name] for name in committed} == {name: measured[name] for name in committed}
 
 
 def test_the_table_of_published_lengths_is_that_of_the_measured_file() -> None:

@@ -17,13 +17,13 @@ from mmrs_bench.api.results import load_results
 from mmrs_bench.errors import BenchError, ConfigError, RecordError
 from mmrs_bench.evaluation.collect import collect
 from mmrs_bench.evaluation.exchange import Imported, export_results, import_results
-from mmrs_bench.evaluation.locks import folder_lock
 from mmrs_bench.evaluation.report.entries import group_records
 from mmrs_bench.evaluation.report.leaderboard import ranking
 from mmrs_bench.evaluation.report.page.details import entry_details
 from mmrs_bench.evaluation.report.page.document import build_document
 from mmrs_bench.evaluation.report.paper.citation import methods_paragraph
 from mmrs_bench.evaluation.results.imported import Origin, folder_name, load_imported
+from mmrs_bench.evaluation.results.locks import folder_lock
 from mmrs_bench.evaluation.results.records import load_records, save_record
 from mmrs_bench.evaluation.results.schema import Record
 from mmrs_bench.io import content_hash, file_sha256

@@ -118,8 +118,12 @@ ARCHIVE = {"file": "a.zip", "members": [{"path": "scene.npz"}]}
 #: Path of a field, its wrong value, and the message.
 BROKEN: dict[str, tuple[str, Any, str]] = {
     "no title": ("title", REMOVED, "title is missing; add it"),
-    "misspelt field": ("heigth", 6, "heigth is not a known field; known fields: schema"),
-    "bad id": ("id", "Small Scene", r"id: .*pattern.*found 'Small Scene'"),
+    "misspelt field": ("heigth", 6, "heigth is not a known field; did you mean height.* Known fields: schema, id"),
+    "name in Python": ("schema_version", 1, r"schema_version .*did you mean schema\? Known fields: schema, id"),
+    "bad id": ("id", "Small Scene", "'Small Scene' is no id; use lower-case .*, for example small-scene"),
+    "number as id": ("id", 2013, r'2013 is no id; .*, for example "2013"'),
+    "number as revision": ("revision", 1, "revision: 1 is no revision; write r and a number, for example r1"),
+    "short hash": ("sources.0.sha256", "AB12", "'AB12' is no SHA-256; give the 64 hexadecimal digits that sha256sum"),
     "text for a number": ("width", "wide", r"width: .*integer.*found 'wide'"),
     "modality twice": ("modalities.1.name", "hsi", "modality names repeat: hsi; each must be unique"),
     "no parts": ("modalities.0.parts", [], "modality 'hsi' has no parts; name the file"),
@@ -163,6 +167,11 @@ def test_a_wrong_manifest_names_file_field_and_fix(tmp_path: Path, case: str) ->
     with pytest.raises(ManifestError, match=message) as error:
         read_manifest(path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_hash_in_upper_case_is_accepted(tmp_path: Path) -> None:
+    source = small_manifest(tmp_path, sources=[{"file": "scene.npz", "sha256": "AB" * 32}]).sources[0]
+    assert source.sha256 == "ab" * 32
 
 
 def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_chosen_modalities_keep_the_manifest_order(scene: Scene) -> None:
     only = make(scene, modalities=("lidar",))
     assert only.channels == {"lidar": 2}
     assert only.features(only.support).shape == (8, 2)
-    with pytest.raises(ConfigError, match="unknown modality 'hsi': Known: lidar"):
+    with pytest.raises(ConfigError, match=r"unknown modality 'hsi'\. Known: lidar"):
         only.features(only.support, ["hsi"])
 
 

@@ -36,7 +36,7 @@ def protocol_card(group: Group, entries: Sequence[Entry]) -> tuple[tuple[str, st
         (
             "protocol",
             f"{data.split}, shots {data.shots}, draws {draws} (nested over shots), seeds per draw {seeds}, "
-            f"window {data.window}, budget {first.protocol.budget}{limit}",
+            f"window {data.window} (borders reflected), budget {first.protocol.budget}{limit}",
         ),
         ("labels", f"selection {rules}; labels used {'/'.join(map(str, labels))}; unlabelled pixels: {scope}"),
         ("input", f"{data.normalisation} fitted on {data.normalisation_scope}; PCA {data.pca or 'none'}"),

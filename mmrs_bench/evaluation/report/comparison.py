@@ -38,8 +38,11 @@ def compare(records: Iterable[Record], a: str, b: str) -> list[Table]:
         b: The other method.
 
     Raises:
-        ConfigError: If a method has no records, a name fits several entries, or the methods have no common draw.
+        ConfigError: If both names are the same, a method has no records, a name fits several entries, or the methods
+            have no common draw.
     """
+    if a == b:
+        raise ConfigError(f"{a} is compared with itself; give two different methods")
     groups = group_records(records)
     for name in (a, b):
         if not any(group.find(name) for group in groups):

@@ -13,8 +13,10 @@ from mmrs_bench.errors import BenchError, ConfigError, PreflightError
 from mmrs_bench.evaluation.cells import Cell
 from mmrs_bench.evaluation.run.jobs import is_done
 from mmrs_bench.methods.setting_files import missing_files, scene_notes
+from mmrs_bench.methods.suitability import unmet_need
 from mmrs_bench.paths import CACHE_VARIABLE, cache_root
 from mmrs_bench.plugins import EXTRAS, missing_package
+from mmrs_bench.scenes.catalogue import load_manifest
 
 #: Subfolders of a results folder that a run writes to.
 WRITTEN = ("records", "failures", "locks", "logs", "work")
@@ -66,7 +68,7 @@ def preflight(
             faults += _device_faults(execution)
         if any(_uses_cache(cell) for cell in pending):
             faults += _folder_faults(cache_root(), f"set {CACHE_VARIABLE} to a writable folder")
-        faults += _method_faults(pending)
+        faults += method_faults(pending)
         faults += notes_of(pending).faults
     if faults:
         raise PreflightError(dict.fromkeys(faults))
@@ -80,11 +82,16 @@ class Notes(NamedTuple):
 
 
 def notes_of(cells: Iterable[Cell]) -> Notes:
-    """How the settings of methods apply to scenes, see `mmrs_bench.methods.setting_files.scene_notes`."""
+    """How methods apply to scenes, see `unmet_need` and `mmrs_bench.methods.setting_files.scene_notes`."""
     notes = Notes([], [])
     for cell in {(cell.dataset, cell.card_path, cell.method_label): cell for cell in cells}.values():
         where = f"{cell.method_label} on {cell.protocol.scene}"
         try:
+            reason = unmet_need(
+                cell.card, cell.protocol.variant, load_manifest(cell.dataset), cell.protocol.data.modalities
+            )
+            if reason:
+                notes.faults.append(f"{where}: {reason}; choose other --methods")
             found = scene_notes(cell.protocol.method_config, cell.card, cell.card_path, cell.dataset)
         except BenchError as error:
             notes.faults.append(f"{where}: {error}")
@@ -119,7 +126,8 @@ def _uses_cache(cell: Cell) -> bool:
     return cell.card.uses_unlabelled or cell.card.external_data != "none"
 
 
-def _method_faults(cells: Iterable[Cell]) -> list[str]:
+def method_faults(cells: Iterable[Cell]) -> list[str]:
+    """The pretrained weights and files that methods need and this machine lacks, one line each."""
     users: dict[str, list[str]] = defaultdict(list)
     checked: set[tuple[str, str]] = set()
     for cell in cells:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +15,10 @@ from mmrs_bench.errors import ConfigError, DataError, FetchError
 from mmrs_bench.io import file_sha256
 from mmrs_bench.paths import data_root
 from mmrs_bench.scenes.files.archive import extract_members
-from mmrs_bench.scenes.files.stamps import Stamps
+from mmrs_bench.scenes.files.stamps import Stamps, cache_file
 from mmrs_bench.scenes.files.transfer import disk_error, download, feed_file, quarantine, receive
 from mmrs_bench.scenes.manifest import Manifest, Source, SourceMember
-from mmrs_bench.scenes.manifest_files import ARCHIVES, MANUAL_ARCHIVES
+from mmrs_bench.scenes.manifest_files import ARCHIVES
 
 Progress = Callable[[str], Any]
 
@@ -40,11 +40,16 @@ def ensure_files(manifest: Manifest, *, progress: Progress | None = None) -> Pat
     A file is hashed only if its size or modification time has changed since it was last verified.
     """
     folder = scene_folder(manifest)
-    stamps = Stamps(folder)
     needed = [s for s in manifest.sources if not s.optional or any((folder / m.path).is_file() for m in s.files)]
-    complete = all(stamps.verified(member) for source in needed for member in source.files)
-    stamps.save(progress or _silent)
+    complete = _verified(folder, needed, progress or _silent)
     return folder if complete else fetch(manifest, progress=progress)
+
+
+def _verified(folder: Path, sources: Iterable[Source], report: Progress) -> bool:
+    stamps = Stamps(folder)
+    verified = all(stamps.verified(member) for source in sources for member in source.files)
+    stamps.save(report)
+    return verified
 
 
 def fetch(manifest: Manifest, *, source_dir: Path | None = None, progress: Progress | None = None) -> Path:
@@ -57,7 +62,7 @@ def fetch(manifest: Manifest, *, source_dir: Path | None = None, progress: Progr
         progress: Called with one line per step; None is silent.
 
     Raises:
-        FetchError: If a required file cannot be fetched, with instructions for doing so manually.
+        FetchError: If required files cannot be fetched, with instructions for doing so manually; others are fetched.
         DataError: If an archive is corrupt or unsafe, or a file in a ``data_dir``, which is never changed, is wrong.
         ConfigError: If ``source_dir`` is not a folder.
     """
@@ -68,31 +73,29 @@ def fetch(manifest: Manifest, *, source_dir: Path | None = None, progress: Progr
         return folder
     if source_dir is not None and not source_dir.is_dir():
         raise ConfigError(f"--from {source_dir}: is not a folder; name the folder that contains your files")
+    hashed = all(member.sha256 for source in manifest.sources for member in source.files)
+    if hashed and _verified(folder, manifest.sources, report):
+        return folder
     with _exclusive_lock(folder, manifest, report):
-        fetcher = _Fetcher(manifest, folder, source_dir, report)
-        for source in manifest.sources:
-            try:
-                fetcher.provide(source)
-            except FetchError as error:
-                if not source.optional:
-                    raise
-                report(f"optional: {error}")
-        fetcher.stamps.save(report)
+        _Fetcher(manifest, folder, source_dir, report).provide_all()
     return folder
 
 
 @contextmanager
 def _exclusive_lock(folder: Path, manifest: Manifest, report: Progress) -> Iterator[None]:
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    """Let one process at a time fetch into a folder. The lock is in the cache, because the folder may be the user's."""
+    path = cache_file(folder, ".lock")
+    lock = FileLock(path)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             report(f"{manifest.tag}: another process is fetching it; waiting")
             lock.acquire()
     except OSError as error:
-        raise disk_error(folder, error) from error
+        reason = error.strerror or error
+        report(f"{manifest.tag}: no lock, because {path} cannot be written ({reason}); do not start a second fetch")
     try:
         yield
     finally:
@@ -116,6 +119,27 @@ class _Fetcher:
     def user_files(self) -> list[Path]:
         return [] if self.source_dir is None else sorted(path for path in self.source_dir.rglob("*") if path.is_file())
 
+    def provide_all(self) -> None:
+        """Provide every source; the faults of all are raised at the end."""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
+        faults: list[DataError] = []
+        for source in self.manifest.sources:
+            try:
+                self.provide(source)
+            except DataError as error:
+                if source.optional and isinstance(error, FetchError):
+                    self.report(f"optional: {error}")
+                else:
+                    faults.append(error)
+        self.stamps.save(self.report)
+        if len(faults) == 1:
+            raise faults[0]
+        if faults:
+            raise type(faults[0])("; ".join(str(fault).rstrip(".") for fault in faults))
+
     def provide(self, source: Source) -> None:
         for member in source.files:
             if member.sha256 is None and (self.folder / member.path).is_file():
@@ -123,14 +147,12 @@ class _Fetcher:
         wanted = [member for member in source.files if not self.stamps.verified(member)]
         for member in wanted:
             self.set_aside(self.folder / member.path, member.sha256)
-        if wanted and not self.use_local_files(source, wanted):
-            self.download(source, wanted)
-        for member in wanted:
-            self.stamps.add(member)
+        if wanted and (missing := self.use_local_files(source, wanted)):
+            self.download(source, missing)
 
     def refresh(self, source: Source, member: SourceMember) -> None:
         """Replace a present file without an expected hash by the user's, or say why it is kept."""
-        offered = self.find_member(member)
+        offered = None if member in source.only_in_archive else self.find_member(member)
         path = self.folder / member.path
         if offered is not None and file_sha256(offered) != self.stamps.sha256(member.path):
             if self.manifest.data_dir is not None:
@@ -156,28 +178,37 @@ class _Fetcher:
             raise disk_error(path, error) from error
         self.report(f"{path.name}: SHA-256 {found} is wrong, expected {sha256}; moved to {bad}")
 
-    def use_local_files(self, source: Source, wanted: list[SourceMember]) -> bool:
-        """Take a source from an archive in the scene's folder or from the user's folder, if it is there."""
-        if source.members and not source.file.lower().endswith(MANUAL_ARCHIVES):
+    def use_local_files(self, source: Source, wanted: list[SourceMember]) -> list[SourceMember]:
+        """Take members from an archive in the scene's folder or from the user's folder; return those not found."""
+        if source.unpacked:
             archive = self.folder / source.file
             if not source.checked_by_members:
                 self.set_aside(archive, source.sha256)
             if archive.is_file():
                 self.extract(archive, source, wanted)
-                return True
-        found = [(member, path) for member in wanted if (path := self.find_member(member)) is not None]
-        if len(found) == len(wanted):
-            for member, path in found:
-                self.copy(path, member)
-            return True
-        offered = None
-        if source.members and not source.file.lower().endswith(MANUAL_ARCHIVES):
-            offered = self.find(source.file, source.sha256, any_archive=True)
-            if offered is None and source.checked_by_members:
-                offered = self.find(source.file, None)
-        if offered is not None:
+                return []
+        accepted = [member for member in wanted if member not in source.only_in_archive]
+        found = [(member, path) for member in accepted if (path := self.find_member(member)) is not None]
+        if len(found) < len(wanted) and (offered := self.find_archive(source)) is not None:
             self.extract(offered, source, wanted)
-        return offered is not None
+            return []
+        for member, path in found:
+            self.copy(path, member)
+        for member in wanted:
+            if member not in accepted and (refused := self.find(member.path, None)) is not None:
+                self.report(
+                    f"{refused}: not taken, because the manifest gives no sha256 of {member.path}; put {source.file} "
+                    f"into {self.source_dir}, or give the hash"
+                )
+        taken = [member for member, _ in found]
+        return [member for member in wanted if member not in taken]
+
+    def find_archive(self, source: Source) -> Path | None:
+        """The user's archive of a source, by name or hash."""
+        if not source.unpacked:
+            return None
+        found = self.find(source.file, source.sha256, any_archive=True)
+        return self.find(source.file, None) if found is None and source.checked_by_members else found
 
     def find(self, wanted: str, sha256: str | None, *, any_archive: bool = False) -> Path | None:
         """A user's file by relative path, by name, or (any archive) by hash."""
@@ -211,6 +242,7 @@ class _Fetcher:
                 receive(self.folder / member.path, feed_file(file, path), member.sha256, None)
         except OSError as error:
             raise FetchError(f"cannot read {path}: {error.strerror or error}; check --from") from error
+        self.stamps.add(member)
 
     def extract(self, archive: Path, source: Source, wanted: list[SourceMember]) -> None:
         if source.checked_by_members and source.sha256 is not None and (found := file_sha256(archive)) != source.sha256:
@@ -220,10 +252,12 @@ class _Fetcher:
             )
         self.report(f"{self.manifest.tag}: extracting {', '.join(member.path for member in wanted)} from {archive}")
         extract_members(archive, wanted, self.folder)
+        for member in wanted:
+            self.stamps.add(member)
 
     def download(self, source: Source, wanted: list[SourceMember]) -> None:
         failures = []
-        by_hand = source.file.lower().endswith(MANUAL_ARCHIVES) and bool(source.members)
+        by_hand = bool(source.members) and not source.unpacked
         for url in () if by_hand else source.urls:
             self.report(f"{self.manifest.tag}: fetching {source.file} from {url}")
             try:
@@ -237,8 +271,9 @@ class _Fetcher:
             failures.append("archives of this kind are not unpacked here; unpack it by hand into DIR")
         reasons = failures or ["it has no public address"]
         if self.source_dir is not None:
-            members = " or its members" if source.members else ""
-            reasons.insert(0, f"{self.source_dir} contains no {source.file}{members} with the expected hash")
+            members = [member.path for member in wanted if source.members and member not in source.only_in_archive]
+            absent = ", nor ".join([source.file, *members])
+            reasons.insert(0, f"{self.source_dir} contains no {absent} with the expected hash")
         raise FetchError(
             f"{self.manifest.tag}: {source.file} could not be fetched ({'; '.join(reasons)}). "
             f"{manual_steps(self.manifest, source)}"
@@ -252,6 +287,7 @@ class _Fetcher:
         else:
             download(url, target, source.sha256, source.bytes)
         if not source.members:
+            self.stamps.add(*wanted)
             return
         try:
             self.extract(target, source, wanted)
@@ -267,8 +303,8 @@ def manual_steps(manifest: Manifest, source: Source) -> str:
     """How to provide a source manually: address, hash, size, destination, and the command that accepts it."""
     size = f"{source.bytes:,} bytes" if source.bytes else "size not published"
     address = f" from {source.urls[0]}" if source.urls else ""
-    members = " or its extracted files" if source.members else ""
-    if source.members and source.file.lower().endswith(MANUAL_ARCHIVES):
+    members = " or its extracted files" if source.members and not source.only_in_archive else ""
+    if source.members and not source.unpacked:
         return (
             f"To provide it manually: unpack {source.file}{address} and run: mmrs-bench data fetch "
             f"{manifest.dataset_name} --from DIR, where DIR contains {', '.join(m.path for m in source.members)}. "

@@ -51,8 +51,8 @@ def _difference(one: Grid, two: Grid, size: tuple[int, int]) -> str:
     shifts = [_shift(one, two, *corner) for corner in corners]
     if all(abs(x) <= TOLERANCE and abs(y) <= TOLERANCE for x, y in shifts):
         return ""
-    a, _, c, _, e, f = one.transform
-    other_a, _, other_c, _, other_e, other_f = two.transform
+    a, b, c, d, e, f = one.transform
+    other_a, other_b, other_c, other_d, other_e, other_f = two.transform
     if e * other_e < 0:
         return f"one is stored north-up and the other south-up (pixel heights {e:g} and {other_e:g})"
     if a * other_a < 0:
@@ -60,10 +60,13 @@ def _difference(one: Grid, two: Grid, size: tuple[int, int]) -> str:
     x, y = shifts[0]
     if all(abs(x - other_x) < TOLERANCE and abs(y - other_y) < TOLERANCE for other_x, other_y in shifts):
         return f"the second is shifted by {round(x, 6) + 0:g} columns and {round(y, 6) + 0:g} rows"
-    return (
-        f"the upper left corners are {_pair(c, f)} and {_pair(other_c, other_f)}, the pixels measure {_pair(a, e)} and "
-        f"{_pair(other_a, other_e)}"
-    )
+    terms = [
+        ("the upper left corners are", _pair(c, f), _pair(other_c, other_f)),
+        ("the pixels measure", _pair(a, e), _pair(other_a, other_e)),
+        ("the rotation terms are", _pair(b, d), _pair(other_b, other_d)),
+    ]
+    different = [term for term in terms if term[1] != term[2]]
+    return ", ".join(f"{name} {first} and {second}" for name, first, second in different or terms)
 
 
 def _shift(one: Grid, two: Grid, column: float, row: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
@@ -90,17 +91,49 @@ class SceneFiles:
             return replace(
                 raster, array=view, nodata=None if missing is None else _view(missing, ref.axes, self.size, channels)
             )
+        fix = ", or ".join(self._fixes(ref, array, channels)) or "no order of axes fits; it belongs to another raster"
+        expected = f"{self.size[0]} rows x {self.size[1]} columns" + (f" x {channels} channels" if channels else "")
+        raise self.fault(ref, f"has shape {shape_text(array)} with axes {ref.axes}, expected {expected}; {fix}")
+
+    def _fixes(self, ref: ArrayRef, array: AnyArray, channels: int | None) -> list[str]:
+        """What may help against a wrong shape."""
         fitting = [axes for axes in get_args(Axes) if _view(array, axes, self.size, channels) is not None]
         fixes = [f"set axes: {' or '.join(fitting)}"] if fitting else []
         if _view(array, ref.axes, self.size[::-1], channels) is not None:
-            fixes.append("exchange height and width")
-        elif (other := _view(array, ref.axes, self.size, None)) is not None:
+            return [*fixes, "exchange height and width"]
+        if not fitting and ref in self.manifest.ground_truth.parts:
+            fixes += self._encodings(array)
+        if not fixes and (other := _view(array, ref.axes, self.size, None)) is not None:
             fixes.append(
                 f"it has {other.shape[2]} channels, so correct their number in the manifest, the key or the file"
             )
-        fix = ", or ".join(fixes) or "no order of axes fits; it belongs to another raster"
-        expected = f"{self.size[0]} rows x {self.size[1]} columns" + (f" x {channels} channels" if channels else "")
-        raise self.fault(ref, f"has shape {shape_text(array)} with axes {ref.axes}, expected {expected}; {fix}")
+        if not fixes and math.prod(self.size) in array.shape:
+            fixes.append(f"it is flattened, so reshape it in the file to {self.size[0]} rows x {self.size[1]} columns")
+        return fixes
+
+    def _encodings(self, array: AnyArray) -> list[str]:
+        """The encodings that fit the number of channels of a ground truth, with their axes."""
+        views = {axes: _view(array, axes, self.size, None) for axes in get_args(Axes)}
+        fitting = {axes: view.shape[2] for axes, view in views.items() if view is not None}
+        axes = f"axes: {' or '.join(fitting)}"
+        counts, classes = set(fitting.values()), len(self.manifest.classes)
+        if 1 in counts:
+            return [f"if it has one value per pixel, set encoding: labels and {axes}"]
+        if self.manifest.ground_truth.encoding == "one-hot":
+            return []
+        fixes = []
+        if 3 in counts:
+            fixes.append(f"if it contains colours, set encoding: rgb and {axes}")
+        if 4 in counts:
+            fixes.append(f"if it contains colours, remove its alpha channel, and set encoding: rgb and {axes}")
+        if classes in counts:
+            fixes.append(f"if it has one channel per class, set encoding: one-hot and {axes}")
+        if classes + 1 in counts:
+            fixes.append(
+                f"if it has one channel per class and one for no label, set encoding: one-hot and {axes}, and ignore: "
+                "to the channel for no label, counted from 0"
+            )
+        return fixes
 
 
 def _view(array: AnyArray, axes: str, size: tuple[int, int], channels: int | None) -> AnyArray | None:

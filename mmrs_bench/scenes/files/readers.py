@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmrs_bench.scenes.files.decoders.raster import Raster
+from mmrs_bench.scenes.files.decoders.raster import AnyArray, Raster
 from mmrs_bench.scenes.files.labels.ground_truth import read_ground_truth
 from mmrs_bench.scenes.files.labels.official import read_official
 from mmrs_bench.scenes.files.rasters import SceneFiles, listed
@@ -16,6 +16,8 @@ from mmrs_bench.scenes.scene import FloatArray, Scene
 
 #: Measured values are smaller; programs mark missing values by the largest float32 number.
 LARGEST = 1e30
+#: Smallest range of a band, in steps of float32 at its values, that its values can be told apart in.
+LEAST_STEPS = 100
 
 
 def read_scene(manifest: Manifest, folder: Path) -> Scene:
@@ -56,6 +58,8 @@ def _read_image(files: SceneFiles, modality: Modality) -> FloatArray:
         # Values beyond float32 become infinite and are reported by the check below.
         with np.errstate(over="ignore"):
             image[:, :, start:stop] = part
+        if fault := _rounding_fault(part, image[:, :, start:stop]):
+            raise files.fault(ref, fault)
     if image is None or stop != modality.bands:
         fault = f"its parts have {stop} channels together, expected bands: {modality.bands}; correct bands or parts"
         raise files.fault(modality.name, fault)
@@ -92,6 +96,26 @@ def _nodata_fault(raster: Raster) -> str:
 
 def _exact(value: float) -> str:
     return f"{value:.0f}" if abs(value) < 1e15 and value == int(value) else repr(value)
+
+
+def _rounding_fault(part: AnyArray, stored: FloatArray) -> str:
+    """Bands whose values differ by too little for float32; empty if there are none."""
+    if np.can_cast(part.dtype, np.float32):
+        return ""
+    low, high = stored.min(axis=(0, 1)), stored.max(axis=(0, 1))
+    found = []
+    with np.errstate(invalid="ignore"):  # NaN and infinity are reported later
+        narrow = np.flatnonzero(high - low < LEAST_STEPS * np.spacing(np.maximum(-low, high))).tolist()
+    for band in narrow:
+        first, last = part[:, :, band].min(), part[:, :, band].max()
+        if first < last and not np.array_equal(part[:, :, band], stored[:, :, band]):
+            found.append(f"band {band}: {first:.15g} to {last:.15g}")
+    if not found:
+        return ""
+    return (
+        f"float32, the type of images, cannot resolve the values of {len(found)} of {part.shape[2]} bands "
+        f"({listed(found)}; counted from 0); subtract an offset, such as the smallest value, in the file"
+    )
 
 
 def _value_fault(image: FloatArray) -> str:

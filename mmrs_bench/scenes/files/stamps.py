@@ -25,8 +25,7 @@ class Stamps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        self._path = cache_root() / "verified" / f"{name}.json"
+        self._path = cache_file(folder, ".json")
         self._changed = False
         try:
             stamps = read_json(self._path, error=DataError, advice="the files are hashed again")
@@ -78,6 +77,12 @@ class Stamps:
             write_json(self._path, self._stamps)
         except BenchError as error:
             progress(f"hashes are not remembered: {error}")
+
+
+def cache_file(folder: Path, ending: str) -> Path:
+    """A file of the cache that belongs to a scene's folder, by whatever path the folder is named."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return cache_root() / "verified" / f"{name}{ending}"
 
 
 def _state(path: Path) -> list[int]:

@@ -23,7 +23,7 @@ USUAL_FILL = (-9999.0, -99999.0, -32768.0, -32767.0, -999.0)
 class VerifyRow:
     """One check of `verify`: a file or a statement of the manifest, the expected and the found value.
 
-    ``remedy`` is what the user should do; empty if nothing, or if ``found`` states it.
+    ``remedy`` is what the user should do; empty if nothing. Both it and ``expected`` are empty if ``found`` states it.
     """
 
     file: str
@@ -66,13 +66,13 @@ def verify(manifest: Manifest) -> list[VerifyRow]:
     rows = [_verify_file(manifest, source, member) for source in manifest.sources for member in source.files]
     if manifest.simulated or not all(row.ok for row in rows):
         return rows
-    size = f"{manifest.height}x{manifest.width}"
     try:
         scene = read_scene(manifest, folder)
     except (DataError, ConfigError) as error:
         kept = any(source.urls and member.sha256 is None for source in manifest.sources for member in source.files)
         remedy = "a file without sha256 is fetched again only after you delete it" if kept else ""
-        return [*rows, VerifyRow("contents", f"{size} pixels as in the manifest", str(error), False, remedy)]
+        return [*rows, VerifyRow("contents", "", str(error), False, remedy)]
+    size = f"{manifest.height}x{manifest.width}"
     checked: dict[str, str] = {
         m.name: f"{size}x{m.bands}, finite, no constant band; {_values(scene.images[m.name])}"
         for m in manifest.modalities

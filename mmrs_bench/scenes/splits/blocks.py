@@ -78,10 +78,16 @@ def assign_blocks(scene: Scene, draw: int, window: int) -> BlockAssignment:
     k = int(failures.argmax())
     count = int(np.count_nonzero(scene.labels == k + 1))
     least = enough(np.array([count]), DEMANDS[-1])[0]
+    shared = f", as for all windows up to {REFERENCE_WINDOW}" if window < REFERENCE_WINDOW else ""
+    fixes = ["random-v1"]
+    if scene.official is not None:
+        fixes.append("official-v1")
+    if window > REFERENCE_WINDOW:
+        fixes.append("a smaller window")
     raise SplitError(
         f"block-v1 on {scene.manifest.id}, draw {draw}: class {k + 1} ({scene.manifest.class_names[k]}, {count} "
-        f"pixels) cannot have {least} pixels in train blocks and {least} query pixels {distance} pixels away; use "
-        f"random-v1 or official-v1{', or a smaller window' if window > REFERENCE_WINDOW else ''}."
+        f"pixels) cannot have {least} pixels in train blocks and {least} query pixels {distance} pixels away{shared}; "
+        f"use {' or '.join(fixes)}."
     )
 
 

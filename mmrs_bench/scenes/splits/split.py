@@ -82,11 +82,12 @@ def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: 
             "of the class in the manifest, or remove it."
         )
     order = committed_order(scene, name, shots=shots, draw=draw, window=window) or draw_order(scene, name, draw, window)
-    place = f"{name} on {scene.manifest.id}, draw {draw}"
+    place = f"{name} on {scene.manifest.id}, draw {draw}, {shots} shots"
     names = [f"class {k} ({class_name})" for k, class_name in enumerate(scene.manifest.class_names, start=1)]
     for class_name, pixels in zip(names, order.pixels, strict=True):
         if pixels.size < shots:
-            raise SplitError(f"{place}: {class_name} has {pixels.size} candidates; use fewer than {shots} shots.")
+            fix = _remedy(name, pixels.size - (name == "random-v1"))  # which leaves one for the query
+            raise SplitError(f"{place}: {class_name} has {pixels.size} candidates; {fix}.")
     support = np.concatenate([pixels[:shots] for pixels in order.pixels])
     candidates = official_pixels(scene)[1] if name == "official-v1" else scene.labelled_pixels
     query, area = np.setdiff1d(candidates, support), None
@@ -96,8 +97,16 @@ def make_split(scene: Scene, name: SplitName, *, shots: int, draw: int, window: 
         query = query[chebyshev_distance(inside).reshape(-1)[query] >= window]
     left = np.bincount(scene.labels[query], minlength=scene.num_classes + 1)[1:]
     if not left.all():
+        fix = _remedy(name, shots - 1 if name == "random-v1" else 0)  # other queries do not depend on the shots
         raise SplitError(
-            f"{place}, {shots} shots, window {window}: {names[int(left.argmin())]} has no query pixel left; use fewer "
-            f"shots{' or a smaller window' if name == 'block-v1' else ''}."
+            f"{place}, window {window}: {names[int(left.argmin())]} has no query pixel; "
+            f"{fix}{' or a smaller window' if name == 'block-v1' else ''}."
         )
     return Split(name, shots, draw, window, support, query, area)
+
+
+def _remedy(name: SplitName, most: int) -> str:
+    """What helps a class that has pixels for so many shots."""
+    if most > 0:
+        return f"use at most {most} shots"
+    return "label more of its pixels, or remove the class" if name == "random-v1" else "use random-v1"

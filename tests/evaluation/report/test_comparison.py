@@ -25,12 +25,13 @@ def test_comparison_over_common_draws_equals_a_hand_calculation() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
+        ("rf", "rf is compared with itself; give two different methods"),
         ("svn", "unknown method with records 'svn': did you mean svm"),
         ("svm", "the name fits several entries"),
         ("svm [last]", "no draw in common"),
     ],
 )
-def test_comparison_needs_known_methods_and_common_draws(other: str, message: str) -> None:
+def test_comparison_needs_two_known_methods_and_common_draws(other: str, message: str) -> None:
     records = [make_record("rf"), make_record("svm", draw=1), make_record("svm", draw=1, selection="support-cv")]
     with pytest.raises(ConfigError, match=message):
         compare(records, "rf", other)

@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrs_bench.errors import ConfigError, DataError
+from mmrs_bench.methods.catalogue import method_card
 from mmrs_bench.methods.clip.precomputed_text import near_names, text_line
 from mmrs_bench.methods.clip.text import frozen_class_embeddings, text_notes
+from mmrs_bench.methods.setting_files import missing_files
 from mmrs_bench.paths import REPOSITORY
 from mmrs_bench.scenes.catalogue import load_manifest
 
@@ -64,6 +66,18 @@ def test_vectors_of_similar_names_are_close(tmp_path: Path, shared_data: Path) -
     for name, expected in (("river", {"water-other", "sea"}), ("road", {"pavement"})):
         _, *nearest = (vectors @ vectors[rows.index(name)]).topk(1 + len(expected)).indices
         assert {rows[i] for i in nearest} == expected
+
+
+def test_an_absent_file_of_the_example_is_put_beside_it_as_a_page_says(tmp_path: Path) -> None:
+    shutil.copy(COCO_STUFF, tmp_path)
+    config = {"text": f"precomputed:{tmp_path / COCO_STUFF.name}"}
+    lines = missing_files(config, method_card("diffclip"), "")
+    assert [line.partition(";")[0] for line in lines] == [
+        f"there is no file {tmp_path / name} (setting text of diffclip)" for name in COCO_FILES
+    ]
+    assert all("put it there (docs/adding-a-scene.md, Class names as text, says" in line for line in lines)
+    page = (REPOSITORY / "docs" / "adding-a-scene.md").read_text()
+    assert all(name in page.partition("## Class names as text")[2].partition("\n## ")[0] for name in COCO_FILES)
 
 
 CLASSES = {"Road": "a", "Water": "b", "Apple trees": ["c", "d"]}

@@ -82,15 +82,15 @@ def test_a_file_in_place_of_a_folder_is_named(use: Callable[[str], None], cache:
     for folder in (cache_root(), cache_root() / cache):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.touch()
-        with pytest.raises(BenchError, match=f"{folder.name} is not a folder; remove it"):
+        with pytest.raises(BenchError, match=f"{folder.name} is not a folder; move it away"):
             use(cache)
         folder.unlink()
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file.json").mkdir()
-    with pytest.raises(BenchError, match=r"file\.json is a folder, expected a file; remove it"):
+    with pytest.raises(BenchError, match=r"file\.json is a folder, expected a file; move it away"):
         write_text(tmp_path / "file.json", "")
     (tmp_path / "plain").write_text("")
-    with pytest.raises(BenchError, match="plain is not a folder; remove it"):
+    with pytest.raises(BenchError, match="plain is not a folder; move it away"):
         write_text(tmp_path / "plain" / "file.json", "")

@@ -62,7 +62,7 @@ def test_the_scene_has_the_crs_and_transform_of_its_files(tmp_path: Path) -> Non
         ({"transform": (2.0, 0.0, 600012.0, *NORTH_UP[3:])}, "the second is shifted by 6 columns and 0 rows"),
         ({"transform": (2.0, 0.0, 600000.04, *NORTH_UP[3:])}, "shifted by 0.02"),
         ({"transform": (1.0, 0.0, 600000.0, 0.0, -1.0, 5100000.0)}, r"the pixels measure \(2, -2\) and \(1, -1\)"),
-        ({"transform": (2.0, 0.1, *NORTH_UP[2:])}, "the pixels measure"),
+        ({"transform": (2.0, 0.1, *NORTH_UP[2:])}, r"grids: the rotation terms are \(0, 0\) and \(0\.1, 0\); warp"),
     ],
 )
 @pytest.mark.parametrize("file", ["lidar", "gt"])

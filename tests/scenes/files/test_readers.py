@@ -55,6 +55,11 @@ def test_npz_scene(tmp_path: Path) -> None:
         assert pixels.dtype == np.int64
 
 
+def test_large_values_that_float32_contains_exactly_are_read(tmp_path: Path) -> None:
+    counted = (small_arrays()["hsi"].view("i4") % 50 + 10**7).astype("f8")
+    np.testing.assert_array_equal(scene_of_arrays(tmp_path, {"hsi": counted}).images["hsi"], counted)
+
+
 @pytest.mark.parametrize("axes", ["hwc", "chw", "whc", "cwh"])
 def test_axes_are_transposed(tmp_path: Path, axes: str) -> None:
     turned = small_arrays()["hsi"].transpose(["hwc".index(axis) for axis in axes])
@@ -114,6 +119,27 @@ CONTRADICTIONS: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
     "infinite": (changed("lidar", (slice(2), 2, 1), -np.inf), {}, r"lidar: NaN .* 1 of 2 bands \(band 1: 2"),
     "too large": (changed("hsi", (0, 0, 0), 1e300, "f8"), {}, r"band 0: 1"),
     "constant": (changed("hsi", (..., 2), 7.5), {}, r"band 2 is 7\.5 everywhere"),
+    "constant and not a float32": (changed("hsi", (..., 2), 0.1, "f8"), {}, r"band 2 is 0\.1 everywhere"),
+    "constant in float32 only": (
+        {"hsi": small_arrays()["hsi"].astype("f8") + 1e10},
+        {},
+        r"scene\.npz\[hsi\]: float32, .*cannot resolve the values of 4 of 4 bands \(band 0: 9999.*subtract an",
+    ),
+    "coarse in float32": (
+        {"lidar": small_arrays()["lidar"].astype("f8") - 8e6},
+        {},
+        r"lidar\]: float32, .*cannot resolve the values of 2 of 2 bands \(band 0: -800000",
+    ),
+    "large integers": (
+        {"hsi": small_arrays()["hsi"].view("i4") % 50 + 2**30},
+        {},
+        "cannot resolve the values of 4 of 4 bands",
+    ),
+    "flattened": (
+        {"gt": small_arrays()["gt"].reshape(1, -1)},
+        {},
+        "has shape 1x54 .*; it is flattened, so reshape it in the file to 6 rows x 9 columns",
+    ),
     "other raster": (
         {"hsi": np.ones((5, 9, 4))},
         {},

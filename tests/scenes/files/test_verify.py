@@ -71,7 +71,8 @@ def test_contents_are_read_and_fetching_is_no_remedy_for_wrong_ones_with_the_rig
     arrays["gt"][0, 0] = 1
     manifest = placed(tmp_path, npz_bytes(**arrays))
     output = printed("data", "verify", manifest.path, status=1)
-    assert "Grass has 13 pixels, expected 12" in output
+    assert "Grass has 13 pixels, expected 12; it is another version of the file" in output
+    assert "expected 6x9" not in output, "the size is right"
     assert "1 of 2 checks failed in" in output
     assert "data fetch" not in output
 

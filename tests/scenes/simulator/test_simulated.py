@@ -146,7 +146,7 @@ def test_noise_options_change_the_bounds() -> None:
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        ({"nois": 2.0}, {}, "nois is not a known field; known fields: noise, dominant"),
+        ({"nois": 2.0}, {}, r"nois is not a known field; did you mean noise\? Known fields: noise, dominant"),
         ({"noise": 0.0}, {}, r"generator.options: noise: .*greater than 0 \(found 0.0\)"),
         ({"dominant": "sar"}, {}, "the scene has no modality 'sar'; use one of hsi, lidar"),
         ({}, {"generator": Generator(layout="moon")}, "unknown layout"),

@@ -79,9 +79,9 @@ def test_too_few_pixels_name_class_and_counts() -> None:
     truth[truth == 2] = 0
     truth.flat[keep] = 2
     scene = tiny_scene(truth)
-    with pytest.raises(SplitError, match=r"class 2 \(class 2\) has 4 candidates; use fewer than 5 shots"):
+    with pytest.raises(SplitError, match=r"class 2 \(class 2\) has 4 candidates; use at most 3 shots"):
         make_split(scene, "random-v1", shots=5, draw=0, window=5)
-    with pytest.raises(SplitError, match=r"class 2 \(class 2\) has no query pixel left; use fewer shots"):
+    with pytest.raises(SplitError, match=r"class 2 \(class 2\) has no query pixel; use at most 3 shots"):
         make_split(scene, "random-v1", shots=4, draw=0, window=5)
     assert_valid(scene, make_split(scene, "random-v1", shots=3, draw=0, window=5))
 
@@ -146,8 +146,35 @@ def test_blocks_depend_on_the_draw_but_not_on_shots_or_usual_windows() -> None:
 def test_a_class_in_one_place_cannot_be_split_into_blocks() -> None:
     truth = striped_map(96, 96, 2)
     truth[40:50, 40:50] = 3
-    with pytest.raises(SplitError, match=r"block-v1 on tiny, draw 0: class 3 \(class 3, 100 pixels\).*use random-v1"):
+    with pytest.raises(SplitError, match=r"draw 0: class 3 \(class 3, 100 pixels\).*away; use random-v1\.$"):
         make_split(tiny_scene(truth), "block-v1", shots=2, draw=0, window=11)
+
+
+def test_advice_for_blocks_names_only_what_the_scene_has() -> None:
+    truth = striped_map(96, 96, 2)
+    truth[40:50, 40:50] = 3
+    scene = tiny_scene(truth, official=every_other_pixel(truth))
+    with pytest.raises(SplitError, match=r"away, as for all windows up to 11; use random-v1 or official-v1\.$"):
+        make_split(scene, "block-v1", shots=2, draw=0, window=5)
+    with pytest.raises(SplitError, match=r"13 pixels away; use random-v1 or official-v1 or a smaller window\.$"):
+        make_split(scene, "block-v1", shots=2, draw=0, window=13)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_official_part_without_a_class_is_not_blamed_on_the_shots(part: int) -> None:
+    truth = striped_map(60, 60, 3)
+    parts = list(every_other_pixel(truth))
+    parts[part] = parts[part][truth.reshape(-1)[parts[part]] != 2]
+    with pytest.raises(SplitError, match=r"class 2 \(class 2\) has (0 candidates|no query pixel); use random-v1\.$"):
+        make_split(tiny_scene(truth, official=tuple(parts)), "official-v1", shots=1, draw=0, window=5)
+
+
+def test_a_class_of_one_pixel_needs_more_labels() -> None:
+    truth = striped_map(30, 40, 2)
+    truth[10, 10] = 3
+    for shots in (1, 2):
+        with pytest.raises(SplitError, match=r"class 3 .*; label more of its pixels, or remove the class"):
+            make_split(tiny_scene(truth), "random-v1", shots=shots, draw=0, window=5)
 
 
 def test_an_official_split_uses_the_published_pixels() -> None:
@@ -174,7 +201,7 @@ def test_a_scene_without_official_split_is_an_error() -> None:
         ({"draw": -1}, "draws count from 0"),
         ({"window": 4}, "window 4 has no centre pixel"),
         ({"window": 0}, "window 0 has no centre pixel"),
-        ({"window": 31}, r"window 31 is larger than the scene \(30 x 40 pixels\); use a smaller odd"),
+        ({"window": 31}, r"window 31 is larger than the scene \(30 x 40 pixels\); use a smaller odd window, or"),
     ],
 )
 def test_invalid_arguments_give_one_line(arguments: dict[str, int], message: str) -> None:

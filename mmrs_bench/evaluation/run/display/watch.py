@@ -225,8 +225,9 @@ def watch(results: Path, console: Console, *, once: bool = False) -> int:
         raise ConfigError(f"{results}: there is no such folder; give the folder of the run (--results of its command)")
     watched = _find_runs(results)
     if watched is None:
-        print_line(console, _at_rest(results))
-        return 0
+        records, failures = (_count_files(results / kind) for kind in (RECORDS, FAILURES))
+        print_line(console, f"{results}: no run is on; {records:,} records, {failures:,} failed cells")
+        return EXIT_FAILED if failures else 0
     if once:
         return _show_once(watched, console)
     try:
@@ -330,10 +331,6 @@ def _report_end(watched: Watched, state: State, console: Console) -> int:
     return EXIT_FAILED
 
 
-def _at_rest(results: Path) -> str:
-    """What a folder without a run contains, in one line."""
-    counts = [
-        sum(name.endswith(".json") for _, _, names in os.walk(results / kind) for name in names)
-        for kind in (RECORDS, FAILURES)
-    ]
-    return f"{results}: no run is on; {counts[0]:,} records, {counts[1]:,} failed cells"
+def _count_files(folder: Path) -> int:
+    """Number of records below a folder."""
+    return sum(name.endswith(".json") for _, _, names in os.walk(folder) for name in names)

@@ -55,6 +55,12 @@ def test_a_click_on_a_heading_sorts_within_each_protocol(shown: Open, page: str)
     assert browser.texts("[aria-sort=descending]") == ["Method▼"]
 
 
+def test_symbols_are_hidden_from_screen_readers(shown: Open, page: str) -> None:
+    browser = shown(page)
+    assert browser.run("return document.querySelectorAll('[aria-hidden]').length") > 0
+    assert browser.run("return document.querySelectorAll('[aria-hidden]:not([aria-hidden=true])').length") == 0
+
+
 def test_one_list_sorts_over_all_protocols(shown: Open, page: str) -> None:
     browser = shown(page)
     browser.click("#apart")

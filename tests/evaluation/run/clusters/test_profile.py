@@ -40,7 +40,10 @@ def test_the_ray_example_becomes_reservations() -> None:
         ("- a", r"expected a mapping with the field executor: slurm or ray; docs/clusters\.md has an example"),
         ("{}", r"expected a mapping with the field executor: slurm or ray"),
         ("executor: slum", r"unknown executor 'slum': did you mean slurm\?"),
-        ("{executor: slurm, cpus: {}}", r"cpus is not a known field; known fields: executor, account, setup, cpu, gpu"),
+        (
+            "{executor: slurm, cpus: {}}",
+            r"cpus is not a known field; did you mean cpu\? Known fields: executor, account, setup, cpu, gpu",
+        ),
         ("{executor: slurm, cpu: {partion: x}}", r"cpu\.partion is not a known field"),
         ("{executor: slurm, setup: {module: cuda}}", r"setup: .*tuple"),
         ("{executor: slurm, cpu: {hours: 0}}", r"cpu\.hours: .*greater than 0"),

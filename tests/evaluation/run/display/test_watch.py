@@ -112,7 +112,7 @@ def test_watching_ends_with_the_run_and_lists_its_cells(tmp_path: Path, compute:
         lines = shown(tmp_path, status, once=False)
     assert lines[-1].endswith(end)
     assert all(line.startswith(("[", "FAILED")) for line in lines[:-1])
-    assert shown(tmp_path)[0].startswith(f"{tmp_path}: no run is on; ")
+    assert shown(tmp_path, status)[0].startswith(f"{tmp_path}: no run is on; ")
 
 
 def test_a_record_is_read_once_and_a_finished_cell_is_not_looked_up_again(

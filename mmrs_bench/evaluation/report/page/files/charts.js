@@ -59,7 +59,7 @@ function mark(label, x, y, radius = 4) {
 }
 
 function symbol(label) {
-  return svg("svg", { class: "symbol", viewBox: "-8 -8 16 16", width: 16, height: 16, "aria-hidden": true },
+  return svg("svg", { class: "symbol", viewBox: "-8 -8 16 16", width: 16, height: 16, "aria-hidden": "true" },
              mark(label, 0, 0, 5));
 }
 

@@ -122,7 +122,7 @@ function tableHead(columns, sort, onSort) {
     return el("th", { scope: "col", class: classOf(column), "aria-sort": active ? (sort.down ? "descending" : "ascending") : "none" },
       el("button", { type: "button", title: column.hint, "data-sort": column.key,
                      onclick: () => onSort({ key: column.key, down: active ? !sort.down : Boolean(column.down) }) },
-         el("span", { text: column.title }), el("span", { class: "arrow", "aria-hidden": true, text: active ? (sort.down ? "▼" : "▲") : "" })));
+         el("span", { text: column.title }), el("span", { class: "arrow", "aria-hidden": "true", text: active ? (sort.down ? "▼" : "▲") : "" })));
   })));
 }
 
