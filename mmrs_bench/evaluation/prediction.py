@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
     from mmrs_bench.methods.base import Method, Prediction, Progress
     from mmrs_bench.scenes.datamodule import SceneDataModule
-    from mmrs_bench.scenes.manifest import Manifest
+    from mmrs_bench.scenes.manifest import Manifest, Modality
     from mmrs_bench.scenes.scene import Scene
+
+#: Largest difference between band centres of one sensor on two scenes.
+MAX_SHIFT_NM = 10.0
 
 
 def predict_scene(
@@ -237,6 +240,23 @@ def _check_channels(folder: Path, card: ModelCard, manifest: Manifest, drop: Col
             "these bands, or train on this one"
             + (f", or predict without {' and '.join(lacking)} (--drop {' '.join(lacking)})" if lacking else "")
         )
+
+    for modality in manifest.modalities:
+        if modality.name not in drop and (fault := _other_bands(card, modality)):
+            raise ConfigError(f"{folder}: {fault}; use a scene with the same bands in the same order")
+
+
+def _other_bands(card: ModelCard, modality: Modality) -> str:
+    """How the bands of a scene differ from those of the model, as far as both manifests describe them."""
+    name = modality.name
+    trained, found = card.channel_names.get(name, ()), modality.channel_names
+    if trained and found and trained != found:
+        return f"was trained on {name} with the channels {', '.join(trained)}, but the scene has {', '.join(found)}"
+    centres, others = card.wavelengths_nm.get(name, ()), modality.wavelengths_nm or ()
+    shift = max((abs(one - other) for one, other in zip(centres, others, strict=False)), default=0.0)
+    if shift > MAX_SHIFT_NM:
+        return f"the band centres of {name} differ from those of the training by up to {shift:g} nm"
+    return ""
 
 
 def _bands(bands: dict[str, int]) -> str:

@@ -169,8 +169,9 @@ class SceneDataModule(SceneData, L.LightningDataModule):
         """Raise ConfigError if ``trainer.validate`` runs and there are no validation pixels."""
         if self.trainer is not None and self.trainer.state.fn == "validate" and not len(self.validation):
             raise ConfigError(
-                f"selection {self.config.selection} has no validation pixels; use trainer.test for the query pixels, "
-                "or set selection to paper-val, whose results have no rank"
+                f"selection {self.config.selection} has no validation pixels; use trainer.test (mmrs-bench test) "
+                "for the query pixels, or set selection to paper-val, whose results have no rank (mmrs-bench validate "
+                "--data.init_args.selection paper-val)"
             )
 
     def test_dataloader(self) -> PixelLoader:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from helpers.new_process import run_python
 from helpers.stored_scene import BANDS, store_scene
 
@@ -111,6 +112,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of ``nearest-prototype``."""
     folder = tmp_path_factory.mktemp("prototype")
     return saved(folder / "results", store_scene(folder / "scene"), "nearest-prototype")[0]
+
+
+def described(manifest: Path, name: str, **fields: Any) -> Path:
+    """A copy of a manifest with more fields of one modality."""
+    content = yaml.safe_load(manifest.read_text())
+    for modality in content["modalities"]:
+        modality |= fields if modality["name"] == name else {}
+    path = manifest.with_name(f"described-{len([*manifest.parent.iterdir()])}.yaml")
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_bands_in_another_order_or_of_another_sensor_are_refused(tmp_path: Path) -> None:
+    manifest = store_scene(tmp_path / "scene")
+    names, centres = [*"abcdef"], [400.0, 500.0, 600.0, 700.0, 800.0, 900.0]
+    named, measured = (
+        saved(tmp_path / field, described(manifest, "hsi", **{field: values}), "nearest-prototype")[0]
+        for field, values in (("channel_names", names), ("wavelengths_nm", centres))
+    )
+    with pytest.raises(ConfigError, match="the channels a, b, c, d, e, f, but the scene has f, e, d"):
+        classes(named, described(manifest, "hsi", channel_names=names[::-1]))
+    with pytest.raises(ConfigError, match="band centres of hsi differ from those of the training by up to 500 nm"):
+        classes(measured, described(manifest, "hsi", wavelengths_nm=centres[::-1]))
+    shifted = described(manifest, "hsi", wavelengths_nm=[centre + 2 for centre in centres], channel_names=names)
+    for model in (named, measured):
+        assert classes(model, shifted).shape == classes(model, manifest).shape, "undescribed bands are accepted"
 
 
 def test_what_cannot_be_classified_is_refused_in_one_line(tmp_path: Path, model: Path) -> None:

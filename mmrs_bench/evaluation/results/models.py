@@ -46,6 +46,8 @@ class ModelCard(BaseModel):
         classes: Names and colours by class id.
         bands: Bands of the training scene by modality, in the order in which the method receives them.
         channels: Channels by modality after PCA.
+        channel_names: Names of the bands by modality, where the training scene's manifest gives them.
+        wavelengths_nm: Band centres by modality, where it gives them.
         execution: Device, precision and batch size of the training.
         signature: The protocol in one line.
         provenance: Commit and versions of the code.
@@ -64,6 +66,8 @@ class ModelCard(BaseModel):
     classes: tuple[SceneClass, ...]
     bands: dict[str, int]
     channels: dict[str, int]
+    channel_names: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    wavelengths_nm: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     execution: ExecutionConfig
     signature: str
     provenance: Provenance

@@ -114,6 +114,7 @@ def _run(
 
 def _save_model(cell: Cell, method: Method, data: SceneDataModule, results: Path) -> None:
     manifest = data.scene.manifest
+    used = [modality for modality in manifest.modalities if modality.name in data.modalities]
     card = ModelCard(
         key=cell.key,
         protocol=cell.protocol,
@@ -124,6 +125,8 @@ def _save_model(cell: Cell, method: Method, data: SceneDataModule, results: Path
         classes=tuple(SceneClass(id=c.id, name=c.name, color=c.color) for c in manifest.classes),
         bands={name: data.scene.images[name].shape[2] for name in data.modalities},
         channels=data.channels,
+        channel_names={m.name: m.channel_names for m in used if m.channel_names},
+        wavelengths_nm={m.name: m.wavelengths_nm for m in used if m.wavelengths_nm},
         execution=method.context.execution,
         signature=signature(cell.protocol),
         provenance=provenance(),
