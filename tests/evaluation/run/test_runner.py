@@ -169,7 +169,7 @@ def test_what_has_the_place_of_the_work_folder_is_named(loads: list[str], tmp_pa
     if (place, put) == ("a folder above it", "a symbolic link"):  # results may lie on another disk
         run(tmp_path, cell)
         return
-    with pytest.raises(BenchError, match="(remove it|place), and run the command again") as caught:
+    with pytest.raises(BenchError, match=r"(remove it|place), and run the command again") as caught:
         run(tmp_path, cell)
     assert str(taken) in str(caught.value)
     assert kept.exists() == (put != "a broken link")
