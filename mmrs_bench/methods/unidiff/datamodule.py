@@ -28,7 +28,6 @@ from mmrs_bench.methods.unidiff.pictures import (
     ScenePictures,
     check_protocol,
     drift_numbers,
-    picture_row,
     picture_rows,
     select_pictures,
     training_names,
@@ -86,7 +85,7 @@ class _Tiles:
     """Replaces positions (see `TileSampler`) by ``tiles`` (n, 3, s, s), and ``row`` (n,) of the class embedding."""
 
     def __init__(self, pictures: ScenePictures, names: Sequence[str]) -> None:
-        self._grid, self._rows = pictures.grid, torch.tensor([picture_row(name) for name in names])
+        self._grid, self._rows = pictures.grid, torch.tensor(picture_rows(names))
         self._images = torch.cat([pictures.images[name] for name in names], 2)
 
     def __call__(self, batch: Batch) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mmrs_bench.methods.base import RunContext
 from mmrs_bench.methods.toolkit.feature_cache import FeatureStore, load_or_extract
 from mmrs_bench.methods.toolkit.sealed import tensors_sha256
 from mmrs_bench.methods.unidiff.adm_adaptation import AdaptedDenoiser
-from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_row
+from mmrs_bench.methods.unidiff.pictures import ScenePictures, picture_rows
 from mmrs_bench.models.batches import fixed_size_batches
 from mmrs_bench.scenes.datamodule import SceneDataModule
 from mmrs_bench.scenes.loader import Batch, PixelLoader
@@ -88,6 +88,7 @@ class TileFeatures:
         }
         self.grid = pictures.grid
         self._images = pictures.images
+        self._rows = dict(zip(pictures.images, picture_rows([*pictures.images]), strict=True))
         self._denoiser = denoiser.to(self.device)
         self._timestep, self._block, self._noise_seed, self._class_label = timestep, block, noise_seed, class_label
         self._context = context
@@ -108,7 +109,7 @@ class TileFeatures:
         for batch, count in fixed_size_batches(torch.from_numpy(tiles), BATCH):
             for name, picture in self._images.items():
                 clean = self.grid.cut(picture, batch).to(self.device)
-                row = picture_row(name) if self._class_label else None
+                row = self._rows[name] if self._class_label else None
                 with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
                     found = self._denoiser.features(clean, self._timestep, row, self._block, self._noise_seed)
                 parts[name].append(found[:count])

@@ -8,6 +8,7 @@ Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released c
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def picture_row(name: str) -> int:
 
     Reference: UniDiff, released code: pseudo-RGB 1, PCA 2, SAR 3, DSM 4.
     Deviation: LiDAR, which the paper's scenes do not have, counts as DSM. Further rasters of either have the next rows
-        (``lidar0`` is 4, ``lidar1`` 5).
+        (``lidar0`` is 4, ``lidar1`` 5). Of a scene with both, see `picture_rows`.
 
     Raises:
         ConfigError: If there is no such picture.
@@ -58,14 +59,26 @@ def picture_row(name: str) -> int:
     return ROWS[kind] + int(name[len(kind) :] or 0)
 
 
-def picture_rows(names: Sequence[str], classes: int) -> list[int]:
-    """The rows of pictures in a class embedding of so many rows.
+def picture_rows(names: Sequence[str], classes: int | None = None) -> list[int]:
+    """The rows of the pictures of a scene in a class embedding: those of `picture_row`, or the next free ones.
+
+    Of a scene with DSM and LiDAR, the DSM has the row of `picture_row`.
+
+    Args:
+        names: All pictures.
+        classes: Number of rows of the class embedding; None does not check it.
 
     Raises:
-        ConfigError: If there is no such picture, two pictures have the same row, or a row does not exist.
+        ConfigError: If there is no such picture, a picture is given twice, or a row does not exist.
     """
-    rows = [picture_row(name) for name in names]
-    if len(set(rows)) < len(rows) or max(rows, default=0) >= classes:
+    found: dict[str, int] = {}
+    for name in sorted(names, key=lambda name: _kind(name) == "lidar"):
+        row = picture_row(name)
+        while row in found.values():
+            row += 1
+        found[name] = row
+    rows = [found[name] for name in names]
+    if len(found) < len(names) or max(rows, default=0) >= (classes or math.inf):
         raise ConfigError(
             f"pictures {', '.join(names)} have rows {rows} of the class embedding, expected different ones below "
             f"{classes}; select fewer pictures"

@@ -220,8 +220,8 @@ def test_a_checkpoint_on_the_public_backbone_holds_the_adapters_and_needs_that_b
     [
         ({"pictures": "rgb"}, "pictures is 'rgb'; use a list of names"),
         (
-            {"pictures": ["rgb", "dsm", "lidar"]},
-            r"have rows \[1, 4, 4\] of the class embedding, expected different ones",
+            {"pictures": ["rgb", "lidar4"]},
+            r"have rows \[1, 8\] of the class embedding, expected different ones below 8",
         ),
         ({"backbone": "small"}, "unknown backbone 'small'"),
         ({"sizes": {"layers": 3}}, "sizes of the backbone: .*'layers'; use the fields of AdmConfig"),

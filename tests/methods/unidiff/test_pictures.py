@@ -10,7 +10,7 @@ from helpers.unidiff_helpers import NAMES, picture_data, picture_scene, settings
 
 from mmrs_bench.errors import ConfigError
 from mmrs_bench.methods.unidiff import pictures as unidiff_pictures
-from mmrs_bench.methods.unidiff.pictures import drift_numbers, picture_row, scene_pictures
+from mmrs_bench.methods.unidiff.pictures import drift_numbers, picture_row, picture_rows, scene_pictures
 from mmrs_bench.scenes.datamodule import SceneDataModule
 
 pytestmark = pytest.mark.usefixtures("small_tiny")
@@ -54,7 +54,7 @@ def test_the_hash_depends_on_the_selected_pictures_and_their_content() -> None:
         ({"backbone": "imagenet"}, {"modalities": ("sar",)}, "are sar, but .*anchored to false"),
         ({"anchored": False, "pictures": ("rgb",)}, {}, "without anchoring, stage A needs a picture other than rgb"),
         ({"tile": 128}, {}, r"raster \(36 x 40 pixels\) is too small for tiles of 128"),
-        ({}, {"bands": {"hsi": 5, "dsm": 1, "lidar": 1}}, "have rows .* expected different ones below 8; select fewer"),
+        ({}, {"bands": {"hsi": 5, "dsm": 1, "lidar": 4}}, "have rows .* expected different ones below 8; select fewer"),
     ],
 )
 def test_unsuitable_settings_and_protocols_are_refused(
@@ -62,6 +62,20 @@ def test_unsuitable_settings_and_protocols_are_refused(
 ) -> None:
     with refused(ConfigError, message):
         scene_pictures(settings(**changes), picture_data(**protocol))
+
+
+def test_pictures_of_a_scene_have_rows_of_their_own_and_the_dsm_its_published_one() -> None:
+    assert picture_rows(["rgb", "pca", "lidar", "sar", "dsm"]) == [1, 2, 5, 3, 4]
+    assert picture_rows(["rgb", "lidar0", "lidar1", "dsm0", "dsm1"]) == [1, 6, 7, 4, 5]
+    assert picture_rows(["rgb", "lidar0", "lidar1"], 8) == [picture_row(name) for name in ("rgb", "lidar0", "lidar1")]
+    assert tuple(scene_pictures(settings(), picture_data(bands={"hsi": 5, "dsm": 1, "lidar": 1})).images) == (
+        "rgb",
+        "pca",
+        "dsm",
+        "lidar",
+    )
+    with pytest.raises(ConfigError, match="expected different ones"):
+        picture_rows(["rgb", "rgb"])
 
 
 @pytest.mark.parametrize("changes", [{"anchored": False}, {"adaptation": "none"}])
