@@ -24,15 +24,13 @@ Normalisation = Literal["zscore", "minmax", "cube"]
 Selection = Literal["last", "support-cv", "paper-val"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BudgetName = Literal["smoke", "quick", "paper"]
-
+SceneNeed = Literal["hsi", "second-modality", "colours"]
 #: Largest number of scored query pixels by budget; None scores all.
 QUERY_LIMITS: dict[str, int | None] = {"smoke": 2_000, "quick": 4_000, "paper": None}
 
 #: Name of the stage in which a method pretrains, in progress, errors and random streams.
 PRETRAINING = "pretraining"
-
 DEFAULT_RESULTS = Path("results")
-
 KEY_DIGITS = 16
 
 
@@ -320,24 +318,19 @@ def method_label(method: str, variant: str) -> str:
     return method if variant == "default" else f"{method}:{variant}"
 
 
-#: See `MethodSpec.needs_scene`.
-SceneNeed = Literal["hsi", "second-modality", "colours"]
-
-
 class VariantSpec(_Frozen):
     """A variant of a method.
 
     Attributes:
         config: Settings that differ from the card's ``config``.
         unranked: Why its results have no rank; empty if they have one.
-        external_data: Training data of its pretrained weights, if different from the card's.
-        needs_scene: What scenes need, if different from the card's.
+        external_data, needs_scene: As in `MethodSpec`, if different from the card's.
     """
 
     config: dict[str, Any] = Field(default_factory=dict)
     unranked: str = ""
     external_data: str = ""
-    needs_scene: tuple[SceneNeed, ...] | None = None
+    needs_scene: tuple[SceneNeed, ...] | None = Field(default=None, exclude=True)
 
 
 class ResourceSpec(_Frozen):
@@ -367,8 +360,8 @@ class MethodSpec(_Frozen):
         uses_unlabelled: Whether the method trains on unlabelled pixels.
         external_data: Training data of pretrained weights.
         needs_weights: Required weights, by name in ``data_manifests/weights.yaml``.
-        needs_scene: What scenes need: ``hsi``; ``second-modality``, at least two modalities; ``colours``, an HSI whose
-            bands for red, green and blue are defined. ``--methods all`` leaves the method out on other scenes.
+        needs_scene: What scenes need: ``hsi``; ``second-modality``, at least two modalities; ``colours``, defined bands
+            for red, green and blue, if the HSI is used. ``--methods all`` leaves the method out on other scenes.
         part_of: The method that this one is an ablation, a part or a probe of; ``--methods all`` leaves it out.
         config: All settings with their defaults.
         variants: Variants by name; ``default`` always exists.
@@ -387,7 +380,7 @@ class MethodSpec(_Frozen):
     uses_unlabelled: bool = False
     external_data: str = "none"
     needs_weights: tuple[str, ...] = ()
-    needs_scene: tuple[SceneNeed, ...] = ()
+    needs_scene: tuple[SceneNeed, ...] = Field(default=(), exclude=True)  # changes no result
     part_of: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, VariantSpec] = Field(default_factory=dict, validate_default=True)

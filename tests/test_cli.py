@@ -17,13 +17,13 @@ from helpers.small_release import manifest_fields, write_manifest
 from mmrs_bench.cli import _actions_of, main
 from mmrs_bench.cli.parser import COMMANDS
 from mmrs_bench.commands.options import make_suite
-from mmrs_bench.evaluation.cells import all_methods, build_cells
+from mmrs_bench.evaluation.cells import build_cells
 from mmrs_bench.evaluation.report.maps.rasters import ARRAY_SUFFIX, RASTER_SUFFIXES
 from mmrs_bench.evaluation.report.maps.sheet import FIGURE_SUFFIXES
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.planning import expected_seconds
 from mmrs_bench.io import canonical_json
-from mmrs_bench.methods.catalogue import method_card, method_cards
+from mmrs_bench.methods.catalogue import all_methods, method_card, method_cards
 from mmrs_bench.methods.suitability import unmet_need
 from mmrs_bench.paths import BENCHMARK_DIR
 from mmrs_bench.scenes.catalogue import load_manifest, shipped_names
@@ -100,6 +100,7 @@ WRONG_INPUT = [
     ("run --config my.run.yaml", "my.run.yaml'. See mmrs-bench run --help."),
     ("predict one two --out map.npy", "Give one model, not several (* may stand for more than one). See mmrs-bench"),
     ("leaderboard nowhere", "unrecognized arguments: nowhere. See mmrs-bench leaderboard --help."),
+    ("data fetch muufl -f here", "unrecognized arguments: -f here. See mmrs-bench data fetch --help."),
     ("compare a b c", "unrecognized arguments: c. See mmrs-bench compare --help."),
     ("compare cnn cnn --results nowhere", "nowhere contains no records"),
     ("check docs/templates/my_method", "Give a method of your own by the path of its card (.yaml)."),

@@ -101,7 +101,7 @@ def _suggestion(text: str, argv: Sequence[str]) -> str:
         return _did_you_mean(nearest(found[1], choices))
     if found := re.search(r"[Uu]nrecognized arguments?: (--[\w-]+)", text):
         return _did_you_mean(nearest(found[1], options))
-    if text.lower().startswith("unrecognized arguments: ") and (place := _only_place(argv)):
+    if re.match(r"unrecognized arguments: [^-]", text, re.IGNORECASE) and (place := _only_place(argv)):
         return f"Give one {place}, not several (* may stand for more than one). "
     return ""
 

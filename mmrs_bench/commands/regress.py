@@ -12,12 +12,12 @@ from mmrs_bench.commands.options import compute
 from mmrs_bench.commands.output import say, table_console
 from mmrs_bench.errors import unknown_name
 from mmrs_bench.evaluation import regression
-from mmrs_bench.evaluation.cells import ALL_METHODS, Cell, Suite, build_cells, weightless_methods
+from mmrs_bench.evaluation.cells import ALL_METHODS, Cell, Suite, build_cells
 from mmrs_bench.evaluation.report.render import print_tables
 from mmrs_bench.evaluation.results.records import load_records
 from mmrs_bench.evaluation.run.pool import environment
 from mmrs_bench.evaluation.run.session import EXIT_FAILED, check_writable
-from mmrs_bench.methods.catalogue import method_cards
+from mmrs_bench.methods.catalogue import method_cards, weightless_methods
 from mmrs_bench.paths import CACHE_VARIABLE
 
 #: Draws of the cells that have baselines.

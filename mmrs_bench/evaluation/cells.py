@@ -24,7 +24,7 @@ from mmrs_bench.config import (
     method_label,
 )
 from mmrs_bench.errors import ConfigError, SplitError, unknown_name
-from mmrs_bench.methods.catalogue import card_file, is_card_path, method_card, method_cards, resolve_config
+from mmrs_bench.methods.catalogue import all_methods, card_file, is_card_path, method_card, resolve_config
 from mmrs_bench.methods.setting_files import file_hashes
 from mmrs_bench.methods.suitability import unmet_need
 from mmrs_bench.reading import describe
@@ -161,16 +161,6 @@ def recorded_name(method: str | os.PathLike[str]) -> str:
     return method_label(method_card(name).name, variant or "default") if is_card_path(name) else text
 
 
-def weightless_methods() -> list[str]:
-    """Names of all methods that need no pretrained weights."""
-    return [card.name for card in method_cards().values() if not card.needs_weights]
-
-
-def all_methods() -> list[str]:
-    """The methods that ``all`` stands for: those that need no pretrained weights and are no part of another one."""
-    return [name for name in weightless_methods() if not method_card(name).part_of]
-
-
 def build_cells(suite: Suite, *, fetch: Callable[[str], object] | None = None) -> list[Cell]:
     """Check a suite and return its cells, without duplicates.
 
@@ -198,12 +188,12 @@ def build_cells(suite: Suite, *, fetch: Callable[[str], object] | None = None) -
     fingerprints = {dataset: _fingerprint(manifest, fetch) for dataset, manifest in scenes}
     cells: dict[str, Cell] = {}
     for dataset, manifest in scenes:
+        suited = [method for method in methods if not method.obstacle(suite, manifest)]
         for split in suite.splits:
             for shots in suite.shots:
                 first = [
                     _first_cell(suite, dataset, manifest, fingerprints[dataset], method, split=split, shots=shots)
-                    for method in methods
-                    if not method.obstacle(suite, manifest)
+                    for method in suited
                 ]
                 cells |= {cell.key: cell for cell in _draws_of(first, suite)}
     return list(cells.values())

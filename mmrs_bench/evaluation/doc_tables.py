@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,36 +200,32 @@ def _accuracies(spec: TableSpec, groups: Sequence[Group]) -> str:
             title = f"{scene}, {shots} shots" if len(spec.scenes) > 1 else f"{shots} shots"
             columns.append(Column(key, title.removesuffix("s") if shots == 1 else title, "estimate"))
             found = [_found(spec, row, scene, shots, groups) for row in (*spec.methods, *against)]
-            _check_column(spec, [group for group, _ in found])
+            _check_column([(row, group) for row, (group, _) in zip((*spec.methods, *against), found, strict=True)])
             base = found[-1][1] if against else None
             columns += [Column(f"{key} -", f"minus {row.title}") for row in against]
             for cells, (_, entry) in zip(rows, found, strict=False):
                 used.append(entry)
                 cells[key] = entry.estimate(spec.metric)
-                pair = _paired(spec.metric, entry, base) if base and base is not entry else None
-                if pair:
+                if base is None or base is entry:
+                    continue
+                lowest = METRICS[spec.metric].lowest
+                if pair := paired(entry.by_draw(spec.metric), base.by_draw(spec.metric), lowest=lowest):
                     pairs.append(pair)
                     cells[f"{key} -"] = _difference(pair)
     return f"{_table(columns, rows)}\n\n{_caption(spec, used)} {_tests(pairs)}".rstrip() + "\n"
 
 
-def _paired(metric: str, entry: Entry, base: Entry) -> Paired | None:
-    return paired(entry.by_draw(metric), base.by_draw(metric), lowest=METRICS[metric].lowest)
-
-
-def _check_column(spec: TableSpec, groups: Sequence[Group]) -> None:
-    """Refuse a column whose values are of several protocols, but for what the rows state."""
-    rows = (*spec.methods, *((spec.against,) if spec.against else ()))
-    stated = {"mod", *(name for row in rows for name in row.signature)}
-    protocols = {
-        tuple((name, value) for name, value in group.fields.items() if name not in stated): group for group in groups
-    }
-    if len(protocols) > 1:
-        signatures = "; ".join(group.signature(group.entries) for group in protocols.values())
-        raise ConfigError(
-            f"the values of one column are of several protocols: {signatures}; run all methods under one, or state "
-            "what differs as signature of the rows"
-        )
+def _check_column(found: Sequence[tuple[Row, Group]]) -> None:
+    """Refuse a column with values of several protocols, but for what one of two rows states."""
+    for (row, group), (other_row, other) in combinations(found, 2):
+        stated = {"mod", *row.signature, *other_row.signature}
+        different = {name for name, _ in group.fields.items() ^ other.fields.items()}
+        if different - stated:
+            signatures = "; ".join(each.signature(each.entries) for each in (group, other))
+            raise ConfigError(
+                f"the values of one column are of several protocols: {signatures}; run all methods under one, or state "
+                "what differs as signature of the rows"
+            )
 
 
 def _ranking(spec: TableSpec, groups: Sequence[Group]) -> str:
@@ -239,7 +236,7 @@ def _ranking(spec: TableSpec, groups: Sequence[Group]) -> str:
     table = next(table for table in build_leaderboard(group.records) if table.in_csv)
     shown = [entry.label for entry in group.entries]
     if spec.methods:
-        shown = [_entry(spec, row, scene, shots, groups).label for row in spec.methods]
+        shown = [_found(spec, row, scene, shots, groups)[1].label for row in spec.methods]
     rows = [row for row in table.rows if row["label"] in shown]
     filled = {key for key in RANKING_COLUMNS if any(row.get(key) is not None for row in rows)}
     columns = [column for column in table.columns if column.key in filled]
@@ -268,10 +265,6 @@ def _one(spec: TableSpec, scene: str, shots: int, groups: Sequence[Group], name:
         raise ConfigError(f"there are no records of {wanted}; run these cells, and add them with mmrs-bench collect")
     signatures = "; ".join(group.signature(group.entries) for group in groups)
     raise ConfigError(f"there are several protocols with {wanted}: {signatures}; choose one by signature: {{...}}")
-
-
-def _entry(spec: TableSpec, row: Row, scene: str, shots: int, groups: Sequence[Group]) -> Entry:
-    return _found(spec, row, scene, shots, groups)[1]
 
 
 def _found(spec: TableSpec, row: Row, scene: str, shots: int, groups: Sequence[Group]) -> tuple[Group, Entry]:

@@ -123,10 +123,12 @@ def import_results(source: Path, results: Path, *, name: str | None = None, repl
             origin = Origin.of(name=name, **fields)
             records = [record.with_origin(origin.name) for record in records]
         target = results / IMPORTED / folder_name(origin.name)
-        with folder_lock(target.parent):
-            new = _check_target(target, origin, records, replace=replace)
-            if new:
-                _copy(folder, origin, target)
+        new = _check_target(target, origin, records, replace=replace)
+        if new:
+            with folder_lock(target.parent):
+                new = _check_target(target, origin, records, replace=replace)  # others may have imported meanwhile
+                if new:
+                    _copy(folder, origin, target)
     own = {record.key: record for record in load_records(results)}
     known = [(record, own[record.key]) for record in records if record.key in own]
     different = [record for record, mine in known if record.confusion != mine.confusion]

@@ -264,7 +264,7 @@ def update_baselines(
         checkout: The git checkout.
 
     Returns:
-        One line per metric: old -> new.
+        One line per metric: old -> new, where the old value may be of an earlier fingerprint or other data settings.
 
     Raises:
         ConfigError: See `check_traceable`; or the records are not from one commit, or seeds or draws are missing.
@@ -272,14 +272,17 @@ def update_baselines(
     check_traceable(checkout)
     if not records:
         raise ConfigError("there are no records for new baselines; run the cells first")
-    old = {baseline.identity: baseline for baseline in load_baselines(path)}
-    new = {identity: _baseline(identity[0], entry) for identity, entry in _entries(records).items()}
-    measured = {row.slot for row in new.values()}
-    kept = {identity: row for identity, row in old.items() if row.slot not in measured}
-    rows = [row for _, row in sorted({**kept, **new}.items())]
-    content = _BaselineFile(schema=1, rows=tuple(rows))
+    old = load_baselines(path)
+    new = sorted((_baseline(signature, entry) for (signature, *_), entry in _entries(records).items()), key=_identity)
+    replaced = {row.slot: row for row in old}
+    kept = [row for row in old if row.slot not in {row.slot for row in new}]
+    content = _BaselineFile(schema=1, rows=tuple(sorted([*kept, *new], key=_identity)))
     write_json(path, content.model_dump(mode="json", by_alias=True))
-    return [line for identity, row in sorted(new.items()) for line in _changes(old.get(identity), row)]
+    return [line for row in new for line in _changes(replaced.get(row.slot), row)]
+
+
+def _identity(row: Baseline) -> tuple[str, str, str]:
+    return row.identity
 
 
 def _baseline(signature: str, entry: Entry) -> Baseline:

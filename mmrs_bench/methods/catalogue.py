@@ -192,3 +192,13 @@ def resolve_config(card: MethodSpec, variant: str, budget: BudgetName) -> dict[s
                 raise unknown_name(f"setting in {where} of {card.name}", name, config)
         config.update(changes)
     return config
+
+
+def weightless_methods() -> list[str]:
+    """Names of all methods that need no pretrained weights."""
+    return [card.name for card in method_cards().values() if not card.needs_weights]
+
+
+def all_methods() -> list[str]:
+    """The methods that ``all`` stands for: those that need no pretrained weights and are no part of another one."""
+    return [name for name in weightless_methods() if not method_card(name).part_of]

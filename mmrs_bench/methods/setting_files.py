@@ -24,10 +24,7 @@ FURTHER = ("vectors", "names")
 #: What to do if one of these is absent.
 _GET_VECTORS = "put it there (docs/adding-a-scene.md, Class names as text, says where to get it)"
 #: Fields of a card that describe it and change no result.
-DESCRIPTIONS: Any = {
-    **dict.fromkeys(("title", "reference", "resources", "needs_scene"), True),
-    "variants": {"__all__": {"needs_scene"}},
-}
+DESCRIPTIONS = {"title", "reference", "resources"}
 #: Content of a file that does not exist; the method reports it when it needs the file.
 ABSENT = "absent"
 

@@ -20,14 +20,14 @@ def unmet_need(card: MethodSpec, variant: str, manifest: Manifest, modalities: S
     """
     chosen = modalities or manifest.modality_names
     needs = _needs(card, variant)
-    if {"hsi", "colours"} & set(needs) and "hsi" not in chosen:
+    if "hsi" in needs and "hsi" not in chosen:
         return f"needs an hsi, and the modalities are {', '.join(chosen)}"
     if "second-modality" in needs and len(chosen) < 2:
         without = [
             method_label(card.name, name) for name in card.variants if "second-modality" not in _needs(card, name)
         ]
         return f"needs a second modality beside {chosen[0]}" + (f", unlike {' and '.join(without)}" if without else "")
-    if "colours" in needs:
+    if "colours" in needs and "hsi" in chosen:
         from mmrs_bench.scenes.pictures.pseudo_rgb import rgb_bands
 
         try:

@@ -12,8 +12,9 @@ from helpers.fake_suite import fake_cards, write_manifest
 
 from mmrs_bench.config import KEY_DIGITS, ProtocolConfig
 from mmrs_bench.errors import BenchError, ConfigError, SplitError
-from mmrs_bench.evaluation.cells import Suite, build_cells, weightless_methods
+from mmrs_bench.evaluation.cells import Suite, build_cells
 from mmrs_bench.io import content_hash
+from mmrs_bench.methods.catalogue import weightless_methods
 
 CARDS: list[dict[str, Any]] = [
     {

@@ -73,6 +73,16 @@ def test_values_of_several_protocols_are_not_in_one_column(page: Callable[..., P
         update_page(page(), mixed)
 
 
+def test_what_one_row_states_may_not_differ_between_others(page: Callable[..., Path]) -> None:
+    rows = ("- {method: rf, signature: {pca: '3'}}", "- svm", "- knn")
+    path = page("\n".join((SPEC.partition("methods")[0] + "methods:", *rows)))
+    mixed = [r for r in records(pca=3) if r.protocol.method == "rf"]
+    mixed += [r for r in records() if r.protocol.method == "svm"]
+    with pytest.raises(ConfigError, match="of several protocols"):
+        update_page(path, [*mixed, *(make_record("knn", draw=draw, pca=5) for draw in range(8))])
+    assert update_page(path, [*mixed, *(make_record("knn", draw=draw) for draw in range(8))])
+
+
 def test_what_rows_state_may_differ(page: Callable[..., Path]) -> None:
     rows = (
         "- {method: rf, signature: {pca: ''}}",

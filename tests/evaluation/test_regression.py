@@ -15,7 +15,6 @@ from mmrs_bench.cli import main
 from mmrs_bench.commands import regress as command
 from mmrs_bench.commands.regress import baseline_cells
 from mmrs_bench.errors import ConfigError
-from mmrs_bench.evaluation.cells import weightless_methods
 from mmrs_bench.evaluation.regression import (
     MIN_TOLERANCE,
     Baseline,
@@ -27,7 +26,7 @@ from mmrs_bench.evaluation.regression import (
 from mmrs_bench.evaluation.report.render import render
 from mmrs_bench.evaluation.results.metrics import METRICS, ClassCounts, Metric
 from mmrs_bench.evaluation.results.schema import Record
-from mmrs_bench.methods.catalogue import method_card
+from mmrs_bench.methods.catalogue import method_card, weightless_methods
 from mmrs_bench.paths import cache_root
 
 DRAWS = range(3)
@@ -167,8 +166,9 @@ def test_update_replaces_baselines_that_nothing_measures_any_more(
     path: Path, checkout: Path, baselines: list[Baseline], change: dict[str, object]
 ) -> None:
     assert len(baselines) == 2
-    update_baselines(runs(seeds=5, **change), path, checkout=checkout)
-    assert regress(runs(**change) + runs("svm", 120), load_baselines(path)).passed
+    lines = update_baselines(runs(hits=160, seeds=5, **change), path, checkout=checkout)
+    assert "rf OA: 75.00 ± 0.50 -> 80.00 ± 0.50" in lines[0]
+    assert regress(runs(hits=160, **change) + runs("svm", 120), load_baselines(path)).passed
 
 
 def test_update_refuses_a_dirty_checkout_and_no_checkout(path: Path, checkout: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mmrs_bench.scenes.catalogue import load_manifest
 
 CARDS: list[dict[str, Any]] = [
     {"name": "alone"},
-    {"name": "colourful", "needs_scene": ["colours"]},
+    {"name": "colourful", "needs_scene": ["hsi", "colours"]},
     {"name": "two", "needs_scene": ["hsi", "second-modality"], "variants": {"one": {"needs_scene": ["hsi"]}}},
 ]
 
@@ -84,3 +84,13 @@ def test_shipped_methods_suit_the_simulated_scene_and_most_suit_one_modality() -
     assert {"rf-spatial", "cnn", "diffclip", "unidiff-tiny", "lds2ae"} <= found
     assert found.isdisjoint({"hct", "mft", "mivit", "msfmamba", "s2enet", "coupled-cnn", "bdgf", "bdgf-probe"})
     assert unmet_need(method_card("bdgf-cnn"), "mask-none", manifest, ("hsi",)) == ""
+
+
+def test_unidiff_needs_an_hsi_only_for_its_anchor_and_colours_only_with_an_hsi(tmp_path: Path) -> None:
+    card, coloured, plain = method_card("unidiff"), load_manifest("simulated"), load_manifest(write_manifest(tmp_path))
+    for variant, without_hsi in (("default", "needs an hsi"), ("no-anchor", ""), ("unadapted", "")):
+        assert unmet_need(card, variant, coloured) == ""
+        assert unmet_need(card, variant, coloured, ("lidar",)).startswith(without_hsi)
+        assert bool(unmet_need(card, variant, coloured, ("lidar",))) == bool(without_hsi)
+        assert unmet_need(card, variant, plain).startswith("needs the colours of the hsi")
+    assert unmet_need(method_card("unidiff-tiny"), "no-anchor", coloured, ("lidar",)).startswith("needs an hsi")

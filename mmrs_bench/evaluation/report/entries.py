@@ -190,7 +190,7 @@ def mean_leakage(records: Sequence[Record]) -> dict[str, float]:
 
 
 def differing_settings(groups: Iterable[Group]) -> list[str]:
-    """Labels of ranked methods that have other settings in some of the groups, which differ in scenes or shots."""
+    """Labels of ranked methods whose settings differ between groups: of several scenes, as labels tell shots apart."""
     settings: dict[str, set[str]] = defaultdict(set)
     for entry in (entry for group in groups for entry in group.ranked):
         settings[entry.label].add(entry.method_id.settings)

@@ -207,9 +207,9 @@ def _draw_notes(ranked: Sequence[Entry], ranks: Sequence[int | None]) -> list[st
     if any(len(entry.seeds) > 1 for entry in ranked):
         notes.append("Where a method has several seeds, a draw's value is the mean over its seeds.")
     for metric in METRICS.values():
-        if undefined := [entry for entry in ranked if len(entry.by_draw(metric.name)) < len(entry.draws)]:
-            texts = (f"{e.label} ({len(e.draws) - len(e.by_draw(metric.name))} of {len(e.draws)})" for e in undefined)
-            notes.append(f"{metric.title} is undefined in draws of {', '.join(texts)}: its means are over the others.")
+        missing = {e.label: (len(e.draws) - len(e.by_draw(metric.name)), len(e.draws)) for e in ranked}
+        if texts := [f"{label} ({few} of {all_})" for label, (few, all_) in missing.items() if few]:
+            notes.append(f"{metric.title} is undefined in draws of {', '.join(texts)}, which its means leave out.")
     ungrouped = [entry.label for entry, rank in zip(ranked, ranks, strict=False) if rank is None]
     if len(ungrouped) < len(ranked):
         if ungrouped:

@@ -164,12 +164,13 @@ def separable(values: Sequence[Mapping[int, float]]) -> bool:
 def _comparable(values: Sequence[Mapping[int, float]]) -> list[int]:
     """Indices of methods of which each two have at least `MIN_DRAWS` draws in common, the highest mean first.
 
-    Methods with many draws are chosen first.
+    Methods that can be compared with many others are chosen first, then those with many draws.
     """
     means = [fmean(of_method.values()) for of_method in values]
+    testable = [[len(one.keys() & other.keys()) >= MIN_DRAWS for other in values] for one in values]
     chosen: list[int] = []
-    for i in sorted(range(len(values)), key=lambda i: (-len(values[i]), -means[i])):
-        if all(len(values[i].keys() & values[j].keys()) >= MIN_DRAWS for j in (i, *chosen)):
+    for i in sorted(range(len(values)), key=lambda i: (-sum(testable[i]), -len(values[i]), -means[i])):
+        if all(testable[i][j] for j in (i, *chosen)):
             chosen.append(i)
     return sorted(chosen, key=lambda i: -means[i])
 

@@ -87,10 +87,8 @@ def notes_of(cells: Iterable[Cell]) -> Notes:
     for cell in {(cell.dataset, cell.card_path, cell.method_label): cell for cell in cells}.values():
         where = f"{cell.method_label} on {cell.protocol.scene}"
         try:
-            reason = unmet_need(
-                cell.card, cell.protocol.variant, load_manifest(cell.dataset), cell.protocol.data.modalities
-            )
-            if reason:
+            manifest, modalities = load_manifest(cell.dataset), cell.protocol.data.modalities
+            if reason := unmet_need(cell.card, cell.protocol.variant, manifest, modalities):
                 notes.faults.append(f"{where}: {reason}; choose other --methods")
             found = scene_notes(cell.protocol.method_config, cell.card, cell.card_path, cell.dataset)
         except BenchError as error:

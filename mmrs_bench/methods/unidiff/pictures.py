@@ -8,7 +8,6 @@ Reference: UniDiff (Hu & Prasad, WACV 2026, arXiv 2512.00261) and its released c
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -77,8 +76,10 @@ def picture_rows(names: Sequence[str], classes: int | None = None) -> list[int]:
         while row in found.values():
             row += 1
         found[name] = row
+    if len(found) < len(names):
+        raise ConfigError(f"pictures {', '.join(names)}: expected different ones; give each once")
     rows = [found[name] for name in names]
-    if len(found) < len(names) or max(rows, default=0) >= (classes or math.inf):
+    if classes is not None and max(rows, default=0) >= classes:
         raise ConfigError(
             f"pictures {', '.join(names)} have rows {rows} of the class embedding, expected different ones below "
             f"{classes}; select fewer pictures"

@@ -83,8 +83,11 @@ def fetch(manifest: Manifest, *, source_dir: Path | None = None, progress: Progr
 
 @contextmanager
 def _exclusive_lock(folder: Path, manifest: Manifest, report: Progress) -> Iterator[None]:
-    """Let one process at a time fetch into a folder. The lock is in the cache, because the folder may be the user's."""
-    path = cache_file(folder, ".lock")
+    """Let one process at a time fetch into a folder.
+
+    The lock lies beside the folder, where all users of it find it; that of a user's own folder lies in the cache.
+    """
+    path = folder.with_name(f".{folder.name}.lock") if manifest.data_dir is None else cache_file(folder, ".lock")
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from mmrs_bench.scenes.scene import FloatArray, Scene
 
 #: Measured values are smaller; programs mark missing values by the largest float32 number.
 LARGEST = 1e30
-#: Smallest range of a band, in steps of float32 at its values, that its values can be told apart in.
+#: A band with a smaller range, in steps of float32 at its values, is refused: different values would become equal.
 LEAST_STEPS = 100
 
 
@@ -104,7 +104,7 @@ def _rounding_fault(part: AnyArray, stored: FloatArray) -> str:
         return ""
     low, high = stored.min(axis=(0, 1)), stored.max(axis=(0, 1))
     found = []
-    with np.errstate(invalid="ignore"):  # NaN and infinity are reported later
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN, infinity and huge values are reported later
         narrow = np.flatnonzero(high - low < LEAST_STEPS * np.spacing(np.maximum(-low, high))).tolist()
     for band in narrow:
         first, last = part[:, :, band].min(), part[:, :, band].max()

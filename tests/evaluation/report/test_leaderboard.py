@@ -87,7 +87,7 @@ def test_notes_state_what_means_and_groups_are_over() -> None:
     assert dict(values(ranking, "label", "group")) == {"knn": None, "rf": 1, "svm": 2}
     notes = " ".join(ranking.notes)
     assert "Methods have 2 to 8 draws: their means are not over the same draws" in notes
-    assert "κ is undefined in draws of knn (1 of 2): its means are over the others." in notes
+    assert "κ is undefined in draws of knn (1 of 2), which its means leave out." in notes
     assert "No group, because a test takes 6 common draws: knn." in notes
     assert "draws 2-8 " in dict(ranking.card)["protocol"]
     disjoint = [make_record("rf", draw=0), make_record("svm", draw=1)]

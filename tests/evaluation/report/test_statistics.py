@@ -191,6 +191,7 @@ WORSE = {d: 0.8 - 0.001 * d for d in range(6)}
         pytest.param([curve(0.9, 5), curve(0.5, 5), curve(0.1, 5)], [None, None, None], id="too few draws"),
         pytest.param([curve(0.9), curve(0.5, first=7), curve(0.4)], [1, None, 2], id="too few common draws"),
         pytest.param([curve(0.5), curve(0.9, 1), curve(0.8)], [2, None, 1], id="a single draw with the highest mean"),
+        pytest.param([curve(0.9, 20, 100), curve(0.8), curve(0.5)], [None, 1, 2], id="many draws that no other has"),
         pytest.param(
             [CONSTANT, {d: 0.89 - 0.0001 * d for d in CONSTANT}, {d: (0.8 - 0.001 * d, 0.96)[d % 2] for d in CONSTANT}],
             [1, 2, 1],

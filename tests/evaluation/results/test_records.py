@@ -14,25 +14,22 @@ from typing import Any
 
 import pytest
 from helpers.new_process import in_new_process
-from helpers.synthetic_records import make_failure, make_protocol, make_record
+from helpers.synthetic_records import make_protocol, make_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmrs_bench.errors import RecordError, TrainingError
+from mmrs_bench.errors import RecordError
 from mmrs_bench.evaluation.results import metrics
 from mmrs_bench.evaluation.results import records as store
 from mmrs_bench.evaluation.results.metrics import METRICS, Metric, metric_value, scores
 from mmrs_bench.evaluation.results.records import (
-    failure_path,
     load_failures,
     load_record,
     load_records,
     record_path,
-    remaining_failures,
-    save_failure,
     save_record,
 )
-from mmrs_bench.evaluation.results.schema import FailureRecord, Record, Scores
+from mmrs_bench.evaluation.results.schema import Record, Scores
 from mmrs_bench.io import content_hash, write_json
 
 
@@ -327,37 +324,6 @@ def test_a_stored_metric_is_one_row_and_one_field(tmp_path: Path, monkeypatch: p
         load_record(new_path)
 
 
-def test_failures_are_kept_until_the_cell_succeeds(tmp_path: Path) -> None:
-    record = make_record()
-    try:
-        raise TrainingError("the loss\nis NaN")
-    except TrainingError as error:
-        path = save_failure(tmp_path, record.protocol, error)
-    assert path == failure_path(tmp_path, record.protocol)
-    (failure,) = load_failures(tmp_path)
-    assert (failure.key, failure.error, failure.message) == (record.key, "TrainingError", "the loss is NaN")
-    assert "test_failures_are_kept" in failure.traceback
-    assert load_records(tmp_path) == []
-    save_record(tmp_path, record)
-    assert load_failures(tmp_path) == []
-    assert not path.exists()
-
-
-def test_failures_of_cells_with_a_record_are_ignored(tmp_path: Path) -> None:
-    record = make_record()
-    save_record(tmp_path, record)
-    save_failure(tmp_path, record.protocol, TrainingError("earlier"))
-    save_failure(tmp_path, make_protocol(draw=1), TrainingError("still"))
-    assert [failure.message for failure in load_failures(tmp_path)] == ["still"]
-
-
-def test_a_corrupt_failure_record_is_named(tmp_path: Path) -> None:
-    path = save_failure(tmp_path, make_protocol(), TrainingError("x"))
-    path.write_text("{}")
-    with pytest.raises(RecordError, match="has schema None"):
-        load_failures(tmp_path)
-
-
 def test_results_are_read_without_heavy_imports() -> None:
     code = (
         "import sys\n"
@@ -366,36 +332,6 @@ def test_results_are_read_without_heavy_imports() -> None:
         "print([m for m in ('torch', 'scipy', 'matplotlib', 'sklearn', 'lightning', 'rich') if m in sys.modules])"
     )
     assert in_new_process(code) == "[]"
-
-
-def test_a_failure_remains_until_a_later_record_of_any_version_of_the_method() -> None:
-    failure = make_failure("rf", method_config={"trees": 1}).model_copy(
-        update={"failed_at": "2025-01-02T00:00:00+00:00"}
-    )
-    record = make_record("rf")
-
-    def remaining(record: Record, *failures: FailureRecord) -> int:
-        return len(remaining_failures([record], failures))
-
-    later = record.model_copy(
-        update={"measured": record.measured.model_copy(update={"finished_at": "2025-01-03T00:00:00+00:00"})}
-    )
-    assert remaining(record, failure, failure) == 1, "an older result of another version says nothing about this one"
-    assert remaining(later, failure) == 0
-    for change in (
-        {"draw": 1},
-        {"shots": 5},
-        {"seed": 1},
-        {"method": "svm"},
-        {"variant": "other"},
-        {"budget": "quick"},
-    ):
-        other = make_failure(**{"method": "rf", **change}).model_copy(update={"failed_at": failure.failed_at})
-        assert remaining(later, other) == 1, change
-    assert remaining(later.with_origin("Example Lab"), failure) == 1, (
-        "results of others are no answer to a failure here"
-    )
-    assert remaining(record, make_failure("rf")) == 0, "the cell has a record"
 
 
 def test_an_unreadable_file_is_not_called_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

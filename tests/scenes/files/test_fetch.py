@@ -23,7 +23,6 @@ from helpers.small_release import (
     files_below,
     local_server,
     npz_bytes,
-    official_fields,
     plain_source,
     send,
     sha256,
@@ -35,8 +34,7 @@ from helpers.small_release import (
 from mmrs_bench.errors import ConfigError, DataError, FetchError
 from mmrs_bench.scenes.catalogue import load_manifest, load_scene
 from mmrs_bench.scenes.files import stamps, transfer
-from mmrs_bench.scenes.files.fetch import ensure_files, fetch, manual_steps, missing_official, scene_folder
-from mmrs_bench.scenes.files.verify import SceneStatus, status
+from mmrs_bench.scenes.files.fetch import ensure_files, fetch, manual_steps, scene_folder
 from mmrs_bench.scenes.manifest import Manifest
 
 GOOD = npz_bytes(**{name: array for name, array in small_arrays().items() if name not in ("train", "test")})
@@ -400,31 +398,3 @@ def test_data_dir_is_used_in_place_and_never_touched(tmp_path: Path, mine: Path)
     with pytest.raises(DataError, match="the manifest expects"):
         load_scene(manifest)
     assert files_below(mine) == {"scene.npz"}
-
-
-def with_optional_masks(tmp_path: Path, *urls: str) -> Manifest:
-    mask = {"file": "masks.npz", "axes": "hw"}
-    return small_manifest(
-        tmp_path,
-        sources=[plain_source(GOOD), plain_source(MASKS, *urls, file="masks.npz", optional=True)],
-        official_split=official_fields(train=mask | {"key": "train"}, test=mask | {"key": "test"}),
-    )
-
-
-def test_optional_file_may_stay_absent(tmp_path: Path) -> None:
-    manifest = with_optional_masks(tmp_path)
-    folder = place(manifest).parent
-    expected = "optional: small-r1: masks.npz could not be fetched"
-    assert any(line.startswith(expected) for line in progress_of(fetch, manifest))
-    assert load_scene(manifest).official is None
-    assert all(part in missing_official(manifest) for part in ("masks.npz is missing", sha256(MASKS), str(folder)))
-    assert status(manifest) == SceneStatus("present", missing=("masks.npz",))
-    (folder / "masks.npz").write_bytes(MASKS)
-    assert [len(part) for part in load_scene(manifest).official] == [6, 21]
-    assert missing_official(manifest) == ""
-
-
-def test_an_optional_file_with_an_address_is_fetched(tmp_path: Path, server: LocalServer, mine: Path) -> None:
-    manifest = with_optional_masks(tmp_path, server.serve("/masks.npz", MASKS))
-    (mine / "scene.npz").write_bytes(GOOD)
-    assert files_below(fetch(manifest, source_dir=mine)) == {"scene.npz", "masks.npz"}

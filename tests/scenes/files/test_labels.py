@@ -180,41 +180,6 @@ def test_unknown_values_are_counted_and_fitting_lines_suggested(tmp_path: Path, 
     assert "scene.npz[gt]" in str(error.value)
 
 
-RGBA = np.dstack([COLORS[GT], np.full_like(GT, 255)])
-SHAPES: dict[str, tuple[np.ndarray, dict[str, Any], list[str]]] = {
-    "colours": (
-        COLORS[GT],
-        {},
-        [
-            "if it contains colours, set encoding: rgb and axes: hwc, or ",
-            "if it has one channel per class, set encoding: one-hot and axes: hwc",
-        ],
-    ),
-    "colours first": (COLORS[GT].transpose(2, 0, 1), {}, ["set encoding: rgb and axes: chw"]),
-    "colours with alpha": (
-        RGBA,
-        {},
-        [
-            "if it contains colours, remove its alpha channel, and set encoding: rgb and axes: hwc, or ",
-            "one for no label, set encoding: one-hot and axes: hwc, and ignore: to the channel for no label",
-        ],
-    ),
-    "colours with alpha as rgb": (RGBA, ENCODED["rgb"], ["remove its alpha channel"]),
-    "labels as rgb": (GT, ENCODED["rgb"], ["if it has one value per pixel, set encoding: labels and axes: hw"]),
-    "labels as one-hot": (GT, ENCODED["one-hot"], ["set encoding: labels and axes: hw"]),
-    "flattened colours": (COLORS[GT].reshape(-1, 3), ENCODED["rgb"], ["it is flattened, so reshape it in the file"]),
-}
-
-
-@pytest.mark.parametrize("case", SHAPES)
-def test_labels_in_another_encoding_name_the_one_that_fits(tmp_path: Path, case: str) -> None:
-    labels, changes, advice = SHAPES[case]
-    with pytest.raises(DataError, match=r"scene\.npz\[gt\]: has shape") as error:
-        scene_of_arrays(tmp_path, {"gt": labels}, **changes)
-    assert all(text in str(error.value) for text in advice)
-    assert not any(text in str(error.value) for text in ("another raster", "in the manifest"))
-
-
 def test_nan_in_a_mask_is_never_suggested_as_a_class(tmp_path: Path) -> None:
     masks = {name: np.where(array, 1, np.nan) for name, array in (("train", TRAIN), ("test", TEST))}
     with pytest.raises(DataError, match=r"unknown values \.nan .*; set official_split\.ignore: \[\.nan\]$"):

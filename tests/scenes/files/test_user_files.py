@@ -155,9 +155,19 @@ def test_one_folder_has_one_lock_by_whatever_path(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.lock"))) == 1
 
 
+def test_users_of_a_shared_data_folder_have_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMRS_BENCH_DATA", str(tmp_path / "shared"))
+    for user in ("one", "two"):
+        monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / user))
+        with pytest.raises(FetchError):
+            fetch(small_manifest(tmp_path, sources=[plain_source(STALE)]))
+    assert [path.parent for path in tmp_path.rglob("*.lock")] == [tmp_path / "shared"]
+
+
 def test_an_unwritable_cache_does_not_stop_a_fetch(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("MMRS_BENCH_CACHE", str(tmp_path / "file/cache"))
     lines: list[str] = []
-    fetch(small_manifest(tmp_path, sources=[plain_source(STALE)]), source_dir=mine, progress=lines.append)
+    manifest = small_manifest(tmp_path, sources=[plain_source(STALE)], data_dir="town")
+    fetch(manifest, source_dir=mine, progress=lines.append)
     assert "cannot be written (Not a directory); do not start a second fetch" in lines[0]
