@@ -39,10 +39,8 @@ class _Frozen(BaseModel):
 
 
 def omitted(default: Any, **limits: Any) -> Any:
-    """A field that is left out of the content if it has its default, so that hashes of older content stay.
-
-    A serializer in Python would do the same, but pydantic turns a Ctrl-C within it into an error of its own.
-    """
+    """A field that is left out of the content if it has its default, so that hashes of older content stay."""
+    # A serializer in Python would do the same, but pydantic turns a Ctrl-C within it into an error of its own.
     return Field(default=default, exclude_if=partial(eq, default), **limits)
 
 
@@ -324,7 +322,8 @@ class VariantSpec(_Frozen):
     Attributes:
         config: Settings that differ from the card's ``config``.
         unranked: Why its results have no rank; empty if they have one.
-        external_data, needs_scene: As in `MethodSpec`, if different from the card's.
+        external_data: Training data of its pretrained weights, if different from the card's.
+        needs_scene: What scenes need, if different from the card's.
     """
 
     config: dict[str, Any] = Field(default_factory=dict)

@@ -93,4 +93,3 @@ def test_unidiff_needs_an_hsi_only_for_its_anchor_and_colours_only_with_an_hsi(t
         assert unmet_need(card, variant, coloured, ("lidar",)).startswith(without_hsi)
         assert bool(unmet_need(card, variant, coloured, ("lidar",))) == bool(without_hsi)
         assert unmet_need(card, variant, plain).startswith("needs the colours of the hsi")
-    assert unmet_need(method_card("unidiff-tiny"), "no-anchor", coloured, ("lidar",)).startswith("needs an hsi")
